@@ -1,0 +1,26 @@
+"""Prune pre-trained transformers while they are fine-tuned: Instant Soup Pruning and its baselines.
+
+    import isp
+
+    ticket = isp.prune(model, (inputs, labels), method="isp", sparsity=0.9, steps=1000)
+    isp.save_ticket("ticket.safetensors", ticket)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isp.api import load_ticket, prune, save_ticket
+
+__all__ = ["load_ticket", "prune", "save_ticket"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when something that needs it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'isp' has no attribute {name!r}")
+    from isp import api
+
+    return getattr(api, name)

@@ -1,0 +1,176 @@
+"""For people with a model and data of their own: `prune`, `save_ticket`, `load_ticket`. No config files, no workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from isp import artifacts
+from isp.costs import Cost
+from isp.errors import ConfigError
+from isp.families import Ticket, find_tickets, make_method
+from isp.prunable import prunable_names
+from isp.settings import parse
+from isp.sparsity import parse_sparsity
+from isp.training import Examples, LossFunction, Training, load_weights, make_trainer, state_of
+
+
+def prune(
+    model: nn.Module,
+    train: Any,
+    *,
+    sparsity: float | str | Decimal,
+    method: str = "isp",
+    settings: Mapping[str, Any] | None = None,
+    loss: LossFunction | None = None,
+    prunable: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+    **training: Any,
+) -> Ticket:
+    """Fine-tune `model` and prune it to `sparsity` on the way; afterwards the model holds the ticket's weights.
+
+    Args:
+        model: any module, with the weights to begin from. Parameters with `requires_grad` are trained.
+        train: training examples: a tensor or a tuple, list or dict of tensors with one first dimension; or a map-style
+            dataset; or anything with `__len__` and `batch(indices)`. Tensors are used where they lie: put them and the
+            model on the same device.
+        sparsity: fraction of the prunable weights that are zero in the end, in [0, 1), at most four decimals.
+        method: a file's name in `isp/methods/`; `isp list methods` shows them.
+        settings: of the method; see its file.
+        loss: maps (model, batch) to a scalar. Default: cross-entropy of `model(inputs)` for a batch (inputs, labels);
+            `model(**batch).loss` for a dict, as Hugging Face models give it.
+        prunable: patterns of prunable parameters; default: weights of linear, convolution and attention layers.
+        exclude: patterns of parameters that are never pruned, such as "classifier.*".
+        seed: of everything random.
+        progress: called with 1 after every training step.
+        **training: the protocol; keys as in `isp.training.Training`, `steps` is required.
+
+    Returns:
+        The ticket: mask, weights, what it cost, a record of every round.
+
+    Raises:
+        ConfigError: an unknown or impossible setting; the model is untouched.
+        TrainingDiverged: the loss stopped being finite; the model holds its initial weights again, and the error's
+            `state` the last good ones.
+    """
+    chosen = make_method(method, dict(settings or {}))
+    target = parse_sparsity(sparsity)
+    protocol = parse(Training, training, "training")
+    names = prunable_names(model, prunable, exclude)
+    initial, was_training = state_of(model), model.training
+    trainer = make_trainer(model, _examples(train), loss or default_loss, protocol, names, seed, progress)
+    final = initial.weights
+    try:
+        (ticket,) = find_tickets(chosen, trainer, initial, [target])
+        final = ticket.weights
+    finally:
+        load_weights(model, final)
+        model.train(was_training)
+    return ticket
+
+
+def save_ticket(path: str | Path, ticket: Ticket) -> None:
+    """Write a ticket to one safetensors file; the mask takes one bit a weight.
+
+    Raises:
+        IspError: the file cannot be written; nothing is left half-written.
+    """
+    about = {
+        "method": ticket.method,
+        "sparsity": str(ticket.sparsity),
+        "finding": asdict(ticket.finding),
+        "retraining": asdict(ticket.retraining),
+        "rounds": ticket.rounds,
+    }
+    artifacts.save_ticket(Path(path), ticket.weights, ticket.mask, about)
+
+
+def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
+    """Read a ticket and, if a model is given, load its weights into the model.
+
+    Raises:
+        ArtifactError: missing, truncated or altered file.
+        ConfigError: the ticket is of another model.
+    """
+    weights, mask, about = artifacts.load_ticket(Path(path))
+    if model is not None:
+        load_weights(model, weights, f"the ticket {path}")
+    return Ticket(
+        method=about["method"],
+        sparsity=Decimal(about["sparsity"]),
+        mask=mask,
+        weights=weights,
+        finding=Cost(**about["finding"]),
+        retraining=Cost(**about["retraining"]),
+        rounds=about["rounds"],
+    )
+
+
+def default_loss(model: nn.Module, batch: Any) -> Tensor:
+    """Cross-entropy for (inputs, labels); the model's own loss for a dict (Hugging Face models)."""
+    if isinstance(batch, dict):
+        loss = model(**batch).loss
+        assert isinstance(loss, Tensor)
+        return loss
+    inputs, labels = batch
+    return F.cross_entropy(model(inputs), labels)
+
+
+class _Tensors:
+    """Examples held as tensors with one first dimension, in a tuple or a dict."""
+
+    def __init__(self, tensors: Sequence[Tensor] | dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        lengths = {len(tensor) for tensor in (tensors.values() if isinstance(tensors, dict) else tensors)}
+        if len(lengths) != 1:
+            raise ConfigError(f"train: its tensors have different numbers of examples: {sorted(lengths)}")
+        (self.length,) = lengths
+
+    def __len__(self) -> int:
+        return self.length
+
+    def batch(self, indices: Tensor) -> Any:
+        if isinstance(self.tensors, dict):
+            return {key: tensor[indices.to(tensor.device)] for key, tensor in self.tensors.items()}
+        return tuple(tensor[indices.to(tensor.device)] for tensor in self.tensors)
+
+
+class _Dataset:
+    """Examples of a map-style dataset, collated as a DataLoader does."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: Tensor) -> Any:
+        return default_collate([self.dataset[index] for index in indices.tolist()])
+
+
+def _examples(train: Any) -> Examples:
+    if hasattr(train, "batch") and hasattr(train, "__len__"):
+        return train  # type: ignore[no-any-return]
+    if isinstance(train, Tensor):
+        return _Tensors([train])
+    if isinstance(train, (tuple, list)) and train and all(isinstance(part, Tensor) for part in train):
+        return _Tensors(train)
+    if isinstance(train, dict) and train and all(isinstance(part, Tensor) for part in train.values()):
+        return _Tensors(train)
+    if hasattr(train, "__getitem__") and hasattr(train, "__len__"):
+        return _Dataset(train)
+    raise ConfigError(
+        f"train: a {type(train).__name__} is no training data; allowed: tensors with one first dimension in a tuple, list "
+        f"or dict, a map-style dataset, or anything with __len__ and batch(indices)"
+    )
+
+

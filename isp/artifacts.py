@@ -1,0 +1,243 @@
+"""The only module that reads and writes artifacts: safetensors with one JSON header. Never a pickle.
+
+An artifact is written to a temporary name beside its place and renamed when it is whole, so a file under its final name
+is whole or damaged afterwards, and a checksum over its tensors tells. The header says what made it: kind, format
+version, settings, package versions, device and cost.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from isp.errors import ArtifactError, IspError
+from isp.masks import Mask, check_fits, num_kept, num_weights, pack, sparsity, unpack
+from isp.training import State
+
+FORMAT = 1
+
+Kind = Literal["weights", "state", "mask", "ticket"]
+MADE_BY: dict[str, str] = {
+    "weights": "pretrain",
+    "state": "train_segment",
+    "mask": "aggregate",
+    "ticket": "retrain",
+}
+_BITS = "mask.bits"
+_PACKAGES = ("torch", "open_clip_torch", "numpy", "isp")
+
+
+# --- the four kinds ---------------------------------------------------------------------------------------------------
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """A model's parameters and buffers."""
+    _write(path, "weights", dict(weights), {}, about)
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and what is written about them."""
+    tensors, header = _read(path, "weights")
+    return tensors, header["about"]
+
+
+def save_state(path: Path, state: State, about: Mapping[str, Any]) -> None:
+    """A training state: weights, and the optimizer's memory as `<parameter>/<key>`."""
+    tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
+    for name, memory in state.optimizer.items():
+        tensors |= {f"optimizer/{name}/{key}": tensor for key, tensor in memory.items()}
+    _write(path, "state", tensors, {"step": state.step}, about)
+
+
+def load_state(path: Path) -> tuple[State, dict[str, Any]]:
+    """A state, to the bit as it was saved, and what is written about it."""
+    tensors, header = _read(path, "state")
+    weights, optimizer = {}, {}
+    for full, tensor in tensors.items():
+        part, name = full.split("/", 1)
+        if part == "weights":
+            weights[name] = tensor
+        else:
+            name, key = name.rsplit("/", 1)
+            optimizer.setdefault(name, {})[key] = tensor
+    return State(step=header["step"], weights=weights, optimizer=optimizer), header["about"]
+
+
+def save_mask(path: Path, mask: Mask, about: Mapping[str, Any]) -> None:
+    """A mask, one bit a weight."""
+    _write(path, "mask", {_BITS: pack(mask)}, _mask_header(mask), about)
+
+
+def load_mask(path: Path, model: Mapping[str, Tensor] | None = None) -> tuple[Mask, dict[str, Any]]:
+    """A mask and what is written about it.
+
+    Args:
+        path: the file.
+        model: the prunable weights it is meant for; checked if given.
+
+    Raises:
+        MaskError: it is a mask for another model; names the first parameter that differs.
+    """
+    tensors, header = _read(path, "mask")
+    mask = unpack(tensors[_BITS], header["shapes"])
+    if model is not None:
+        check_fits(mask, model, f"the model ({path} is a mask for another one)")
+    return mask, header["about"]
+
+
+def save_ticket(path: Path, weights: Mapping[str, Tensor], mask: Mask, about: Mapping[str, Any]) -> None:
+    """A ticket: all weights of the sparse model, and its mask."""
+    _write(path, "ticket", {f"weights/{name}": tensor for name, tensor in weights.items()} | {_BITS: pack(mask)},
+           _mask_header(mask), about)  # fmt: skip
+
+
+def load_ticket(path: Path) -> tuple[dict[str, Tensor], Mask, dict[str, Any]]:
+    """Weights, mask and what is written about them.
+
+    Raises:
+        ArtifactError: a masked weight is not zero.
+    """
+    tensors, header = _read(path, "ticket")
+    mask = unpack(tensors.pop(_BITS), header["shapes"])
+    weights = {name.removeprefix("weights/"): tensor for name, tensor in tensors.items()}
+    for name, kept in mask.items():
+        if weights[name][~kept].any():
+            raise ArtifactError(f"{path}: parameter {name!r} has masked weights that are not zero; make it again (stage: retrain)")
+    return weights, mask, header["about"]
+
+
+def _mask_header(mask: Mask) -> dict[str, Any]:
+    return {
+        "shapes": {name: list(mask[name].shape) for name in sorted(mask)},
+        "kept": num_kept(mask),
+        "weights": num_weights(mask),
+        "sparsity": round(sparsity(mask), 6),
+    }
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def provenance() -> dict[str, str]:
+    """Versions of what computes, and the machine's kind; the same for every artifact of a process."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    cpu = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    return {**versions, "python": platform.python_version(), "cpu": cpu, "threads": str(torch.get_num_threads())}
+
+
+def _write(path: Path, kind: Kind, tensors: dict[str, Tensor], fields: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {
+        "isp": kind,
+        "format": FORMAT,
+        "checksum": _checksum(tensors),
+        **fields,
+        "about": {**about, "made_with": provenance()},
+    }
+    text = json.dumps(header, separators=(",", ":"), default=str)
+    write_bytes(path, save(tensors, metadata={"isp": text}))
+
+
+def _read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    again = f"delete it and make it again (stage: {MADE_BY[kind]})"
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such {kind} file; make it first (stage: {MADE_BY[kind]})")
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("isp")
+            header = json.loads(text) if text else None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {again}") from None
+    if header is None:
+        raise ArtifactError(f"{path}: a safetensors file, but not one that isp wrote; expected a {kind} (stage: {MADE_BY[kind]})")
+    if header["isp"] != kind:
+        raise ArtifactError(f"{path}: holds a {header['isp']}, but a {kind} is needed here (stage: {MADE_BY[kind]})")
+    if header["format"] != FORMAT:
+        raise ArtifactError(f"{path}: format {header['format']}, this version of isp reads {FORMAT}; {again}")
+    if header["checksum"] != _checksum(tensors):
+        raise ArtifactError(f"{path}: its checksum does not match, it was altered or damaged; {again}")
+    return tensors, header
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """BLAKE2 over names, types, shapes and bytes of the tensors."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a temporary name in the same folder, synced, then renamed.
+
+    Raises:
+        IspError: the folder cannot be written or the disk is full; nothing is left behind.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise IspError(f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written") from None
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON, whole or not at all."""
+    write_bytes(path, (json.dumps(content, indent=1, default=str) + "\n").encode())
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """JSON from a file.
+
+    Raises:
+        ArtifactError: missing or not JSON; names the stage that makes it.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; make it first ({made_by})") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); delete it and make it again ({made_by})") from None
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows with the same keys as comma-separated values, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())

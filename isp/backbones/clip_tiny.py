@@ -1,0 +1,64 @@
+"""A tiny CLIP (4 layers of width 64, 28-pixel pictures), pre-trained here on captioned pictures of glyphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isp.backbones._open_clip import ClipBackbone
+from isp.training import Training, load_weights, make_trainer, state_of
+
+if TYPE_CHECKING:
+    import open_clip
+
+BACKBONE = ClipBackbone(
+    architecture={
+        "embed_dim": 64,
+        "vision_cfg": {"layers": 4, "width": 64, "head_width": 32, "patch_size": 7, "image_size": 28},
+        "text_cfg": {"layers": 2, "width": 64, "heads": 2, "context_length": 16, "vocab_size": 49408},
+    },
+    image_size=28,
+    mean=(0.2, 0.2, 0.2),
+    std=(0.35, 0.35, 0.35),
+)
+
+PRETRAINING = Training(steps=1000, batch_size=124, learning_rate=2e-3, warmup_steps=100, weight_decay=0.1)
+
+TRAINING = Training(steps=400, batch_size=32, learning_rate=1e-3, weight_decay=0.1)
+"""The protocol that `isp run` fine-tunes with."""
+
+
+def contrastive_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """CLIP's symmetric loss with one caption a glyph.
+
+    A batch holds a glyph more than once, so the other pictures of a glyph are no negatives: pictures are classified
+    among the captions of all glyphs, and each caption spreads its target evenly over the pictures of its glyph.
+    """
+    pictures, glyphs, tokens = batch
+    features = model.encode_image(pictures, normalize=True)  # type: ignore[operator]
+    texts = model.encode_text(tokens, normalize=True)  # type: ignore[operator]
+    logits = model.logit_scale.exp() * features @ texts.T  # type: ignore[operator]
+    present, where = torch.unique(glyphs, return_inverse=True)
+    targets = F.one_hot(where, len(present)).T.float()
+    to_pictures = F.cross_entropy(logits.T[present], targets / targets.sum(1, keepdim=True))
+    return (F.cross_entropy(logits, glyphs) + to_pictures) / 2
+
+
+def pretrain(seed: int = 0, progress: Callable[[int], None] = lambda _: None) -> open_clip.CLIP:
+    """Pre-train both towers from random weights, `PRETRAINING.steps` steps.
+
+    The token embeddings stay random: 49,408 rows are too many for 62 glyphs to teach, and half the time of a step.
+    """
+    from isp.data.glyphs import CaptionedGlyphs
+
+    model = BACKBONE.build(seed)
+    model.token_embedding.weight.requires_grad_(False)
+    glyphs = CaptionedGlyphs.render(BACKBONE.image_size, BACKBONE.tokenize, BACKBONE.mean, BACKBONE.std)
+    trainer = make_trainer(model, glyphs, contrastive_loss, PRETRAINING, [], seed, progress)
+    state, _ = trainer.run(state_of(model), PRETRAINING.steps)
+    load_weights(model, state.weights)
+    return model

@@ -1,0 +1,127 @@
+"""What training costs: steps, samples, FLOPs as executed and FLOPs that a sparse execution would need.
+
+Masked weights are multiplied like any others, so the executed FLOPs never fall with sparsity; the theoretical ones say
+what hardware that skips zeros could save. They are two numbers, never one. Seconds and memory depend on the machine
+and are measured apart (`Stopwatch`).
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from isp.masks import Mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a piece of work cost; the same on every machine.
+
+    Attributes:
+        steps: optimizer updates.
+        samples: examples that went through the model.
+        flops: floating-point operations executed (2 for a multiply-add), masked weights included.
+        sparse_flops: the same without the multiplications by masked weights.
+    """
+
+    steps: int = 0
+    samples: int = 0
+    flops: int = 0
+    sparse_flops: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(**{part.name: getattr(self, part.name) + getattr(other, part.name) for part in fields(Cost)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFlops:
+    """FLOPs of one training step (forward and backward) on one batch.
+
+    Attributes:
+        total: all of them, the optimizer's own (a few per weight) left out.
+        by_weight: for each prunable parameter, those of its matrix products: forward, gradient of the input, gradient
+            of the weight.
+    """
+
+    total: int
+    by_weight: Mapping[str, int] = field(default_factory=dict)
+
+    def sparse(self, mask: Mask | None) -> int:
+        """FLOPs of a step that skips masked weights, in the forward pass and in both gradients."""
+        if mask is None:
+            return self.total
+        saved = sum(self.by_weight.get(name, 0) * int((~kept).sum()) / kept.numel() for name, kept in mask.items())
+        return round(self.total - saved)
+
+
+def count_step_flops(model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], batch: Any, prunable: list[str]) -> StepFlops:
+    """Count the FLOPs of one training step by running it once (gradients are cleared again, weights untouched).
+
+    A weight's share is found in the forward pass by following its storage into the matrix products; each forward
+    product has two of the same size in the backward pass (a prunable weight lies inside the network, so the gradient of
+    its input is needed).
+    """
+    weights = {name: parameter for name, parameter in model.named_parameters() if name in set(prunable)}
+    by_storage = {weight.untyped_storage().data_ptr(): name for name, weight in weights.items()}
+    followed = _WeightFlops(by_storage)
+    with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with followed:
+            value = loss(model, batch)
+        value.backward()
+    model.zero_grad(set_to_none=True)
+    return StepFlops(total=counter.get_total_flops(), by_weight={name: 3 * followed.flops[name] for name in weights})
+
+
+class _WeightFlops(TorchDispatchMode):
+    """Adds up the FLOPs of every counted operation that reads a known weight (or a view of it)."""
+
+    def __init__(self, by_storage: dict[int, str]) -> None:
+        super().__init__()
+        self.by_storage = by_storage
+        self.flops: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            out = func(*args, **(kwargs or {}))
+        flops = counter.get_total_flops()
+        if flops:
+            for arg in args:
+                name = self.by_storage.get(arg.untyped_storage().data_ptr()) if isinstance(arg, Tensor) else None
+                if name is not None:
+                    self.flops[name] += flops
+        return out
+
+
+class Stopwatch:
+    """Measured on this machine: wall seconds, and the peak memory of the process or device."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.start = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since creation or the last lap, work queued on the device included."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        begun, self.start = self.start, time.perf_counter()
+        return self.start - begun
+
+    def peak_memory_mb(self) -> float:
+        """Peak megabytes: of the device's allocator since creation, or resident in the process since it began."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

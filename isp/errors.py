@@ -1,0 +1,55 @@
+"""Errors meant for people: each names the file or key, what is wrong and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from isp.training import State
+
+
+class IspError(Exception):
+    """Base of every error that bad input can cause; its text is complete and needs no traceback."""
+
+
+class ConfigError(IspError, ValueError):
+    """A setting, name or combination of settings that cannot work."""
+
+
+class MaskError(IspError, ValueError):
+    """A mask that does not fit a model or another mask, or a sparsity that cannot be reached."""
+
+
+class DataError(IspError):
+    """Missing, truncated or malformed data."""
+
+
+class ArtifactError(IspError):
+    """A missing, truncated, altered or foreign artifact file."""
+
+
+class TrainingDiverged(IspError):
+    """The loss or the gradient norm stopped being finite.
+
+    Attributes:
+        step: the step whose update was not applied.
+        state: the last good state, with `state.step == step`.
+    """
+
+    def __init__(self, step: int, loss: float, norm: float, state: State) -> None:
+        self.step = step
+        self.state = state
+        super().__init__(
+            f"training diverged at step {step}: loss {loss}, gradient norm {norm}; the update was not applied and the "
+            f"state after {step} good steps is kept. Lower learning_rate, raise warmup_steps or set clip_norm."
+        )
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
+    """Text for an unknown name: what it was, the nearest allowed one, all allowed ones."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}{hint} (allowed: {', '.join(names) or 'none'})"

@@ -1,0 +1,132 @@
+"""How the methods of each family are run, in process: the reference for every other way of running them.
+
+A family is one file with the steps that its methods are made of, and `tickets`, which composes them. `find_tickets`
+picks the family of a method.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from isp import masks, registry
+from isp.costs import Cost
+from isp.errors import ConfigError
+from isp.masks import Mask
+from isp.settings import Settings, parse
+from isp.training import State, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """A trained, sparse model: the state at step T and the mask it was trained under.
+
+    Attributes:
+        method: name of the method that found it.
+        sparsity: as asked for, a decimal with four places.
+        mask: over the prunable parameters.
+        weights: all parameters and buffers; the masked ones are exactly zero.
+        finding: what was spent until the mask was known (for single-pass methods this is part of the training).
+        retraining: what was spent under the final mask.
+        rounds: one record a round of a method that has rounds.
+    """
+
+    method: str
+    sparsity: Decimal
+    mask: Mask
+    weights: dict[str, Tensor]
+    finding: Cost = Cost()
+    retraining: Cost = Cost()
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def cost(self) -> Cost:
+        """All that the ticket cost by itself, nothing shared with others taken off."""
+        return self.finding + self.retraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method with its settings."""
+
+    name: str
+    module: ModuleType
+    settings: Settings
+
+    @property
+    def family(self) -> ModuleType:
+        """The module in `isp.families` that runs it."""
+        return importlib.import_module(f"isp.families.{self.module.FAMILY}")
+
+
+def make_method(name: str, settings: dict[str, Any] | None = None, where: str = "") -> Method:
+    """A method by name, its settings validated.
+
+    Raises:
+        ConfigError: unknown method or setting, or a value that is not allowed.
+    """
+    module = registry.load("method", name)
+    prefix = f"{where}: " if where else ""
+    return Method(
+        name=name, module=module, settings=parse(module.Settings, settings, f"{prefix}settings of method {name!r}")
+    )
+
+
+def check_sparsities(method: Method, sparsities: Sequence[Decimal]) -> None:
+    """The dense method has no sparsity but 0; every other needs at least one above 0, each only once.
+
+    Raises:
+        ConfigError: says which value is wrong.
+    """
+    if method.module.FAMILY == "dense":
+        if any(sparsity != 0 for sparsity in sparsities):
+            raise ConfigError(f"method {method.name!r} does not prune: its only sparsity is 0, not {max(sparsities)}")
+    elif not sparsities or min(sparsities) <= 0:
+        raise ConfigError(f"method {method.name!r} prunes: give sparsities above 0 (method 'dense' is sparsity 0)")
+    if len(set(sparsities)) != len(sparsities):
+        raise ConfigError(f"sparsities {', '.join(map(str, sparsities))}: one is given twice")
+
+
+def planned_steps(method: Method, trainer: Trainer, sparsities: Sequence[Decimal]) -> int:
+    """Steps that `find_tickets` will train, what the tickets share counted once.
+
+    Raises:
+        ConfigError: the schedule overruns the budget.
+    """
+    check_sparsities(method, sparsities)
+    return int(method.family.planned_steps(method, trainer, sorted(sparsities)))
+
+
+def find_tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
+    """The method's tickets at the given sparsities, in rising order; what they have in common is computed once.
+
+    A ticket does not depend on which others are asked for.
+
+    Args:
+        method: from `make_method`.
+        trainer: model, training examples, protocol and seed.
+        initial: the pre-trained weights and head, step 0.
+        sparsities: from `parse_sparsity`.
+
+    Raises:
+        ConfigError: the schedule overruns the budget.
+        TrainingDiverged: a loss that is not finite.
+    """
+    planned_steps(method, trainer, sparsities)
+    for ticket in method.family.tickets(method, trainer, initial, sorted(sparsities)):
+        _check_ticket(ticket)
+        yield ticket
+
+
+def _check_ticket(ticket: Ticket) -> None:
+    """Exact to one weight, counted on the weights; a violation is a bug in a method, not bad input."""
+    total = masks.num_weights(ticket.mask)
+    assert masks.num_kept(ticket.mask) == total - masks.num_pruned(ticket.sparsity, total), ticket.method
+    for name, kept in ticket.mask.items():
+        assert not ticket.weights[name][~kept].any(), f"{ticket.method}: {name} has masked weights that are not zero"

@@ -1,0 +1,113 @@
+"""Instant Soup Pruning as steps that can be run one by one: segment, look-ahead, aggregate, retrain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from torch import Tensor
+
+from isp.costs import Cost
+from isp.families import Method, Ticket
+from isp.masks import Mask, Weights
+from isp.methods import isp
+from isp.training import State, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One DenoisedPrune: the mask it made and what is known about it (a record for reports)."""
+
+    mask: Mask
+    record: dict[str, Any]
+
+
+def planned_steps(method: Method, trainer: Trainer, sparsities: Sequence[Decimal]) -> int:
+    """Shared segments and look-aheads once, and what each target trains after it left the chain.
+
+    Raises:
+        ConfigError: the rounds overrun the budget.
+    """
+    settings = _settings(method)
+    plans = {target: _rounds(settings, trainer, target) for target in sparsities}
+    longest = plans[max(sparsities)]
+    look_aheads = len(longest) * settings.denoisers * settings.look_ahead_steps
+    return longest[-1].stop + look_aheads + sum(trainer.training.steps - plan[-1].stop for plan in plans.values())
+
+
+def look_ahead(
+    settings: isp.Settings, trainer: Trainer, state: State, mask: Mask | None, round_index: int, index: int
+) -> tuple[dict[str, Tensor], Cost]:
+    """Train copy `index` of a round for C steps and return its prunable weights; the copy itself is thrown away.
+
+    It goes on from the state's step of the run's schedule, times the copy's own factor, under the current mask.
+    """
+    member = isp.member(settings, len(trainer.examples), trainer.seed, round_index, index)
+    protocol = trainer.training.model_copy(
+        update={
+            "learning_rate": trainer.training.learning_rate * member.learning_rate_factor,
+            "weight_decay": member.weight_decay,
+            "batch_size": min(trainer.training.batch_size, len(member.subset)),
+        }
+    )
+    own = replace(trainer, training=protocol, seed=member.seed, subset=member.subset)
+    start = state if settings.optimizer == "inherited" else replace(state, optimizer={})
+    copy, cost = own.run(start, state.step + settings.look_ahead_steps, mask)
+    return trainer.prunable_weights(copy), cost
+
+
+def aggregate(
+    settings: isp.Settings, weights: Weights, contributions: Sequence[Weights], round_: isp.Round, within: Mask | None
+) -> Event:
+    """Superpose the contributions of a round's copies into its mask, and record what the denoisers changed."""
+    mask = isp.superpose(settings.rule, weights, contributions, round_.sparsity, within)
+    record = {key: str(value) if key == "sparsity" else value for key, value in asdict(round_).items()}
+    record["changed"] = isp.changed(mask, weights, round_.sparsity, within)
+    record["agreement"] = None if settings.rule == "mean_score" else isp.agreement(contributions)  # type: ignore[arg-type]
+    return Event(mask=mask, record=record)
+
+
+def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
+    """One ticket a sparsity. Targets share segments and look-aheads until they leave the chain of rounds."""
+    settings = _settings(method)
+    plans = {target: _rounds(settings, trainer, target) for target in sparsities}
+    state, mask, spent = initial, None, Cost()
+    records: list[dict[str, Any]] = []
+    for nominal in plans[max(sparsities)]:
+        state, cost = trainer.run(state, nominal.stop, mask)
+        spent += cost
+        within, weights = mask, trainer.prunable_weights(state)
+        leaving = {plan[-1] for plan in plans.values() if plan[-1].index == nominal.index}
+        events = sorted({nominal, *leaving}, key=lambda event: event.sparsity)  # the nominal one comes last and goes on
+        contributions: dict[Decimal, list[Weights]] = {event.sparsity: [] for event in events}
+        for index in range(settings.denoisers):
+            copy, cost = look_ahead(settings, trainer, state, within, nominal.index, index)
+            spent += cost
+            for sparsity, found in contributions.items():
+                found.append(isp.weak(settings, copy, sparsity, within))
+        for event in events:
+            pruned = aggregate(settings, weights, contributions[event.sparsity], event, within)
+            mask = pruned.mask
+            if event in leaving:
+                final, retraining = trainer.run(state, trainer.training.steps, mask)
+                yield Ticket(
+                    method=method.name,
+                    sparsity=event.sparsity,
+                    mask=mask,
+                    weights=final.weights,
+                    finding=spent,
+                    retraining=retraining,
+                    rounds=[*records, pruned.record],
+                )
+        records.append(pruned.record)
+
+
+def _settings(method: Method) -> isp.Settings:
+    assert isinstance(method.settings, isp.Settings)
+    return method.settings
+
+
+def _rounds(settings: isp.Settings, trainer: Trainer, target: Decimal) -> list[isp.Round]:
+    return isp.rounds(settings, target, trainer.order.steps_per_epoch, trainer.training.steps)

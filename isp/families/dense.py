@@ -1,0 +1,22 @@
+"""Dense fine-tuning: T steps without a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+
+from isp import masks
+from isp.families import Method, Ticket
+from isp.training import State, Trainer
+
+
+def planned_steps(method: Method, trainer: Trainer, sparsities: Sequence[Decimal]) -> int:
+    """T."""
+    return trainer.training.steps
+
+
+def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
+    """The dense model, as the ticket of sparsity 0."""
+    state, cost = trainer.run(initial, trainer.training.steps)
+    mask = masks.ones(trainer.prunable_weights(state))
+    yield Ticket(method=method.name, sparsity=Decimal("0.0000"), mask=mask, weights=state.weights, retraining=cost)

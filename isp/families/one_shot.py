@@ -1,0 +1,64 @@
+"""One-shot methods: a mask from the initial weights, then T steps under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isp import masks
+from isp.costs import Cost
+from isp.families import Method, Ticket
+from isp.methods import Probe
+from isp.training import State, Trainer, load_weights
+
+
+def planned_steps(method: Method, trainer: Trainer, sparsities: Sequence[Decimal]) -> int:
+    """T a ticket."""
+    return len(sparsities) * trainer.training.steps
+
+
+def score(method: Method, trainer: Trainer, initial: State) -> tuple[dict[str, Tensor], Cost]:
+    """The method's scores at the initial weights, and what the batches it looked at cost."""
+    load_weights(trainer.model, initial.weights)
+    trainer.model.eval()
+    parameters = dict(trainer.model.named_parameters())
+    num_batches = 0
+
+    def batches(count: int) -> Iterator[Any]:
+        nonlocal num_batches
+        for step in range(count):
+            num_batches += 1
+            yield trainer.examples.batch(trainer.order(step))
+
+    probe = Probe(
+        weights={name: parameters[name] for name in trainer.prunable},
+        model=trainer.model,
+        loss=trainer.loss,
+        batches=batches,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(trainer.seed)
+        scores = method.module.scores(probe, method.settings, trainer.seed)
+    trainer.model.zero_grad(set_to_none=True)
+    flops = num_batches * trainer.flops.total
+    return scores, Cost(samples=num_batches * trainer.training.batch_size, flops=flops, sparse_flops=flops)
+
+
+def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
+    """One ticket a sparsity; the scores are shared."""
+    scores, finding = score(method, trainer, initial)
+    for sparsity in sparsities:
+        mask = masks.keep_top(scores, sparsity=sparsity, ties=trainer.prunable_weights(initial))
+        state, retraining = trainer.run(initial, trainer.training.steps, mask)
+        yield Ticket(
+            method=method.name,
+            sparsity=sparsity,
+            mask=mask,
+            weights=state.weights,
+            finding=finding,
+            retraining=retraining,
+        )

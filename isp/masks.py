@@ -1,0 +1,261 @@
+"""Masks: which prunable weights are kept. Pure functions on tensors.
+
+A mask maps parameter names to bool tensors of the parameters' shapes; True = kept. Wherever an order over all weights
+of a mask is needed (ties, packing), it is: names sorted, then the flat index inside each tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isp.errors import MaskError
+from isp.sparsity import num_pruned
+
+Mask = dict[str, Tensor]
+Weights = Mapping[str, Tensor]
+
+_LOW_BITS = 16
+_NUM_BINS = 1 << _LOW_BITS
+
+
+# --- counting and comparing -------------------------------------------------------------------------------------------
+
+
+def num_weights(weights: Weights) -> int:
+    """How many weights `weights` (a mask, scores, parameters) covers."""
+    return sum(tensor.numel() for tensor in weights.values())
+
+
+def num_kept(mask: Weights) -> int:
+    """How many weights the mask keeps (or: how many entries are not zero)."""
+    return sum(int(torch.count_nonzero(tensor)) for tensor in mask.values())
+
+
+def sparsity(mask: Weights) -> float:
+    """Fraction of entries that are zero (False), in [0, 1]."""
+    return 1 - num_kept(mask) / num_weights(mask)
+
+
+def sparsity_by_layer(mask: Weights) -> dict[str, float]:
+    """Fraction of entries that are zero in each tensor."""
+    return {name: sparsity({name: tensor}) for name, tensor in mask.items()}
+
+
+def check_fits(mask: Weights, other: Weights, what: str = "the model") -> None:
+    """Check that `mask` covers the same parameters with the same shapes as `other`.
+
+    Raises:
+        MaskError: names the first parameter that differs.
+    """
+    for name in sorted({*mask, *other}):
+        ours, theirs = mask.get(name), other.get(name)
+        if ours is None:
+            raise MaskError(f"the mask does not fit {what}: it has no parameter {name!r}")
+        if theirs is None:
+            raise MaskError(f"the mask does not fit {what}: it has a parameter {name!r} that {what} lacks")
+        if ours.shape != theirs.shape:
+            shapes = f"{tuple(ours.shape)}, in {what} {tuple(theirs.shape)}"
+            raise MaskError(f"the mask does not fit {what}: parameter {name!r} has shape {shapes}")
+
+
+def ones(weights: Weights) -> Mask:
+    """The mask that keeps everything."""
+    return {name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in weights.items()}
+
+
+def union(*masks: Mask) -> Mask:
+    """Keeps what any of the masks keeps."""
+    return {name: torch.stack([mask[name] for mask in masks]).any(0) for name in masks[0]}
+
+
+def intersection(*masks: Mask) -> Mask:
+    """Keeps what all of the masks keep."""
+    return {name: torch.stack([mask[name] for mask in masks]).all(0) for name in masks[0]}
+
+
+def votes(masks: Sequence[Mask]) -> dict[str, Tensor]:
+    """How many of the masks keep each weight, as int16 tensors."""
+    return {name: sum(mask[name].to(torch.int16) for mask in masks) for name in masks[0]}  # type: ignore[misc]
+
+
+def hamming(a: Mask, b: Mask) -> float:
+    """Fraction of weights on which two masks differ, in [0, 1]."""
+    return sum(int((a[name] ^ b[name]).sum()) for name in a) / num_weights(a)
+
+
+def jaccard(a: Mask, b: Mask) -> float:
+    """Kept by both over kept by any, in [0, 1]; 1 for two empty masks."""
+    both = sum(int((a[name] & b[name]).sum()) for name in a)
+    any_ = num_kept(a) + num_kept(b) - both
+    return both / any_ if any_ else 1.0
+
+
+def cosine(a: Mask, b: Mask) -> float:
+    """Cosine similarity of the masks as 0/1 vectors (Fig. 3, right), in [0, 1]; 0 if one of them is empty."""
+    both = sum(int((a[name] & b[name]).sum()) for name in a)
+    norms = (num_kept(a) * num_kept(b)) ** 0.5
+    return both / norms if norms else 0.0
+
+
+# --- exact selection by rank ------------------------------------------------------------------------------------------
+
+
+def magnitudes(weights: Weights) -> dict[str, Tensor]:
+    """|w| of every weight, fp32."""
+    return {name: weights[name].detach().abs().float() for name in weights}
+
+
+def prune_by_magnitude(weights: Weights, sparsity: Decimal, within: Mask | None = None) -> Mask:
+    """Global magnitude pruning: keep the largest |w| so that exactly `sparsity` of all weights is zero.
+
+    Args:
+        weights: the prunable weights.
+        sparsity: of all of `weights`, not of what is left.
+        within: only weights that this mask keeps may be kept.
+    """
+    return keep_top(weights, sparsity=sparsity, within=within, absolute=True)
+
+
+def keep_top(
+    scores: Weights,
+    *,
+    sparsity: Decimal,
+    ties: Weights | None = None,
+    within: Mask | None = None,
+    absolute: bool = False,
+) -> Mask:
+    """Keep the weights of highest score so that exactly round(sparsity * n) weights are dropped.
+
+    Weights are ranked over all tensors together, in fp32, by score, then by |ties|, then by position (names sorted,
+    flat index; the earlier is kept). A rank and not a threshold, so that ties never change the count. The k-th largest
+    score is found by two counting passes over the upper and the lower 16 bits (a radix selection): linear in n, with
+    temporary memory of a few times the largest tensor.
+
+    Args:
+        scores: a score for each weight; any real dtype, cast to fp32.
+        sparsity: fraction of all weights to drop, in [0, 1).
+        ties: breaks ties by magnitude; usually the current weights.
+        within: candidates; weights outside it are always dropped.
+        absolute: rank by |score|.
+
+    Raises:
+        MaskError: a score is NaN, names or shapes differ, or `within` has fewer candidates than are to be kept.
+    """
+    for other in (ties, within):
+        if other is not None:
+            check_fits(other, scores, "the scores")
+    total = num_weights(scores)
+    wanted = total - num_pruned(sparsity, total)
+    available = total if within is None else num_kept(within)
+    if wanted > available:
+        raise MaskError(
+            f"sparsity {sparsity} is not reachable: it keeps {wanted} of {total} weights, but only {available} are alive "
+            f"(sparsity {1 - available / total:.4f}); masks only ever lose weights"
+        )
+    names = sorted(scores)
+    kept = {name: torch.zeros(scores[name].shape, dtype=torch.bool, device=scores[name].device) for name in names}
+    candidates = {name: None if within is None else within[name] for name in names}
+    rankings = [(scores, absolute)] + ([(ties, True)] if ties is not None else [])
+    for ranking, by_magnitude in rankings:
+        threshold, num_above = _threshold(names, ranking, by_magnitude, candidates, wanted)
+        for name in names:
+            key = _sort_key(name, ranking[name], by_magnitude)
+            above, equal = key > threshold, key == threshold
+            candidate = candidates[name]
+            if candidate is not None:
+                above &= candidate
+                equal &= candidate
+            kept[name] |= above
+            candidates[name] = equal
+        wanted -= num_above
+    for name in names:  # what is still tied is kept in the order of position
+        tied = candidates[name]
+        assert tied is not None
+        num_tied = int(tied.sum())
+        if num_tied <= wanted:
+            kept[name] |= tied
+        elif wanted > 0:
+            kept[name].view(-1)[tied.reshape(-1).nonzero().squeeze(1)[:wanted]] = True
+        wanted -= min(num_tied, wanted)
+    return {name: kept[name] for name in scores}
+
+
+def _threshold(
+    names: Iterable[str],
+    ranking: Weights,
+    by_magnitude: bool,
+    candidates: Mapping[str, Tensor | None],
+    wanted: int,
+) -> tuple[int, int]:
+    """The `wanted`-th largest sort key among the candidates, and how many keys lie strictly above it."""
+    if wanted <= 0:
+        return 2**31 - 1, 0
+    names = list(names)
+    num_above, high = 0, 0
+    for upper in (True, False):
+        counts: Tensor | int = 0
+        for name in names:
+            key = _sort_key(name, ranking[name], by_magnitude)
+            candidate = candidates[name]
+            key = key.reshape(-1) if candidate is None else key[candidate]
+            if upper:
+                key = (key >> _LOW_BITS) + _NUM_BINS // 2
+            else:
+                key = key[(key >> _LOW_BITS) == high] & (_NUM_BINS - 1)
+            counts = counts + torch.bincount(key, minlength=_NUM_BINS).cpu()
+        assert isinstance(counts, Tensor)
+        from_top = counts.flip(0).cumsum(0)
+        bin_from_top = int(torch.searchsorted(from_top, wanted - num_above))
+        num_above += int(from_top[bin_from_top - 1]) if bin_from_top else 0
+        chosen = _NUM_BINS - 1 - bin_from_top
+        if upper:
+            high = chosen - _NUM_BINS // 2
+        else:
+            return (high << _LOW_BITS) | chosen, num_above
+    raise AssertionError
+
+
+def _sort_key(name: str, score: Tensor, by_magnitude: bool) -> Tensor:
+    """int32 keys in the order of the fp32 scores (the bits of a float, the negative ones reversed)."""
+    score = score.detach().float()
+    score = score.abs() if by_magnitude else score + 0.0  # both turn -0.0 into 0.0
+    if torch.isnan(score).any():
+        raise MaskError(f"the scores of parameter {name!r} contain NaN")
+    bits = score.contiguous().view(torch.int32)
+    return bits if by_magnitude else bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+# --- applying and packing ---------------------------------------------------------------------------------------------
+
+
+def apply_(mask: Mask, weights: Weights) -> None:
+    """Set the weights that the mask drops to +0.0, in place."""
+    with torch.no_grad():
+        for name, kept in mask.items():
+            weights[name].masked_fill_(~kept, 0.0)
+
+
+def pack(mask: Mask) -> Tensor:
+    """The mask as a uint8 vector of ceil(n / 8) bytes, one bit a weight, names sorted, highest bit first."""
+    flat = torch.cat([mask[name].reshape(-1).cpu() for name in sorted(mask)])
+    return torch.from_numpy(np.packbits(flat.numpy()))
+
+
+def unpack(bits: Tensor, shapes: Mapping[str, Sequence[int]]) -> Mask:
+    """The inverse of `pack`, given the shape of every parameter.
+
+    Raises:
+        MaskError: the number of bytes does not fit the shapes.
+    """
+    sizes = {name: int(np.prod(shapes[name], dtype=np.int64)) for name in sorted(shapes)}
+    total = sum(sizes.values())
+    if bits.numel() != -(-total // 8):
+        raise MaskError(f"{bits.numel()} bytes cannot hold a mask of {total} weights ({-(-total // 8)} are needed)")
+    flat = torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=total).view(np.bool_))
+    parts = torch.split(flat, list(sizes.values()))
+    return {name: part.view(*shapes[name]).clone() for name, part in zip(sizes, parts, strict=True)}

@@ -1,0 +1,12 @@
+"""The dense model: plain fine-tuning for T steps, no pruning."""
+
+from __future__ import annotations
+
+from isp import settings
+from isp.methods import Family
+
+FAMILY: Family = "dense"
+
+
+class Settings(settings.Settings):
+    """No settings."""

@@ -1,0 +1,187 @@
+"""Instant Soup Pruning: one pass of training in which noisy look-ahead masks are superposed into each round's mask.
+
+Jaiswal et al., ICML 2023, Algorithms 1 and 2. Segments of t, 2t, 3t, … steps continue one optimizer and one schedule;
+after each, N cheap copies of the model train C steps under protocols and data of their own, each is pruned to a weak
+mask, and the weak masks are superposed into the mask the run goes on with. When the target is reached, the rest of T
+is training at the final mask.
+
+Departure, and why: Algorithm 2 as written puts the current weights' own magnitude mask into the union and then takes
+the largest current weights inside the union, which is that own mask again, whatever the look-aheads found. So the rule
+of superposition is a setting (`rule`), and the default follows the abstract ("superpose them to average out the
+noise"): the votes of the look-ahead masks. `isp_literal` is the text taken literally.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from isp import masks, settings
+from isp.errors import ConfigError
+from isp.masks import Mask, Weights
+from isp.methods import Family
+from isp.seeds import seed as named_seed
+from isp.sparsity import sparsities_to
+
+FAMILY: Family = "denoised"
+
+Rule = Literal["votes", "mean_score", "union", "literal"]
+
+
+class Settings(settings.Settings):
+    """Rounds, look-aheads and their superposition. Defaults: Table 1 for CLIP, `segment_fraction` from the code."""
+
+    rate: float = Field(default=0.15, gt=0, lt=1, description="s, share of the weights that a round prunes")
+    rate_of: Literal["remaining", "original"] = Field(default="remaining", description="what `rate` is a share of")
+    segment_fraction: float = Field(default=0.075, gt=0, le=1, description="t as a share of the steps of an epoch")
+    denoisers: int = Field(default=5, ge=0, description="N, look-ahead copies a round; 0: plain magnitude pruning")
+    look_ahead_steps: int = Field(default=50, ge=1, description="C, steps that each copy trains")
+    rule: Rule = Field(default="votes", description="how the weak masks are superposed")
+    learning_rate_factors: tuple[float, float] = Field(
+        default=(0.5, 2.0), description="range of a copy's factor on the learning rate, drawn log-uniformly"
+    )
+    weight_decays: tuple[float, ...] = Field(
+        default=(0.0, 0.01, 0.1), min_length=1, description="weight decays that a copy draws from"
+    )
+    optimizer: Literal["inherited", "fresh"] = Field(
+        default="inherited", description="whether a copy goes on with the run's AdamW moments or starts with none"
+    )
+    data_fraction: float = Field(default=0.5, gt=0, le=1, description="share of the training set in a copy's random subset")
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        low, high = self.learning_rate_factors
+        if not 0 < low <= high:
+            raise ValueError(f"learning_rate_factors = {[low, high]}: allowed are two numbers with 0 < low <= high")
+        if any(decay < 0 for decay in self.weight_decays):
+            raise ValueError(f"weight_decays = {list(self.weight_decays)}: allowed are numbers >= 0")
+        return self
+
+
+# --- Algorithm 1: rounds ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Round:
+    """Round `index`: train from step `start` to step `stop`, then prune to `sparsity`."""
+
+    index: int
+    start: int
+    stop: int
+    sparsity: Decimal
+
+
+def rounds(settings: Settings, target: Decimal, steps_per_epoch: int, total_steps: int) -> list[Round]:
+    """The rounds that lead to `target`: round i trains t * (i + 1) steps.
+
+    t = max(1, round(segment_fraction * steps_per_epoch)). The last round's sparsity is the target, the others' nominal.
+
+    Raises:
+        ConfigError: the rounds leave no step of the budget T = `total_steps` for training at the final mask.
+    """
+    t = max(1, round(settings.segment_fraction * steps_per_epoch))
+    found, start = [], 0
+    for index, sparsity in enumerate(sparsities_to(target, settings.rate, settings.rate_of)):
+        stop = start + t * (index + 1)
+        found.append(Round(index, start, stop, sparsity))
+        start = stop
+    if start >= total_steps:
+        raise ConfigError(
+            f"the rounds overrun the budget: sparsity {target} takes {len(found)} rounds at rate {settings.rate} of the "
+            f"{settings.rate_of} weights, {start} steps, and at least one step must be left after them; the budget is "
+            f"{total_steps} steps, {start + 1 - total_steps} too few. Raise steps or rate, or lower segment_fraction "
+            f"(t is now {t} steps)"
+        )
+    return found
+
+
+# --- Algorithm 2: look-aheads and their superposition -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Member:
+    """Protocol and data of one look-ahead copy.
+
+    Attributes:
+        seed: of its data order, augmentation and dropout.
+        learning_rate_factor: on the run's schedule.
+        weight_decay: AdamW's.
+        subset: the examples it trains on, int64.
+    """
+
+    seed: int
+    learning_rate_factor: float
+    weight_decay: float
+    subset: Tensor
+
+
+def member(settings: Settings, num_examples: int, seed: int, round_index: int, index: int) -> Member:
+    """Protocol P_n and data D_n of look-ahead copy `index` of a round; independent of the sparsity it is pruned to."""
+    own = named_seed("look-ahead", seed=seed, round=round_index, member=index)
+    generator = torch.Generator().manual_seed(own)
+    low, high = settings.learning_rate_factors
+    place = torch.rand((), generator=generator, dtype=torch.float64).item()
+    decay = settings.weight_decays[int(torch.randint(len(settings.weight_decays), (), generator=generator))]
+    size = max(1, round(settings.data_fraction * num_examples))
+    subset = torch.randperm(num_examples, generator=generator)[:size].sort().values
+    return Member(own, math.exp(math.log(low) + place * (math.log(high) - math.log(low))), decay, subset)
+
+
+def weak(settings: Settings, copy: Weights, sparsity: Decimal, within: Mask | None) -> dict[str, Tensor]:
+    """What a look-ahead copy contributes: its mask at the event's sparsity, or its magnitudes for `mean_score`."""
+    if settings.rule == "mean_score":
+        return masks.magnitudes(copy)
+    return masks.prune_by_magnitude(copy, sparsity, within)
+
+
+def superpose(
+    rule: Rule, weights: Weights, contributions: Sequence[Weights], sparsity: Decimal, within: Mask | None
+) -> Mask:
+    """Superpose the contributions of the look-ahead copies into one mask of exactly `sparsity`.
+
+    Every rule is exchangeable (the order of the copies does not matter), and with no copies each is magnitude pruning.
+
+    - votes: keep the weights that most look-ahead masks keep, ties by current |w| (the abstract's averaging).
+    - mean_score: keep the largest mean look-ahead |w|, ties by current |w|.
+    - union: keep the largest current |w| inside the union of the look-ahead masks.
+    - literal: the same with the current weights' own mask in the union, the text of Algorithm 2. It equals magnitude
+      pruning: the union contains the k largest current weights, and the adjustment takes the k largest inside it.
+
+    Args:
+        rule: one of the above.
+        weights: the run's current prunable weights.
+        contributions: from `weak`, one a copy.
+        sparsity: of the event, over all prunable weights.
+        within: the run's current mask; what it dropped stays dropped.
+    """
+    if not contributions:
+        return masks.prune_by_magnitude(weights, sparsity, within)
+    if rule == "votes":
+        return masks.keep_top(masks.votes(contributions), sparsity=sparsity, ties=weights, within=within)  # type: ignore[arg-type]
+    if rule == "mean_score":
+        # Summed in fp64, where fp32 magnitudes add up exactly enough for the order of the copies not to show.
+        mean = {name: sum(copy[name].double() for copy in contributions) / len(contributions) for name in weights}
+        return masks.keep_top(mean, sparsity=sparsity, ties=weights, within=within)  # type: ignore[arg-type]
+    superposed = masks.union(*contributions)  # type: ignore[arg-type]
+    if rule == "literal":
+        superposed = masks.union(superposed, masks.prune_by_magnitude(weights, sparsity, within))
+    return masks.prune_by_magnitude(weights, sparsity, superposed)
+
+
+def changed(mask: Mask, weights: Weights, sparsity: Decimal, within: Mask | None) -> float:
+    """Share of the kept weights that the denoisers changed: those that plain magnitude pruning would have dropped."""
+    plain = masks.prune_by_magnitude(weights, sparsity, within)
+    return 1 - masks.num_kept(masks.intersection(mask, plain)) / max(1, masks.num_kept(mask))
+
+
+def agreement(contributions: Sequence[Mask]) -> float | None:
+    """Mean Jaccard index over all pairs of weak masks; None with fewer than two."""
+    pairs = [(a, b) for i, a in enumerate(contributions) for b in contributions[:i]]
+    return sum(masks.jaccard(a, b) for a, b in pairs) / len(pairs) if pairs else None

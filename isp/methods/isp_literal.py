@@ -1,0 +1,18 @@
+"""Instant Soup Pruning with Algorithm 2 taken literally, which equals ISP without denoisers (see `isp`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from isp.methods import Family
+from isp.methods import isp as _isp
+
+FAMILY: Family = "denoised"
+
+
+class Settings(_isp.Settings):
+    """As `isp`, with the rule fixed."""
+
+    rule: Literal["literal"] = Field(default="literal", description="fixed: the text of Algorithm 2")

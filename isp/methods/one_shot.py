@@ -1,0 +1,20 @@
+"""One-shot magnitude pruning: keep the largest pre-trained weights, then fine-tune for T steps (the paper, section 4)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from isp import settings
+from isp.masks import magnitudes
+from isp.methods import Family, Probe
+
+FAMILY: Family = "one_shot"
+
+
+class Settings(settings.Settings):
+    """No settings."""
+
+
+def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
+    """|w| of the initial weights, ranked over all layers together."""
+    return magnitudes(probe.weights)

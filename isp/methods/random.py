@@ -1,0 +1,25 @@
+"""Random pruning: a uniformly random mask of the exact sparsity on the initial weights, then fine-tuning for T steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from isp import settings
+from isp.methods import Family, Probe
+from isp.seeds import seed as named_seed
+
+FAMILY: Family = "one_shot"
+
+
+class Settings(settings.Settings):
+    """No settings."""
+
+
+def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
+    """Independent uniform scores; a tensor's scores depend on its name and the seed only, not on the other tensors."""
+    drawn = {}
+    for name, weight in probe.weights.items():
+        generator = torch.Generator().manual_seed(named_seed("random mask", seed=seed, parameter=name))
+        drawn[name] = torch.rand(weight.shape, generator=generator).to(weight.device)
+    return drawn

@@ -1,0 +1,58 @@
+"""Metrics of the benchmark, in percent, computed by scikit-learn and SciPy; the higher the better for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from isp.errors import ConfigError, unknown
+
+
+def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Share of examples whose largest logit is their label's. Outputs (n, classes), labels (n,)."""
+    return float((outputs.argmax(axis=1) == labels).mean())
+
+
+def f1(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """F1 of class 1 of two. Outputs (n, 2), labels (n,)."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, outputs.argmax(axis=1)))
+
+
+def matthews(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Matthews correlation of predicted and true classes. Outputs (n, classes), labels (n,)."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, outputs.argmax(axis=1)))
+
+
+def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Pearson correlation. Outputs (n,) or (n, 1), labels (n,)."""
+    from scipy.stats import pearsonr
+
+    return float(pearsonr(outputs.reshape(-1), labels).statistic)
+
+
+def spearman(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Spearman rank correlation. Outputs (n,) or (n, 1), labels (n,)."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(outputs.reshape(-1), labels).statistic)
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    metric.__name__: metric for metric in (accuracy, f1, matthews, pearson, spearman)
+}
+
+
+def score(metric: str, outputs: np.ndarray, labels: np.ndarray) -> float:
+    """A metric by name, in percent.
+
+    Raises:
+        ConfigError: unknown metric.
+    """
+    if metric not in METRICS:
+        raise ConfigError(unknown("metric", metric, METRICS))
+    return 100 * METRICS[metric](outputs, labels)

@@ -1,0 +1,68 @@
+"""The base of every block of settings, and the translation of validation errors into text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from isp.errors import ConfigError, unknown
+
+
+class Settings(BaseModel):
+    """Frozen, keyword-only settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def parse(model: type[T], values: Mapping[str, Any] | None, where: str) -> T:
+    """Validate `values` as `model`.
+
+    Args:
+        model: the settings class.
+        values: keys and values as read from a file, the command line or a call.
+        where: what the values belong to ("config/config.yaml", "settings of method 'isp'"); begins the message.
+
+    Raises:
+        ConfigError: names every offending key with its value, what is wrong, and what is allowed.
+    """
+    try:
+        return model.model_validate(dict(values or {}))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {describe(error, model)}") from None
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """One clause for each problem that pydantic found, separated by semicolons."""
+    clauses = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            *path, last = problem["loc"]
+            clauses.append(unknown(f"key {'.'.join(map(str, path))}".rstrip(), last, _keys_at(model, path)))
+        elif problem["type"] == "missing":
+            clauses.append(f"missing key {key!r}")
+        elif problem["type"] in ("value_error", "assertion_error"):
+            text = str(problem["ctx"]["error"])
+            clauses.append(f"{key}: {text}" if key else text)
+        else:
+            message = problem["msg"][0].lower() + problem["msg"][1:]
+            clauses.append(f"{key} = {problem['input']!r}: {message}")
+    return "; ".join(clauses)
+
+
+def _keys_at(model: type[BaseModel], path: list[Any]) -> list[str]:
+    """The keys allowed at `path` inside `model`, as far as nested models say."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue
+        nested = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        models = [kind for kind in nested if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if models:
+            model = models[0]
+    return list(model.model_fields)

@@ -1,0 +1,281 @@
+"""One training loop: a model, batches, a schedule and a mask, from step a to step b. No paths, no hidden state.
+
+Everything random is drawn from seeds of (seed, epoch) or (seed, step), so cutting a run anywhere and going on from the
+state, in the same process or another, never changes its bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from isp.costs import Cost, StepFlops, count_step_flops
+from isp.errors import ConfigError, TrainingDiverged
+from isp.masks import Mask, apply_, check_fits
+from isp.seeds import seed as named_seed
+from isp.settings import Settings
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+
+
+class Training(Settings):
+    """A training protocol: AdamW under one learning-rate schedule over the budget of T = `steps` steps."""
+
+    steps: int = Field(ge=1, description="T, the training budget of every ticket, in optimizer updates")
+    batch_size: int = Field(default=128, ge=1, description="examples a step; the last, smaller batch of an epoch is dropped")
+    learning_rate: float = Field(default=1e-5, gt=0, description="peak of the schedule")
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear rise, before the linear fall to zero at T")
+    weight_decay: float = Field(default=0.1, ge=0, description="decoupled (AdamW), on all trained parameters")
+    clip_norm: float | None = Field(default=1.0, gt=0, description="largest gradient norm, over kept weights; null: none")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast, weights and moments stay fp32")
+
+
+def learning_rate(training: Training, step: int) -> float:
+    """Learning rate of the update that leads from `step` to `step + 1` (linear warm-up, linear decay to zero at T).
+
+    After T it is 0: a look-ahead that reaches beyond the budget stands still there.
+    """
+    if step < training.warmup_steps:
+        factor = (step + 1) / training.warmup_steps
+    else:
+        factor = (training.steps - step) / max(1, training.steps - training.warmup_steps)
+    return training.learning_rate * min(max(factor, 0.0), 1.0)
+
+
+class Examples(Protocol):
+    """Training examples by number. `batch` forms (and augments) a batch on the device, drawing from torch's generators."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> Any:
+        """The batch of the examples `indices` (int64, CPU)."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """Which examples step k sees: every epoch a permutation from (seed, epoch), cut into batches, the rest dropped.
+
+    Attributes:
+        num_examples: size of the training set.
+        batch_size: examples a batch.
+        seed: seed of the order.
+        subset: example numbers to draw from instead of all of them (a look-ahead's own data), int64.
+    """
+
+    num_examples: int
+    batch_size: int
+    seed: int
+    subset: Tensor | None = None
+    _epochs: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.steps_per_epoch < 1:
+            raise ConfigError(f"batch_size = {self.batch_size}: larger than the {self._pool} training examples there are")
+
+    @property
+    def _pool(self) -> int:
+        return self.num_examples if self.subset is None else len(self.subset)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._pool // self.batch_size
+
+    def __call__(self, step: int) -> Tensor:
+        """Numbers of the examples of step `step`, int64, shape (batch_size,)."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if epoch not in self._epochs:
+            generator = torch.Generator().manual_seed(named_seed("batch order", seed=self.seed, epoch=epoch))
+            order = torch.randperm(self._pool, generator=generator)
+            self._epochs.clear()
+            self._epochs[epoch] = order if self.subset is None else self.subset[order]
+        return self._epochs[epoch][index * self.batch_size : (index + 1) * self.batch_size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Everything a run needs to go on: the step reached, the weights, the optimizer's memory.
+
+    Attributes:
+        step: updates done under the schedule.
+        weights: all parameters and persistent buffers by name.
+        optimizer: AdamW's `step`, `exp_avg`, `exp_avg_sq` by parameter name; empty: a fresh optimizer.
+    """
+
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+def state_of(model: nn.Module, step: int = 0) -> State:
+    """A copy of the model's weights as a state with a fresh optimizer."""
+    return State(step=step, weights={name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """What to train and how; `run` is a function of the state given to it.
+
+    Attributes:
+        model: the workspace: `run` overwrites its weights. Only parameters with `requires_grad` are trained.
+        examples: training examples; never validation or test ones.
+        loss: maps (model, batch) to a scalar, the mean over the batch.
+        training: the protocol.
+        prunable: names of the prunable parameters.
+        seed: seed of data order, augmentation and dropout.
+        flops: FLOPs of one step, from `count_step_flops`.
+        subset: train on these examples only.
+        progress: called with 1 after every step.
+    """
+
+    model: nn.Module
+    examples: Examples
+    loss: LossFunction
+    training: Training
+    prunable: tuple[str, ...]
+    seed: int
+    flops: StepFlops
+    subset: Tensor | None = None
+    progress: Callable[[int], None] = lambda _: None
+
+    @property
+    def order(self) -> BatchOrder:
+        """The order of the training data."""
+        return BatchOrder(len(self.examples), self.training.batch_size, self.seed, self.subset)
+
+    def prunable_weights(self, state: State) -> dict[str, Tensor]:
+        """The prunable weights of a state."""
+        return {name: state.weights[name] for name in self.prunable}
+
+    def run(
+        self, state: State, until: int, mask: Mask | None = None, on_step: Callable[[int], None] = lambda _: None
+    ) -> tuple[State, Cost]:
+        """Train from `state.step` to step `until` under `mask`.
+
+        The mask is applied once to the weights and to both moments, and to the gradients of every step before they are
+        clipped; AdamW then leaves masked weights at exactly zero (FACTS.md; momentum would revive them otherwise).
+
+        Args:
+            state: where to begin; it is not changed.
+            until: the step to reach, `state.step` or later.
+            mask: over the prunable parameters, or None for dense training.
+            on_step: called with the number of steps done after every update, the model holding the current weights.
+
+        Raises:
+            TrainingDiverged: loss or gradient norm not finite; carries the last good state.
+        """
+        with self._workspace(state, mask) as (optimizer, parameters):
+            order, training = self.order, self.training
+            device = next(iter(parameters.values())).device
+            cast = nullcontext if training.precision == "fp32" else _bf16_autocast(device)
+            limit = math.inf if training.clip_norm is None else training.clip_norm
+            for step in range(state.step, until):
+                torch.manual_seed(named_seed("step", seed=self.seed, step=step))
+                batch = self.examples.batch(order(step))
+                with cast():
+                    loss = self.loss(self.model, batch)
+                loss.backward()
+                if mask is not None:
+                    for name, kept in mask.items():
+                        gradient = parameters[name].grad
+                        if gradient is not None:
+                            gradient.mul_(kept)
+                norm = nn.utils.clip_grad_norm_(parameters.values(), limit)
+                if not torch.isfinite(loss.detach() + norm):
+                    done = self._leave(optimizer, parameters, step)
+                    raise TrainingDiverged(step, loss.item(), norm.item(), done)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(training, step)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                self.progress(1)
+                on_step(step + 1)
+            done = self._leave(optimizer, parameters, max(until, state.step))
+        steps = max(0, until - state.step)
+        return done, Cost(
+            steps=steps,
+            samples=steps * training.batch_size,
+            flops=steps * self.flops.total,
+            sparse_flops=steps * self.flops.sparse(mask),
+        )
+
+    @contextmanager
+    def _workspace(self, state: State, mask: Mask | None) -> Iterator[tuple[torch.optim.AdamW, dict[str, nn.Parameter]]]:
+        """Load state and mask into the model and an optimizer; torch's generators are put back afterwards."""
+        load_weights(self.model, state.weights)
+        parameters = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        if mask is not None:
+            check_fits(mask, {name: parameters[name] for name in self.prunable})
+            apply_(mask, parameters)
+        optimizer = torch.optim.AdamW(parameters.values(), lr=0.0, weight_decay=self.training.weight_decay, fused=True)
+        for name, memory in state.optimizer.items():
+            optimizer.state[parameters[name]] = {key: tensor.clone() for key, tensor in memory.items()}
+            if mask is not None and name in mask:
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    optimizer.state[parameters[name]][moment].masked_fill_(~mask[name], 0.0)
+        self.model.train()
+        with torch.random.fork_rng():
+            yield optimizer, parameters
+
+    def _leave(self, optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], step: int) -> State:
+        """Copy what the workspace holds into a state."""
+        optimizer.zero_grad(set_to_none=True)
+        memory = {
+            name: {key: tensor.detach().clone() for key, tensor in optimizer.state[parameter].items()}
+            for name, parameter in parameters.items()
+            if parameter in optimizer.state
+        }
+        return replace(state_of(self.model, step), optimizer=memory)
+
+
+def make_trainer(
+    model: nn.Module,
+    examples: Examples,
+    loss: LossFunction,
+    training: Training,
+    prunable: list[str],
+    seed: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Trainer:
+    """A trainer with the FLOPs of its step counted."""
+    order = BatchOrder(len(examples), training.batch_size, seed)
+    model.train()
+    with torch.random.fork_rng():
+        flops = count_step_flops(model, loss, examples.batch(order(0)), prunable)
+    return Trainer(
+        model=model,
+        examples=examples,
+        loss=loss,
+        training=training,
+        prunable=tuple(prunable),
+        seed=seed,
+        flops=flops,
+        progress=progress,
+    )
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], what: str = "the weights") -> None:
+    """Copy weights (parameters and persistent buffers by name) into the model, in place.
+
+    Raises:
+        ConfigError: they are of another model; names the first tensor that differs, and leaves the model untouched.
+    """
+    own = model.state_dict()
+    for name in sorted({*own, *weights}):
+        shapes = [tuple(tensors[name].shape) if name in tensors else "missing" for tensors in (weights, own)]
+        if shapes[0] != shapes[1]:
+            raise ConfigError(f"{what} are of another model: {name!r} has shape {shapes[0]}, in the model {shapes[1]}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
+
+
+def _bf16_autocast(device: torch.device) -> Callable[[], Any]:
+    return lambda: torch.autocast(device.type, torch.bfloat16)
