@@ -1,9 +1,9 @@
 """Prune pre-trained transformers while they are fine-tuned: Instant Soup Pruning and its baselines.
 
-    import isp
+import isp
 
-    ticket = isp.prune(model, (inputs, labels), method="isp", sparsity=0.9, steps=1000)
-    isp.save_ticket("ticket.safetensors", ticket)
+ticket = isp.prune(model, (inputs, labels), method="isp", sparsity=0.9, steps=1000)
+isp.save_ticket("ticket.safetensors", ticket)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""For people with a model and data of their own: `prune`, `save_ticket`, `load_ticket`. No config files, no workflow."""
+"""For people with a model and data of their own: `prune`, `save_ticket`, `load_ticket`. No files, no workflow."""
 
 from __future__ import annotations
 
@@ -169,8 +169,6 @@ def _examples(train: Any) -> Examples:
     if hasattr(train, "__getitem__") and hasattr(train, "__len__"):
         return _Dataset(train)
     raise ConfigError(
-        f"train: a {type(train).__name__} is no training data; allowed: tensors with one first dimension in a tuple, list "
-        f"or dict, a map-style dataset, or anything with __len__ and batch(indices)"
+        f"train: a {type(train).__name__} is no training data; allowed: tensors with one first dimension in a tuple, "
+        f"list or dict, a map-style dataset, or anything with __len__ and batch(indices)"
     )
-
-

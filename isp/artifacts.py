@@ -67,7 +67,8 @@ def save_state(path: Path, state: State, about: Mapping[str, Any]) -> None:
 def load_state(path: Path) -> tuple[State, dict[str, Any]]:
     """A state, to the bit as it was saved, and what is written about it."""
     tensors, header = _read(path, "state")
-    weights, optimizer = {}, {}
+    weights: dict[str, Tensor] = {}
+    optimizer: dict[str, dict[str, Tensor]] = {}
     for full, tensor in tensors.items():
         part, name = full.split("/", 1)
         if part == "weights":
@@ -117,7 +118,9 @@ def load_ticket(path: Path) -> tuple[dict[str, Tensor], Mask, dict[str, Any]]:
     weights = {name.removeprefix("weights/"): tensor for name, tensor in tensors.items()}
     for name, kept in mask.items():
         if weights[name][~kept].any():
-            raise ArtifactError(f"{path}: parameter {name!r} has masked weights that are not zero; make it again (stage: retrain)")
+            raise ArtifactError(
+                f"{path}: parameter {name!r} has masked weights that are not zero; make it again (stage: retrain)"
+            )
     return weights, mask, header["about"]
 
 
@@ -146,7 +149,9 @@ def provenance() -> dict[str, str]:
     return {**versions, "python": platform.python_version(), "cpu": cpu, "threads": str(torch.get_num_threads())}
 
 
-def _write(path: Path, kind: Kind, tensors: dict[str, Tensor], fields: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+def _write(
+    path: Path, kind: Kind, tensors: dict[str, Tensor], fields: Mapping[str, Any], about: Mapping[str, Any]
+) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {
         "isp": kind,
@@ -171,7 +176,9 @@ def _read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {again}") from None
     if header is None:
-        raise ArtifactError(f"{path}: a safetensors file, but not one that isp wrote; expected a {kind} (stage: {MADE_BY[kind]})")
+        raise ArtifactError(
+            f"{path}: a safetensors file, but not one that isp wrote; expected a {kind} (stage: {MADE_BY[kind]})"
+        )
     if header["isp"] != kind:
         raise ArtifactError(f"{path}: holds a {header['isp']}, but a {kind} is needed here (stage: {MADE_BY[kind]})")
     if header["format"] != FORMAT:
@@ -187,7 +194,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -211,7 +218,9 @@ def write_bytes(path: Path, content: bytes) -> None:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise IspError(f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written") from None
+            raise IspError(
+                f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written"
+            ) from None
         raise
 
 

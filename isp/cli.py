@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -32,12 +32,14 @@ err = Console(stderr=True)
 DataRoot = Annotated[Path, typer.Option(help="Folder of datasets in the hub's layout.")]
 Resources = Annotated[Path, typer.Option(help="Folder where pre-trained weights are kept.")]
 Results = Annotated[Path, typer.Option(help="Folder that results are written to.")]
-Test = Annotated[bool, typer.Option("--test", help="Also score the tickets on the official test split. Choose nothing by it.")]
+Test = Annotated[
+    bool, typer.Option("--test", help="Also score the tickets on the official test split. Choose nothing by it.")
+]
 
 
 @app.command("list")
 def list_entries(
-    kind: Annotated[Optional[str], typer.Argument(help="methods, tasks or backbones; all of them by default.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="methods, tasks or backbones; all of them by default.")] = None,
 ) -> None:
     """List the methods, tasks and backbones there are."""
     kinds = {f"{name}s": name for name in registry.KINDS}
@@ -55,11 +57,13 @@ def list_entries(
 def run(
     task: Annotated[str, typer.Option(help="Task; `isp list tasks` shows them.")],
     method: Annotated[str, typer.Option(help="Method; `isp list methods` shows them.")] = "isp",
-    sparsity: Annotated[Optional[list[str]], typer.Option(help="Share of zero weights, in [0, 1); may be repeated.")] = None,
+    sparsity: Annotated[
+        list[str] | None, typer.Option(help="Share of zero weights, in [0, 1); may be repeated.")
+    ] = None,
     backbone: Annotated[str, typer.Option(help="Backbone; `isp list backbones` shows them.")] = "clip_tiny",
     seed: Annotated[int, typer.Option(min=0, help="Seed of data order, augmentation, look-aheads.")] = 0,
     set_: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
@@ -111,8 +115,8 @@ def run(
 @app.command()
 def study(
     file: Annotated[Path, typer.Argument(help="A study file, such as config/core_digits.yaml.")],
-    seed: Annotated[Optional[list[int]], typer.Option(help="Run these seeds only; may be repeated.")] = None,
-    data_root: Annotated[Optional[Path], typer.Option(help="Instead of the study's data_root.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Run these seeds only; may be repeated.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Instead of the study's data_root.")] = None,
     resources: Resources = Path("resources"),
     results: Results = Path("results"),
     test: Test = False,
@@ -161,7 +165,9 @@ def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
         if path == "initial":
             part, key = "initial", "initial"
         if not equals or not key or part not in found:
-            raise ConfigError(f"--set {pair}: allowed are method.KEY=VALUE, training.KEY=VALUE, task.KEY=VALUE and initial=VALUE")
+            raise ConfigError(
+                f"--set {pair}: allowed are method.KEY=VALUE, training.KEY=VALUE, task.KEY=VALUE and initial=VALUE"
+            )
         try:
             found[part][key] = yaml.safe_load(text)
         except yaml.YAMLError:
@@ -175,7 +181,14 @@ def _progress() -> Iterator[Reporter]:
     if not err.is_terminal:
         yield _logged
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True) as bar:
@@ -205,4 +218,3 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _escape(text: str) -> str:
     return text.replace("[", r"\[")
-

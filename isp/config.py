@@ -30,8 +30,10 @@ class Variant(Settings):
     """A method under certain settings, by a name of its own."""
 
     method: str
-    settings: dict[str, Any] = {}
-    initial: Initial = Field(default="pretrained", description="weights to begin from; the head is the pre-trained one's")
+    settings: dict[str, Any] = Field(default={}, description="of the method; keys in its file")
+    initial: Initial = Field(
+        default="pretrained", description="weights to begin from; the head is the pre-trained one's"
+    )
 
 
 class TaskLimits(Settings):
@@ -48,7 +50,7 @@ class Block(Settings):
     backbone: str
     tasks: list[str] = Field(min_length=1)
     variants: list[str] = Field(min_length=1)
-    sparsities: list[str | float] = []
+    sparsities: list[str | float] = Field(default=[], description="decimals in [0, 1); none for dense variants")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
 
 

@@ -65,7 +65,9 @@ class StepFlops:
         return round(self.total - saved)
 
 
-def count_step_flops(model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], batch: Any, prunable: list[str]) -> StepFlops:
+def count_step_flops(
+    model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], batch: Any, prunable: list[str]
+) -> StepFlops:
     """Count the FLOPs of one training step by running it once (gradients are cleared again, weights untouched).
 
     A weight's share is found in the forward pass by following its storage into the matrix products; each forward
@@ -78,16 +80,16 @@ def count_step_flops(model: nn.Module, loss: Callable[[nn.Module, Any], Tensor],
     with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         with followed:
             value = loss(model, batch)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
     return StepFlops(total=counter.get_total_flops(), by_weight={name: 3 * followed.flops[name] for name in weights})
 
 
-class _WeightFlops(TorchDispatchMode):
+class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the FLOPs of every counted operation that reads a known weight (or a view of it)."""
 
     def __init__(self, by_storage: dict[int, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.by_storage = by_storage
         self.flops: Counter[str] = Counter()
 

@@ -26,7 +26,7 @@ def evaluate(model: nn.Module, examples: Labelled, metric: str, batch_size: int 
     model.eval()
     outputs, labels = [], []
     with torch.inference_mode():
-        for indices in torch.arange(len(examples)).split(batch_size):
+        for indices in torch.split(torch.arange(len(examples)), batch_size):
             inputs, truth = examples.batch(indices)
             outputs.append(model(inputs).float().cpu().numpy())
             labels.append(truth.cpu().numpy())

@@ -154,8 +154,8 @@ def keep_top(
     available = total if within is None else num_kept(within)
     if wanted > available:
         raise MaskError(
-            f"sparsity {sparsity} is not reachable: it keeps {wanted} of {total} weights, but only {available} are alive "
-            f"(sparsity {1 - available / total:.4f}); masks only ever lose weights"
+            f"sparsity {sparsity} is not reachable: it keeps {wanted} of {total} weights, but only {available} are "
+            f"alive (sparsity {1 - available / total:.4f}); masks only ever lose weights"
         )
     names = sorted(scores)
     kept = {name: torch.zeros(scores[name].shape, dtype=torch.bool, device=scores[name].device) for name in names}
@@ -203,10 +203,8 @@ def _threshold(
             key = _sort_key(name, ranking[name], by_magnitude)
             candidate = candidates[name]
             key = key.reshape(-1) if candidate is None else key[candidate]
-            if upper:
-                key = (key >> _LOW_BITS) + _NUM_BINS // 2
-            else:
-                key = key[(key >> _LOW_BITS) == high] & (_NUM_BINS - 1)
+            halves = key >> _LOW_BITS
+            key = halves + _NUM_BINS // 2 if upper else key[halves == high] & (_NUM_BINS - 1)
             counts = counts + torch.bincount(key, minlength=_NUM_BINS).cpu()
         assert isinstance(counts, Tensor)
         from_top = counts.flip(0).cumsum(0)

@@ -40,7 +40,9 @@ def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, excl
         chosen = [name for name in matrices if any(fnmatchcase(name, pattern) for pattern in patterns)]
     chosen = [name for name in chosen if not any(fnmatchcase(name, pattern) for pattern in exclude)]
     if not chosen:
-        raise ConfigError("no prunable parameter is left; a prunable parameter is trainable and has two or more dimensions")
+        raise ConfigError(
+            "no prunable parameter is left; a prunable parameter is trainable and has two or more dimensions"
+        )
     return chosen
 
 

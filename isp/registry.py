@@ -1,4 +1,4 @@
-"""Methods, tasks and backbones are found by file stem: one file in the folder is one entry, there is no list to edit."""
+"""Methods, tasks and backbones are found by file stem: one file in the folder is one entry, no list to edit."""
 
 from __future__ import annotations
 

@@ -24,12 +24,15 @@ def parse_sparsity(value: str | float | Decimal) -> Decimal:
     try:
         exact = Decimal(str(value))
         rounded = exact.quantize(PLACES)
+        inside = 0 <= exact < 1
     except InvalidOperation:
         raise ConfigError(f"sparsity {value!r}: not a number; allowed: a decimal in [0, 1), such as 0.9") from None
-    if not 0 <= exact < 1:
+    if not inside:
         raise ConfigError(f"sparsity {value}: outside [0, 1); it is the fraction of prunable weights that are zero")
     if rounded != exact:
-        raise ConfigError(f"sparsity {value}: more than four decimals; the nearest allowed one is {min(rounded, 1 - PLACES)}")
+        raise ConfigError(
+            f"sparsity {value}: more than four decimals; the nearest allowed one is {min(rounded, 1 - PLACES)}"
+        )
     return rounded
 
 

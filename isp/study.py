@@ -102,7 +102,7 @@ def pretrained(name: str, resources: Path, report: Reporter = silent) -> nn.Modu
 
 
 def initial_model(study: Study, group: Group, clip: nn.Module) -> nn.Module:
-    """The classifier a group begins from: `clip`'s picture tower, or a random one, under the zero-shot head of `clip`."""
+    """What a group begins from: `clip`'s picture tower, or a random one, under the zero-shot head of `clip`."""
     module = registry.load("backbone", group.backbone)
     task: ImageTask = registry.load("task", group.task).TASK
     model: nn.Module = module.BACKBONE.classifier(clip, task.classes, task.templates)
@@ -115,9 +115,7 @@ def _trainer(
     study: Study, group: Group, model: nn.Module, train: Images, module: ModuleType, progress: Progress = lambda _: None
 ) -> Trainer:
     names = prunable_names(model, module.BACKBONE.prunable)
-    return make_trainer(
-        model, train, classification_loss, study.training[group.backbone], names, group.seed, progress
-    )
+    return make_trainer(model, train, classification_loss, study.training[group.backbone], names, group.seed, progress)
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------

@@ -35,17 +35,17 @@ def flat(row: Row) -> Row:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """"97.1 ± 0.3" with the sample's standard deviation; without it for one value."""
+    """Mean and sample standard deviation as text, "97.10 ± 0.32"; for one value without the latter."""
     mean = f"{statistics.fmean(values):.2f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def lines(rows: Sequence[Row]) -> list[list[str]]:
     """The cells of the table under `HEADER`."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["backbone"], row["task"], row["variant"], row["sparsity"]), []).append(row)
-    return [_line(*key[1:], group) for key, group in groups.items()]
+    return [_line(task, variant, sparsity, group) for (_, task, variant, sparsity), group in groups.items()]
 
 
 def _line(task: str, variant: str, sparsity: str, group: list[Row]) -> list[str]:

@@ -29,12 +29,18 @@ class Training(Settings):
     """A training protocol: AdamW under one learning-rate schedule over the budget of T = `steps` steps."""
 
     steps: int = Field(ge=1, description="T, the training budget of every ticket, in optimizer updates")
-    batch_size: int = Field(default=128, ge=1, description="examples a step; the last, smaller batch of an epoch is dropped")
+    batch_size: int = Field(
+        default=128, ge=1, description="examples a step; the last, smaller batch of an epoch is dropped"
+    )
     learning_rate: float = Field(default=1e-5, gt=0, description="peak of the schedule")
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear rise, before the linear fall to zero at T")
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled (AdamW), on all trained parameters")
-    clip_norm: float | None = Field(default=1.0, gt=0, description="largest gradient norm, over kept weights; null: none")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast, weights and moments stay fp32")
+    clip_norm: float | None = Field(
+        default=1.0, gt=0, description="largest gradient norm, over kept weights; null: none"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="bf16: autocast, weights and moments stay fp32"
+    )
 
 
 def learning_rate(training: Training, step: int) -> float:
@@ -50,7 +56,7 @@ def learning_rate(training: Training, step: int) -> float:
 
 
 class Examples(Protocol):
-    """Training examples by number. `batch` forms (and augments) a batch on the device, drawing from torch's generators."""
+    """Training examples by number; `batch` forms (and augments) a batch, drawing from torch's generators."""
 
     def __len__(self) -> int: ...
 
@@ -78,7 +84,9 @@ class BatchOrder:
 
     def __post_init__(self) -> None:
         if self.steps_per_epoch < 1:
-            raise ConfigError(f"batch_size = {self.batch_size}: larger than the {self._pool} training examples there are")
+            raise ConfigError(
+                f"batch_size = {self.batch_size}: larger than the {self._pool} training examples there are"
+            )
 
     @property
     def _pool(self) -> int:
@@ -86,6 +94,7 @@ class BatchOrder:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Whole batches an epoch."""
         return self._pool // self.batch_size
 
     def __call__(self, step: int) -> Tensor:
@@ -181,7 +190,7 @@ class Trainer:
                 batch = self.examples.batch(order(step))
                 with cast():
                     loss = self.loss(self.model, batch)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 if mask is not None:
                     for name, kept in mask.items():
                         gradient = parameters[name].grad
@@ -207,7 +216,9 @@ class Trainer:
         )
 
     @contextmanager
-    def _workspace(self, state: State, mask: Mask | None) -> Iterator[tuple[torch.optim.AdamW, dict[str, nn.Parameter]]]:
+    def _workspace(
+        self, state: State, mask: Mask | None
+    ) -> Iterator[tuple[torch.optim.AdamW, dict[str, nn.Parameter]]]:
         """Load state and mask into the model and an optimizer; torch's generators are put back afterwards."""
         load_weights(self.model, state.weights)
         parameters = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}

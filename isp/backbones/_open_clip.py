@@ -87,7 +87,8 @@ class ClipBackbone:
         if isinstance(config, str):
             config = open_clip.get_model_config(config)
         tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
-        return tokenizer(list(texts))
+        tokens: Tensor = tokenizer(list(texts))
+        return tokens
 
     def classifier(self, clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence[str]) -> ImageClassifier:
         """The picture tower of `clip` under the zero-shot head from its text tower.

@@ -1,1 +1,1 @@
-"""Data: where it comes from (`sources`), how it is split (`splits`), and how it becomes batches (`images`, `glyphs`)."""
+"""Data: where it comes from (`sources`), how it is split (`splits`), how it becomes batches (`images`, `glyphs`)."""

@@ -33,7 +33,7 @@ TEMPLATES = (
 
 
 def captions(glyph: str) -> list[str]:
-    """All captions of a glyph; digits are numbers, letters are told apart by case (CLIP's tokenizer ignores it)."""
+    """All captions of a glyph; "capital" and "small" tell letters apart (tokens ignore case)."""
     kind = "number" if glyph.isdigit() else "capital letter" if glyph.isupper() else "small letter"
     return [template.format(kind=kind, glyph=glyph) for template in TEMPLATES]
 
@@ -92,7 +92,7 @@ class CaptionedGlyphs:
         return len(self.pixels)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures, fp32 (b, 3, size, size); glyph numbers, int64 (b,); one caption a glyph, int64 (glyphs, context)."""
+        """Pictures, fp32 (b, 3, size, size); glyph numbers, int64 (b,); one caption a glyph, (glyphs, context)."""
         pictures = distort(self.pixels[indices].float().div_(255))
         glyphs = indices // len(FONTS)
         template = torch.randint(self.tokens.shape[1], (len(GLYPHS),))

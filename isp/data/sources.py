@@ -81,11 +81,12 @@ class HubFolder:
         found = sorted(folder.glob(f"{split}-*-of-*.parquet"))
         counts = {int(match[1]) for path in found if (match := re.search(r"-of-(\d+)\.parquet$", path.name))}
         if not found or counts != {len(found)}:
-            expected = f"{split}-00000-of-{max(counts, default=1):05d}.parquet"
+            problem = "incomplete" if found else "missing"
+            expected = f"{split}-00000-of-{max(counts, default=1):05d}.parquet, …"
             raise DataError(
-                f"{folder}: {'incomplete' if found else 'missing'} split {split!r} of {self.id} (looked for {expected}, …); "
-                f"put the hub's parquet files there, or name the folder that holds {self.id}/ by --data-root or the key "
-                f"data_root (stage: download)"
+                f"{folder}: {problem} split {split!r} of {self.id} (looked for {expected}); "
+                f"put the hub's parquet files there, or name the folder that holds {self.id}/ by --data-root or the "
+                f"key data_root (stage: download)"
             )
         return found
 

@@ -39,5 +39,7 @@ def carve(
     validation, train = order[:size], order[size:]
     for key, wanted, part in (("num_train", num_train, train), ("num_validation", limit, validation)):
         if wanted is not None and not 0 < wanted <= len(part):
-            raise DataError(f"{key} = {wanted}: allowed are 1 to {len(part)}, of {num_examples} examples in the training split")
+            raise DataError(
+                f"{key} = {wanted}: allowed are 1 to {len(part)}, of {num_examples} examples in the training split"
+            )
     return Split(np.sort(train[:num_train]), np.sort(validation[:limit]))

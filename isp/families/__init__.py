@@ -20,6 +20,7 @@ from isp.costs import Cost
 from isp.errors import ConfigError
 from isp.masks import Mask
 from isp.settings import Settings, parse
+from isp.sparsity import num_pruned
 from isp.training import State, Trainer
 
 
@@ -41,8 +42,8 @@ class Ticket:
     sparsity: Decimal
     mask: Mask
     weights: dict[str, Tensor]
-    finding: Cost = Cost()
-    retraining: Cost = Cost()
+    finding: Cost = field(default_factory=Cost)
+    retraining: Cost = field(default_factory=Cost)
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -127,6 +128,6 @@ def find_tickets(method: Method, trainer: Trainer, initial: State, sparsities: S
 def _check_ticket(ticket: Ticket) -> None:
     """Exact to one weight, counted on the weights; a violation is a bug in a method, not bad input."""
     total = masks.num_weights(ticket.mask)
-    assert masks.num_kept(ticket.mask) == total - masks.num_pruned(ticket.sparsity, total), ticket.method
+    assert masks.num_kept(ticket.mask) == total - num_pruned(ticket.sparsity, total), ticket.method
     for name, kept in ticket.mask.items():
         assert not ticket.weights[name][~kept].any(), f"{ticket.method}: {name} has masked weights that are not zero"

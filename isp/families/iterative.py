@@ -20,7 +20,7 @@ def planned_steps(method: Method, trainer: Trainer, sparsities: Sequence[Decimal
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
-    """One ticket a sparsity. Targets share the rounds; each leaves at the first round whose nominal sparsity reaches it.
+    """One ticket a sparsity. Targets share the rounds; each leaves at the first whose nominal sparsity reaches it.
 
     Where a target is one of the chain's own sparsities, the next round's training is the ticket.
     """

@@ -53,7 +53,9 @@ class Settings(settings.Settings):
     optimizer: Literal["inherited", "fresh"] = Field(
         default="inherited", description="whether a copy goes on with the run's AdamW moments or starts with none"
     )
-    data_fraction: float = Field(default=0.5, gt=0, le=1, description="share of the training set in a copy's random subset")
+    data_fraction: float = Field(
+        default=0.5, gt=0, le=1, description="share of the training set in a copy's random subset"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -94,10 +96,10 @@ def rounds(settings: Settings, target: Decimal, steps_per_epoch: int, total_step
         start = stop
     if start >= total_steps:
         raise ConfigError(
-            f"the rounds overrun the budget: sparsity {target} takes {len(found)} rounds at rate {settings.rate} of the "
-            f"{settings.rate_of} weights, {start} steps, and at least one step must be left after them; the budget is "
-            f"{total_steps} steps, {start + 1 - total_steps} too few. Raise steps or rate, or lower segment_fraction "
-            f"(t is now {t} steps)"
+            f"the rounds overrun the budget: sparsity {target} takes {len(found)} rounds at rate {settings.rate} of "
+            f"the {settings.rate_of} weights, {start} steps, and at least one step must be left after them; the "
+            f"budget is {total_steps} steps, {start + 1 - total_steps} too few. Raise steps or rate, or lower "
+            f"segment_fraction (t is now {t} steps)"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""One-shot magnitude pruning: keep the largest pre-trained weights, then fine-tune for T steps (the paper, section 4)."""
+"""One-shot magnitude pruning: keep the largest pre-trained weights, then fine-tune for T steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random pruning: a uniformly random mask of the exact sparsity on the initial weights, then fine-tuning for T steps."""
+"""Random pruning: a uniformly random mask of the exact sparsity, then fine-tuning for T steps."""
 
 from __future__ import annotations
 

@@ -1,0 +1,269 @@
+"""Instant Soup Pruning: its rules, its rounds, and the whole of it against a straightforward re-implementation."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from isp import masks
+from isp.errors import ConfigError
+from isp.families import Ticket, find_tickets, make_method, planned_steps
+from isp.methods import isp
+from isp.seeds import seed as named_seed
+from isp.sparsity import parse_sparsity
+from isp.training import BatchOrder, Trainer, learning_rate, state_of
+from tests.conftest import Noisy, tiny_model
+
+MakeTrainer = Callable[..., Trainer]
+QUICK: dict[str, Any] = {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 3, "look_ahead_steps": 4}
+
+
+def find(trainer: Trainer, *sparsities: str, method: str = "isp", **settings: Any) -> list[Ticket]:
+    chosen = make_method(method, settings)
+    return list(find_tickets(chosen, trainer, state_of(tiny_model()), [parse_sparsity(s) for s in sparsities]))
+
+
+def equal(a: masks.Weights, b: masks.Weights) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- superposition ----------------------------------------------------------------------------------------------------
+
+HALF = Decimal("0.5")
+W = {"a": torch.tensor([4.0, -3.0, 2.0, 1.0])}
+WEAK = [{"a": torch.tensor(kept, dtype=torch.bool)} for kept in ([0, 0, 1, 1], [0, 1, 1, 0], [1, 0, 1, 0])]
+
+
+@pytest.mark.parametrize(
+    ("rule", "weak", "kept"),
+    [
+        ("votes", WEAK, [1, 0, 1, 0]),  # three votes for the third, one each for the others: the largest |w| of them
+        ("votes", WEAK[:1], [0, 0, 1, 1]),
+        ("union", WEAK, [1, 1, 0, 0]),  # everything is in the union
+        ("union", WEAK[:2], [0, 1, 1, 0]),  # the first is not
+        ("literal", WEAK[:2], [1, 1, 0, 0]),  # the own mask brings it back
+        ("mean_score", [{"a": torch.tensor([1.0, 1, 2, 9])}, {"a": torch.tensor([3.0, 2, 1, 0])}], [1, 0, 0, 1]),
+    ],
+)
+def test_rules_by_hand(rule: isp.Rule, weak: list[masks.Mask], kept: list[int]) -> None:
+    assert isp.superpose(rule, W, weak, HALF, None)["a"].int().tolist() == kept
+
+
+def random_event(seed: int) -> tuple[masks.Weights, masks.Mask, list[dict[str, torch.Tensor]]]:
+    generator = torch.Generator().manual_seed(seed)
+    weights = {"a": torch.randn(40, 5, generator=generator), "b": torch.randn(100, generator=generator)}
+    within = masks.prune_by_magnitude(weights, Decimal("0.3"))
+    copies = [{n: w + 0.3 * torch.randn(w.shape, generator=generator) for n, w in weights.items()} for _ in range(4)]
+    return weights, within, copies
+
+
+@pytest.mark.parametrize("rule", ["votes", "mean_score", "union", "literal"])
+@pytest.mark.parametrize("seed", range(3))
+def test_rules_are_exact_stay_within_and_do_not_see_the_order(rule: isp.Rule, seed: int) -> None:
+    weights, within, copies = random_event(seed)
+    settings = isp.Settings(rule=rule)
+    found = []
+    for order in itertools.permutations(copies):
+        weak = [isp.weak(settings, copy, Decimal("0.6"), within) for copy in order]
+        found.append(isp.superpose(rule, weights, weak, Decimal("0.6"), within))
+    assert all(equal(found[0], other) for other in found)
+    assert masks.num_kept(found[0]) == 120  # of 300
+    assert masks.num_kept(masks.intersection(found[0], within)) == 120
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_literal_equals_magnitude_and_the_other_rules_do_not(seed: int) -> None:
+    weights, within, copies = random_event(seed)
+    plain = masks.prune_by_magnitude(weights, Decimal("0.6"), within)
+    for rule in ("votes", "mean_score", "union", "literal"):
+        settings = isp.Settings(rule=rule)
+        weak = [isp.weak(settings, copy, Decimal("0.6"), within) for copy in copies]
+        mask = isp.superpose(rule, weights, weak, Decimal("0.6"), within)
+        changed = isp.changed(mask, weights, Decimal("0.6"), within)
+        assert equal(mask, plain) == (changed == 0) == (rule == "literal")
+        assert equal(isp.superpose(rule, weights, [], Decimal("0.6"), within), plain)  # N = 0
+
+
+def test_agreement_by_hand() -> None:
+    assert isp.agreement(WEAK) == pytest.approx(1 / 3)  # every pair shares one of three
+    assert isp.agreement(WEAK[:1]) is None
+
+
+# --- rounds and members -----------------------------------------------------------------------------------------------
+
+
+def test_rounds_by_hand() -> None:
+    """t = round(0.2 * 5) = 1; segments of 1, 2, 3 steps; 0.4, 0.64, then 0.784 is cut to the target."""
+    rounds = isp.rounds(isp.Settings(rate=0.4, segment_fraction=0.2), Decimal("0.7"), 5, 30)
+    assert [(r.start, r.stop, str(r.sparsity)) for r in rounds] == [(0, 1, "0.4000"), (1, 3, "0.6400"), (3, 6, "0.7")]
+
+
+def test_rounds_that_overrun_the_budget_say_by_how_much() -> None:
+    with pytest.raises(ConfigError, match=r"takes 3 rounds .* 6 steps, .* the budget is 6 steps, 1 too few"):
+        isp.rounds(isp.Settings(rate=0.4, segment_fraction=0.2), Decimal("0.7"), 5, 6)
+
+
+def test_members_differ_and_do_not_depend_on_each_other() -> None:
+    settings = isp.Settings(data_fraction=0.5, learning_rate_factors=(0.5, 2.0), weight_decays=(0.0, 0.1))
+    members = [isp.member(settings, 80, seed=0, round_index=1, index=i) for i in range(20)]
+    assert all(0.5 <= m.learning_rate_factor <= 2 and len(m.subset.unique()) == 40 for m in members)
+    assert {m.weight_decay for m in members} == {0.0, 0.1}
+    assert len({m.seed for m in members}) == 20
+    assert not torch.equal(members[0].subset, members[1].subset)
+    again = isp.member(settings.model_copy(update={"denoisers": 1}), 80, seed=0, round_index=1, index=7)
+    assert again.learning_rate_factor == members[7].learning_rate_factor
+
+
+# --- the whole method -------------------------------------------------------------------------------------------------
+
+
+def naive_isp(sparsity: float, settings: isp.Settings, total: int, batch_size: int) -> nn.Module:
+    """Algorithms 1 and 2 with live models, deep copies, w * mask after every step, and full sorts."""
+    torch.manual_seed(0)
+    model, data = tiny_model(), Noisy()
+    base_rate, warmup, clip = 1e-2, 3, 1.0
+    prunable = [n for n, p in model.named_parameters() if p.dim() == 2 and not n.startswith("head")]
+    sizes = {n: model.get_parameter(n).numel() for n in prunable}
+
+    def train(model, optimizer, mask, begin, end, seed, order, factor=1.0):
+        model.train()
+        for step in range(begin, end):
+            torch.manual_seed(named_seed("step", seed=seed, step=step))
+            inputs, labels = data.batch(order(step))
+            nn.functional.cross_entropy(model(inputs), labels).backward()
+            for n in mask:
+                model.get_parameter(n).grad *= mask[n]
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+            slope = (step + 1) / warmup if step < warmup else (total - step) / (total - warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = base_rate * factor * min(max(slope, 0.0), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                for n in mask:
+                    model.get_parameter(n).mul_(mask[n])
+
+    def largest(score, tie, keep, alive):
+        """score, tie: flat lists over sorted names; the `keep` best of the alive."""
+        ranked = sorted((-score[i], -tie[i], i) for i in range(len(score)) if alive[i])
+        chosen = {i for _, _, i in ranked[:keep]}
+        flat = torch.tensor([i in chosen for i in range(len(score))])
+        parts = torch.split(flat, [sizes[n] for n in sorted(prunable)])
+        return {n: part.view(model.get_parameter(n).shape) for n, part in zip(sorted(prunable), parts, strict=True)}
+
+    def flatten(tensors):
+        return torch.cat([tensors[n].detach().float().abs().reshape(-1) for n in sorted(prunable)]).tolist()
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.1, fused=True)
+    order = BatchOrder(len(data), batch_size, 0)
+    t = max(1, round(settings.segment_fraction * (len(data) // batch_size)))
+    mask: dict[str, torch.Tensor] = {}
+    n, step, i, reached = sum(sizes.values()), 0, 0, 0.0
+    while reached < sparsity:
+        train(model, optimizer, mask, step, step + t * (i + 1), 0, order)
+        step += t * (i + 1)
+        reached = min(round(1 - (1 - settings.rate) ** (i + 1), 4), sparsity)
+        keep = n - round(reached * n)
+        own = flatten({p: model.get_parameter(p) for p in prunable})
+        alive = flatten(mask) if mask else [1.0] * n
+        votes, mean = [0.0] * n, [0.0] * n
+        union = [False] * n
+        for index in range(settings.denoisers):
+            member = isp.member(settings, len(data), 0, i, index)
+            look = copy.deepcopy(model)
+            own_optimizer = torch.optim.AdamW(look.parameters(), lr=0.0, weight_decay=member.weight_decay, fused=True)
+            if settings.optimizer == "inherited":
+                for ours, theirs in zip(look.parameters(), model.parameters(), strict=True):
+                    own_optimizer.state[ours] = copy.deepcopy(optimizer.state[theirs])
+            own_order = BatchOrder(len(data), batch_size, member.seed, member.subset)
+            end = step + settings.look_ahead_steps
+            train(look, own_optimizer, mask, step, end, member.seed, own_order, member.learning_rate_factor)
+            magnitude = flatten({p: look.get_parameter(p) for p in prunable})
+            weak = flatten(largest(magnitude, [0.0] * n, keep, alive))
+            votes = [a + b for a, b in zip(votes, weak, strict=True)]
+            mean = [a + b for a, b in zip(mean, magnitude, strict=True)]
+            union = [a or b > 0 for a, b in zip(union, weak, strict=True)]
+        if settings.denoisers == 0 or settings.rule == "literal":
+            mask = largest(own, [0.0] * n, keep, alive)
+        elif settings.rule == "votes":
+            mask = largest(votes, own, keep, alive)
+        elif settings.rule == "mean_score":
+            mask = largest(torch.tensor([m / settings.denoisers for m in mean]).tolist(), own, keep, alive)
+        else:
+            mask = largest(own, [0.0] * n, keep, union)
+        with torch.no_grad():
+            for p in prunable:
+                model.get_parameter(p).mul_(mask[p])
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    optimizer.state[model.get_parameter(p)][moment].mul_(mask[p])
+        i += 1
+    train(model, optimizer, mask, step, total, 0, order)
+    return model
+
+
+@pytest.mark.parametrize("rule", ["votes", "mean_score", "union", "literal"])
+@pytest.mark.parametrize("optimizer", ["inherited", "fresh"])
+def test_isp_equals_the_naive_implementation_to_the_bit(make: MakeTrainer, rule: str, optimizer: str) -> None:
+    settings = {**QUICK, "rule": rule, "optimizer": optimizer}
+    (ticket,) = find(make(), "0.85", **settings)
+    model = naive_isp(0.85, isp.Settings(**settings), total=30, batch_size=16)
+    assert equal(ticket.weights, model.state_dict())
+
+
+def test_no_denoisers_and_the_literal_rule_both_equal_plain_magnitude_pruning(make: MakeTrainer) -> None:
+    (none,) = find(make(), "0.85", **QUICK | {"denoisers": 0})
+    (literal,) = find(make(), "0.85", method="isp_literal", **QUICK)
+    (votes,) = find(make(), "0.85", **QUICK)
+    assert equal(none.weights, literal.weights)
+    assert equal(none.weights, naive_isp(0.85, isp.Settings(**QUICK | {"denoisers": 0}), 30, 16).state_dict())
+    assert not equal(none.weights, votes.weights)
+
+
+def test_the_default_rule_changes_something_in_every_round(make: MakeTrainer) -> None:
+    (ticket,) = find(make(learning_rate=0.03), "0.85", **QUICK | {"look_ahead_steps": 10})
+    assert [record["changed"] > 0 for record in ticket.rounds] == [True] * 4
+    assert all(0 < record["agreement"] < 1 for record in ticket.rounds)
+
+
+def test_a_ticket_does_not_depend_on_which_others_are_asked_for(make: MakeTrainer) -> None:
+    """0.64 is one of the chain's own sparsities, 0.6 leaves in the same round, 0.85 goes on."""
+    together = find(make(), "0.85", "0.6", "0.64", **QUICK)
+    assert [str(ticket.sparsity) for ticket in together] == ["0.6000", "0.6400", "0.8500"]
+    for ticket in together:
+        (alone,) = find(make(), str(ticket.sparsity), **QUICK)
+        assert equal(alone.weights, ticket.weights)
+        assert equal(alone.mask, ticket.mask)
+        assert alone.cost == ticket.cost
+        assert alone.rounds == ticket.rounds
+
+
+def test_cost_by_hand(make: MakeTrainer) -> None:
+    """0.85 takes rounds of 1 + 2 + 3 + 4 = 10 steps and 4 * 3 * 4 look-ahead steps; 20 of the 30 steps are left."""
+    trainer = make()
+    (ticket,) = find(trainer, "0.85", **QUICK)
+    assert (ticket.finding.steps, ticket.retraining.steps) == (10 + 48, 20)
+    assert ticket.cost.samples == 78 * 16
+    assert ticket.cost.flops == 78 * trainer.flops.total
+
+
+def test_planned_steps_are_those_of_a_run(make: MakeTrainer) -> None:
+    done = []
+    trainer = make()
+    chosen, targets = make_method("isp", QUICK), [parse_sparsity(s) for s in ("0.6", "0.64", "0.85")]
+    plan = planned_steps(chosen, trainer, targets)
+    counting = Trainer(**{**vars(trainer), "progress": done.append})
+    list(find_tickets(chosen, counting, state_of(tiny_model()), targets))
+    assert sum(done) == plan == 10 + 48 + (30 - 3) + (30 - 3) + (30 - 10)
+
+
+def test_look_ahead_beyond_the_budget_stands_still(make: MakeTrainer) -> None:
+    assert learning_rate(make().training, 31) == 0
+    (ticket,) = find(make(steps=11), "0.85", **QUICK)
+    assert ticket.retraining.steps == 1

@@ -1,0 +1,167 @@
+from decimal import Decimal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isp import masks
+from isp.errors import MaskError
+from isp.sparsity import num_pruned
+
+T, F = True, False
+
+
+def mask(**tensors: list[bool]) -> masks.Mask:
+    return {name: torch.tensor(values) for name, values in tensors.items()}
+
+
+A = mask(x=[T, T, F, F], y=[T, F])
+B = mask(x=[T, F, T, F], y=[T, F])
+
+
+def test_counts_by_hand() -> None:
+    assert masks.num_weights(A) == 6
+    assert masks.num_kept(A) == 3
+    assert masks.sparsity(A) == 0.5
+    assert masks.sparsity_by_layer(A) == {"x": 0.5, "y": 0.5}
+
+
+def test_set_operations_by_hand() -> None:
+    assert masks.union(A, B)["x"].tolist() == [T, T, T, F]
+    assert masks.intersection(A, B)["x"].tolist() == [T, F, F, F]
+    assert masks.votes([A, B, B])["x"].tolist() == [3, 1, 2, 0]
+
+
+def test_similarities_by_hand() -> None:
+    assert masks.hamming(A, B) == 2 / 6
+    assert masks.jaccard(A, B) == 2 / 4
+    assert masks.cosine(A, B) == pytest.approx(2 / 3)
+    assert masks.jaccard(A, A) == masks.cosine(A, A) == 1
+    empty = mask(x=[F])
+    assert masks.jaccard(empty, empty) == 1
+    assert masks.cosine(empty, empty) == 0
+
+
+def test_rank_by_hand() -> None:
+    weights = {"b": torch.tensor([0.5, -3.0]), "a": torch.tensor([[1.0, -2.0], [0.0, 0.1]])}
+    kept = masks.prune_by_magnitude(weights, Decimal("0.5"))
+    assert kept["a"].tolist() == [[T, T], [F, F]]
+    assert kept["b"].tolist() == [F, T]
+    assert list(kept) == ["b", "a"]  # the order of the scores
+
+
+def test_ties_go_to_the_second_key_then_to_position() -> None:
+    scores = {"a": torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0])}
+    by_position = masks.keep_top(scores, sparsity=Decimal("0.4"))
+    assert by_position["a"].tolist() == [T, T, F, F, T]
+    by_magnitude = masks.keep_top(scores, sparsity=Decimal("0.4"), ties={"a": torch.tensor([0.0, 0.0, -9.0, 1.0, 0.0])})
+    assert by_magnitude["a"].tolist() == [F, F, T, T, T]
+
+
+def test_averaged_binary_masks_hit_the_exact_count() -> None:
+    """Thresholding the mean of five random masks at 0.5 misses by 30 points (FACTS.md)."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [{"a": torch.rand(10_000, generator=generator) < 0.5} for _ in range(5)]
+    votes = {name: tensor / 5 for name, tensor in masks.votes(drawn).items()}
+    assert masks.num_kept(masks.keep_top(votes, sparsity=Decimal("0.5"))) == 5_000
+
+
+def naive(scores: dict, ties: dict | None, within: dict | None, sparsity: Decimal, absolute: bool) -> dict:
+    """The same by a full sort of Python tuples."""
+    entries = []
+    for name in sorted(scores):
+        for index, value in enumerate(scores[name].float().reshape(-1).tolist()):
+            if within is None or within[name].reshape(-1)[index]:
+                tie = abs(ties[name].float().reshape(-1)[index].item()) if ties else 0.0
+                entries.append((-(abs(value) if absolute else value), -tie, name, index))
+    total = sum(tensor.numel() for tensor in scores.values())
+    kept = {name: torch.zeros(tensor.numel(), dtype=torch.bool) for name, tensor in scores.items()}
+    for _, _, name, index in sorted(entries)[: total - num_pruned(sparsity, total)]:
+        kept[name][index] = True
+    return {name: kept[name].view(scores[name].shape) for name in scores}
+
+
+VALUES = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, float("inf"), -float("inf"), 1e-45, -1e-45]),
+    st.floats(width=32, allow_nan=False),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_selection_equals_a_sort(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
+    draw = lambda values: {  # noqa: E731
+        f"p{i}": torch.tensor(data.draw(st.lists(values, min_size=n, max_size=n)), dtype=torch.float32)
+        for i, n in enumerate(sizes)
+    }
+    scores, ties = draw(VALUES), data.draw(st.none() | st.builds(lambda: draw(VALUES)))
+    within = {name: tensor > 0.2 for name, tensor in draw(st.sampled_from([0.0, 1.0, 1.0])).items()}
+    within = data.draw(st.sampled_from([None, within]))
+    sparsity = Decimal(data.draw(st.integers(0, 9999))) / 10_000
+    absolute = data.draw(st.booleans())
+    total = masks.num_weights(scores)
+    wanted = total - num_pruned(sparsity, total)
+    if within is not None and masks.num_kept(within) < wanted:
+        with pytest.raises(MaskError, match="not reachable"):
+            masks.keep_top(scores, sparsity=sparsity, ties=ties, within=within, absolute=absolute)
+        return
+    kept = masks.keep_top(scores, sparsity=sparsity, ties=ties, within=within, absolute=absolute)
+    expected = naive(scores, ties, within, sparsity, absolute)
+    assert masks.num_kept(kept) == wanted
+    assert all(torch.equal(kept[name], expected[name]) for name in scores)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int16])
+def test_other_types_are_ranked_as_fp32(dtype: torch.dtype) -> None:
+    scores = {"a": torch.tensor([3, -1, 2, 0]).to(dtype)}
+    assert masks.keep_top(scores, sparsity=Decimal("0.5"))["a"].tolist() == [T, F, T, F]
+
+
+def test_masks_nest_when_sparsity_rises() -> None:
+    weights = {"a": torch.randn(1000, generator=torch.Generator().manual_seed(0))}
+    low = masks.prune_by_magnitude(weights, Decimal("0.3"))
+    high = masks.prune_by_magnitude(weights, Decimal("0.7"), within=low)
+    assert masks.num_kept(masks.intersection(low, high)) == masks.num_kept(high) == 300
+
+
+def test_nan_scores_are_refused() -> None:
+    with pytest.raises(MaskError, match="parameter 'a' contain NaN"):
+        masks.keep_top({"a": torch.tensor([1.0, float("nan")])}, sparsity=Decimal("0.5"))
+
+
+def test_a_mask_that_does_not_fit_names_the_first_difference() -> None:
+    with pytest.raises(MaskError, match="no parameter 'y'"):
+        masks.check_fits({"x": A["x"]}, A)
+    with pytest.raises(MaskError, match="has a parameter 'y' that the model lacks"):
+        masks.check_fits(A, {"x": A["x"]})
+    with pytest.raises(MaskError, match=r"'y' has shape \(2,\), in the model \(3,\)"):
+        masks.check_fits(A, mask(x=[T, T, F, F], y=[T, F, T]))
+
+
+@given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=3), min_size=1, max_size=4), st.integers(0, 9))
+def test_packing_and_back(shapes: list[list[int]], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    original = {f"p{i}": torch.rand(shape, generator=generator) < 0.5 for i, shape in enumerate(shapes)}
+    bits = masks.pack(original)
+    assert bits.numel() == -(-masks.num_weights(original) // 8)
+    back = masks.unpack(bits, {name: tensor.shape for name, tensor in original.items()})
+    assert all(torch.equal(back[name], original[name]) for name in original)
+
+
+def test_packing_by_hand() -> None:
+    assert masks.pack(mask(b=[T], a=[T, F, T, F, F, F, F, F])).tolist() == [0b10100000, 0b10000000]
+
+
+def test_unpacking_too_few_bytes() -> None:
+    with pytest.raises(MaskError, match="1 bytes cannot hold a mask of 9 weights"):
+        masks.unpack(torch.zeros(1, dtype=torch.uint8), {"a": [9]})
+
+
+def test_applying_sets_plus_zero() -> None:
+    weights = {"x": torch.tensor([-1.0, 2.0, -3.0, 4.0])}
+    masks.apply_({"x": torch.tensor([F, T, F, T])}, weights)
+    assert weights["x"].tolist() == [0.0, 2.0, 0.0, 4.0]
+    assert not np.signbit(weights["x"].numpy()).any()

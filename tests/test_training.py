@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from isp import masks
+from isp.errors import ConfigError, MaskError, TrainingDiverged
+from isp.seeds import seed as named_seed
+from isp.training import BatchOrder, State, Trainer, Training, learning_rate, load_weights, state_of
+from tests.conftest import tiny_model
+
+MakeTrainer = Callable[..., Trainer]
+
+
+def same(a: State, b: State) -> bool:
+    """Equal to the bit in step, weights and optimizer memory."""
+    return (
+        a.step == b.step
+        and a.weights.keys() == b.weights.keys()
+        and a.optimizer.keys() == b.optimizer.keys()
+        and all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
+        and all(torch.equal(a.optimizer[n][key], b.optimizer[n][key]) for n in a.optimizer for key in a.optimizer[n])
+    )
+
+
+def mask_at(trainer: Trainer, state: State, sparsity: str) -> masks.Mask:
+    return masks.prune_by_magnitude(trainer.prunable_weights(state), Decimal(sparsity))
+
+
+def test_schedule_by_hand() -> None:
+    training = Training(steps=10, learning_rate=1.0, warmup_steps=2)
+    assert [learning_rate(training, step) for step in range(12)] == pytest.approx(
+        [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0, 0]
+    )
+
+
+def test_every_epoch_sees_every_example_once() -> None:
+    order = BatchOrder(num_examples=23, batch_size=5, seed=7)
+    assert order.steps_per_epoch == 4
+    epochs = [torch.cat([order(step) for step in range(4 * e, 4 * e + 4)]) for e in range(2)]
+    assert all(len(epoch.unique()) == 20 for epoch in epochs)
+    assert not torch.equal(*epochs)
+    assert torch.equal(order(2), epochs[0][10:15])  # going back gives the same
+    subset = torch.tensor([3, 5, 8, 9, 11])
+    assert set(BatchOrder(23, 5, 7, subset)(0).tolist()) == set(subset.tolist())
+
+
+def test_a_batch_larger_than_the_training_set_is_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_size = 5: larger than the 4 training examples"):
+        BatchOrder(num_examples=4, batch_size=5, seed=0)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, 30), max_size=3), sparsity=st.sampled_from([None, "0.7"]))
+def test_cut_anywhere_and_resumed_gives_the_same_bits(make: MakeTrainer, cuts: list[int], sparsity: str | None) -> None:
+    """With dropout and augmentation, and with something else drawn from the generators in between."""
+    trainer = make()
+    initial = state_of(trainer.model)
+    mask = None if sparsity is None else mask_at(trainer, initial, sparsity)
+    whole, cost = trainer.run(initial, 30, mask)
+    state, steps = initial, 0
+    for cut in [*sorted(cuts), 30]:
+        torch.rand(17)
+        state, part = make().run(state, cut, mask)
+        steps += part.steps
+    assert same(state, whole)
+    assert steps == cost.steps == 30
+
+
+def test_a_run_changes_neither_its_input_nor_the_generators(make: MakeTrainer) -> None:
+    trainer = make()
+    initial = state_of(trainer.model)
+    before = copy.deepcopy(initial)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    middle, _ = trainer.run(initial, 5)
+    assert torch.equal(torch.rand(4), expected)
+    kept = copy.deepcopy(middle)
+    trainer.run(middle, 9, mask_at(trainer, middle, "0.5"))
+    assert same(initial, before)
+    assert same(middle, kept)
+
+
+def test_seeds_change_the_result(make: MakeTrainer) -> None:
+    a, b = make(seed=0), make(seed=1)
+    assert not same(a.run(state_of(a.model), 3)[0], b.run(state_of(b.model), 3)[0])
+
+
+def test_masked_weights_are_zero_after_every_step(make: MakeTrainer) -> None:
+    """With momentum from dense training, weight decay and clipping."""
+    trainer = make(weight_decay=0.5, clip_norm=0.1)
+    dense, _ = trainer.run(state_of(trainer.model), 10)
+    mask = mask_at(trainer, dense, "0.9")
+    parameters = dict(trainer.model.named_parameters())
+    seen = []
+
+    def check(step: int) -> None:
+        seen.append(step)
+        assert not any(parameters[name][~kept].any() for name, kept in mask.items())
+
+    final, _ = trainer.run(dense, 30, mask, on_step=check)
+    assert seen == list(range(11, 31))
+    total = masks.num_weights(mask)
+    assert masks.num_kept({name: final.weights[name] for name in mask}) == total - round(Decimal("0.9") * total)
+
+
+def test_agrees_with_training_through_weight_times_mask(make: MakeTrainer) -> None:
+    """The usual parametrisation w * mask, with plain autograd, clipping on; 20 steps, and moments from dense training."""
+    trainer = make(clip_norm=0.5, weight_decay=0.1)
+    state, _ = trainer.run(state_of(trainer.model), 10)
+    mask = mask_at(trainer, state, "0.8")
+    ours, _ = trainer.run(state, 30, mask)
+
+    model = tiny_model()
+    load_weights(model, state.weights)
+    masks.apply_(mask, dict(model.named_parameters()))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.1, fused=True)
+    for name, parameter in model.named_parameters():
+        optimizer.state[parameter] = {
+            key: tensor * mask[name] if name in mask and key != "step" else tensor.clone()
+            for key, tensor in state.optimizer[name].items()
+        }
+    for step in range(10, 30):
+        torch.manual_seed(named_seed("step", seed=0, step=step))
+        inputs, labels = trainer.examples.batch(trainer.order(step))
+        masked = {name: p * mask[name] if name in mask else p for name, p in model.named_parameters()}
+        nn.functional.cross_entropy(functional_call(model, masked, (inputs,)), labels).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.param_groups[0]["lr"] = learning_rate(trainer.training, step)
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(ours.weights[name], parameter.data), name
+
+
+def test_clipping_sees_kept_weights_only(make: MakeTrainer) -> None:
+    """Gradients that a mask drops must not use up the norm (FACTS.md): tripling them changes nothing."""
+
+    class Scaled(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 1, bias=False)
+            self.factor = factor
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.layer(inputs * torch.tensor([1.0, self.factor]))
+
+    results = []
+    for factor in (1.0, 1000.0):
+        trainer = make(clip_norm=0.1, warmup_steps=0)
+        model = Scaled(factor)
+        with torch.no_grad():
+            model.layer.weight.copy_(torch.tensor([[1.0, 0.5]]))
+        trainer = replace(
+            trainer,
+            model=model,
+            prunable=("layer.weight",),
+            loss=lambda model, batch: model(batch[0][:, 0, :2]).square().mean(),
+        )
+        mask = {"layer.weight": torch.tensor([[True, False]])}
+        results.append(trainer.run(state_of(model), 3, mask)[0].weights["layer.weight"])
+    assert torch.equal(*results)
+
+
+def test_divergence_stops_and_keeps_the_last_good_state(make: MakeTrainer) -> None:
+    trainer = make()
+    initial = state_of(trainer.model)
+    good, _ = trainer.run(initial, 7)
+    calls = []
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        calls.append(1)
+        value = trainer.loss(model, batch)
+        return value * float("nan") if len(calls) == 8 else value
+
+    with pytest.raises(TrainingDiverged, match="diverged at step 7: loss nan") as caught:
+        replace(trainer, loss=loss).run(initial, 30)
+    assert same(caught.value.state, good)
+
+
+def test_a_mask_for_another_model_is_refused(make: MakeTrainer) -> None:
+    trainer = make()
+    initial = state_of(trainer.model)
+    mask = masks.ones(trainer.prunable_weights(initial))
+    mask["up.weight"] = torch.ones(3, 3, dtype=torch.bool)
+    with pytest.raises(MaskError, match="'up.weight' has shape"):
+        trainer.run(initial, 1, mask)
+
+
+def test_weights_of_another_model_are_refused_before_any_is_loaded() -> None:
+    model = tiny_model()
+    before = state_of(model)
+    other = {name: tensor + 1 for name, tensor in before.weights.items()}
+    other["up.weight"] = torch.zeros(1)
+    with pytest.raises(ConfigError, match=r"'up.weight' has shape \(1,\), in the model \(21, 8\)"):
+        load_weights(model, other)
+    assert same(state_of(model), before)
+
+
+def test_bf16_keeps_weights_and_moments_in_fp32(make: MakeTrainer) -> None:
+    trainer = make(precision="bf16")
+    state, _ = trainer.run(state_of(trainer.model), 3)
+    assert {tensor.dtype for tensor in state.weights.values()} == {torch.float32}
+    assert {tensor.dtype for memory in state.optimizer.values() for tensor in memory.values()} == {torch.float32}
+    whole, _ = trainer.run(state_of(tiny_model()), 3)
+    assert same(state, whole)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_masked_weights_stay_zero_on_a_gpu(make: MakeTrainer) -> None:
+    trainer = make()
+    trainer = replace(trainer, model=trainer.model.cuda(), loss=lambda model, batch: trainer.loss(model, [part.cuda() for part in batch]))
+    state, _ = trainer.run(state_of(trainer.model), 5)
+    mask = mask_at(trainer, state, "0.9")
+    final, _ = trainer.run(state, 15, mask)
+    assert not any(final.weights[name][~kept].any() for name, kept in mask.items())
