@@ -166,7 +166,7 @@ def _examples(train: Any) -> Examples:
         return _Tensors(train)
     if isinstance(train, dict) and train and all(isinstance(part, Tensor) for part in train.values()):
         return _Tensors(train)
-    if hasattr(train, "__getitem__") and hasattr(train, "__len__"):
+    if hasattr(train, "__getitem__") and hasattr(train, "__len__") and not isinstance(train, (str, bytes, dict)):
         return _Dataset(train)
     raise ConfigError(
         f"train: a {type(train).__name__} is no training data; allowed: tensors with one first dimension in a tuple, "

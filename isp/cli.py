@@ -136,7 +136,7 @@ def study(
 
 def _run_study(study: Study, folders: Folders, test: bool, seeds: list[int] | None) -> None:
     from isp import tables
-    from isp.study import run_group, test_cell
+    from isp.study import run_group, score_on_test
 
     rows = []
     with _progress() as report:
@@ -145,15 +145,15 @@ def _run_study(study: Study, folders: Folders, test: bool, seeds: list[int] | No
                 continue
             for row in run_group(study, group, folders, report):
                 if test:
-                    row["test"] = test_cell(study, group, tables.sparsity_of(row), folders)
+                    row["test"] = score_on_test(study, group, tables.sparsity_of(row), folders)
                 rows.append(row)
     if not rows:
         raise ConfigError(f"no cell of study {study.study!r} has seed {', '.join(map(str, seeds or []))}")
-    tables.show(out, rows)
+    typer.echo(f"{tables.text(rows)}\n\n{tables.LEGEND}")
     if seeds is None:
         folder = folders.results / study.study
         tables.write(folder, rows)
-        out.print(f"Tickets, metrics.csv and table.md: {folder}/")
+        typer.echo(f"Tickets, metrics.csv and table.md: {folder}/")
 
 
 def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:

@@ -7,11 +7,10 @@ under the same settings is not run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from isp.evaluation import evaluate
 from isp.families import Ticket, find_tickets, planned_steps
 from isp.prunable import prunable_names
 from isp.tasks import ImageTask
-from isp.training import Trainer, load_weights, make_trainer, state_of
+from isp.training import load_weights, make_trainer, state_of
 
 Progress = Callable[[int], None]
 Reporter = Callable[[str, int], Progress]
@@ -63,8 +62,8 @@ def training_data(study: Study, task_name: str, backbone: ClipBackbone) -> tuple
     return train, _images(raw, split.validation, backbone, study.device, task_name)
 
 
-def test_data(study: Study, task_name: str, backbone: ClipBackbone) -> Images:
-    """The official test split. Only `test_cell` calls this."""
+def load_test_data(study: Study, task_name: str, backbone: ClipBackbone) -> Images:
+    """The official test split. Only `score_on_test` calls this."""
     task: ImageTask = registry.load("task", task_name).TASK
     raw = task.source.read("test", study.data_root)
     return _images(raw, range(len(raw.labels)), backbone, study.device, task_name)
@@ -111,13 +110,6 @@ def initial_model(study: Study, group: Group, clip: nn.Module) -> nn.Module:
     return model.to(study.device)
 
 
-def _trainer(
-    study: Study, group: Group, model: nn.Module, train: Images, module: ModuleType, progress: Progress = lambda _: None
-) -> Trainer:
-    names = prunable_names(model, module.BACKBONE.prunable)
-    return make_trainer(model, train, classification_loss, study.training[group.backbone], names, group.seed, progress)
-
-
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
@@ -154,30 +146,36 @@ def read_cell(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def run_group(study: Study, group: Group, folders: Folders, report: Reporter = silent) -> Iterator[dict[str, Any]]:
-    """Run what is missing of a group and yield the row of every cell, in rising order of sparsity.
+def run_group(study: Study, group: Group, folders: Folders, report: Reporter = silent) -> list[dict[str, Any]]:
+    """Run what is missing of a group and return the row of every cell, in rising order of sparsity.
 
     Raises:
         IspError: bad input; cells that were finished stay.
     """
     settings = settings_of(study, group)
-    todo = []
-    for sparsity in sorted(group.sparsities):
+    rows = {}
+    for sparsity in group.sparsities:
         row = read_cell(cell_folder(folders, study, group, sparsity))
         if row is not None and row["settings"] == settings:
-            yield row
-        else:
-            todo.append(sparsity)
+            rows[sparsity] = row
+    todo = [sparsity for sparsity in group.sparsities if sparsity not in rows]
     if not todo:
-        return
+        return [rows[sparsity] for sparsity in sorted(rows)]
     torch.set_num_threads(study.threads)
     module = registry.load("backbone", group.backbone)
     train, validation = training_data(study, group.task, module.BACKBONE)
     model = initial_model(study, group, pretrained(group.backbone, folders.resources, report))
     method = study.method(group.variant)
-    steps = planned_steps(method, _trainer(study, group, model, train, module), todo)
-    progress = report(f"{group.backbone} {group.task} seed {group.seed} {group.variant}", steps)
-    trainer = _trainer(study, group, model, train, module, progress)
+    trainer = make_trainer(
+        model,
+        train,
+        classification_loss,
+        study.training[group.backbone],
+        prunable_names(model, module.BACKBONE.prunable),
+        group.seed,
+    )
+    title = f"{group.backbone} {group.task} seed {group.seed} {group.variant}"
+    trainer = replace(trainer, progress=report(title, planned_steps(method, trainer, todo)))
     watch = Stopwatch(study.device)
     metric = registry.load("task", group.task).TASK.metric
     try:
@@ -188,11 +186,12 @@ def run_group(study: Study, group: Group, folders: Folders, report: Reporter = s
             row["settings"] = settings
             save_ticket(folder / "ticket.safetensors", ticket)
             artifacts.write_json(folder / "metrics.json", row)
-            yield row
+            rows[ticket.sparsity] = row
     except TrainingDiverged as error:
         path = cell_folder(folders, study, group, todo[0]).parent / "last_good_state.safetensors"
         artifacts.save_state(path, error.state, {"settings": settings})
         raise IspError(f"{error} It was written to {path}.") from None
+    return [rows[sparsity] for sparsity in sorted(rows)]
 
 
 def _row(
@@ -218,7 +217,7 @@ def _row(
     }
 
 
-def test_cell(study: Study, group: Group, sparsity: Decimal, folders: Folders) -> float:
+def score_on_test(study: Study, group: Group, sparsity: Decimal, folders: Folders) -> float:
     """Score a finished ticket on the official test split, once; the score is kept in `test.json`.
 
     Raises:
@@ -236,6 +235,6 @@ def test_cell(study: Study, group: Group, sparsity: Decimal, folders: Folders) -
     model = initial_model(study, group, module.BACKBONE.build(0))
     load_weights(model, weights, str(folder / "ticket.safetensors"))
     task: ImageTask = registry.load("task", group.task).TASK
-    result = round(evaluate(model, test_data(study, group.task, module.BACKBONE), task.metric), 4)
+    result = round(evaluate(model, load_test_data(study, group.task, module.BACKBONE), task.metric), 4)
     artifacts.write_json(folder / "test.json", {"test": result, "metric": task.metric, "settings": settings})
     return result

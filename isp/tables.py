@@ -8,16 +8,26 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from isp.artifacts import write_bytes, write_csv
 
 Row = dict[str, Any]
+KEYS = ("task", "backbone")
 HEADER = (
-    *("task", "variant", "sparsity", "seeds", "validation", "test", "steps finding", "steps retraining"),
-    *("PFLOP executed", "PFLOP sparse", "changed by denoisers"),
+    "variant",
+    "sparsity",
+    "seeds",
+    "validation",
+    "test",
+    "finding",
+    "retraining",
+    "FLOP",
+    "sparse FLOP",
+    "changed",
+)
+LEGEND = (
+    "Scores in percent, mean ± standard deviation over seeds. finding, retraining: optimizer steps before and after "
+    "the mask was known. FLOP: executed, all in all; sparse FLOP: the same without masked weights (theoretical). "
+    "changed: share of the kept weights that the denoisers changed, least and most of all rounds."
 )
 
 
@@ -40,49 +50,61 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
-def lines(rows: Sequence[Row]) -> list[list[str]]:
-    """The cells of the table under `HEADER`."""
-    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+def si(value: float) -> str:
+    """A count with three digits and an SI prefix: 1.95e14 is "195 T"."""
+    for prefix, unit in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= unit:
+            return f"{value / unit:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+def lines(rows: Sequence[Row]) -> dict[tuple[str, ...], list[list[str]]]:
+    """For each task and backbone, the lines of its table under `HEADER`."""
+    groups: dict[tuple[str, ...], dict[tuple[str, str], list[Row]]] = {}
     for row in rows:
-        groups.setdefault((row["backbone"], row["task"], row["variant"], row["sparsity"]), []).append(row)
-    return [_line(task, variant, sparsity, group) for (_, task, variant, sparsity), group in groups.items()]
+        table = groups.setdefault(tuple(row[key] for key in KEYS), {})
+        table.setdefault((row["variant"], row["sparsity"]), []).append(row)
+    return {keys: [_line(*cell, group) for cell, group in table.items()] for keys, table in groups.items()}
 
 
-def _line(task: str, variant: str, sparsity: str, group: list[Row]) -> list[str]:
-    def total(key: str, *parts: str) -> float:
+def _line(variant: str, sparsity: str, group: list[Row]) -> list[str]:
+    def mean(key: str, *parts: str) -> float:
         return statistics.fmean(sum(row[part][key] for part in parts) for row in group)
 
     tests = [row["test"] for row in group if "test" in row]
-    changed = [record["changed"] for row in group for record in row["rounds"] if "changed" in record]
+    changed = [100 * record["changed"] for row in group for record in row["rounds"] if "changed" in record]
     return [
-        task,
         variant,
         f"{float(sparsity):g}",
         str(len(group)),
         mean_and_deviation([row["validation"] for row in group]),
         mean_and_deviation(tests) if tests else "",
-        f"{total('steps', 'finding'):.0f}",
-        f"{total('steps', 'retraining'):.0f}",
-        f"{total('flops', 'finding', 'retraining') / 1e15:.3f}",
-        f"{total('sparse_flops', 'finding', 'retraining') / 1e15:.3f}",
-        f"{100 * min(changed):.1f}–{100 * max(changed):.1f} %" if changed else "",
+        f"{mean('steps', 'finding'):.0f}",
+        f"{mean('steps', 'retraining'):.0f}",
+        si(mean("flops", "finding", "retraining")),
+        si(mean("sparse_flops", "finding", "retraining")),
+        f"{min(changed):.1f}–{max(changed):.1f} %" if changed else "",
     ]
 
 
-def show(console: Console, rows: Sequence[Row]) -> None:
-    """Print the table; empty columns are left out."""
-    body = lines(rows)
-    shown = [index for index in range(len(HEADER)) if any(line[index] for line in body)]
-    table = Table()
-    for index in shown:
-        table.add_column(HEADER[index], justify="left" if index < 2 else "right")
-    for line in body:
-        table.add_row(*(escape(line[index]) for index in shown))
-    console.print(table)
+def text(rows: Sequence[Row]) -> str:
+    """An aligned table for each task and backbone; columns that are empty are left out."""
+    parts = []
+    for keys, body in lines(rows).items():
+        shown = [index for index in range(len(HEADER)) if any(line[index] for line in body)]
+        table = [[line[index] for index in shown] for line in (list(HEADER), *body)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        aligned = [
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in table
+        ]
+        parts.append("\n".join([" on ".join(reversed(keys)), *aligned]))
+    return "\n\n".join(parts)
 
 
 def write(folder: Path, rows: Sequence[Row]) -> None:
     """Write `metrics.csv` (a row a ticket) and `table.md` (a row a variant and sparsity)."""
     write_csv(folder / "metrics.csv", [flat(row) for row in rows])
-    body = [HEADER, ["---"] * len(HEADER), *lines(rows)]
-    write_bytes(folder / "table.md", "".join(f"| {' | '.join(line)} |\n" for line in body).encode())
+    body = [[*KEYS, *HEADER], ["---"] * (len(KEYS) + len(HEADER))]
+    body += [[*keys, *line] for keys, table in lines(rows).items() for line in table]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in body)
+    write_bytes(folder / "table.md", f"{table}\n{LEGEND}\n".encode())

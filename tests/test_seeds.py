@@ -8,7 +8,15 @@ def test_golden_value() -> None:
 
 
 def test_axes_matter() -> None:
-    seeds = {seed("a", x=1), seed("b", x=1), seed("a", y=1), seed("a", x=2), seed("a", x="1"), seed("a"), seed("a", x=1, y=1)}
+    seeds = {
+        seed("a", x=1),
+        seed("b", x=1),
+        seed("a", y=1),
+        seed("a", x=2),
+        seed("a", x="1"),
+        seed("a"),
+        seed("a", x=1, y=1),
+    }
     assert len(seeds) == 7
     assert all(0 <= value < 2**63 for value in seeds)
 

@@ -1,4 +1,5 @@
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,13 @@ def test_parsing(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("1", "outside"), (-0.1, "outside"), ("ninety", "not a number"), ("nan", "not a number"), (0.12345, "four decimals")],
+    [
+        ("1", "outside"),
+        (-0.1, "outside"),
+        ("ninety", "not a number"),
+        ("nan", "not a number"),
+        (0.12345, "four decimals"),
+    ],
 )
 def test_what_is_no_sparsity(value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -45,4 +52,4 @@ def test_chains_rise_and_end_at_the_target(target: int, rate: int, rate_of: str)
     wanted = Decimal(target) / 10_000
     chain = sparsities_to(wanted, Decimal(rate) / 100, rate_of)  # type: ignore[arg-type]
     assert chain[-1] == wanted
-    assert all(a < b for a, b in zip(chain, chain[1:], strict=False))
+    assert all(a < b for a, b in pairwise(chain))

@@ -115,7 +115,7 @@ def test_masked_weights_are_zero_after_every_step(make: MakeTrainer) -> None:
 
 
 def test_agrees_with_training_through_weight_times_mask(make: MakeTrainer) -> None:
-    """The usual parametrisation w * mask, with plain autograd, clipping on; 20 steps, and moments from dense training."""
+    """The usual parametrisation w * mask under plain autograd: clipping on, 20 steps, moments from dense training."""
     trainer = make(clip_norm=0.5, weight_decay=0.1)
     state, _ = trainer.run(state_of(trainer.model), 10)
     mask = mask_at(trainer, state, "0.8")
@@ -193,7 +193,7 @@ def test_a_mask_for_another_model_is_refused(make: MakeTrainer) -> None:
     initial = state_of(trainer.model)
     mask = masks.ones(trainer.prunable_weights(initial))
     mask["up.weight"] = torch.ones(3, 3, dtype=torch.bool)
-    with pytest.raises(MaskError, match="'up.weight' has shape"):
+    with pytest.raises(MaskError, match=r"'up.weight' has shape"):
         trainer.run(initial, 1, mask)
 
 
@@ -219,7 +219,11 @@ def test_bf16_keeps_weights_and_moments_in_fp32(make: MakeTrainer) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_masked_weights_stay_zero_on_a_gpu(make: MakeTrainer) -> None:
     trainer = make()
-    trainer = replace(trainer, model=trainer.model.cuda(), loss=lambda model, batch: trainer.loss(model, [part.cuda() for part in batch]))
+    trainer = replace(
+        trainer,
+        model=trainer.model.cuda(),
+        loss=lambda model, batch: trainer.loss(model, [part.cuda() for part in batch]),
+    )
     state, _ = trainer.run(state_of(trainer.model), 5)
     mask = mask_at(trainer, state, "0.9")
     final, _ = trainer.run(state, 15, mask)

@@ -43,7 +43,7 @@ def render(size: int) -> np.ndarray:
     """Every glyph in every font, white on black.
 
     Returns:
-        uint8, shape (glyphs, fonts, size, size); glyphs are scaled to fill four fifths of the picture's height or width.
+        uint8, shape (glyphs, fonts, size, size); glyphs fill four fifths of the picture's height or width.
     """
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont

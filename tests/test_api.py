@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import isp
+from isp.errors import ConfigError, TrainingDiverged
+from isp.prunable import prunable_names
+from isp.training import state_of
+from tests.conftest import Noisy, tiny_model
+from tests.test_isp import equal
+
+QUICK: dict[str, Any] = {
+    "settings": {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 2, "look_ahead_steps": 3},
+    "steps": 30,
+    "batch_size": 16,
+    "learning_rate": 1e-2,
+}
+DATA = Noisy()
+
+
+def test_five_lines(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.eval()
+    ticket = isp.prune(model, (DATA.inputs, DATA.labels), sparsity=0.9, **QUICK)
+    isp.save_ticket(tmp_path / "ticket.safetensors", ticket)
+    assert not model.training
+    assert equal(dict(model.state_dict()), ticket.weights)
+
+    fresh = tiny_model()
+    back = isp.load_ticket(tmp_path / "ticket.safetensors", fresh)
+    assert equal(dict(fresh.state_dict()), ticket.weights)
+    assert equal(back.mask, ticket.mask)
+    assert (back.sparsity, back.cost, back.rounds) == (Decimal("0.9"), ticket.cost, ticket.rounds)
+    zeros = sum(int((fresh.get_parameter(name) == 0).sum()) for name in back.mask)
+    # the head is pruned here: by default every linear layer is
+    assert zeros == round(Decimal("0.9") * (592 + 24))
+
+
+@pytest.mark.parametrize("kind", ["tuple", "list", "dict", "dataset", "examples"])
+def test_every_kind_of_training_data(kind: str) -> None:
+    pairs = (DATA.inputs, DATA.labels)
+    data = {
+        "tuple": pairs,
+        "list": list(pairs),
+        "dict": {"x": DATA.inputs, "y": DATA.labels},
+        "dataset": torch.utils.data.TensorDataset(*pairs),
+        "examples": Noisy(),
+    }[kind]
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        inputs, labels = batch.values() if isinstance(batch, dict) else batch
+        return nn.functional.cross_entropy(model(inputs), labels)
+
+    model = tiny_model()
+    ticket = isp.prune(model, data, sparsity="0.5", method="one_shot", loss=loss, steps=3, batch_size=16)
+    assert ticket.cost.steps == 3
+    if kind in ("list", "dict", "dataset"):
+        other = tiny_model()
+        same = isp.prune(other, pairs, sparsity="0.5", method="one_shot", steps=3, batch_size=16)
+        assert equal(ticket.weights, same.weights)
+
+
+def test_hugging_face_style_models() -> None:
+    class Output:
+        def __init__(self, loss: Tensor) -> None:
+            self.loss = loss
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny_model()
+
+        def forward(self, inputs: Tensor, labels: Tensor) -> Output:
+            return Output(nn.functional.cross_entropy(self.inner(inputs), labels))
+
+    data = {"inputs": DATA.inputs, "labels": DATA.labels}
+    ticket = isp.prune(Model(), data, sparsity=0.5, method="one_shot", steps=2, batch_size=16, exclude=["*head*"])
+    assert "inner.head.weight" not in ticket.mask
+
+
+def test_the_default_prunes_layers_and_neither_embeddings_nor_norms() -> None:
+    model = nn.ModuleDict(
+        {
+            "embedding": nn.Embedding(5, 4),
+            "norm": nn.LayerNorm(4),
+            "conv": nn.Conv2d(1, 2, 3),
+            "attention": nn.MultiheadAttention(4, 2, kdim=3, vdim=3),
+            "frozen": nn.Linear(2, 2).requires_grad_(False),
+            "head": nn.Linear(4, 2),
+        }
+    )
+    assert prunable_names(model) == [
+        "conv.weight",
+        *(f"attention.{part}_proj_weight" for part in "qkv"),
+        "attention.out_proj.weight",
+        "head.weight",
+    ]
+    assert prunable_names(model, ["attention.*weight"], exclude=["*out*"]) == [
+        f"attention.{part}_proj_weight" for part in "qkv"
+    ]
+    with pytest.raises(ConfigError, match=r"unknown prunable pattern 'atention.\*'"):
+        prunable_names(model, ["atention.*"])
+    with pytest.raises(ConfigError, match="no prunable parameter is left"):
+        prunable_names(model, exclude=["*"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sparsity": 1.0}, "outside"),
+        ({"method": "ispp"}, "did you mean 'isp'"),
+        ({"settings": {"rates": 0.1}}, "settings of method 'isp': unknown key 'rates'; did you mean 'rate'"),
+        ({"learning_rat": 0.1}, "training: unknown key 'learning_rat'; did you mean 'learning_rate'"),
+        ({"steps": 5}, "overrun the budget"),
+        ({"batch_size": 81}, "batch_size = 81: larger than the 80"),
+        ({"prunable": ["encoder.*"]}, "unknown prunable pattern"),
+    ],
+)
+def test_bad_input_leaves_the_model_alone(change: dict[str, Any], message: str) -> None:
+    model = tiny_model()
+    before = state_of(model)
+    with pytest.raises(ConfigError, match=message):
+        isp.prune(model, Noisy(), **{"sparsity": 0.9, **QUICK, **change})
+    assert equal(dict(model.state_dict()), before.weights)
+
+
+@pytest.mark.parametrize("data", [3, "text", {}, None])
+def test_what_is_no_training_data(data: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"train: a {type(data).__name__} is no training data; allowed: tensors"):
+        isp.prune(tiny_model(), data, sparsity=0.5, method="one_shot", steps=1, batch_size=1)
+
+
+def test_tensors_of_different_length() -> None:
+    with pytest.raises(ConfigError, match=r"different numbers of examples: \[79, 80\]"):
+        isp.prune(tiny_model(), (DATA.inputs, DATA.labels[1:]), sparsity=0.5, steps=1)
+
+
+def test_divergence_puts_the_initial_weights_back() -> None:
+    model = tiny_model()
+    before = state_of(model)
+    with pytest.raises(TrainingDiverged) as caught:
+        isp.prune(
+            model, Noisy(), sparsity=0.9, method="one_shot", steps=30, batch_size=16,
+            learning_rate=1e30, clip_norm=None,
+        )  # fmt: skip
+    assert equal(dict(model.state_dict()), before.weights)
+    assert all(tensor.isfinite().all() for tensor in caught.value.state.weights.values())
+
+
+def test_a_ticket_of_another_model(tmp_path: Path) -> None:
+    ticket = isp.prune(tiny_model(), Noisy(), sparsity=0.9, **QUICK)
+    isp.save_ticket(tmp_path / "ticket", ticket)
+    with pytest.raises(ConfigError, match=r"the ticket .*ticket are of another model: 'attention"):
+        isp.load_ticket(tmp_path / "ticket", nn.Linear(2, 2))

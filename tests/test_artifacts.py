@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from isp import artifacts, masks
+from isp.errors import ArtifactError, IspError, MaskError
+from isp.training import Trainer, state_of
+from tests.test_training import same
+
+MakeTrainer = Callable[..., Trainer]
+GENERATOR = torch.Generator().manual_seed(0)
+MASK = {"b.weight": torch.rand(30, 7, generator=GENERATOR) < 0.5, "a.weight": torch.rand(5, generator=GENERATOR) < 0.5}
+
+
+def test_a_mask_there_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "mask.safetensors"
+    artifacts.save_mask(path, MASK, {"settings": {"rate": 0.2}})
+    mask, about = artifacts.load_mask(path, MASK)
+    assert all(torch.equal(mask[name], MASK[name]) for name in MASK)
+    assert about["settings"] == {"rate": 0.2}
+    assert about["made_with"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_the_header_says_what_it_holds(tmp_path: Path) -> None:
+    artifacts.save_mask(tmp_path / "mask", MASK, {})
+    with safe_open(tmp_path / "mask", "pt") as file:
+        header = json.loads(file.metadata()["isp"])
+    assert header["isp"] == "mask"
+    assert header["shapes"] == {"a.weight": [5], "b.weight": [30, 7]}
+    assert (header["kept"], header["weights"]) == (masks.num_kept(MASK), 215)
+
+
+def test_a_mask_takes_one_bit_a_weight(tmp_path: Path) -> None:
+    """The sizes and names of CLIP ViT-B/32 with an eighth of its width, under real provenance."""
+    shapes = {"attn.in_proj_weight": (288, 96), "attn.out_proj.weight": (96, 96)}
+    shapes |= {"mlp.c_fc.weight": (384, 96), "mlp.c_proj.weight": (96, 384)}
+    mask = {
+        f"visual.transformer.resblocks.{block}.{name}": torch.rand(shape) < 0.1
+        for block in range(12)
+        for name, shape in shapes.items()
+    }
+    artifacts.save_mask(tmp_path / "mask", mask, {"method": "isp", "sparsity": "0.9000"})
+    assert (tmp_path / "mask").stat().st_size <= 1.02 * masks.num_weights(mask) / 8 + 4096
+
+
+def test_a_state_there_and_back_to_the_bit(tmp_path: Path, make: MakeTrainer) -> None:
+    trainer = make()
+    state, _ = trainer.run(state_of(trainer.model), 5)
+    artifacts.save_state(tmp_path / "state", state, {})
+    back, _ = artifacts.load_state(tmp_path / "state")
+    assert same(state, back)
+    assert same(trainer.run(back, 9)[0], trainer.run(state, 9)[0])
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        artifacts.save_mask(tmp_path / name, MASK, {"method": "isp"})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no such mask file; make it first \(stage: aggregate\)"):
+        artifacts.load_mask(tmp_path / "mask")
+
+
+def test_truncated_at_every_length(tmp_path: Path) -> None:
+    path = tmp_path / "mask"
+    artifacts.save_mask(path, MASK, {})
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ArtifactError, match=r"mask: .* \(stage: aggregate\)"):
+            artifacts.load_mask(path)
+
+
+def test_altered(tmp_path: Path) -> None:
+    path = tmp_path / "mask"
+    artifacts.save_mask(path, MASK, {})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x80
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="checksum does not match"):
+        artifacts.load_mask(path)
+
+
+def test_foreign_and_of_another_kind(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(2)}, tmp_path / "foreign")
+    with pytest.raises(ArtifactError, match="not one that isp wrote"):
+        artifacts.load_mask(tmp_path / "foreign")
+    artifacts.save_weights(tmp_path / "weights", {"x": torch.zeros(2)}, {})
+    with pytest.raises(ArtifactError, match=r"holds a weights, but a mask is needed here \(stage: aggregate\)"):
+        artifacts.load_mask(tmp_path / "weights")
+    torch.save({"x": torch.zeros(2)}, tmp_path / "pickle")
+    with pytest.raises(ArtifactError, match="not a safetensors file"):
+        artifacts.load_weights(tmp_path / "pickle")
+
+
+def test_a_mask_for_another_model(tmp_path: Path) -> None:
+    artifacts.save_mask(tmp_path / "mask", MASK, {})
+    with pytest.raises(MaskError, match=r"mask is a mask for another one\): parameter 'b.weight' has shape"):
+        artifacts.load_mask(tmp_path / "mask", MASK | {"b.weight": torch.zeros(7, 30)})
+
+
+def test_a_ticket_whose_masked_weights_are_not_zero_is_refused(tmp_path: Path) -> None:
+    weights = {name: torch.ones(mask.shape) for name, mask in MASK.items()}
+    artifacts.save_ticket(tmp_path / "ticket", weights, MASK, {})
+    with pytest.raises(ArtifactError, match="masked weights that are not zero"):
+        artifacts.load_ticket(tmp_path / "ticket")
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mask"
+    path.write_text("before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(IspError, match=r"mask: cannot be written \(No space left on device\)"):
+        artifacts.save_mask(path, MASK, {})
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == ["mask"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(IspError, match="cannot be written"):
+        artifacts.save_mask(tmp_path / "mask", MASK, {})
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(IspError, match="cannot be written"):
+        artifacts.write_json(tmp_path / "file" / "metrics.json", {})

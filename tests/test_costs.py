@@ -1,0 +1,50 @@
+import torch
+from torch import nn
+
+from isp.api import default_loss
+from isp.costs import Cost, count_step_flops
+from tests.conftest import Noisy, tiny_model
+
+
+def test_costs_add_up() -> None:
+    assert Cost(steps=1, samples=2, flops=3) + Cost(steps=10, sparse_flops=4) == Cost(
+        steps=11, samples=2, flops=3, sparse_flops=4
+    )
+
+
+def test_flops_of_a_linear_network_by_hand() -> None:
+    """Two layers, batch 5: 2 * 5 * 3 * 4 and 2 * 5 * 4 * 2 forward; the first layer's input needs no gradient."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    batch = (torch.randn(5, 3), torch.zeros(5, dtype=torch.int64))
+    flops = count_step_flops(model, default_loss, batch, ["2.weight"])
+    assert flops.total == 2 * 120 + 3 * 80
+    assert flops.by_weight == {"2.weight": 3 * 80}
+    half = {"2.weight": torch.tensor([[True] * 4, [False] * 4])}
+    assert flops.sparse(half) == flops.total - 3 * 40
+    assert flops.sparse(None) == flops.total
+
+
+def test_flops_of_attention_projections_are_found() -> None:
+    """`nn.MultiheadAttention` never calls its `out_proj`; hook-based counters miss it (FACTS.md). 16 * 5 tokens."""
+    model = tiny_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    names = ["attention.in_proj_weight", "attention.out_proj.weight", "up.weight", "down.weight"]
+    flops = count_step_flops(model, default_loss, Noisy().batch(torch.arange(16)), names)
+    assert flops.by_weight == {name: 3 * 2 * 80 * model.get_parameter(name).numel() for name in names}
+    assert sum(flops.by_weight.values()) < flops.total < 1.3 * sum(flops.by_weight.values())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_flops_of_vit_b32_by_hand() -> None:
+    """50 tokens through 84,934,656 prunable weights, attention, patches and projection; no weights are allocated."""
+    import open_clip
+
+    with torch.device("meta"):
+        model = open_clip.CLIP(**open_clip.get_model_config("ViT-B-32-quickgelu")).visual
+        pictures = torch.empty(1, 3, 224, 224)
+    flops = count_step_flops(model, lambda model, batch: model(batch).sum(), pictures, [])
+    blocks, projection = 2 * 50 * 84_934_656, 2 * 768 * 512
+    attention = 12 * 12 * 2 * (2 * 50 * 50 * 64)  # layers, heads, two products
+    patches = 2 * 49 * 768 * 3 * 32 * 32  # the pictures need no gradient
+    assert flops.total == 3 * (blocks + attention + projection) + 2 * patches
