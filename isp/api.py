@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from isp import artifacts
 from isp.costs import Cost
 from isp.errors import ConfigError
-from isp.families import Ticket, find_tickets, make_method
+from isp.families import Ticket, find_tickets, make_method, planned_steps
 from isp.prunable import prunable_names
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
@@ -66,8 +66,10 @@ def prune(
     target = parse_sparsity(sparsity)
     protocol = parse(Training, training, "training")
     names = prunable_names(model, prunable, exclude)
+    examples = _examples(train)
+    planned_steps(chosen, protocol, len(examples), [target])  # refuses an impossible schedule before any work
     initial, was_training = state_of(model), model.training
-    trainer = make_trainer(model, _examples(train), loss or default_loss, protocol, names, seed, progress)
+    trainer = make_trainer(model, examples, loss or default_loss, protocol, names, seed, progress)
     final = initial.weights
     try:
         (ticket,) = find_tickets(chosen, trainer, initial, [target])

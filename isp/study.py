@@ -85,7 +85,10 @@ def _images(
 
 
 def pretrained(name: str, resources: Path, report: Reporter = silent) -> nn.Module:
-    """The pre-trained model of a backbone: from `resources`, or pre-trained now and kept there."""
+    """The pre-trained model of a backbone: from `resources`, or pre-trained now and kept there.
+
+    All studies share it, so it is always pre-trained by one thread, whatever a study says.
+    """
     module = registry.load("backbone", name)
     about = {"backbone": name, "version": module.BACKBONE.version, "pretraining": module.PRETRAINING.model_dump()}
     path = resources / "backbones" / f"{name}.safetensors"
@@ -95,7 +98,10 @@ def pretrained(name: str, resources: Path, report: Reporter = silent) -> nn.Modu
         if {key: found.get(key) for key in about} == about:
             load_weights(model, weights, str(path))
             return model
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     model = module.pretrain(0, report(f"pre-training {name}", module.PRETRAINING.steps))
+    torch.set_num_threads(threads)
     artifacts.save_weights(path, model.state_dict(), about)
     return model
 
@@ -164,18 +170,19 @@ def run_group(study: Study, group: Group, folders: Folders, report: Reporter = s
     torch.set_num_threads(study.threads)
     module = registry.load("backbone", group.backbone)
     train, validation = training_data(study, group.task, module.BACKBONE)
+    method, training = study.method(group.variant), study.training[group.backbone]
+    steps = planned_steps(method, training, len(train), todo)  # refuses an impossible schedule before any work
     model = initial_model(study, group, pretrained(group.backbone, folders.resources, report))
-    method = study.method(group.variant)
     trainer = make_trainer(
         model,
         train,
         classification_loss,
-        study.training[group.backbone],
+        training,
         prunable_names(model, module.BACKBONE.prunable),
         group.seed,
     )
     title = f"{group.backbone} {group.task} seed {group.seed} {group.variant}"
-    trainer = replace(trainer, progress=report(title, planned_steps(method, trainer, todo)))
+    trainer = replace(trainer, progress=report(title, steps))
     watch = Stopwatch(study.device)
     metric = registry.load("task", group.task).TASK.metric
     try:

@@ -17,7 +17,7 @@ from isp.errors import ConfigError
 from isp.families import Ticket, find_tickets, make_method, planned_steps
 from isp.seeds import seed as named_seed
 from isp.sparsity import num_pruned, parse_sparsity
-from isp.training import Trainer, learning_rate, state_of
+from isp.training import Trainer, Training, learning_rate, state_of
 from tests.conftest import tiny_model
 from tests.test_isp import equal
 
@@ -83,19 +83,19 @@ def test_the_plan_and_the_cost_are_what_was_trained(make: MakeTrainer, name: str
     done: list[int] = []
     counting = Trainer(**{**vars(trainer), "progress": done.append})
     (ticket,) = find_tickets(chosen, counting, state_of(tiny_model()), sparsities)
-    assert planned_steps(chosen, trainer, sparsities) == sum(done) == ticket.cost.steps
+    assert planned_steps(chosen, trainer.training, 80, sparsities) == sum(done) == ticket.cost.steps
     assert ticket.cost.samples >= 16 * sum(done)
     assert ticket.cost.flops >= ticket.cost.sparse_flops
 
 
 def test_sparsities_that_make_no_sense() -> None:
-    trainer = None
+    training = Training(steps=1)
     with pytest.raises(ConfigError, match="'dense' does not prune"):
-        planned_steps(make_method("dense"), trainer, [Decimal("0.5")])  # type: ignore[arg-type]
+        planned_steps(make_method("dense"), training, 80, [Decimal("0.5")])
     with pytest.raises(ConfigError, match="'random' prunes: give sparsities above 0"):
-        planned_steps(make_method("random"), trainer, [Decimal("0")])  # type: ignore[arg-type]
+        planned_steps(make_method("random"), training, 80, [Decimal("0")])
     with pytest.raises(ConfigError, match="given twice"):
-        planned_steps(make_method("random"), trainer, [Decimal("0.5"), Decimal("0.50")])  # type: ignore[arg-type]
+        planned_steps(make_method("random"), training, 80, [Decimal("0.5"), Decimal("0.50")])
 
 
 # --- one-shot ---------------------------------------------------------------------------------------------------------
@@ -173,7 +173,9 @@ def test_lth_costs_by_hand_and_shares_its_rounds(make: MakeTrainer) -> None:
     assert [(t.finding.steps, t.retraining.steps) for t in tickets] == [(60, 30), (90, 30), (90, 30)]
     assert [record["sparsity"] for record in tickets[2].rounds] == ["0.4000", "0.6400", "0.7500"]
     # dense, 0.4, 0.64 (both a target and the chain's own), 0.7, 0.75
-    assert planned_steps(make_method("lth", {"rate": 0.4}), trainer, [t.sparsity for t in tickets]) == 5 * 30
+    assert (
+        planned_steps(make_method("lth", {"rate": 0.4}), trainer.training, 80, [t.sparsity for t in tickets]) == 5 * 30
+    )
 
 
 def test_lth_masks_nest(make: MakeTrainer) -> None:

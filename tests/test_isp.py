@@ -257,7 +257,7 @@ def test_planned_steps_are_those_of_a_run(make: MakeTrainer) -> None:
     done = []
     trainer = make()
     chosen, targets = make_method("isp", QUICK), [parse_sparsity(s) for s in ("0.6", "0.64", "0.85")]
-    plan = planned_steps(chosen, trainer, targets)
+    plan = planned_steps(chosen, trainer.training, 80, targets)
     counting = Trainer(**{**vars(trainer), "progress": done.append})
     list(find_tickets(chosen, counting, state_of(tiny_model()), targets))
     assert sum(done) == plan == 10 + 48 + (30 - 3) + (30 - 3) + (30 - 10)

@@ -21,7 +21,7 @@ from isp.errors import ConfigError
 from isp.masks import Mask
 from isp.settings import Settings, parse
 from isp.sparsity import num_pruned
-from isp.training import State, Trainer
+from isp.training import State, Trainer, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +94,20 @@ def check_sparsities(method: Method, sparsities: Sequence[Decimal]) -> None:
         raise ConfigError(f"sparsities {', '.join(map(str, sparsities))}: one is given twice")
 
 
-def planned_steps(method: Method, trainer: Trainer, sparsities: Sequence[Decimal]) -> int:
+def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
     """Steps that `find_tickets` will train, what the tickets share counted once.
+
+    Args:
+        method: from `make_method`.
+        training: the protocol.
+        num_examples: size of the training set.
+        sparsities: from `parse_sparsity`.
 
     Raises:
         ConfigError: the schedule overruns the budget.
     """
     check_sparsities(method, sparsities)
-    return int(method.family.planned_steps(method, trainer, sorted(sparsities)))
+    return int(method.family.planned_steps(method, training, num_examples, sorted(sparsities)))
 
 
 def find_tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
@@ -119,7 +125,7 @@ def find_tickets(method: Method, trainer: Trainer, initial: State, sparsities: S
         ConfigError: the schedule overruns the budget.
         TrainingDiverged: a loss that is not finite.
     """
-    planned_steps(method, trainer, sparsities)
+    planned_steps(method, trainer.training, len(trainer.examples), sparsities)
     for ticket in method.family.tickets(method, trainer, initial, sorted(sparsities)):
         _check_ticket(ticket)
         yield ticket

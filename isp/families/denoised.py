@@ -13,7 +13,7 @@ from isp.costs import Cost
 from isp.families import Method, Ticket
 from isp.masks import Mask, Weights
 from isp.methods import isp
-from isp.training import State, Trainer
+from isp.training import State, Trainer, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +24,17 @@ class Event:
     record: dict[str, Any]
 
 
-def planned_steps(method: Method, trainer: Trainer, sparsities: Sequence[Decimal]) -> int:
+def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
     """Shared segments and look-aheads once, and what each target trains after it left the chain.
 
     Raises:
         ConfigError: the rounds overrun the budget.
     """
     settings = _settings(method)
-    plans = {target: _rounds(settings, trainer, target) for target in sparsities}
+    plans = {target: _rounds(settings, training, num_examples, target) for target in sparsities}
     longest = plans[max(sparsities)]
     look_aheads = len(longest) * settings.denoisers * settings.look_ahead_steps
-    return longest[-1].stop + look_aheads + sum(trainer.training.steps - plan[-1].stop for plan in plans.values())
+    return longest[-1].stop + look_aheads + sum(training.steps - plan[-1].stop for plan in plans.values())
 
 
 def look_ahead(
@@ -72,7 +72,7 @@ def aggregate(
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
     """One ticket a sparsity. Targets share segments and look-aheads until they leave the chain of rounds."""
     settings = _settings(method)
-    plans = {target: _rounds(settings, trainer, target) for target in sparsities}
+    plans = {t: _rounds(settings, trainer.training, len(trainer.examples), t) for t in sparsities}
     state, mask, spent = initial, None, Cost()
     records: list[dict[str, Any]] = []
     for nominal in plans[max(sparsities)]:
@@ -109,5 +109,5 @@ def _settings(method: Method) -> isp.Settings:
     return method.settings
 
 
-def _rounds(settings: isp.Settings, trainer: Trainer, target: Decimal) -> list[isp.Round]:
-    return isp.rounds(settings, target, trainer.order.steps_per_epoch, trainer.training.steps)
+def _rounds(settings: isp.Settings, training: Training, num_examples: int, target: Decimal) -> list[isp.Round]:
+    return isp.rounds(settings, target, num_examples // training.batch_size, training.steps)

@@ -7,12 +7,12 @@ from decimal import Decimal
 
 from isp import masks
 from isp.families import Method, Ticket
-from isp.training import State, Trainer
+from isp.training import State, Trainer, Training
 
 
-def planned_steps(method: Method, trainer: Trainer, sparsities: Sequence[Decimal]) -> int:
+def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
     """T."""
-    return trainer.training.steps
+    return training.steps
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:

@@ -9,14 +9,14 @@ from typing import Any
 from isp import masks
 from isp.families import Method, Ticket
 from isp.sparsity import sparsities_to
-from isp.training import State, Trainer
+from isp.training import State, Trainer, Training
 
 
-def planned_steps(method: Method, trainer: Trainer, sparsities: Sequence[Decimal]) -> int:
+def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
     """T for the dense run, T a round of the common chain, and T a target that is not one of the chain's sparsities."""
     events = set(enumerate(_chain(method, max(sparsities))))
     events |= {(len(_chain(method, target)) - 1, target) for target in sparsities}
-    return (1 + len(events)) * trainer.training.steps
+    return (1 + len(events)) * training.steps
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:

@@ -13,12 +13,12 @@ from isp import masks
 from isp.costs import Cost
 from isp.families import Method, Ticket
 from isp.methods import Probe
-from isp.training import State, Trainer, load_weights
+from isp.training import State, Trainer, Training, load_weights
 
 
-def planned_steps(method: Method, trainer: Trainer, sparsities: Sequence[Decimal]) -> int:
+def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
     """T a ticket."""
-    return len(sparsities) * trainer.training.steps
+    return len(sparsities) * training.steps
 
 
 def score(method: Method, trainer: Trainer, initial: State) -> tuple[dict[str, Tensor], Cost]:
