@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,7 +150,7 @@ def _run_study(study: Study, folders: Folders, test: bool, seeds: list[int] | No
                 rows.append(row)
     if not rows:
         raise ConfigError(f"no cell of study {study.study!r} has seed {', '.join(map(str, seeds or []))}")
-    typer.echo(f"{tables.text(rows)}\n\n{tables.LEGEND}")
+    typer.echo(f"{tables.text(rows)}\n\n{textwrap.fill(tables.LEGEND, 100)}")
     if seeds is None:
         folder = folders.results / study.study
         tables.write(folder, rows)
