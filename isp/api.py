@@ -52,7 +52,7 @@ def prune(
         exclude: patterns of parameters that are never pruned, such as "classifier.*".
         seed: of everything random.
         progress: called with 1 after every training step.
-        **training: the protocol; keys as in `isp.training.Training`, `steps` is required.
+        **training: the protocol; keys as in `isp.training.Training`, `steps` and `learning_rate` are required.
 
     Returns:
         The ticket: mask, weights, what it cost, a record of every round.
@@ -68,15 +68,16 @@ def prune(
     names = prunable_names(model, prunable, exclude)
     examples = _examples(train)
     planned_steps(chosen, protocol, len(examples), [target])  # refuses an impossible schedule before any work
-    initial, was_training = state_of(model), model.training
-    trainer = make_trainer(model, examples, loss or default_loss, protocol, names, seed, progress)
+    initial, modes = state_of(model), {module: module.training for module in model.modules()}
     final = initial.weights
     try:
+        trainer = make_trainer(model, examples, loss or default_loss, protocol, names, seed, progress)
         (ticket,) = find_tickets(chosen, trainer, initial, [target])
         final = ticket.weights
     finally:
         load_weights(model, final)
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
     return ticket
 
 
@@ -92,6 +93,7 @@ def save_ticket(path: str | Path, ticket: Ticket) -> None:
         "finding": asdict(ticket.finding),
         "retraining": asdict(ticket.retraining),
         "rounds": ticket.rounds,
+        "origin": ticket.origin,
     }
     artifacts.save_ticket(Path(path), ticket.weights, ticket.mask, about)
 
@@ -114,12 +116,13 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
         finding=Cost(**about["finding"]),
         retraining=Cost(**about["retraining"]),
         rounds=about["rounds"],
+        origin=about["origin"],
     )
 
 
 def default_loss(model: nn.Module, batch: Any) -> Tensor:
     """Cross-entropy for (inputs, labels); the model's own loss for a dict (Hugging Face models)."""
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         loss = model(**batch).loss
         assert isinstance(loss, Tensor)
         return loss
@@ -130,9 +133,9 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
 class _Tensors:
     """Examples held as tensors with one first dimension, in a tuple or a dict."""
 
-    def __init__(self, tensors: Sequence[Tensor] | dict[str, Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor] | Mapping[str, Tensor]) -> None:
         self.tensors = tensors
-        lengths = {len(tensor) for tensor in (tensors.values() if isinstance(tensors, dict) else tensors)}
+        lengths = {len(tensor) for tensor in (tensors.values() if isinstance(tensors, Mapping) else tensors)}
         if len(lengths) != 1:
             raise ConfigError(f"train: its tensors have different numbers of examples: {sorted(lengths)}")
         (self.length,) = lengths
@@ -141,7 +144,7 @@ class _Tensors:
         return self.length
 
     def batch(self, indices: Tensor) -> Any:
-        if isinstance(self.tensors, dict):
+        if isinstance(self.tensors, Mapping):
             return {key: tensor[indices.to(tensor.device)] for key, tensor in self.tensors.items()}
         return tuple(tensor[indices.to(tensor.device)] for tensor in self.tensors)
 
@@ -160,16 +163,16 @@ class _Dataset:
 
 
 def _examples(train: Any) -> Examples:
-    if hasattr(train, "batch") and hasattr(train, "__len__"):
-        return train  # type: ignore[no-any-return]
     if isinstance(train, Tensor):
         return _Tensors([train])
     if isinstance(train, (tuple, list)) and train and all(isinstance(part, Tensor) for part in train):
         return _Tensors(train)
-    if isinstance(train, dict) and train and all(isinstance(part, Tensor) for part in train.values()):
+    if isinstance(train, Mapping) and train and all(isinstance(part, Tensor) for part in train.values()):
         return _Tensors(train)
-    if hasattr(train, "__getitem__") and hasattr(train, "__len__") and not isinstance(train, (str, bytes, dict)):
+    if hasattr(train, "__getitem__") and hasattr(train, "__len__") and not isinstance(train, (str, bytes, Mapping)):
         return _Dataset(train)
+    if hasattr(train, "batch") and hasattr(train, "__len__"):
+        return train  # type: ignore[no-any-return]
     raise ConfigError(
         f"train: a {type(train).__name__} is no training data; allowed: tensors with one first dimension in a tuple, "
         f"list or dict, a map-style dataset, or anything with __len__ and batch(indices)"

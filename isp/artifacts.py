@@ -136,9 +136,13 @@ def _mask_header(mask: Mask) -> dict[str, Any]:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-@cache
 def provenance() -> dict[str, str]:
-    """Versions of what computes, and the machine's kind; the same for every artifact of a process."""
+    """Versions of what computes, the machine's kind, and the number of threads now."""
+    return {**_versions(), "threads": str(torch.get_num_threads())}
+
+
+@cache
+def _versions() -> dict[str, str]:
     versions = {}
     for package in _PACKAGES:
         try:
@@ -146,21 +150,17 @@ def provenance() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     cpu = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-    return {**versions, "python": platform.python_version(), "cpu": cpu, "threads": str(torch.get_num_threads())}
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_initialized() else {}  # type: ignore[no-untyped-call]
+    return {**versions, "python": platform.python_version(), "cpu": cpu, **gpu}
 
 
 def _write(
     path: Path, kind: Kind, tensors: dict[str, Tensor], fields: Mapping[str, Any], about: Mapping[str, Any]
 ) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {
-        "isp": kind,
-        "format": FORMAT,
-        "checksum": _checksum(tensors),
-        **fields,
-        "about": {**about, "made_with": provenance()},
-    }
-    text = json.dumps(header, separators=(",", ":"), default=str)
+    header = {"isp": kind, "format": FORMAT, **fields, "about": {**about, "made_with": provenance()}}
+    header = json.loads(json.dumps(header, default=str))
+    text = _compact({**header, "checksum": _checksum(tensors, header)})
     write_bytes(path, save(tensors, metadata={"isp": text}))
 
 
@@ -179,18 +179,22 @@ def _read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ArtifactError(
             f"{path}: a safetensors file, but not one that isp wrote; expected a {kind} (stage: {MADE_BY[kind]})"
         )
+    if not isinstance(header, dict) or header.pop("checksum", None) != _checksum(tensors, header):
+        raise ArtifactError(f"{path}: its checksum does not match, it was altered or damaged; {again}")
     if header["isp"] != kind:
         raise ArtifactError(f"{path}: holds a {header['isp']}, but a {kind} is needed here (stage: {MADE_BY[kind]})")
     if header["format"] != FORMAT:
         raise ArtifactError(f"{path}: format {header['format']}, this version of isp reads {FORMAT}; {again}")
-    if header["checksum"] != _checksum(tensors):
-        raise ArtifactError(f"{path}: its checksum does not match, it was altered or damaged; {again}")
     return tensors, header
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """BLAKE2 over names, types, shapes and bytes of the tensors."""
-    digest = hashlib.blake2b(digest_size=16)
+def _compact(header: Mapping[str, Any]) -> str:
+    return json.dumps(header, separators=(",", ":"))
+
+
+def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """BLAKE2 over the header and over names, types, shapes and bytes of the tensors."""
+    digest = hashlib.blake2b(_compact(header).encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
@@ -222,6 +226,20 @@ def write_bytes(path: Path, content: bytes) -> None:
                 f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written"
             ) from None
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder and try it.
+
+    Raises:
+        IspError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise IspError(f"{folder}: cannot be written to ({error.strerror or error})") from None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -12,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from isp import registry
 from isp.errors import ConfigError, IspError
 
 if TYPE_CHECKING:
-    from isp.config import Study
-    from isp.study import Folders, Reporter
+    from isp.study import Reporter, Runner
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,7 +83,7 @@ def run(
 ) -> None:
     """Run one method on one task: fine-tune, prune, score on validation, and print scores and cost.
 
-    Tickets are kept in RESULTS/run/runs/…; a cell that was run before under the same settings is read from there.
+    Tickets are kept in RESULTS/run-<hash of the settings>/; a cell that was run before is read from there.
     """
     settings = _settings(set_ or [])
     module = registry.load("backbone", backbone)
@@ -108,9 +110,17 @@ def run(
     if family == "dense" and sparsity:
         raise ConfigError(f"--sparsity {sparsity[0]}: method {method!r} does not prune, leave it out")
     from isp.config import parse_study
-    from isp.study import Folders
+    from isp.study import Runner
 
-    _run_study(parse_study(values, "isp run"), Folders(results=results, resources=resources), test, None)
+    study = parse_study(values, "isp run")
+    # Other settings go to another folder; what is named in the path of a ticket need not be told apart again.
+    group = next(study.groups())
+    runner = Runner(study=study, results=results, resources=resources)
+    settings = runner.settings_of(group) | {"backbone": backbone, "task": task, "seed": 0}
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
+    runner.study = study.model_copy(update={"study": f"run-{digest}"})
+    _run_study(runner, test)
+    typer.echo(f"Tickets: {runner.cell_folder(group, group.sparsities[0]).parent}/")
 
 
 @app.command()
@@ -126,35 +136,37 @@ def study(
 
     Two processes with different seeds can share the work; run it once more without --seed for the whole table.
     """
+    from isp import tables
     from isp.config import load_study
-    from isp.study import Folders
+    from isp.study import Runner
 
     loaded = load_study(file)
     if data_root is not None:
         loaded = loaded.model_copy(update={"data_root": data_root})
-    _run_study(loaded, Folders(results=results, resources=resources), test, seed)
+    runner = Runner(study=loaded, results=results, resources=resources)
+    rows = _run_study(runner, test, seed)
+    if seed is None:
+        tables.write(runner.folder, rows)
+        typer.echo(f"Tickets, metrics.csv and table.md: {runner.folder}/")
 
 
-def _run_study(study: Study, folders: Folders, test: bool, seeds: list[int] | None) -> None:
+def _run_study(runner: Runner, test: bool, seeds: list[int] | None = None) -> list[dict[str, Any]]:
+    """Run the groups of a study (of some seeds only), print its table and return the rows."""
     from isp import tables
-    from isp.study import run_group, score_on_test
 
+    groups = [group for group in runner.study.groups() if seeds is None or group.seed in seeds]
+    if not groups:
+        raise ConfigError(f"no cell of study {runner.study.study!r} has seed {', '.join(map(str, seeds or []))}")
     rows = []
-    with _progress() as report:
-        for group in study.groups():
-            if seeds is not None and group.seed not in seeds:
-                continue
-            for row in run_group(study, group, folders, report):
+    with _progress() as runner.report:
+        runner.check(groups)
+        for group in groups:
+            for row in runner.run(group):
                 if test:
-                    row["test"] = score_on_test(study, group, tables.sparsity_of(row), folders)
+                    row["test"] = runner.score_on_test(group, tables.sparsity_of(row))
                 rows.append(row)
-    if not rows:
-        raise ConfigError(f"no cell of study {study.study!r} has seed {', '.join(map(str, seeds or []))}")
     typer.echo(f"{tables.text(rows)}\n\n{textwrap.fill(tables.LEGEND, 100)}")
-    if seeds is None:
-        folder = folders.results / study.study
-        tables.write(folder, rows)
-        typer.echo(f"Tickets, metrics.csv and table.md: {folder}/")
+    return rows
 
 
 def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
@@ -213,9 +225,5 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments, standalone_mode=True)
     except IspError as error:
-        err.print(f"[bold red]isp:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]isp:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

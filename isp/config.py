@@ -69,6 +69,8 @@ class Study(Settings):
     @model_validator(mode="after")
     def _check(self) -> Study:
         seen: set[tuple[object, ...]] = set()
+        for backbone in self.training:
+            registry.load("backbone", backbone)
         for index, block in enumerate(self.grid):
             where = f"grid.{index}"
             registry.load("backbone", block.backbone)
@@ -141,7 +143,7 @@ def load_study(path: Path) -> Study:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML ({error})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a study file is a mapping of keys to values, this is a {type(values).__name__}")

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from isp.masks import Mask
+from isp.rng import forked_rng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,21 +69,26 @@ class StepFlops:
 def count_step_flops(
     model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], batch: Any, prunable: list[str]
 ) -> StepFlops:
-    """Count the FLOPs of one training step by running it once (gradients are cleared again, weights untouched).
+    """Count the FLOPs of one training step by running it once (gradients are cleared again, weights and buffers stay).
 
-    A weight's share is found in the forward pass by following its storage into the matrix products; each forward
-    product has two of the same size in the backward pass (a prunable weight lies inside the network, so the gradient of
-    its input is needed).
+    A weight's share is found by following its storage into the matrix products of the forward pass and of the gradient
+    of its input; the gradient of the weight itself is as large as the forward pass.
     """
     weights = {name: parameter for name, parameter in model.named_parameters() if name in set(prunable)}
     by_storage = {weight.untyped_storage().data_ptr(): name for name, weight in weights.items()}
-    followed = _WeightFlops(by_storage)
-    with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        with followed:
+    forward, backward = _WeightFlops(by_storage), _WeightFlops(by_storage)
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    device = next(model.parameters()).device
+    with forked_rng(device), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with forward:
             value = loss(model, batch)
-        value.backward()  # type: ignore[no-untyped-call]
+        with backward:
+            value.backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
-    return StepFlops(total=counter.get_total_flops(), by_weight={name: 3 * followed.flops[name] for name in weights})
+    for buffer, saved in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(saved)
+    by_weight = {name: 2 * forward.flops[name] + backward.flops[name] for name in weights}
+    return StepFlops(total=counter.get_total_flops(), by_weight=by_weight)
 
 
 class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]

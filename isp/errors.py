@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from isp.masks import Mask
     from isp.training import State
 
 
@@ -35,15 +36,18 @@ class TrainingDiverged(IspError):
 
     Attributes:
         step: the step whose update was not applied.
-        state: the last good state, with `state.step == step`.
+        state: the last good state of the run; of the run itself, too, when it was a look-ahead copy that diverged.
+        mask: the mask the run was trained under; None: dense.
     """
 
-    def __init__(self, step: int, loss: float, norm: float, state: State) -> None:
+    def __init__(self, problem: str, step: int, state: State, mask: Mask | None) -> None:
+        self.problem = problem
         self.step = step
         self.state = state
+        self.mask = mask
         super().__init__(
-            f"training diverged at step {step}: loss {loss}, gradient norm {norm}; the update was not applied and the "
-            f"state after {step} good steps is kept. Lower learning_rate, raise warmup_steps or set clip_norm."
+            f"{problem}; the update was not applied and the last good state, after {state.step} steps, is kept. "
+            f"Lower learning_rate, raise warmup_steps or set clip_norm."
         )
 
 

@@ -158,6 +158,10 @@ def keep_top(
             f"alive (sparsity {1 - available / total:.4f}); masks only ever lose weights"
         )
     names = sorted(scores)
+    if ties is not None:
+        ties = {name: ties[name].to(scores[name].device) for name in names}
+    if within is not None:
+        within = {name: within[name].to(scores[name].device) for name in names}
     kept = {name: torch.zeros(scores[name].shape, dtype=torch.bool, device=scores[name].device) for name in names}
     candidates = {name: None if within is None else within[name] for name in names}
     rankings = [(scores, absolute)] + ([(ties, True)] if ties is not None else [])

@@ -26,10 +26,13 @@ def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, excl
         exclude: patterns of names that are left out in any case, such as "head.*".
 
     Raises:
-        ConfigError: a pattern matches nothing, or nothing is left to prune.
+        ConfigError: a pattern of either kind matches nothing, or nothing is left to prune.
     """
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = [name for name, parameter in model.named_parameters() if name in trainable and parameter.dim() >= 2]
+    for pattern in exclude:
+        if not any(fnmatchcase(name, pattern) for name, _ in model.named_parameters()):
+            raise ConfigError(unknown("exclude pattern", pattern, (name for name, _ in model.named_parameters())))
     if patterns is None:
         layer_weights = _layer_weights(model)
         chosen = [name for name in matrices if name in layer_weights]

@@ -59,8 +59,6 @@ def sparsities_to(target: Decimal, rate: Decimal | float, rate_of: RateOf) -> li
     A target leaves the chain at the first round whose nominal sparsity reaches it; a target of 0 needs no round.
     """
     chain: list[Decimal] = []
-    while not chain or chain[-1] < target:
-        if target == 0:
-            return []
+    while (chain[-1] if chain else 0) < target:
         chain.append(min(nominal(len(chain), rate, rate_of), target))
     return chain

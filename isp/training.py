@@ -19,10 +19,15 @@ from torch import Tensor, nn
 from isp.costs import Cost, StepFlops, count_step_flops
 from isp.errors import ConfigError, TrainingDiverged
 from isp.masks import Mask, apply_, check_fits
+from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
 from isp.settings import Settings
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
+
+
+VERSION = 1
+"""Raised when the loop's results change."""
 
 
 class Training(Settings):
@@ -32,7 +37,7 @@ class Training(Settings):
     batch_size: int = Field(
         default=128, ge=1, description="examples a step; the last, smaller batch of an epoch is dropped"
     )
-    learning_rate: float = Field(default=1e-5, gt=0, description="peak of the schedule")
+    learning_rate: float = Field(gt=0, description="peak of the schedule (the paper: 1e-5 for CLIP, 2e-5 for BERT)")
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear rise, before the linear fall to zero at T")
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled (AdamW), on all trained parameters")
     clip_norm: float | None = Field(
@@ -183,11 +188,13 @@ class Trainer:
         with self._workspace(state, mask) as (optimizer, parameters):
             order, training = self.order, self.training
             device = next(iter(parameters.values())).device
+            mask = None if mask is None else {name: kept.to(device) for name, kept in mask.items()}
             cast = nullcontext if training.precision == "fp32" else _bf16_autocast(device)
             limit = math.inf if training.clip_norm is None else training.clip_norm
             for step in range(state.step, until):
                 torch.manual_seed(named_seed("step", seed=self.seed, step=step))
                 batch = self.examples.batch(order(step))
+                buffers = [buffer.clone() for buffer in self.model.buffers()]  # a forward pass changes those of norms
                 with cast():
                     loss = self.loss(self.model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -198,8 +205,10 @@ class Trainer:
                             gradient.mul_(kept)
                 norm = nn.utils.clip_grad_norm_(parameters.values(), limit)
                 if not torch.isfinite(loss.detach() + norm):
+                    _restore(self.model, buffers)
                     done = self._leave(optimizer, parameters, step)
-                    raise TrainingDiverged(step, loss.item(), norm.item(), done)
+                    problem = f"training diverged at step {step}: loss {loss.item()}, gradient norm {norm.item()}"
+                    raise TrainingDiverged(problem, step, done, mask)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(training, step)
                 optimizer.step()
@@ -222,17 +231,20 @@ class Trainer:
         """Load state and mask into the model and an optimizer; torch's generators are put back afterwards."""
         load_weights(self.model, state.weights)
         parameters = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        device = next(iter(parameters.values())).device
         if mask is not None:
             check_fits(mask, {name: parameters[name] for name in self.prunable})
+            mask = {name: kept.to(device) for name, kept in mask.items()}
             apply_(mask, parameters)
         optimizer = torch.optim.AdamW(parameters.values(), lr=0.0, weight_decay=self.training.weight_decay, fused=True)
         for name, memory in state.optimizer.items():
-            optimizer.state[parameters[name]] = {key: tensor.clone() for key, tensor in memory.items()}
+            optimizer.state[parameters[name]] = {key: tensor.to(device, copy=True) for key, tensor in memory.items()}
             if mask is not None and name in mask:
                 for moment in ("exp_avg", "exp_avg_sq"):
                     optimizer.state[parameters[name]][moment].masked_fill_(~mask[name], 0.0)
         self.model.train()
-        with torch.random.fork_rng():
+        self.model.zero_grad(set_to_none=True)
+        with forked_rng(device):
             yield optimizer, parameters
 
     def _leave(self, optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], step: int) -> State:
@@ -258,7 +270,7 @@ def make_trainer(
     """A trainer with the FLOPs of its step counted."""
     order = BatchOrder(len(examples), training.batch_size, seed)
     model.train()
-    with torch.random.fork_rng():
+    with forked_rng(next(model.parameters()).device):
         flops = count_step_flops(model, loss, examples.batch(order(0)), prunable)
     return Trainer(
         model=model,
@@ -286,6 +298,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], what: str = "t
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])
+
+
+def _restore(model: nn.Module, buffers: list[Tensor]) -> None:
+    for buffer, saved in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(saved)
 
 
 def _bf16_autocast(device: torch.device) -> Callable[[], Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import UserDict
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ QUICK: dict[str, Any] = {
     "learning_rate": 1e-2,
 }
 DATA = Noisy()
+SHORT: dict[str, Any] = {"steps": 3, "batch_size": 16, "learning_rate": 1e-2}
 
 
 def test_five_lines(tmp_path: Path) -> None:
@@ -37,18 +39,29 @@ def test_five_lines(tmp_path: Path) -> None:
     assert equal(dict(fresh.state_dict()), ticket.weights)
     assert equal(back.mask, ticket.mask)
     assert (back.sparsity, back.cost, back.rounds) == (Decimal("0.9"), ticket.cost, ticket.rounds)
+    assert back.origin == ticket.origin
+    assert (back.origin["seed"], back.origin["training"]["steps"], back.origin["settings"]["rate"]) == (0, 30, 0.4)
     zeros = sum(int((fresh.get_parameter(name) == 0).sum()) for name in back.mask)
     # the head is pruned here: by default every linear layer is
     assert zeros == round(Decimal("0.9") * (592 + 24))
 
 
-@pytest.mark.parametrize("kind", ["tuple", "list", "dict", "dataset", "examples"])
+class WithBatch(torch.utils.data.TensorDataset):
+    """Hugging Face datasets have a method `batch` of another meaning."""
+
+    def batch(self, batch_size: int) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("kind", ["tuple", "list", "dict", "mapping", "dataset", "with_batch", "examples"])
 def test_every_kind_of_training_data(kind: str) -> None:
     pairs = (DATA.inputs, DATA.labels)
     data = {
         "tuple": pairs,
         "list": list(pairs),
         "dict": {"x": DATA.inputs, "y": DATA.labels},
+        "mapping": UserDict({"x": DATA.inputs, "y": DATA.labels}),  # as tokenizers return
+        "with_batch": WithBatch(*pairs),
         "dataset": torch.utils.data.TensorDataset(*pairs),
         "examples": Noisy(),
     }[kind]
@@ -58,11 +71,11 @@ def test_every_kind_of_training_data(kind: str) -> None:
         return nn.functional.cross_entropy(model(inputs), labels)
 
     model = tiny_model()
-    ticket = isp.prune(model, data, sparsity="0.5", method="one_shot", loss=loss, steps=3, batch_size=16)
+    ticket = isp.prune(model, data, sparsity="0.5", method="one_shot", loss=loss, **SHORT)
     assert ticket.cost.steps == 3
-    if kind in ("list", "dict", "dataset"):
+    if kind in ("list", "dict", "mapping", "dataset", "with_batch"):
         other = tiny_model()
-        same = isp.prune(other, pairs, sparsity="0.5", method="one_shot", steps=3, batch_size=16)
+        same = isp.prune(other, pairs, sparsity="0.5", method="one_shot", **SHORT)
         assert equal(ticket.weights, same.weights)
 
 
@@ -80,7 +93,7 @@ def test_hugging_face_style_models() -> None:
             return Output(nn.functional.cross_entropy(self.inner(inputs), labels))
 
     data = {"inputs": DATA.inputs, "labels": DATA.labels}
-    ticket = isp.prune(Model(), data, sparsity=0.5, method="one_shot", steps=2, batch_size=16, exclude=["*head*"])
+    ticket = isp.prune(Model(), data, sparsity=0.5, method="one_shot", exclude=["*head*"], **SHORT)
     assert "inner.head.weight" not in ticket.mask
 
 
@@ -106,6 +119,8 @@ def test_the_default_prunes_layers_and_neither_embeddings_nor_norms() -> None:
     ]
     with pytest.raises(ConfigError, match=r"unknown prunable pattern 'atention.\*'"):
         prunable_names(model, ["atention.*"])
+    with pytest.raises(ConfigError, match=r"unknown exclude pattern 'heed.\*'"):
+        prunable_names(model, exclude=["heed.*"])
     with pytest.raises(ConfigError, match="no prunable parameter is left"):
         prunable_names(model, exclude=["*"])
 
@@ -117,6 +132,7 @@ def test_the_default_prunes_layers_and_neither_embeddings_nor_norms() -> None:
         ({"method": "ispp"}, "did you mean 'isp'"),
         ({"settings": {"rates": 0.1}}, "settings of method 'isp': unknown key 'rates'; did you mean 'rate'"),
         ({"learning_rat": 0.1}, "training: unknown key 'learning_rat'; did you mean 'learning_rate'"),
+        ({"learning_rate": 0}, "training: learning_rate = 0: input should be greater than 0"),
         ({"steps": 5}, "overrun the budget"),
         ({"batch_size": 81}, "batch_size = 81: larger than the 80"),
         ({"prunable": ["encoder.*"]}, "unknown prunable pattern"),
@@ -133,12 +149,12 @@ def test_bad_input_leaves_the_model_alone(change: dict[str, Any], message: str) 
 @pytest.mark.parametrize("data", [3, "text", {}, None])
 def test_what_is_no_training_data(data: Any) -> None:
     with pytest.raises(ConfigError, match=rf"train: a {type(data).__name__} is no training data; allowed: tensors"):
-        isp.prune(tiny_model(), data, sparsity=0.5, method="one_shot", steps=1, batch_size=1)
+        isp.prune(tiny_model(), data, sparsity=0.5, method="one_shot", **SHORT)
 
 
 def test_tensors_of_different_length() -> None:
     with pytest.raises(ConfigError, match=r"different numbers of examples: \[79, 80\]"):
-        isp.prune(tiny_model(), (DATA.inputs, DATA.labels[1:]), sparsity=0.5, steps=1)
+        isp.prune(tiny_model(), (DATA.inputs, DATA.labels[1:]), sparsity=0.5, **SHORT)
 
 
 def test_divergence_puts_the_initial_weights_back() -> None:
@@ -151,6 +167,21 @@ def test_divergence_puts_the_initial_weights_back() -> None:
         )  # fmt: skip
     assert equal(dict(model.state_dict()), before.weights)
     assert all(tensor.isfinite().all() for tensor in caught.value.state.weights.values())
+
+
+def test_modes_are_put_back_and_a_loss_that_raises_leaves_the_model_alone() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(40, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    model[2].eval()
+    before = state_of(model)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        model(batch[0])
+        raise RuntimeError("wrong device")
+
+    with pytest.raises(RuntimeError, match="wrong device"):
+        isp.prune(model, Noisy(), sparsity=0.5, method="one_shot", loss=loss, **SHORT)
+    assert equal(dict(model.state_dict()), before.weights)
+    assert [module.training for module in model.modules()] == [True, True, True, False, True]
 
 
 def test_a_ticket_of_another_model(tmp_path: Path) -> None:

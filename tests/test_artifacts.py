@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,21 @@ def test_altered(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="checksum does not match"):
         artifacts.load_mask(path)
+
+
+def test_no_altered_byte_is_accepted_or_breaks_the_reader(tmp_path: Path) -> None:
+    """Every byte, header and tensors alike: an `ArtifactError` that names the file, or the very same content."""
+    path = tmp_path / "mask"
+    artifacts.save_mask(path, MASK, {"note": "x"})
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 3):
+        content = bytearray(whole)
+        content[position] ^= 1
+        path.write_bytes(content)
+        with suppress(ArtifactError):  # any other error fails the test
+            mask, about = artifacts.load_mask(path)
+            assert all(torch.equal(mask[name], MASK[name]) for name in MASK)
+            assert about["note"] == "x"
 
 
 def test_foreign_and_of_another_kind(tmp_path: Path) -> None:

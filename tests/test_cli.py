@@ -13,8 +13,8 @@ import yaml
 from isp import artifacts, cli, masks, registry
 from isp.backbones import clip_tiny
 from isp.config import load_study
-from isp.errors import DataError, IspError
-from isp.study import Folders, cell_folder, run_group, score_on_test, training_data
+from isp.errors import ArtifactError, DataError, IspError
+from isp.study import Runner
 from tests.test_data import write_mnist
 
 STUDY: dict[str, Any] = {
@@ -89,7 +89,7 @@ def test_a_study(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = (here / "results/tiny/table.md").read_text()
     assert "| digits | clip_tiny | isp | 0.5 | 1 |" in table
     isp = next(group for group in study.groups() if group.variant == "isp")
-    folder = cell_folder(Folders(), study, isp, isp.sparsities[1])
+    folder = Runner(study=study).cell_folder(isp, isp.sparsities[1])
     assert folder == Path("results/tiny/runs/clip_tiny/digits/seed0/isp/0.6000")
     _, mask, about = artifacts.load_ticket(folder / "ticket.safetensors")
     row = json.loads((folder / "metrics.json").read_text())
@@ -99,8 +99,46 @@ def test_a_study(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (row["finding"]["steps"], row["retraining"]["steps"]) == (11, 3)
     assert about["rounds"] == row["rounds"]
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*.safetensors")}
+    capsys.readouterr()
     assert run("study", "tiny.yaml", "--test") == 0
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*.safetensors")} == before
+    # a ticket that was deleted, or a row that is no row, is made again, to the bit
+    tickets = {path: path.read_bytes() for path in here.rglob("ticket.safetensors")}
+    (folder / "ticket.safetensors").unlink()
+    (folder.parent / "0.5000" / "metrics.json").write_text('{"settings": {}}')
+    assert run("study", "tiny.yaml") == 0
+    assert {path: path.read_bytes() for path in here.rglob("ticket.safetensors")} == tickets
+
+
+def test_a_study_that_cannot_finish_does_not_begin(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last of its cells is impossible: too many rounds, no data, no such device, a folder that is a file."""
+    for change, message in (
+        (
+            {"variants": {**STUDY["variants"], "isp": {"method": "isp", "settings": {"rate": 0.01}}}},
+            "overrun the budget",
+        ),
+        ({"grid": [*STUDY["grid"], {**STUDY["grid"][0], "tasks": ["mnist"]}]}, "missing split 'train'"),
+        ({"tasks": {"digits": {"num_train": 901}}}, "num_train = 901: allowed are 1 to 900"),
+        ({"device": "cuda:7"}, "device = 'cuda:7': torch sees "),
+    ):
+        (here / "bad.yaml").write_text(yaml.safe_dump(STUDY | change))
+        assert run("study", "bad.yaml") == 2
+        assert message in capsys.readouterr().err
+    (here / "file").touch()
+    assert run("study", "tiny.yaml", "--results", "file") == 2
+    assert "file/tiny: cannot be written to (Not a directory)" in capsys.readouterr().err
+    assert not list(here.rglob("*.safetensors"))
+
+
+def test_a_ticket_of_other_settings_is_not_scored(here: Path) -> None:
+    """As after a kill between the two writes of a cell, and a change of the study file."""
+    assert run("study", "tiny.yaml") == 0
+    other = STUDY | {"training": {"clip_tiny": {"steps": 7, "batch_size": 16, "learning_rate": 1e-3}}}
+    (here / "other.yaml").write_text(yaml.safe_dump(other))
+    study = load_study(here / "other.yaml")
+    group = next(study.groups())
+    with pytest.raises(ArtifactError, match="made under other settings; run the study again"):
+        Runner(study=study).score_on_test(group, group.sparsities[0])
 
 
 def test_a_changed_setting_runs_what_it_affects_again(here: Path) -> None:
@@ -167,8 +205,8 @@ def test_mnist_from_a_folder_and_the_test_split_is_not_read_to_train(here: Path)
     loaded = load_study(here / "mnist.yaml")
     (group,) = loaded.groups()
     with pytest.raises(DataError, match="missing split 'test'"):
-        score_on_test(loaded, group, group.sparsities[0], Folders())
-    train, validation = training_data(loaded, "mnist", clip_tiny.BACKBONE)
+        Runner(study=loaded).score_on_test(group, group.sparsities[0])
+    train, validation = Runner(study=loaded).training_data(group)
     assert (len(train), len(validation), train.augmentation, validation.augmentation) == (64, 12, "crop", "none")
 
 
@@ -178,8 +216,9 @@ def test_divergence_keeps_the_last_good_state(here: Path) -> None:
     study = load_study(here / "broken.yaml")
     group = next(study.groups())
     with pytest.raises(IspError, match=r"diverged at step \d.* It was written to (.*last_good_state.safetensors)"):
-        run_group(study, group, Folders())
+        Runner(study=study).run(group)
     (path,) = here.rglob("last_good_state.safetensors")
+    assert not list(here.rglob("last_good_mask.safetensors"))  # it was dense
     state, _ = artifacts.load_state(path)
     assert all(torch.isfinite(tensor).all() for tensor in state.weights.values())
     assert not list(here.rglob("metrics.json"))

@@ -65,6 +65,8 @@ def test_the_cells_of_a_study() -> None:
         ("training.clip_tiny.steps", "many", "training.clip_tiny.steps = 'many'"),
         ("training.clip_tiny.step", 3, r"unknown key training.clip_tiny 'step'; did you mean 'steps'\?"),
         ("training.clip_tiny", ..., "grid.0: unknown backbone under training 'clip_tiny'"),
+        ("training.clip_tyni", {"steps": 1, "learning_rate": 1}, "unknown backbone 'clip_tyni'; did you mean"),
+        ("variants.isp.settings.rate", 1e-9, "rate = 1e-09: input should be greater than or equal to 0.001"),
         ("variants.isp.method", "ips", r"unknown method 'ips'; did you mean 'isp'\? \(allowed: dense, isp, "),
         (
             "variants.isp.settings.rate",
@@ -102,8 +104,8 @@ def test_files(tmp_path: Path) -> None:
     assert load_study(path) == parse_study(GOOD, "test")
     with pytest.raises(ConfigError, match=r"none.yaml: cannot be read \(No such file"):
         load_study(tmp_path / "none.yaml")
-    for text, message in (("a: [", "not YAML"), ("- a", "is a mapping of keys to values, this is a list")):
-        path.write_text(text)
+    for text, message in ((b"a: [", "not YAML"), (b"\xff\xfe", "not YAML"), (b"- a", "a mapping of keys to values")):
+        path.write_bytes(text)
         with pytest.raises(ConfigError, match=message):
             load_study(path)
 

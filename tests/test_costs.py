@@ -24,13 +24,29 @@ def test_flops_of_a_linear_network_by_hand() -> None:
     assert flops.sparse(None) == flops.total
 
 
+def test_flops_of_a_first_layer_whose_input_needs_no_gradient() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    batch = (torch.randn(5, 3), torch.zeros(5, dtype=torch.int64))
+    flops = count_step_flops(model, default_loss, batch, ["0.weight", "2.weight"])
+    assert flops.by_weight == {"0.weight": 2 * 120, "2.weight": 3 * 80}
+    assert flops.sparse({name: torch.zeros_like(model.get_parameter(name)).bool() for name in flops.by_weight}) == 0
+
+
+def test_counting_leaves_the_buffers_of_norms_alone() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    count_step_flops(model, default_loss, (torch.randn(5, 3), torch.zeros(5, dtype=torch.int64)), [])
+    assert model[1].num_batches_tracked == 0
+    assert not model[1].running_mean.any()
+
+
 def test_flops_of_attention_projections_are_found() -> None:
     """`nn.MultiheadAttention` never calls its `out_proj`; hook-based counters miss it (FACTS.md). 16 * 5 tokens."""
     model = tiny_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     names = ["attention.in_proj_weight", "attention.out_proj.weight", "up.weight", "down.weight"]
     flops = count_step_flops(model, default_loss, Noisy().batch(torch.arange(16)), names)
-    assert flops.by_weight == {name: 3 * 2 * 80 * model.get_parameter(name).numel() for name in names}
+    products = dict.fromkeys(names, 3) | {names[0]: 2}  # the first layer's input needs no gradient
+    assert flops.by_weight == {name: products[name] * 2 * 80 * model.get_parameter(name).numel() for name in names}
     assert sum(flops.by_weight.values()) < flops.total < 1.3 * sum(flops.by_weight.values())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

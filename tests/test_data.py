@@ -67,10 +67,21 @@ def test_missing_incomplete_truncated_and_foreign_files(tmp_path: Path) -> None:
         MNIST.read("test", tmp_path)
 
 
+@pytest.mark.parametrize("label", [1.5, "one", None])
+def test_labels_that_are_no_integers(tmp_path: Path, label: object) -> None:
+    path = write_mnist(tmp_path, "train", [1])
+    table = parquet.read_table(path).set_column(1, "label", pa.array([label]))
+    parquet.write_table(table, path)
+    with pytest.raises(DataError, match=r"train-00000-of-00001.parquet: .* 'label' \(integers\)"):
+        MNIST.read("train", tmp_path)
+
+
 def test_a_broken_picture_is_named() -> None:
-    raw = RawImages([png(np.zeros((28, 28), np.uint8)), b"no picture"], np.array([0, 1]))
-    with pytest.raises(DataError, match="mnist, picture 1: not a picture"):
-        to_pixels(raw, [0, 1], 28, "mnist")
+    good = png(np.zeros((28, 28), np.uint8))
+    for bad in (b"no picture", good[:40], good[:20] + b"xxxx" + good[24:]):
+        raw = RawImages([good, bad], np.array([0, 1]))
+        with pytest.raises(DataError, match="mnist, picture 1: not a picture"):
+            to_pixels(raw, [0, 1], 28, "mnist")
 
 
 def test_digits_have_fixed_sizes_and_splits_share_nothing() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from isp import masks, registry
+from isp import families, masks, registry
 from isp.costs import Cost
 from isp.errors import ConfigError
 from isp.families import Ticket, find_tickets, make_method, planned_steps
@@ -41,8 +42,10 @@ def find(trainer: Trainer, method: str, *sparsities: str, **settings: Any) -> li
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_says_what_it_is(name: str) -> None:
     module = registry.load("method", name)
-    assert registry.summary("method", name).endswith((".", ").", ":")) or registry.summary("method", name)
-    assert module.FAMILY in module.Settings.__module__ or module.Settings()  # every setting has a default
+    assert len(registry.summary("method", name)) > 20
+    assert (Path(families.__file__).parent / f"{module.FAMILY}.py").exists()
+    assert module.VERSION >= 1
+    module.Settings()  # every setting has a default
     assert all(field.description for field in module.Settings.model_fields.values())
 
 
@@ -89,13 +92,18 @@ def test_the_plan_and_the_cost_are_what_was_trained(make: MakeTrainer, name: str
 
 
 def test_sparsities_that_make_no_sense() -> None:
-    training = Training(steps=1)
+    training = Training(steps=1, learning_rate=1e-3)
     with pytest.raises(ConfigError, match="'dense' does not prune"):
         planned_steps(make_method("dense"), training, 80, [Decimal("0.5")])
     with pytest.raises(ConfigError, match="'random' prunes: give sparsities above 0"):
         planned_steps(make_method("random"), training, 80, [Decimal("0")])
     with pytest.raises(ConfigError, match="given twice"):
         planned_steps(make_method("random"), training, 80, [Decimal("0.5"), Decimal("0.50")])
+
+
+def test_a_sparsity_that_keeps_nothing_is_refused(make: MakeTrainer) -> None:
+    with pytest.raises(ConfigError, match=r"0.9999 is not reachable: it keeps none of 592 prunable weights"):
+        find(make(), "one_shot", "0.9999")
 
 
 # --- one-shot ---------------------------------------------------------------------------------------------------------

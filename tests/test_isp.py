@@ -6,19 +6,20 @@ import copy
 import itertools
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from isp import masks
-from isp.errors import ConfigError
-from isp.families import Ticket, find_tickets, make_method, planned_steps
+from isp import artifacts, masks
+from isp.errors import ConfigError, TrainingDiverged
+from isp.families import Ticket, denoised, find_tickets, make_method, planned_steps
 from isp.methods import isp
 from isp.seeds import seed as named_seed
 from isp.sparsity import parse_sparsity
-from isp.training import BatchOrder, Trainer, learning_rate, state_of
+from isp.training import BatchOrder, Trainer, state_of
 from tests.conftest import Noisy, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -264,6 +265,50 @@ def test_planned_steps_are_those_of_a_run(make: MakeTrainer) -> None:
 
 
 def test_look_ahead_beyond_the_budget_stands_still(make: MakeTrainer) -> None:
-    assert learning_rate(make().training, 31) == 0
-    (ticket,) = find(make(steps=11), "0.85", **QUICK)
-    assert ticket.retraining.steps == 1
+    trainer = make()
+    end, _ = trainer.run(state_of(trainer.model), 30)
+    copied, cost = denoised.look_ahead(isp.Settings(**QUICK), trainer, end, None, 0, 0)
+    assert cost.steps == 4
+    assert equal(copied, trainer.prunable_weights(end))
+
+
+def test_rounds_through_files_with_fresh_objects_for_each_step(make: MakeTrainer, tmp_path: Path) -> None:
+    """Segments, look-aheads, aggregation and retraining as jobs that know nothing but what earlier ones wrote."""
+    settings = isp.Settings(**QUICK)
+    rounds = isp.rounds(settings, parse_sparsity("0.85"), 5, 30)
+    artifacts.save_state(tmp_path / "state", state_of(tiny_model()), {})
+    within = None
+    for round_ in rounds:
+        state, _ = artifacts.load_state(tmp_path / "state")
+        state, _ = make().run(state, round_.stop, within)
+        artifacts.save_state(tmp_path / "state", state, {})
+        for index in range(settings.denoisers):
+            state, _ = artifacts.load_state(tmp_path / "state")
+            copied, _ = denoised.look_ahead(settings, make(), state, within, round_.index, index)
+            weak = isp.weak(settings, copied, round_.sparsity, within)
+            artifacts.save_mask(tmp_path / f"weak{index}", weak, {})
+        contributions = [artifacts.load_mask(tmp_path / f"weak{index}")[0] for index in range(settings.denoisers)]
+        state, _ = artifacts.load_state(tmp_path / "state")
+        event = denoised.aggregate(settings, make().prunable_weights(state), contributions, round_, within)
+        artifacts.save_mask(tmp_path / "mask", event.mask, {})
+        within, _ = artifacts.load_mask(tmp_path / "mask")
+    for stop in (17, 23, 30):  # cut after the last event, too
+        state, _ = artifacts.load_state(tmp_path / "state")
+        state, _ = make().run(state, stop, within)
+        artifacts.save_state(tmp_path / "state", state, {})
+    (ticket,) = find(make(), "0.85", **QUICK)
+    assert equal(state.weights, ticket.weights)
+
+
+def test_a_look_ahead_that_diverges_keeps_the_state_of_the_run(make: MakeTrainer) -> None:
+    trainer = make(clip_norm=None)
+    with pytest.raises(TrainingDiverged, match=r"look-ahead 0 of round \d \(learning rate x 1e\+30\)") as caught:
+        find(trainer, "0.85", **QUICK | {"learning_rate_factors": (1e30, 1e30)})
+    run, _ = trainer.run(state_of(tiny_model()), 1)
+    assert equal(caught.value.state.weights, run.weights)
+    assert caught.value.state.step == 1
+
+
+def test_a_look_ahead_without_enough_data_is_refused(make: MakeTrainer) -> None:
+    with pytest.raises(ConfigError, match=r"data_fraction = 0.1: a look-ahead's 8 of 80 training examples"):
+        find(make(), "0.85", **QUICK | {"data_fraction": 0.1})

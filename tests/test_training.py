@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from isp import masks
+from isp import artifacts, masks
 from isp.errors import ConfigError, MaskError, TrainingDiverged
 from isp.seeds import seed as named_seed
 from isp.training import BatchOrder, State, Trainer, Training, learning_rate, load_weights, state_of
-from tests.conftest import tiny_model
+from tests.conftest import Noisy, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -217,14 +218,49 @@ def test_bf16_keeps_weights_and_moments_in_fp32(make: MakeTrainer) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_masked_weights_stay_zero_on_a_gpu(make: MakeTrainer) -> None:
-    trainer = make()
+def test_on_a_gpu_masked_weights_stay_zero_and_a_state_from_a_file_goes_on(make: MakeTrainer, tmp_path: Path) -> None:
+    base = make()
+    loss = base.loss
     trainer = replace(
-        trainer,
-        model=trainer.model.cuda(),
-        loss=lambda model, batch: trainer.loss(model, [part.cuda() for part in batch]),
+        base, model=base.model.cuda(), loss=lambda model, batch: loss(model, [part.cuda() for part in batch])
     )
     state, _ = trainer.run(state_of(trainer.model), 5)
     mask = mask_at(trainer, state, "0.9")
-    final, _ = trainer.run(state, 15, mask)
+    artifacts.save_state(tmp_path / "state", state, {})
+    artifacts.save_mask(tmp_path / "mask", mask, {})
+    back, _ = artifacts.load_state(tmp_path / "state")
+    bits, _ = artifacts.load_mask(tmp_path / "mask")
+    final, _ = trainer.run(back, 15, bits)
     assert not any(final.weights[name][~kept].any() for name, kept in mask.items())
+    assert same(final, trainer.run(state, 15, mask)[0])
+
+
+def test_what_was_left_in_the_model_does_not_matter(make: MakeTrainer) -> None:
+    """A call that was interrupted leaves gradients behind."""
+    clean, dirty = make(), make()
+    for parameter in dirty.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    initial = state_of(tiny_model())
+    assert same(clean.run(initial, 3)[0], dirty.run(initial, 3)[0])
+
+
+def test_divergence_does_not_spoil_the_buffers_of_norms(make: MakeTrainer) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(40, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+    class Poisoned(Noisy):
+        def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+            inputs, labels = super().batch(indices)
+            return (inputs * float("nan") if 0 in indices else inputs), labels
+
+    trainer = replace(make(), model=model, examples=Poisoned(), prunable=("1.weight",))
+    with pytest.raises(TrainingDiverged) as caught:
+        trainer.run(state_of(model), 30)
+    state = caught.value.state
+    assert all(tensor.isfinite().all() for tensor in state.weights.values())
+    assert state.weights["2.num_batches_tracked"] == state.step == caught.value.step
+
+
+def test_a_run_on_the_cpu_does_not_start_cuda(make: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: pytest.fail("a CUDA generator was read"))
+    trainer = make()
+    trainer.run(state_of(trainer.model), 2)

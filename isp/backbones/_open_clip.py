@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
 
 if TYPE_CHECKING:
@@ -72,22 +74,22 @@ class ClipBackbone:
         """Both towers with random weights drawn from `seed`."""
         import open_clip
 
-        config = self.architecture
-        if isinstance(config, str):
-            config = open_clip.get_model_config(config)
-        with torch.random.fork_rng():
+        with forked_rng():
             torch.manual_seed(named_seed("build", seed=seed))
-            return open_clip.CLIP(**config)
+            return open_clip.CLIP(**self._config())
+
+    def _config(self) -> Mapping[str, Any]:
+        import open_clip
+
+        if isinstance(self.architecture, str):
+            config: Mapping[str, Any] = open_clip.get_model_config(self.architecture)
+            return config
+        return self.architecture
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """CLIP's byte-pair tokens, int64 (n, context length)."""
-        import open_clip
-
-        config = self.architecture
-        if isinstance(config, str):
-            config = open_clip.get_model_config(config)
-        tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
-        tokens: Tensor = tokenizer(list(texts))
+        length: int = self._config()["text_cfg"]["context_length"]
+        tokens: Tensor = _tokenizer()(list(texts), context_length=length)
         return tokens
 
     def classifier(self, clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence[str]) -> ImageClassifier:
@@ -101,3 +103,11 @@ class ClipBackbone:
             features = clip.encode_text(texts, normalize=True).view(len(classes), len(templates), -1).mean(dim=1)
             head = F.normalize(features, dim=-1) * clip.logit_scale.exp()
         return ImageClassifier(clip.visual, head)
+
+
+@cache
+def _tokenizer() -> Any:
+    """CLIP's tokenizer; reading its vocabulary takes a tenth of a second."""
+    import open_clip
+
+    return open_clip.SimpleTokenizer()

@@ -7,6 +7,7 @@ or chooses calls the second.
 from __future__ import annotations
 
 import io
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,9 +68,9 @@ class HubFolder:
             try:
                 table = parquet.read_table(path, columns=[self.image, self.label])
                 pictures.extend(entry["bytes"] for entry in table[self.image].to_pylist())
-                labels.extend(table[self.label].to_pylist())
+                labels.extend(map(operator.index, table[self.label].to_pylist()))
             except (OSError, ValueError, KeyError, TypeError) as error:
-                columns = f"{self.image!r} (struct with bytes) and {self.label!r}"
+                columns = f"{self.image!r} (struct with bytes) and {self.label!r} (integers)"
                 raise DataError(
                     f"{path}: not a whole parquet file with columns {columns} ({error}); "
                     f"delete it and fetch {self.id} again (stage: download)"
@@ -125,5 +126,5 @@ def decode(picture: bytes | np.ndarray, where: str) -> np.ndarray:
         with Image.open(io.BytesIO(picture)) as image:
             grey = image.mode in ("1", "L")
             return np.asarray(image.convert("L" if grey else "RGB"))
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises all three for damaged files
         raise DataError(f"{where}: not a picture ({error}); fetch the dataset again (stage: download)") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,8 @@ from isp.errors import ConfigError
 from isp.masks import Mask
 from isp.settings import Settings, parse
 from isp.sparsity import num_pruned
-from isp.training import State, Trainer, Training
+from isp.training import VERSION as TRAINING_VERSION
+from isp.training import BatchOrder, State, Trainer, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Ticket:
         finding: what was spent until the mask was known (for single-pass methods this is part of the training).
         retraining: what was spent under the final mask.
         rounds: one record a round of a method that has rounds.
+        origin: what made it: the method's settings, the protocol, seed and device.
     """
 
     method: str
@@ -45,6 +47,7 @@ class Ticket:
     finding: Cost = field(default_factory=Cost)
     retraining: Cost = field(default_factory=Cost)
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def cost(self) -> Cost:
@@ -107,6 +110,7 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
         ConfigError: the schedule overruns the budget.
     """
     check_sparsities(method, sparsities)
+    BatchOrder(num_examples, training.batch_size, seed=0)  # refuses a batch larger than the training set
     return int(method.family.planned_steps(method, training, num_examples, sorted(sparsities)))
 
 
@@ -122,13 +126,25 @@ def find_tickets(method: Method, trainer: Trainer, initial: State, sparsities: S
         sparsities: from `parse_sparsity`.
 
     Raises:
-        ConfigError: the schedule overruns the budget.
+        ConfigError: the schedule overruns the budget, or a sparsity keeps no weight.
         TrainingDiverged: a loss that is not finite.
     """
     planned_steps(method, trainer.training, len(trainer.examples), sparsities)
+    total = sum(initial.weights[name].numel() for name in trainer.prunable)
+    for sparsity in sparsities:
+        if num_pruned(sparsity, total) == total:
+            raise ConfigError(f"sparsity {sparsity} is not reachable: it keeps none of {total} prunable weights")
+    origin = {
+        "version": method.module.VERSION,
+        "training_version": TRAINING_VERSION,
+        "settings": method.settings.model_dump(mode="json"),
+        "training": trainer.training.model_dump(mode="json"),
+        "seed": trainer.seed,
+        "device": str(next(iter(initial.weights.values())).device),
+    }
     for ticket in method.family.tickets(method, trainer, initial, sorted(sparsities)):
         _check_ticket(ticket)
-        yield ticket
+        yield replace(ticket, origin=origin)
 
 
 def _check_ticket(ticket: Ticket) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from isp.costs import Cost
+from isp.errors import ConfigError, TrainingDiverged
 from isp.families import Method, Ticket
 from isp.masks import Mask, Weights
 from isp.methods import isp
@@ -28,9 +29,15 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
     """Shared segments and look-aheads once, and what each target trains after it left the chain.
 
     Raises:
-        ConfigError: the rounds overrun the budget.
+        ConfigError: the rounds overrun the budget, or a look-ahead's data make no batch.
     """
     settings = _settings(method)
+    subset = isp.subset_size(settings, num_examples)
+    if settings.denoisers and subset < training.batch_size:
+        raise ConfigError(
+            f"data_fraction = {settings.data_fraction}: a look-ahead's {subset} of {num_examples} training examples "
+            f"make no batch of batch_size = {training.batch_size}; raise the one or lower the other"
+        )
     plans = {target: _rounds(settings, training, num_examples, target) for target in sparsities}
     longest = plans[max(sparsities)]
     look_aheads = len(longest) * settings.denoisers * settings.look_ahead_steps
@@ -49,12 +56,15 @@ def look_ahead(
         update={
             "learning_rate": trainer.training.learning_rate * member.learning_rate_factor,
             "weight_decay": member.weight_decay,
-            "batch_size": min(trainer.training.batch_size, len(member.subset)),
         }
     )
     own = replace(trainer, training=protocol, seed=member.seed, subset=member.subset)
     start = state if settings.optimizer == "inherited" else replace(state, optimizer={})
-    copy, cost = own.run(start, state.step + settings.look_ahead_steps, mask)
+    try:
+        copy, cost = own.run(start, state.step + settings.look_ahead_steps, mask)
+    except TrainingDiverged as error:
+        problem = f"look-ahead {index} of round {round_index} (learning rate x {member.learning_rate_factor:.3g}): "
+        raise TrainingDiverged(problem + error.problem, error.step, state, mask) from None
     return trainer.prunable_weights(copy), cost
 
 

@@ -13,6 +13,8 @@ from isp import masks
 from isp.costs import Cost
 from isp.families import Method, Ticket
 from isp.methods import Probe
+from isp.rng import forked_rng
+from isp.seeds import seed as named_seed
 from isp.training import State, Trainer, Training, load_weights
 
 
@@ -40,8 +42,8 @@ def score(method: Method, trainer: Trainer, initial: State) -> tuple[dict[str, T
         loss=trainer.loss,
         batches=batches,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(trainer.seed)
+    with forked_rng(next(trainer.model.parameters()).device):
+        torch.manual_seed(named_seed("one-shot scores", seed=trainer.seed))
         scores = method.module.scores(probe, method.settings, trainer.seed)
     trainer.model.zero_grad(set_to_none=True)
     flops = num_batches * trainer.flops.total

@@ -1,7 +1,7 @@
 """One file a method; its name is the file's stem. A method holds only its own mathematics and states its family.
 
-Every file defines `FAMILY` and `Settings`. What else it defines depends on the family, which decides how the method is
-run (`isp/families/`):
+Every file defines `FAMILY`, `VERSION` (raised when its results change) and `Settings`. What else it defines depends on
+the family, which decides how the method is run (`isp/families/`):
 
 - "dense": nothing; trains without a mask.
 - "one_shot": `scores(probe, settings, seed)`, a score for every prunable weight; the highest are kept, before training.

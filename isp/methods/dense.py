@@ -6,6 +6,7 @@ from isp import settings
 from isp.methods import Family
 
 FAMILY: Family = "dense"
+VERSION = 1
 
 
 class Settings(settings.Settings):

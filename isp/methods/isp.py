@@ -31,6 +31,7 @@ from isp.seeds import seed as named_seed
 from isp.sparsity import sparsities_to
 
 FAMILY: Family = "denoised"
+VERSION = 1
 
 Rule = Literal["votes", "mean_score", "union", "literal"]
 
@@ -38,7 +39,7 @@ Rule = Literal["votes", "mean_score", "union", "literal"]
 class Settings(settings.Settings):
     """Rounds, look-aheads and their superposition. Defaults: Table 1 for CLIP, `segment_fraction` from the code."""
 
-    rate: float = Field(default=0.15, gt=0, lt=1, description="s, share of the weights that a round prunes")
+    rate: float = Field(default=0.15, ge=0.001, lt=1, description="s, share of the weights that a round prunes")
     rate_of: Literal["remaining", "original"] = Field(default="remaining", description="what `rate` is a share of")
     segment_fraction: float = Field(default=0.075, gt=0, le=1, description="t as a share of the steps of an epoch")
     denoisers: int = Field(default=5, ge=0, description="N, look-ahead copies a round; 0: plain magnitude pruning")
@@ -124,6 +125,11 @@ class Member:
     subset: Tensor
 
 
+def subset_size(settings: Settings, num_examples: int) -> int:
+    """How many of the training examples a look-ahead copy trains on."""
+    return max(1, round(settings.data_fraction * num_examples))
+
+
 def member(settings: Settings, num_examples: int, seed: int, round_index: int, index: int) -> Member:
     """Protocol P_n and data D_n of look-ahead copy `index` of a round; independent of the sparsity it is pruned to."""
     own = named_seed("look-ahead", seed=seed, round=round_index, member=index)
@@ -131,8 +137,7 @@ def member(settings: Settings, num_examples: int, seed: int, round_index: int, i
     low, high = settings.learning_rate_factors
     place = torch.rand((), generator=generator, dtype=torch.float64).item()
     decay = settings.weight_decays[int(torch.randint(len(settings.weight_decays), (), generator=generator))]
-    size = max(1, round(settings.data_fraction * num_examples))
-    subset = torch.randperm(num_examples, generator=generator)[:size].sort().values
+    subset = torch.randperm(num_examples, generator=generator)[: subset_size(settings, num_examples)].sort().values
     return Member(own, math.exp(math.log(low) + place * (math.log(high) - math.log(low))), decay, subset)
 
 

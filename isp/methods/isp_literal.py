@@ -10,6 +10,7 @@ from isp.methods import Family
 from isp.methods import isp as _isp
 
 FAMILY: Family = "denoised"
+VERSION = 1
 
 
 class Settings(_isp.Settings):

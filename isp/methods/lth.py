@@ -16,10 +16,11 @@ from isp import settings
 from isp.methods import Family
 
 FAMILY: Family = "iterative"
+VERSION = 1
 
 
 class Settings(settings.Settings):
     """How fast the rounds prune."""
 
-    rate: float = Field(default=0.2, gt=0, lt=1, description="share of the weights that a round prunes")
+    rate: float = Field(default=0.2, ge=0.001, lt=1, description="share of the weights that a round prunes")
     rate_of: Literal["remaining", "original"] = Field(default="remaining", description="what `rate` is a share of")

@@ -9,6 +9,7 @@ from isp.masks import magnitudes
 from isp.methods import Family, Probe
 
 FAMILY: Family = "one_shot"
+VERSION = 1
 
 
 class Settings(settings.Settings):

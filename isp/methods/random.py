@@ -10,6 +10,7 @@ from isp.methods import Family, Probe
 from isp.seeds import seed as named_seed
 
 FAMILY: Family = "one_shot"
+VERSION = 1
 
 
 class Settings(settings.Settings):
