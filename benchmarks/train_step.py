@@ -3,8 +3,8 @@
     python benchmarks/train_step.py [--device cpu] [--batch-size 16] [--steps 6] [--threads 2] [--precision fp32 bf16]
 
 Random weights and pictures, 90 % sparsity, fused AdamW, clipping. Both run in this process, step by step in turn, so
-that a drift of the machine's speed hits both. `torch.nn.utils.prune` does not reach `attn.out_proj` (its hook never runs
-there), so there it masks the other three weights of a block only: less work than ours, and a wrong result.
+that a drift of the machine's speed hits both. `torch.nn.utils.prune` does not reach `attn.out_proj` (its hook never
+runs there), so there it masks the other three weights of a block only: less work than ours, and a wrong result.
 """
 
 from __future__ import annotations
