@@ -147,7 +147,7 @@ def study(
     rows = _run_study(runner, test, seed)
     if seed is None:
         tables.write(runner.folder, rows)
-        typer.echo(f"Tickets, metrics.csv and table.md: {runner.folder}/")
+        typer.echo(f"Tickets, metrics.csv, summary.md and table.md: {runner.folder}/")
 
 
 def _run_study(runner: Runner, test: bool, seeds: list[int] | None = None) -> list[dict[str, Any]]:

@@ -95,10 +95,34 @@ def text(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
+def summary(rows: Sequence[Row]) -> str:
+    """For each task and backbone, validation scores by variant and sparsity as a Markdown table.
+
+    The last column is the steps that the ticket of the row's highest sparsity took, finding and retraining.
+    """
+    parts = []
+    for keys, body in lines(rows).items():
+        sparsities = sorted({line[1] for line in body}, key=float)
+        scores: dict[str, dict[str, str]] = {}
+        steps: dict[str, int] = {}
+        for line in body:
+            cells = dict(zip(HEADER, line, strict=True))
+            scores.setdefault(cells["variant"], {})[cells["sparsity"]] = cells["validation"]
+            steps[cells["variant"]] = int(cells["finding"]) + int(cells["retraining"])
+        header = [" on ".join(reversed(keys)), *sparsities, "steps"]
+        table = [[name, *(found.get(s, "") for s in sparsities), f"{steps[name]:,}"] for name, found in scores.items()]
+        parts.append(_markdown([header, ["---"] * len(header), *table]))
+    return "\n".join(parts)
+
+
 def write(folder: Path, rows: Sequence[Row]) -> None:
-    """Write `metrics.csv` (a row a ticket) and `table.md` (a row a variant and sparsity)."""
+    """Write `metrics.csv` (a row a ticket), `summary.md` and `table.md` (a row a variant and sparsity)."""
     write_csv(folder / "metrics.csv", [flat(row) for row in rows])
+    write_bytes(folder / "summary.md", summary(rows).encode())
     body = [[*KEYS, *HEADER], ["---"] * (len(KEYS) + len(HEADER))]
     body += [[*keys, *line] for keys, table in lines(rows).items() for line in table]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in body)
-    write_bytes(folder / "table.md", f"{table}\n{LEGEND}\n".encode())
+    write_bytes(folder / "table.md", f"{_markdown(body)}\n{LEGEND}\n".encode())
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in table)

@@ -86,6 +86,10 @@ def test_a_study(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = load_study(here / "tiny.yaml")
     csv = (here / "results/tiny/metrics.csv").read_text().splitlines()
     assert len(csv) == 1 + 4
+    summary = (here / "results/tiny/summary.md").read_text().splitlines()
+    assert summary[0] == "| clip_tiny on digits | 0 | 0.5 | 0.6 | steps |"
+    assert [line.split(" | ")[0] for line in summary[2:]] == ["| dense", "| scratch", "| isp"]
+    assert summary[-1].endswith(" | 14 |")
     table = (here / "results/tiny/table.md").read_text()
     assert "| digits | clip_tiny | isp | 0.5 | 1 |" in table
     isp = next(group for group in study.groups() if group.variant == "isp")

@@ -58,3 +58,9 @@ def test_what_is_installed_is_what_is_locked(name: str) -> None:
         assert metadata.version(name).split("+")[0] == wanted.version
     else:
         pytest.skip("not the environment that the Makefile makes")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("results/*/summary.md")), ids=lambda path: path.parent.name)
+def test_the_readme_shows_the_committed_results(path: Path) -> None:
+    """No number is typed into a table."""
+    assert path.read_text() in (ROOT / "README.md").read_text()
