@@ -174,7 +174,7 @@ class Trainer:
         """Train from `state.step` to step `until` under `mask`.
 
         The mask is applied once to the weights and to both moments, and to the gradients of every step before they are
-        clipped; AdamW then leaves masked weights at exactly zero (FACTS.md; momentum would revive them otherwise).
+        clipped; AdamW then leaves masked weights at exactly zero (with gradients masked alone, momentum revives them).
 
         Args:
             state: where to begin; it is not changed.
@@ -185,10 +185,10 @@ class Trainer:
         Raises:
             TrainingDiverged: loss or gradient norm not finite; carries the last good state.
         """
-        with self._workspace(state, mask) as (optimizer, parameters):
+        device = next(self.model.parameters()).device
+        mask = None if mask is None else {name: kept.to(device) for name, kept in mask.items()}
+        with self._workspace(state, mask, device) as (optimizer, parameters):
             order, training = self.order, self.training
-            device = next(iter(parameters.values())).device
-            mask = None if mask is None else {name: kept.to(device) for name, kept in mask.items()}
             cast = nullcontext if training.precision == "fp32" else _bf16_autocast(device)
             limit = math.inf if training.clip_norm is None else training.clip_norm
             for step in range(state.step, until):
@@ -226,15 +226,13 @@ class Trainer:
 
     @contextmanager
     def _workspace(
-        self, state: State, mask: Mask | None
+        self, state: State, mask: Mask | None, device: torch.device
     ) -> Iterator[tuple[torch.optim.AdamW, dict[str, nn.Parameter]]]:
         """Load state and mask into the model and an optimizer; torch's generators are put back afterwards."""
         load_weights(self.model, state.weights)
         parameters = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        device = next(iter(parameters.values())).device
         if mask is not None:
             check_fits(mask, {name: parameters[name] for name in self.prunable})
-            mask = {name: kept.to(device) for name, kept in mask.items()}
             apply_(mask, parameters)
         optimizer = torch.optim.AdamW(parameters.values(), lr=0.0, weight_decay=self.training.weight_decay, fused=True)
         for name, memory in state.optimizer.items():

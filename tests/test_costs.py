@@ -40,7 +40,7 @@ def test_counting_leaves_the_buffers_of_norms_alone() -> None:
 
 
 def test_flops_of_attention_projections_are_found() -> None:
-    """`nn.MultiheadAttention` never calls its `out_proj`; hook-based counters miss it (FACTS.md). 16 * 5 tokens."""
+    """`nn.MultiheadAttention` never calls its `out_proj`; hook-based counters miss it. 16 * 5 tokens."""
     model = tiny_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     names = ["attention.in_proj_weight", "attention.out_proj.weight", "up.weight", "down.weight"]

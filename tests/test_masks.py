@@ -61,7 +61,7 @@ def test_ties_go_to_the_second_key_then_to_position() -> None:
 
 
 def test_averaged_binary_masks_hit_the_exact_count() -> None:
-    """Thresholding the mean of five random masks at 0.5 misses by 30 points (FACTS.md)."""
+    """Thresholding the mean of five random masks at 0.5 misses by 30 points."""
     generator = torch.Generator().manual_seed(0)
     drawn = [{"a": torch.rand(10_000, generator=generator) < 0.5} for _ in range(5)]
     votes = {name: tensor / 5 for name, tensor in masks.votes(drawn).items()}

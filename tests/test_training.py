@@ -145,7 +145,7 @@ def test_agrees_with_training_through_weight_times_mask(make: MakeTrainer) -> No
 
 
 def test_clipping_sees_kept_weights_only(make: MakeTrainer) -> None:
-    """Gradients that a mask drops must not use up the norm (FACTS.md): tripling them changes nothing."""
+    """Gradients that a mask drops must not use up the norm: a thousand times larger ones change nothing."""
 
     class Scaled(nn.Module):
         def __init__(self, factor: float) -> None:
