@@ -56,7 +56,7 @@ def nominal(index: int, rate: Decimal | float, rate_of: RateOf) -> Decimal:
 def sparsities_to(target: Decimal, rate: Decimal | float, rate_of: RateOf) -> list[Decimal]:
     """The sparsities of rounds 0, 1, … on the way to `target`: nominal ones, then `target` itself.
 
-    A target leaves the chain at the first round whose nominal sparsity reaches it; a target of 0 needs no round. Close to
+    A target leaves the chain at the first round whose nominal sparsity reaches it; a target of 0 needs no round. Near
     sparsity 1, where a small rate prunes less than the fourth decimal shows, neighbours may be equal.
     """
     chain: list[Decimal] = []
