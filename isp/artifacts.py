@@ -1,4 +1,4 @@
-"""The only module that reads and writes artifacts: safetensors with one JSON header. Never a pickle.
+"""The only module that reads and writes tensors: safetensors with one JSON header. Never a pickle.
 
 An artifact is written to a temporary name beside its place and renamed when it is whole, so a file under its final name
 is whole or damaged afterwards, and a checksum over its tensors tells. The header says what made it: kind, format
@@ -7,14 +7,10 @@ version, settings, package versions, device and cost.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import os
 import platform
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -25,15 +21,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from isp.errors import ArtifactError, IspError
+from isp.errors import ArtifactError
+from isp.files import write_bytes
 from isp.masks import Mask, check_fits, num_kept, num_weights, pack, sparsity, unpack
 from isp.training import State
 
 FORMAT = 1
 
-Kind = Literal["weights", "state", "mask", "ticket"]
+Kind = Literal["weights", "examples", "state", "mask", "ticket"]
 MADE_BY: dict[str, str] = {
     "weights": "pretrain",
+    "examples": "prepare",
     "state": "train_segment",
     "mask": "aggregate",
     "ticket": "retrain",
@@ -42,7 +40,7 @@ _BITS = "mask.bits"
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "isp")
 
 
-# --- the four kinds ---------------------------------------------------------------------------------------------------
+# --- the five kinds ---------------------------------------------------------------------------------------------------
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -53,6 +51,17 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and what is written about them."""
     tensors, header = _read(path, "weights")
+    return tensors, header["about"]
+
+
+def save_examples(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Prepared examples: tensors with one first dimension."""
+    _write(path, "examples", dict(tensors), {}, about)
+
+
+def load_examples(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and what is written about them."""
+    tensors, header = _read(path, "examples")
     return tensors, header["about"]
 
 
@@ -200,71 +209,3 @@ def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
         digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary name in the same folder, synced, then renamed.
-
-    Raises:
-        IspError: the folder cannot be written or the disk is full; nothing is left behind.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise IspError(
-                f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written"
-            ) from None
-        raise
-
-
-def check_writable(folder: Path) -> None:
-    """Make the folder and try it.
-
-    Raises:
-        IspError: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise IspError(f"{folder}: cannot be written to ({error.strerror or error})") from None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(content, indent=1, default=str) + "\n").encode())
-
-
-def read_json(path: Path, made_by: str) -> Any:
-    """JSON from a file.
-
-    Raises:
-        ArtifactError: missing or not JSON; names the stage that makes it.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file; make it first ({made_by})") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); delete it and make it again ({made_by})") from None
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with the same keys as comma-separated values, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())

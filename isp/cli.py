@@ -1,43 +1,59 @@
-"""The `isp` command: list what there is, run one cell, run a study."""
+"""The `isp` command: what there is, one cell from the command line, and every stage of the workflow by hand."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib
 import json
+import subprocess
 import sys
-import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand, TyperGroup
 
-from isp import registry
+from isp import files, registry, stages
 from isp.errors import ConfigError, IspError
 
-if TYPE_CHECKING:
-    from isp.study import Reporter, Runner
+out = Console()
+err = Console(stderr=True)
+
+
+class _Commands(TyperGroup):
+    """The commands of this file, and one for every stage, imported only when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *stages.NAMES]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """For the list of commands: a stage's first line, without importing it."""
+        if cmd_name not in stages.NAMES:
+            return super().get_command(ctx, cmd_name)
+        source = Path(stages.__file__).with_name(f"{cmd_name}.py").read_text()
+        return TyperCommand(cmd_name, help=ast.get_docstring(ast.parse(source)))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """For a call: the stage itself."""
+        if args[0] not in stages.NAMES:
+            return super().resolve_command(ctx, args)
+        one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        one.command(args[0])(getattr(importlib.import_module(f"isp.stages.{args[0]}"), args[0]))
+        return args[0], typer.main.get_command(one), args[1:]
+
 
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Prune pre-trained transformers while they are fine-tuned: Instant Soup Pruning and its baselines.",
 )
-out = Console()
-err = Console(stderr=True)
-
-DataRoot = Annotated[Path, typer.Option(help="Folder of datasets in the hub's layout.")]
-Resources = Annotated[Path, typer.Option(help="Folder where pre-trained weights are kept.")]
-Results = Annotated[Path, typer.Option(help="Folder that results are written to.")]
-Test = Annotated[
-    bool, typer.Option("--test", help="Also score the tickets on the official test split. Choose nothing by it.")
-]
 
 
 @app.command("list")
@@ -74,24 +90,24 @@ def run(
             "Example: --set training.steps=800 --set method.denoisers=0 --set task.num_train=4000",
         ),
     ] = None,
-    data_root: DataRoot = Path("resources/data"),
-    resources: Resources = Path("resources"),
-    results: Results = Path("results"),
+    data_root: Annotated[Path, typer.Option(help="Folder of datasets in the hub's layout.")] = Path("resources/data"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch; the bits of a result depend on it.")] = 1,
-    test: Test = False,
 ) -> None:
-    """Run one method on one task: fine-tune, prune, score on validation, and print scores and cost.
+    """Run one method on one task through the workflow: a study of one cell, and its table.
 
-    Tickets are kept in RESULTS/run-<hash of the settings>/; a cell that was run before is read from there.
+    The study file, its tickets and its tables are in results/run-<hash of the settings>/, below the current folder;
+    what was run before is not run again.
     """
+    from isp.config import parse_study
+
     settings = _settings(set_ or [])
     module = registry.load("backbone", backbone)
     registry.load("task", task)
-    family = registry.load("method", method).FAMILY
+    dense = registry.load("method", method).FAMILY == "dense"
+    if dense and sparsity:
+        raise ConfigError(f"--sparsity {sparsity[0]}: method {method!r} does not prune, leave it out")
     values = {
-        "study": "run",
-        "data_root": data_root,
         "device": device,
         "threads": threads,
         "training": {backbone: module.TRAINING.model_dump() | settings["training"]},
@@ -102,71 +118,27 @@ def run(
                 "backbone": backbone,
                 "tasks": [task],
                 "variants": [method],
-                "sparsities": sparsity or ([] if family == "dense" else ["0.9"]),
+                "sparsities": [] if dense else sparsity or ["0.9"],
                 "seeds": [seed],
             }
         ],
     }
-    if family == "dense" and sparsity:
-        raise ConfigError(f"--sparsity {sparsity[0]}: method {method!r} does not prune, leave it out")
-    from isp.config import parse_study
-    from isp.study import Runner
-
-    study = parse_study(values, "isp run")
-    # Other settings go to another folder; what is named in the path of a ticket need not be told apart again.
-    group = next(study.groups())
-    runner = Runner(study=study, results=results, resources=resources)
-    settings = runner.settings_of(group) | {"backbone": backbone, "task": task, "seed": 0}
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
-    runner.study = study.model_copy(update={"study": f"run-{digest}"})
-    _run_study(runner, test)
-    typer.echo(f"Tickets: {runner.cell_folder(group, group.sparsities[0]).parent}/")
+    digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=4).hexdigest()
+    study = parse_study({"study": f"run-{digest}", "data_root": str(data_root), **values}, "isp run")
+    folder = Path("results") / study.study
+    files.write_bytes(folder / "study.yaml", yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False).encode())
+    status = subprocess.run([*_snakemake(), "--configfile", str(folder / "study.yaml")], check=False).returncode
+    if status:
+        raise SystemExit(status)
+    typer.echo(f"{(folder / 'tables/costs.txt').read_text()}\nTables, figures and tickets: {folder}/")
 
 
-@app.command()
-def study(
-    file: Annotated[Path, typer.Argument(help="A study file, such as config/core_digits.yaml.")],
-    seed: Annotated[list[int] | None, typer.Option(help="Run these seeds only; may be repeated.")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Instead of the study's data_root.")] = None,
-    resources: Resources = Path("resources"),
-    results: Results = Path("results"),
-    test: Test = False,
-) -> None:
-    """Run the cells of a study file in this process and write its table; cells that are done are not run again.
-
-    Two processes with different seeds can share the work; run it once more without --seed for the whole table.
-    """
-    from isp import tables
-    from isp.config import load_study
-    from isp.study import Runner
-
-    loaded = load_study(file)
-    if data_root is not None:
-        loaded = loaded.model_copy(update={"data_root": data_root})
-    runner = Runner(study=loaded, results=results, resources=resources)
-    rows = _run_study(runner, test, seed)
-    if seed is None:
-        tables.write(runner.folder, rows)
-        typer.echo(f"Tickets, metrics.csv, summary.md and table.md: {runner.folder}/")
-
-
-def _run_study(runner: Runner, test: bool, seeds: list[int] | None = None) -> list[dict[str, Any]]:
-    """Run the groups of a study (of some seeds only), print its table and return the rows."""
-    from isp import tables
-
-    groups = [group for group in runner.study.groups() if seeds is None or group.seed in seeds]
-    if not groups:
-        raise ConfigError(f"no cell of study {runner.study.study!r} has seed {', '.join(map(str, seeds or []))}")
-    rows = []
-    with _progress() as runner.report:
-        runner.check(groups)
-        for group in groups:
-            for row in runner.run(group):
-                if test:
-                    row["test"] = runner.score_on_test(group, tables.sparsity_of(row))
-                rows.append(row)
-    typer.echo(f"{tables.text(rows)}\n\n{textwrap.fill(tables.LEGEND, 100)}")
-    return rows
+def _snakemake() -> list[str]:
+    """The command that runs the workflow of the repository that this package lies in."""
+    snakefile = Path(__file__).parent.parent / "workflow" / "Snakefile"
+    if not snakefile.exists():
+        raise ConfigError(f"{snakefile}: no such file; `isp run` needs the repository, installed by `pip install -e .`")
+    return [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile)]
 
 
 def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
@@ -186,38 +158,6 @@ def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
         except yaml.YAMLError:
             raise ConfigError(f"--set {pair}: {text!r} is not a YAML value") from None
     return found
-
-
-@contextmanager
-def _progress() -> Iterator[Reporter]:
-    """A progress bar on a terminal; one line at the beginning of each piece of work in a log."""
-    if not err.is_terminal:
-        yield _logged
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True) as bar:
-
-        def report(title: str, total: int) -> Any:
-            for done in bar.task_ids:
-                bar.remove_task(done)
-            work = bar.add_task(title, total=total)
-            return lambda steps: bar.advance(work, steps)
-
-        yield report
-
-
-def _logged(title: str, total: int) -> Any:
-    print(f"{title}: {total} steps", file=sys.stderr, flush=True)
-    return lambda _: None
 
 
 def main(arguments: list[str] | None = None) -> None:

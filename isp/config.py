@@ -15,11 +15,11 @@ import yaml
 from pydantic import Field, model_validator
 
 from isp import registry
-from isp.data.images import Augmentation
 from isp.errors import ConfigError, unknown
-from isp.families import Method, check_sparsities, make_method
+from isp.families import Method, check_sparsities, make_method, planned_steps
 from isp.settings import Settings, parse
 from isp.sparsity import parse_sparsity
+from isp.tasks import ImageTask, TaskLimits
 from isp.training import Training
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
@@ -34,14 +34,6 @@ class Variant(Settings):
     initial: Initial = Field(
         default="pretrained", description="weights to begin from; the head is the pre-trained one's"
     )
-
-
-class TaskLimits(Settings):
-    """How much of a task's training split is used, and how it is augmented."""
-
-    num_train: int | None = Field(default=None, ge=1, description="training examples; null: all")
-    num_validation: int | None = Field(default=None, ge=1, description="validation examples used; null: all")
-    augmentation: Augmentation = "crop"
 
 
 class Block(Settings):
@@ -89,11 +81,32 @@ class Study(Settings):
                 if cell in seen:
                     raise ConfigError(f"grid: the cell {'/'.join(map(str, cell))} is there twice")
                 seen.add(cell)
+            self._check_schedule(group)
         return self
+
+    def _check_schedule(self, group: Group) -> None:
+        """Refuse a schedule that cannot run, such as rounds that overrun the budget."""
+        try:
+            num_train = self.num_train(group.task)
+        except ConfigError as error:
+            raise ConfigError(f"tasks.{group.task}: {error}") from None
+        try:
+            planned_steps(self.method(group.variant), self.training[group.backbone], num_train, group.sparsities)
+        except ConfigError as error:
+            raise ConfigError(f"variants.{group.variant}, on task {group.task!r}: {error}") from None
 
     def method(self, variant: str) -> Method:
         """The method of a variant with its settings."""
         return make_method(self.variants[variant].method, self.variants[variant].settings, f"variants.{variant}")
+
+    def limits(self, task: str) -> TaskLimits:
+        """How much of a task is used."""
+        return self.tasks.get(task, TaskLimits())
+
+    def num_train(self, task: str) -> int:
+        """How many examples of a task are trained on."""
+        definition: ImageTask = registry.load("task", task).TASK
+        return definition.num_train(self.limits(task))
 
     def groups(self) -> Iterator[Group]:
         """Cells that differ in sparsity only, which a family computes together, in the order of the file."""
@@ -133,18 +146,45 @@ def parse_study(values: Mapping[str, Any], where: str) -> Study:
     return parse(Study, values, where)
 
 
+def read_study_file(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, a key that is there twice (YAML would take the last one), or no mapping.
+    """
+    try:
+        values = yaml.load(path.read_text(), _UniqueKeys)  # noqa: S506 (a SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a study file is a mapping of keys to values, this is a {type(values).__name__}")
+    return values
+
+
 def load_study(path: Path) -> Study:
     """A study from a YAML file.
 
     Raises:
         ConfigError: no such file, not YAML, or a key or value that is not allowed.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML ({error})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a study file is a mapping of keys to values, this is a {type(values).__name__}")
-    return parse_study(values, str(path))
+    return parse_study(read_study_file(path), str(path))
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a mapping with a key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping, its keys checked before merge keys (`<<`) are resolved."""
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is there twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -46,6 +46,34 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured while work was done by jobs; differs from run to run.
+
+    Attributes:
+        seconds: of work, start-up and imports left out.
+        startup_seconds: from the call of a job to the beginning of its work.
+        jobs: how many.
+        peak_memory_mb: the largest of them.
+        device: of the last of them.
+    """
+
+    seconds: float = 0.0
+    startup_seconds: float = 0.0
+    jobs: int = 0
+    peak_memory_mb: int = 0
+    device: str = ""
+
+    def __add__(self, other: Measured) -> Measured:
+        return Measured(
+            seconds=round(self.seconds + other.seconds, 3),
+            startup_seconds=round(self.startup_seconds + other.startup_seconds, 3),
+            jobs=self.jobs + other.jobs,
+            peak_memory_mb=max(self.peak_memory_mb, other.peak_memory_mb),
+            device=other.device or self.device,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepFlops:
     """FLOPs of one training step (forward and backward) on one batch.
 

@@ -264,12 +264,14 @@ def make_trainer(
     prunable: list[str],
     seed: int,
     progress: Callable[[int], None] = lambda _: None,
+    flops: StepFlops | None = None,
 ) -> Trainer:
-    """A trainer with the FLOPs of its step counted."""
-    order = BatchOrder(len(examples), training.batch_size, seed)
-    model.train()
-    with forked_rng(next(model.parameters()).device):
-        flops = count_step_flops(model, loss, examples.batch(order(0)), prunable)
+    """A trainer; the FLOPs of its step are counted unless they are known."""
+    if flops is None:
+        model.train()
+        with forked_rng(next(model.parameters()).device):
+            batch = examples.batch(BatchOrder(len(examples), training.batch_size, seed)(0))
+            flops = count_step_flops(model, loss, batch, prunable)
     return Trainer(
         model=model,
         examples=examples,

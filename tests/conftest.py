@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import settings
 from torch import Tensor, nn
 
 from isp.api import default_loss
+from isp.backbones import clip_tiny
 from isp.prunable import prunable_names
+from isp.stages.pretrain import pretrain
 from isp.training import Trainer, Training, make_trainer
 
 # CI checks the same examples every time; anywhere else new ones are drawn.
@@ -81,3 +84,14 @@ def make() -> Callable[..., Trainer]:
         return make_trainer(model, Noisy(), default_loss, Training(**protocol), names, seed)
 
     return make_
+
+
+@pytest.fixture(scope="session")
+def short_pretraining(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like `resources/`, with a tiny CLIP that was pre-trained for three steps instead of hundreds."""
+    folder = tmp_path_factory.mktemp("resources")
+    with pytest.MonkeyPatch.context() as patch:
+        short = clip_tiny.PRETRAINING.model_copy(update={"steps": 3, "warmup_steps": 0, "batch_size": 31})
+        patch.setattr(clip_tiny, "PRETRAINING", short)
+        pretrain(backbone="clip_tiny", output=folder / "backbones" / "clip_tiny.safetensors")
+    return folder

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from isp import artifacts, masks
+from isp import artifacts, files, masks
 from isp.errors import ArtifactError, IspError, MaskError
 from isp.training import Trainer, state_of
 from tests.test_training import same
@@ -157,4 +157,4 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(IspError, match="cannot be written"):
-        artifacts.write_json(tmp_path / "file" / "metrics.json", {})
+        files.write_json(tmp_path / "file" / "metrics.json", {})

@@ -72,7 +72,7 @@ def test_rules_are_exact_stay_within_and_do_not_see_the_order(rule: isp.Rule, se
     settings = isp.Settings(rule=rule)
     found = []
     for order in itertools.permutations(copies):
-        weak = [isp.weak(settings, copy, Decimal("0.6"), within) for copy in order]
+        weak = [isp.weak(settings.contribution, copy, Decimal("0.6"), within) for copy in order]
         found.append(isp.superpose(rule, weights, weak, Decimal("0.6"), within))
     assert all(equal(found[0], other) for other in found)
     assert masks.num_kept(found[0]) == 120  # of 300
@@ -85,7 +85,7 @@ def test_literal_equals_magnitude_and_the_other_rules_do_not(seed: int) -> None:
     plain = masks.prune_by_magnitude(weights, Decimal("0.6"), within)
     for rule in ("votes", "mean_score", "union", "literal"):
         settings = isp.Settings(rule=rule)
-        weak = [isp.weak(settings, copy, Decimal("0.6"), within) for copy in copies]
+        weak = [isp.weak(settings.contribution, copy, Decimal("0.6"), within) for copy in copies]
         mask = isp.superpose(rule, weights, weak, Decimal("0.6"), within)
         changed = isp.changed(mask, weights, Decimal("0.6"), within)
         assert equal(mask, plain) == (changed == 0) == (rule == "literal")
@@ -285,11 +285,12 @@ def test_rounds_through_files_with_fresh_objects_for_each_step(make: MakeTrainer
         for index in range(settings.denoisers):
             state, _ = artifacts.load_state(tmp_path / "state")
             copied, _ = denoised.look_ahead(settings, make(), state, within, round_.index, index)
-            weak = isp.weak(settings, copied, round_.sparsity, within)
+            weak = isp.weak(settings.contribution, copied, round_.sparsity, within)
             artifacts.save_mask(tmp_path / f"weak{index}", weak, {})
         contributions = [artifacts.load_mask(tmp_path / f"weak{index}")[0] for index in range(settings.denoisers)]
         state, _ = artifacts.load_state(tmp_path / "state")
-        event = denoised.aggregate(settings, make().prunable_weights(state), contributions, round_, within)
+        weights = make().prunable_weights(state)
+        event = denoised.aggregate(settings.rule, weights, contributions, round_.sparsity, within, {})
         artifacts.save_mask(tmp_path / "mask", event.mask, {})
         within, _ = artifacts.load_mask(tmp_path / "mask")
     for stop in (17, 23, 30):  # cut after the last event, too

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isp.data.images import Augmentation, Images, to_pixels
+from isp.data.sources import RawImages
+from isp.errors import ConfigError
 from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
+from isp.tasks import ImageTask
+from isp.training import LossFunction, load_weights
 
 if TYPE_CHECKING:
     import open_clip
@@ -91,6 +97,42 @@ class ClipBackbone:
         length: int = self._config()["text_cfg"]["context_length"]
         tokens: Tensor = _tokenizer()(list(texts), context_length=length)
         return tokens
+
+    @property
+    def loss(self) -> LossFunction:
+        """Mean cross-entropy."""
+        return classification_loss
+
+    def prepare(self, raw: RawImages, chosen: np.ndarray, where: str) -> dict[str, Tensor]:
+        """`pixels`: uint8, (n, 1 or 3, size, size), after CLIP's evaluation preprocessing."""
+        return {"pixels": to_pixels(raw, chosen, self.image_size, where)}
+
+    def examples(self, tensors: Mapping[str, Tensor], augmentation: Augmentation) -> Images:
+        """Pictures and labels on the device of the tensors."""
+        return Images(
+            pixels=tensors["pixels"], labels=tensors["labels"], mean=self.mean, std=self.std, augmentation=augmentation
+        )
+
+    def initial(self, pretrained: Mapping[str, Tensor], task: ImageTask, random_seed: int | None) -> ImageClassifier:
+        """The pre-trained picture tower, or one with random weights, under the pre-trained zero-shot head."""
+        clip = self.build(0)
+        load_weights(clip, pretrained, "the pre-trained weights")
+        model = self.classifier(clip, task.classes, task.templates)
+        if random_seed is not None:
+            load_weights(model.visual, self.build(1 + random_seed).visual.state_dict())
+        return model
+
+    def restore(self, weights: Mapping[str, Tensor]) -> ImageClassifier:
+        """A classifier that holds these weights.
+
+        Raises:
+            ConfigError: they are of another model; names the first tensor that differs.
+        """
+        if "head" not in weights:
+            raise ConfigError("weights without 'head' are not those of a CLIP classifier (stage: initialise)")
+        model = ImageClassifier(self.build(0).visual, torch.empty_like(weights["head"]))
+        load_weights(model, weights)
+        return model
 
     def classifier(self, clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence[str]) -> ImageClassifier:
         """The picture tower of `clip` under the zero-shot head from its text tower.

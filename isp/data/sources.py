@@ -77,6 +77,27 @@ class HubFolder:
                 ) from None
         return RawImages(pictures, np.asarray(labels, dtype=np.int64))
 
+    def fetch(self, data_root: Path) -> list[Path]:
+        """The files of both splits; those that are missing are fetched from the hub into `data_root`.
+
+        Raises:
+            DataError: files are missing and the hub did not give them.
+        """
+        try:
+            return [*self._files(self.train, data_root), *self._files(self.test, data_root)]
+        except DataError as error:
+            problem = error
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            patterns = [f"{self.config}/{split}-*.parquet" for split in (self.train, self.test)]
+            snapshot_download(self.id, repo_type="dataset", local_dir=data_root / self.id, allow_patterns=patterns)
+        except (OSError, HfHubHTTPError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{problem}. The Hugging Face hub did not give them: {reason}") from None
+        return [*self._files(self.train, data_root), *self._files(self.test, data_root)]
+
     def _files(self, split: str, data_root: Path) -> list[Path]:
         folder = data_root / self.id / self.config
         found = sorted(folder.glob(f"{split}-*-of-*.parquet"))
@@ -100,6 +121,10 @@ class Digits:
     """
 
     num_test: int = 597
+
+    def fetch(self, data_root: Path) -> list[Path]:
+        """No files: the package holds them."""
+        return []
 
     def read(self, split: Split, data_root: Path) -> RawImages:
         """Pictures scaled to uint8 and labels of a split; `data_root` is not used."""

@@ -143,12 +143,12 @@ def find_tickets(method: Method, trainer: Trainer, initial: State, sparsities: S
         "device": str(next(iter(initial.weights.values())).device),
     }
     for ticket in method.family.tickets(method, trainer, initial, sorted(sparsities)):
-        _check_ticket(ticket)
+        check_ticket(ticket)
         yield replace(ticket, origin=origin)
 
 
-def _check_ticket(ticket: Ticket) -> None:
-    """Exact to one weight, counted on the weights; a violation is a bug in a method, not bad input."""
+def check_ticket(ticket: Ticket) -> None:
+    """Refuse a ticket that is not exact to one weight, counted on the weights: a bug in a method, not bad input."""
     total = masks.num_weights(ticket.mask)
     assert masks.num_kept(ticket.mask) == total - num_pruned(ticket.sparsity, total), ticket.method
     for name, kept in ticket.mask.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -45,7 +45,7 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
 
 
 def look_ahead(
-    settings: isp.Settings, trainer: Trainer, state: State, mask: Mask | None, round_index: int, index: int
+    settings: isp.LookAhead, trainer: Trainer, state: State, mask: Mask | None, round_index: int, index: int
 ) -> tuple[dict[str, Tensor], Cost]:
     """Train copy `index` of a round for C steps and return its prunable weights; the copy itself is thrown away.
 
@@ -69,13 +69,26 @@ def look_ahead(
 
 
 def aggregate(
-    settings: isp.Settings, weights: Weights, contributions: Sequence[Weights], round_: isp.Round, within: Mask | None
+    rule: isp.Rule,
+    weights: Weights,
+    contributions: Sequence[Weights],
+    sparsity: Decimal,
+    within: Mask | None,
+    about: Mapping[str, Any],
 ) -> Event:
-    """Superpose the contributions of a round's copies into its mask, and record what the denoisers changed."""
-    mask = isp.superpose(settings.rule, weights, contributions, round_.sparsity, within)
-    record = {key: str(value) if key == "sparsity" else value for key, value in asdict(round_).items()}
-    record["changed"] = isp.changed(mask, weights, round_.sparsity, within)
-    record["agreement"] = None if settings.rule == "mean_score" else isp.agreement(contributions)  # type: ignore[arg-type]
+    """Superpose the contributions of a round's copies into its mask, and record what the denoisers changed.
+
+    Args:
+        rule: of superposition.
+        weights: the run's current prunable weights.
+        contributions: from `isp.weak`, one a copy.
+        sparsity: of the event.
+        within: the run's current mask.
+        about: what the record begins with: the round, the step it is pruned at.
+    """
+    mask = isp.superpose(rule, weights, contributions, sparsity, within)
+    record = {**about, "sparsity": str(sparsity), "changed": isp.changed(mask, weights, sparsity, within)}
+    record["agreement"] = None if rule == "mean_score" else isp.agreement(contributions)  # type: ignore[arg-type]
     return Event(mask=mask, record=record)
 
 
@@ -96,9 +109,11 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
             copy, cost = look_ahead(settings, trainer, state, within, nominal.index, index)
             spent += cost
             for sparsity, found in contributions.items():
-                found.append(isp.weak(settings, copy, sparsity, within))
+                found.append(isp.weak(settings.contribution, copy, sparsity, within))
         for event in events:
-            pruned = aggregate(settings, weights, contributions[event.sparsity], event, within)
+            found = contributions[event.sparsity]
+            about = {"round": event.index, "step": state.step}
+            pruned = aggregate(settings.rule, weights, found, event.sparsity, within, about)
             mask = pruned.mask
             if event in leaving:
                 final, retraining = trainer.run(state, trainer.training.steps, mask)

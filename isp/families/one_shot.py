@@ -12,6 +12,7 @@ from torch import Tensor
 from isp import masks
 from isp.costs import Cost
 from isp.families import Method, Ticket
+from isp.masks import Mask, Weights
 from isp.methods import Probe
 from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
@@ -50,11 +51,16 @@ def score(method: Method, trainer: Trainer, initial: State) -> tuple[dict[str, T
     return scores, Cost(samples=num_batches * trainer.training.batch_size, flops=flops, sparse_flops=flops)
 
 
+def prune(scores: Weights, trainer: Trainer, initial: State, sparsity: Decimal) -> Mask:
+    """The mask that keeps the highest scores, ties by |w|."""
+    return masks.keep_top(scores, sparsity=sparsity, ties=trainer.prunable_weights(initial))
+
+
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
     """One ticket a sparsity; the scores are shared."""
     scores, finding = score(method, trainer, initial)
     for sparsity in sparsities:
-        mask = masks.keep_top(scores, sparsity=sparsity, ties=trainer.prunable_weights(initial))
+        mask = prune(scores, trainer, initial, sparsity)
         state, retraining = trainer.run(initial, trainer.training.steps, mask)
         yield Ticket(
             method=method.name,

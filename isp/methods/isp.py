@@ -34,17 +34,13 @@ FAMILY: Family = "denoised"
 VERSION = 1
 
 Rule = Literal["votes", "mean_score", "union", "literal"]
+Contribution = Literal["mask", "magnitudes"]
 
 
-class Settings(settings.Settings):
-    """Rounds, look-aheads and their superposition. Defaults: Table 1 for CLIP, `segment_fraction` from the code."""
+class LookAhead(settings.Settings):
+    """Protocol and data of the look-ahead copies (Algorithm 2's P and D)."""
 
-    rate: float = Field(default=0.15, ge=0.001, lt=1, description="s, share of the weights that a round prunes")
-    rate_of: Literal["remaining", "original"] = Field(default="remaining", description="what `rate` is a share of")
-    segment_fraction: float = Field(default=0.075, gt=0, le=1, description="t as a share of the steps of an epoch")
-    denoisers: int = Field(default=5, ge=0, description="N, look-ahead copies a round; 0: plain magnitude pruning")
     look_ahead_steps: int = Field(default=50, ge=1, description="C, steps that each copy trains")
-    rule: Rule = Field(default="votes", description="how the weak masks are superposed")
     learning_rate_factors: tuple[float, float] = Field(
         default=(0.5, 2.0), description="range of a copy's factor on the learning rate, drawn log-uniformly"
     )
@@ -59,13 +55,28 @@ class Settings(settings.Settings):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> Settings:
+    def _check(self) -> LookAhead:
         low, high = self.learning_rate_factors
         if not 0 < low <= high:
             raise ValueError(f"learning_rate_factors = {[low, high]}: allowed are two numbers with 0 < low <= high")
         if any(decay < 0 for decay in self.weight_decays):
             raise ValueError(f"weight_decays = {list(self.weight_decays)}: allowed are numbers >= 0")
         return self
+
+
+class Settings(LookAhead):
+    """Rounds, look-aheads and their superposition. Defaults: Table 1 for CLIP, `segment_fraction` from the code."""
+
+    rate: float = Field(default=0.15, ge=0.001, lt=1, description="s, share of the weights that a round prunes")
+    rate_of: Literal["remaining", "original"] = Field(default="remaining", description="what `rate` is a share of")
+    segment_fraction: float = Field(default=0.075, gt=0, le=1, description="t as a share of the steps of an epoch")
+    denoisers: int = Field(default=5, ge=0, description="N, look-ahead copies a round; 0: plain magnitude pruning")
+    rule: Rule = Field(default="votes", description="how the weak masks are superposed")
+
+    @property
+    def contribution(self) -> Contribution:
+        """What the rule needs of a look-ahead copy."""
+        return "magnitudes" if self.rule == "mean_score" else "mask"
 
 
 # --- Algorithm 1: rounds ----------------------------------------------------------------------------------------------
@@ -81,28 +92,32 @@ class Round:
     sparsity: Decimal
 
 
-def rounds(settings: Settings, target: Decimal, steps_per_epoch: int, total_steps: int) -> list[Round]:
-    """The rounds that lead to `target`: round i trains t * (i + 1) steps.
+def segment_unit(settings: Settings, steps_per_epoch: int) -> int:
+    """The unit t = max(1, round(segment_fraction * steps_per_epoch)): round i trains t * (i + 1) steps."""
+    return max(1, round(settings.segment_fraction * steps_per_epoch))
 
-    t = max(1, round(segment_fraction * steps_per_epoch)). The last round's sparsity is the target, the others' nominal.
+
+def steps_until(settings: Settings, index: int, steps_per_epoch: int) -> int:
+    """The step at which round `index` prunes: t + 2 t + … + (index + 1) t."""
+    return segment_unit(settings, steps_per_epoch) * (index + 1) * (index + 2) // 2
+
+
+def rounds(settings: Settings, target: Decimal, steps_per_epoch: int, total_steps: int) -> list[Round]:
+    """The rounds that lead to `target`. The last round's sparsity is the target, the others' nominal.
 
     Raises:
         ConfigError: the rounds leave no step of the budget T = `total_steps` for training at the final mask.
     """
-    t = max(1, round(settings.segment_fraction * steps_per_epoch))
-    found, start = [], 0
-    for index, sparsity in enumerate(sparsities_to(target, settings.rate, settings.rate_of)):
-        stop = start + t * (index + 1)
-        found.append(Round(index, start, stop, sparsity))
-        start = stop
-    if start >= total_steps:
+    chain = sparsities_to(target, settings.rate, settings.rate_of)
+    stops = [0, *(steps_until(settings, index, steps_per_epoch) for index in range(len(chain)))]
+    if stops[-1] >= total_steps:
         raise ConfigError(
-            f"the rounds overrun the budget: sparsity {target} takes {len(found)} rounds at rate {settings.rate} of "
-            f"the {settings.rate_of} weights, {start} steps, and at least one step must be left after them; the "
-            f"budget is {total_steps} steps, {start + 1 - total_steps} too few. Raise steps or rate, or lower "
-            f"segment_fraction (t is now {t} steps)"
+            f"the rounds overrun the budget: sparsity {target} takes {len(chain)} rounds at rate {settings.rate} of "
+            f"the {settings.rate_of} weights, {stops[-1]} steps, and at least one step must be left after them; the "
+            f"budget is {total_steps} steps, {stops[-1] + 1 - total_steps} too few. Raise steps or rate, or lower "
+            f"segment_fraction (t is now {segment_unit(settings, steps_per_epoch)} steps)"
         )
-    return found
+    return [Round(index, stops[index], stops[index + 1], sparsity) for index, sparsity in enumerate(chain)]
 
 
 # --- Algorithm 2: look-aheads and their superposition -----------------------------------------------------------------
@@ -125,12 +140,12 @@ class Member:
     subset: Tensor
 
 
-def subset_size(settings: Settings, num_examples: int) -> int:
+def subset_size(settings: LookAhead, num_examples: int) -> int:
     """How many of the training examples a look-ahead copy trains on."""
     return max(1, round(settings.data_fraction * num_examples))
 
 
-def member(settings: Settings, num_examples: int, seed: int, round_index: int, index: int) -> Member:
+def member(settings: LookAhead, num_examples: int, seed: int, round_index: int, index: int) -> Member:
     """Protocol P_n and data D_n of look-ahead copy `index` of a round; independent of the sparsity it is pruned to."""
     own = named_seed("look-ahead", seed=seed, round=round_index, member=index)
     generator = torch.Generator().manual_seed(own)
@@ -141,9 +156,9 @@ def member(settings: Settings, num_examples: int, seed: int, round_index: int, i
     return Member(own, math.exp(math.log(low) + place * (math.log(high) - math.log(low))), decay, subset)
 
 
-def weak(settings: Settings, copy: Weights, sparsity: Decimal, within: Mask | None) -> dict[str, Tensor]:
-    """What a look-ahead copy contributes: its mask at the event's sparsity, or its magnitudes for `mean_score`."""
-    if settings.rule == "mean_score":
+def weak(contribution: Contribution, copy: Weights, sparsity: Decimal, within: Mask | None) -> dict[str, Tensor]:
+    """What a look-ahead copy contributes: its magnitude mask at the event's sparsity, or its magnitudes."""
+    if contribution == "magnitudes":
         return masks.magnitudes(copy)
     return masks.prune_by_magnitude(copy, sparsity, within)
 

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import Field
+
+from isp.data.images import Augmentation
 from isp.data.sources import Digits, HubFolder
+from isp.errors import ConfigError
+from isp.settings import Settings
+
+
+class TaskLimits(Settings):
+    """How much of a task's training split is used, and how it is augmented."""
+
+    num_train: int | None = Field(default=None, ge=1, description="training examples; null: all")
+    num_validation: int | None = Field(default=None, ge=1, description="validation examples used; null: all")
+    augmentation: Augmentation = Field(default="crop", description="of training pictures")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +26,7 @@ class ImageTask:
 
     Attributes:
         source: where the examples come from.
+        num_examples: size of the official training split; data of another size are refused.
         classes: names of the classes in the order of the labels.
         templates: prompt templates for the zero-shot head, each with one {}.
         metric: name in `isp.metrics`.
@@ -21,8 +35,23 @@ class ImageTask:
     """
 
     source: HubFolder | Digits
+    num_examples: int
     classes: tuple[str, ...]
     templates: tuple[str, ...]
     metric: str = "accuracy"
     num_validation: int | None = None
     version: int = 1
+
+    def num_train(self, limits: TaskLimits) -> int:
+        """How many examples are trained on.
+
+        Raises:
+            ConfigError: the limits ask for more than there are.
+        """
+        validation = min(self.num_examples // 10, 5000) if self.num_validation is None else self.num_validation
+        sizes = {"num_train": self.num_examples - validation, "num_validation": validation}
+        for key, size in sizes.items():
+            wanted = getattr(limits, key)
+            if wanted is not None and wanted > size:
+                raise ConfigError(f"{key} = {wanted}: allowed are 1 to {size}, what the training split has")
+        return limits.num_train or sizes["num_train"]

@@ -5,6 +5,7 @@ from isp.tasks import ImageTask
 
 TASK = ImageTask(
     source=Digits(),
+    num_examples=1200,
     classes=tuple("0123456789"),
     templates=('a photo of the number: "{}".',),
     num_validation=300,

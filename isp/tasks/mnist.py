@@ -5,6 +5,7 @@ from isp.tasks import ImageTask
 
 TASK = ImageTask(
     source=HubFolder(id="ylecun/mnist", config="mnist"),
+    num_examples=60_000,
     classes=tuple("0123456789"),
     templates=('a photo of the number: "{}".',),  # the authors' one template
 )

@@ -1,0 +1,47 @@
+"""Where the `isp` command begins: a call goes to the warm server where there is one, else it runs in this process.
+
+Nothing heavy is imported here: a call that is handed over costs little more than the start of Python.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+
+def main() -> None:
+    """Entry point of `isp` and `python -m isp`.
+
+    Environment variables, set by the Snakefile of a local run:
+        ISP_WARM: path of the warm server's socket; calls of a subcommand are handed over to it (see `isp.warm`).
+        ISP_OWNER: pid of Snakemake, with which the server, or a call in this process, ends.
+    """
+    # A stage reports from it how long its start-up took.
+    os.environ["ISP_STARTED"] = repr(time.time())
+    if "ISP_WARM" in os.environ or "ISP_OWNER" in os.environ:
+        _work_for_snakemake()
+    from isp.cli import main as run
+
+    run()
+
+
+def _work_for_snakemake() -> None:
+    """End with the status of the call in the server, or see to it that this process ends with Snakemake, and return."""
+    from isp import warm
+    from isp.errors import IspError
+
+    path = os.environ.get("ISP_WARM")
+    subcommand = sys.argv[1:] and not sys.argv[1].startswith("-")
+    try:
+        if path and subcommand and warm.available():
+            raise SystemExit(warm.call(sys.argv[1:], path))
+        if "ISP_OWNER" in os.environ:
+            warm.end_with(warm.owner())
+    except IspError as error:
+        print(f"isp: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The shape of the workflow: every path, and what each job of a study needs. Pure; the rules in `workflow/` ask it.
+
+A cell's jobs share what they have in common: the tensors of a task, the initial state and the dense run of a seed, and
+for each variant one chain of rounds. A prune event of the chain is keyed by (round, sparsity): its sparsity is the
+nominal one of the round, where the chain goes on, or a target, which leaves the chain at the first round whose nominal
+sparsity reaches it. A target leaves with a mask; training under it gives the ticket.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from types import ModuleType
+from typing import Any, Protocol
+
+from isp import registry, sparsity, training
+from isp.config import Study
+from isp.families import Method
+from isp.methods import isp as soup
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+MANIFEST = "resources/manifests/{task}.json"
+WEIGHTS = "resources/backbones/{backbone}.safetensors"
+PREPARED = "resources/prepared/{backbone}/{task}/{split}.safetensors"
+
+STUDY = "results/{study}"
+RUN = f"{STUDY}/runs/{{backbone}}/{{task}}/seed{{seed}}"
+INITIAL = f"{RUN}/initial/{{initial}}.safetensors"
+DENSE = f"{RUN}/dense/{{initial}}.safetensors"
+STATE = f"{RUN}/{{variant}}/round{{round}}/state.safetensors"
+WEAK = f"{RUN}/{{variant}}/round{{round}}/to{{sparsity}}/weak{{member}}.safetensors"
+ROUND_MASK = f"{RUN}/{{variant}}/round{{round}}/to{{sparsity}}/mask.safetensors"
+ONE_SHOT_MASK = f"{RUN}/{{variant}}/{{sparsity}}/mask.safetensors"
+TICKET = f"{RUN}/{{variant}}/{{sparsity}}/ticket.safetensors"
+RECORD = f"{RUN}/{{variant}}/{{sparsity}}/metrics.json"
+
+WILDCARDS = {
+    "backbone": r"[a-z0-9_]+",
+    "task": r"[a-z0-9_]+",
+    "seed": r"\d+",
+    "variant": r"[a-z0-9][a-z0-9_.-]*",
+    "initial": "pretrained|random",
+    "sparsity": r"0\.\d{4}",
+    "round": r"\d+",
+    "member": r"\d+",
+}
+"""What a wildcard may be. Fixed forms: a sparsity has four decimals."""
+
+NOTHING = r"(?!)"
+"""A pattern that nothing matches: of a family without variants."""
+
+
+def log(path: str) -> str:
+    """Where the job that makes `path` logs to; mirrors the path below the study's folder."""
+    folder = f"{STUDY}/logs"
+    stem = path.removesuffix(".safetensors").removesuffix(".json")
+    return f"{folder}/{stem.removeprefix(STUDY + '/')}.log"
+
+
+# --- what jobs need ---------------------------------------------------------------------------------------------------
+
+
+class Wildcards(Protocol):
+    """The wildcards of a job, as Snakemake hands them out: all values are text."""
+
+    study: str
+    backbone: str
+    task: str
+    seed: str
+    variant: str
+    initial: str
+    sparsity: str
+    round: str
+    member: str
+
+
+@dataclass(frozen=True)
+class Dag:
+    """The jobs of a study."""
+
+    study: Study
+
+    # --- variants ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _methods(self) -> dict[str, Method]:
+        return {name: self.study.method(name) for name in self.study.variants}
+
+    def variants(self, family: str) -> str:
+        """A pattern of the variants whose method is of `family`."""
+        names = [name for name, method in self._methods.items() if family == method.module.FAMILY]
+        return "|".join(name.replace(".", r"\.") for name in names) or NOTHING
+
+    def method(self, w: Wildcards) -> str:
+        """Name of the method of a variant."""
+        return self._methods[w.variant].name
+
+    def chain(self, w: Wildcards) -> list[Decimal]:
+        """The sparsities of the rounds that lead to `w.sparsity`, which is the last of them."""
+        settings: Any = self._methods[w.variant].settings
+        return sparsity.sparsities_to(Decimal(w.sparsity), settings.rate, settings.rate_of)
+
+    def nominal(self, w: Wildcards, round_: int) -> Decimal:
+        """The sparsity that the chain goes on with after a round."""
+        settings: Any = self._methods[w.variant].settings
+        return sparsity.nominal(round_, settings.rate, settings.rate_of)
+
+    def until(self, w: Wildcards) -> int:
+        """The step at which round `w.round` prunes."""
+        settings = self._methods[w.variant].settings
+        assert isinstance(settings, soup.Settings)
+        protocol = self.study.training[w.backbone]
+        return soup.steps_until(settings, int(w.round), self.study.num_train(w.task) // protocol.batch_size)
+
+    # --- inputs -----------------------------------------------------------------------------------------------------
+
+    def initial(self, w: Wildcards) -> str:
+        """The state that a variant begins from."""
+        return _fill(INITIAL, w, initial=self.study.variants[w.variant].initial)
+
+    def _within(self, w: Wildcards) -> dict[str, str]:
+        """The mask that round `w.round` trains under: that of the round before."""
+        index = int(w.round) - 1
+        return {} if index < 0 else {"within": _fill(ROUND_MASK, w, round=index, sparsity=self.nominal(w, index))}
+
+    def segment(self, w: Wildcards) -> dict[str, str]:
+        """A segment goes on from the state and mask of the round before."""
+        first = int(w.round) == 0
+        return {"start": self.initial(w) if first else _fill(STATE, w, round=int(w.round) - 1), **self._within(w)}
+
+    def look_ahead(self, w: Wildcards) -> dict[str, str]:
+        """A look-ahead copy starts from the round's state, under the current mask."""
+        return {"state": _fill(STATE, w), **self._within(w)}
+
+    def aggregation(self, w: Wildcards) -> dict[str, str | list[str]]:
+        """A round's mask is made of its state, the current mask and the weak masks."""
+        settings = self._methods[w.variant].settings
+        assert isinstance(settings, soup.Settings)
+        return {**self.look_ahead(w), "weak": [_fill(WEAK, w, member=index) for index in range(settings.denoisers)]}
+
+    def previous_ticket(self, w: Wildcards) -> str:
+        """A round of iterative pruning prunes the ticket of the round before; round 0 the dense one."""
+        index = int(w.round) - 1
+        if index < 0:
+            return _fill(DENSE, w, initial=self.study.variants[w.variant].initial)
+        return _fill(TICKET, w, sparsity=self.nominal(w, index))
+
+    def retraining(self, w: Wildcards) -> dict[str, str]:
+        """A ticket is trained from a state under a mask."""
+        family = self._methods[w.variant].module.FAMILY
+        if family == "one_shot":
+            return {"start": self.initial(w), "mask": _fill(ONE_SHOT_MASK, w)}
+        last = len(self.chain(w)) - 1
+        start = self.initial(w) if family == "iterative" else _fill(STATE, w, round=last)
+        return {"start": start, "mask": _fill(ROUND_MASK, w, round=last)}
+
+    def ticket(self, w: Wildcards) -> str:
+        """The ticket of a cell; dense variants share that of the dense run."""
+        if self._methods[w.variant].module.FAMILY == "dense":
+            return _fill(DENSE, w, initial=self.study.variants[w.variant].initial)
+        return _fill(TICKET, w)
+
+    def records(self) -> list[str]:
+        """The records of all cells, in the order of the study."""
+        return [
+            RECORD.format(study=self.study.study, **group.model_dump(exclude={"sparsities"}), sparsity=value)
+            for group in self.study.groups()
+            for value in group.sparsities
+        ]
+
+    # --- options of jobs --------------------------------------------------------------------------------------------
+
+    def run(self, w: Wildcards) -> str:
+        """The options of every job that trains."""
+        protocol = self.study.training[w.backbone].model_dump(mode="json")
+        return _options(backbone=w.backbone, task=w.task, seed=w.seed, training=protocol) + " " + self.scoring(w)
+
+    def scoring(self, w: Wildcards) -> str:
+        """The options of how much of a task is used, and where it is computed."""
+        limits = self.study.limits(w.task).model_dump(mode="json")
+        return _options(limits=limits, threads=self.study.threads, device=self.study.device)
+
+    def settings(self, w: Wildcards) -> str:
+        """The method of a variant and its settings."""
+        method = self._methods[w.variant]
+        return _options(method=method.name, settings=method.settings.model_dump(mode="json"))
+
+    def look_ahead_settings(self, w: Wildcards) -> str:
+        """Those settings of a variant that a look-ahead copy depends on."""
+        settings = self._methods[w.variant].settings
+        assert isinstance(settings, soup.Settings)
+        own = settings.model_dump(mode="json", include=set(soup.LookAhead.model_fields))
+        return _options(settings=own, contribution=settings.contribution)
+
+    def rule(self, w: Wildcards) -> str:
+        """The rule of superposition of a variant."""
+        settings = self._methods[w.variant].settings
+        assert isinstance(settings, soup.Settings)
+        return _options(rule=settings.rule)
+
+    def cell(self, w: Wildcards) -> str:
+        """What the record of a ticket begins with."""
+        keys = {"study": w.study, "backbone": w.backbone, "task": w.task, "seed": int(w.seed), "variant": w.variant}
+        return _options(cell=keys)
+
+    def cells(self) -> str:
+        """The blocks of the grid with the sparsities of each variant, for `isp collect`; in the order of the study."""
+        blocks = []
+        for block in self.study.grid:
+            of_block = self.study.model_copy(update={"grid": [block]}).groups()
+            sparsities = {group.variant: [str(value) for value in group.sparsities] for group in of_block}
+            keys = {"backbone": block.backbone, "tasks": block.tasks, "seeds": block.seeds}
+            blocks.append({**keys, "variants": sparsities})
+        return _options(cells=blocks)
+
+    def versions(self, stage: str, w: Wildcards | None = None) -> str:
+        """The versions of the code that a stage's results depend on; a job reruns when they change."""
+        modules: dict[str, ModuleType] = {stage: importlib.import_module(f"isp.stages.{stage}")}
+        if stage in ("initialise", "finetune_dense", "train_segment", "weak_mask", "retrain", "pretrain"):
+            modules["training"] = training
+        if stage in ("prune_one_shot", "weak_mask", "aggregate") and w is not None:
+            modules[self.method(w)] = self._methods[w.variant].module
+        found = {name: module.VERSION for name, module in modules.items()}
+        if stage in ("prepare", "pretrain", "initialise") and w is not None:
+            found[w.backbone] = registry.load("backbone", w.backbone).BACKBONE.version
+        if stage in ("download", "prepare", "initialise", "evaluate") and w is not None:
+            found[w.task] = registry.load("task", w.task).TASK.version
+        if stage == "pretrain" and w is not None:
+            found["protocol"] = registry.load("backbone", w.backbone).PRETRAINING.model_dump(mode="json")
+        return json.dumps(found)
+
+
+def _fill(pattern: str, w: Wildcards, **changed: Any) -> str:
+    """A path with the wildcards of a job, some of them changed."""
+    values: Mapping[str, Any] = {key: getattr(w, key) for key in _keys(pattern) if key not in changed}
+    return pattern.format(**values, **{key: value for key, value in changed.items() if key in _keys(pattern)})
+
+
+def _keys(pattern: str) -> Iterator[str]:
+    return (part.split("}")[0] for part in pattern.split("{")[1:])
+
+
+def _options(**values: Any) -> str:
+    """Options of a command line; settings as JSON."""
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        for key, value in values.items()
+    }
+    return " ".join(f"--{key} {shlex.quote(text)}" for key, text in texts.items())

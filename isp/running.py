@@ -1,0 +1,65 @@
+"""What the Snakefile does beside its rules: read the study, take the folder over from a killed run, start warm."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from isp import warm
+from isp.config import Study, parse_study, read_study_file
+
+LOCK = Path(".snakemake/isp.lock")
+_held: list[Any] = []
+"""Keeps the lock's file open as long as this process lives."""
+
+
+def load(workflow: Any, config: MutableMapping[str, Any]) -> Study:
+    """The study that Snakemake was given, its defaults filled in where shell commands use `config`.
+
+    Raises:
+        ConfigError: names the key, the value and what is allowed.
+    """
+    paths = [Path(path) for path in workflow.configfiles]
+    for path in paths:
+        read_study_file(path)  # refuses a key that is there twice, which Snakemake does not see
+    study = parse_study(dict(config), ", ".join(map(_short, paths)) or "the configuration")
+    config["data_root"] = str(study.data_root)
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    if workflow.is_main_process:
+        unlock_if_abandoned()
+    return study
+
+
+def unlock_if_abandoned() -> None:
+    """Remove Snakemake's locks if the Snakemake that took them was killed.
+
+    Snakemake's locks do not say whose they are. Ours is held by a living process or by nobody: it is released by the
+    kernel when its process ends, however it ends.
+    """
+    LOCK.parent.mkdir(exist_ok=True)
+    file = LOCK.open("a")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return
+    _held.append(file)
+    shutil.rmtree(".snakemake/locks", ignore_errors=True)
+
+
+def start(workflow: Any, study: Study) -> None:
+    """Called when jobs are about to run: jobs of this machine end with this process, and on a CPU they start warm."""
+    if not workflow.local_exec:
+        return
+    os.environ["ISP_OWNER"] = str(os.getpid())
+    if study.device == "cpu" and warm.available():
+        os.environ["ISP_WARM"] = warm.address(os.getpid())
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,56 @@
+"""Options that stages share, so that one thing has one name and one explanation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from isp.errors import ConfigError
+
+
+def mapping(text: str) -> dict[str, Any]:
+    """Keys and values from YAML text (JSON is YAML, too).
+
+    Raises:
+        ConfigError: the text is no mapping.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{text!r}: not keys and values in YAML, such as '{{steps: 300, batch_size: 32}}'")
+    return values
+
+
+Backbone = Annotated[str, typer.Option(help="`isp list backbones` shows them.")]
+Task = Annotated[str, typer.Option(help="`isp list tasks` shows them.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of data order, augmentation, dropout and look-aheads.")]
+Data = Annotated[Path, typer.Option(help="Prepared training examples, from `isp prepare`.")]
+Limits = Annotated[
+    dict[str, Any],
+    typer.Option(parser=mapping, metavar="YAML", help="Of the task: num_train, num_validation, augmentation."),
+]
+Training = Annotated[
+    dict[str, Any],
+    typer.Option(
+        parser=mapping,
+        metavar="YAML",
+        help="The protocol: steps (T), batch_size, learning_rate, warmup_steps, weight_decay, clip_norm, precision.",
+    ),
+]
+MethodName = Annotated[str, typer.Option(help="`isp list methods` shows them.")]
+MethodSettings = Annotated[
+    dict[str, Any], typer.Option(parser=mapping, metavar="YAML", help="Of the method; the keys are in its file.")
+]
+Round = Annotated[int, typer.Option("--round", min=0, help="Number of the round, from 0.")]
+Sparsity = Annotated[str, typer.Option(help="Share of the prunable weights that are zero, in (0, 1).")]
+Within = Annotated[Path | None, typer.Option(help="The current mask; what it dropped stays dropped. Left out: dense.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of torch; the bits of the result depend on it.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Output = Annotated[Path, typer.Option(help="The artifact to write.")]
+Metrics = Annotated[Path, typer.Option(help="metrics.csv of a study, from `isp collect`.")]
+Rounds = Annotated[Path, typer.Option(help="rounds.csv of a study, from `isp collect`.")]

@@ -1,0 +1,168 @@
+"""What stages that train or prune share: measuring themselves, and a trainer made of artifacts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isp import artifacts, files, registry
+from isp.backbones import Backbone
+from isp.costs import Cost, Measured, StepFlops, Stopwatch
+from isp.data.preparation import limited
+from isp.errors import ConfigError, IspError, TrainingDiverged
+from isp.prunable import prunable_names
+from isp.settings import parse
+from isp.tasks import ImageTask, TaskLimits
+from isp.training import VERSION as TRAINING_VERSION
+from isp.training import State, Trainer, Training, make_trainer
+
+REPORT_EVERY = 30.0
+"""Seconds between two lines about the progress of a stage."""
+
+
+class Work:
+    """A running stage: measures it and says in its log how far it is.
+
+    Args:
+        outputs: files that the stage writes.
+        device: that it works on.
+    """
+
+    def __init__(self, outputs: tuple[Path, ...], device: str) -> None:
+        self.outputs, self.device = outputs, device
+        self.startup = time.time() - float(os.environ.get("ISP_STARTED") or time.time())
+        self.watch = Stopwatch(device)
+        self._begun = self._reported = time.monotonic()
+        self._steps = 0
+
+    def progress(self, steps: int) -> None:
+        """Count training steps; now and then say how many there were."""
+        self._steps += steps
+        now = time.monotonic()
+        if now - self._reported > REPORT_EVERY:
+            self._reported = now
+            print(f"{self._steps} steps in {now - self._begun:.0f} s", file=sys.stderr, flush=True)
+
+    def measured(self) -> Measured:
+        """What this job took until now."""
+        return Measured(
+            seconds=round(self.watch.lap(), 3),
+            startup_seconds=round(self.startup, 3),
+            jobs=1,
+            peak_memory_mb=round(self.watch.peak_memory_mb()),
+            device=self.device,
+        )
+
+
+@contextmanager
+def working(*outputs: Path, threads: int = 1, device: str = "cpu") -> Iterator[Work]:
+    """The frame of a stage: threads, a writable folder, no leftovers, a last line in the log.
+
+    Raises:
+        IspError: the device is not there, the folder cannot be written, or training diverged; then the last good state
+            is kept beside the output.
+    """
+    check_device(device)
+    for output in outputs:
+        files.check_writable(output.parent)
+        files.remove_partials(output)
+    torch.set_num_threads(threads)
+    work, begun = Work(outputs, device), time.monotonic()
+    try:
+        yield work
+    except TrainingDiverged as error:
+        kept = outputs[0].with_name(f"{outputs[0].stem}.last_good_state.safetensors")
+        artifacts.save_state(kept, error.state, {})
+        if error.mask is not None:
+            artifacts.save_mask(kept.with_name(f"{outputs[0].stem}.last_good_mask.safetensors"), error.mask, {})
+        raise IspError(f"{error} It was written to {kept}.") from None
+    took = f"{time.monotonic() - begun:.2f} s after {work.startup:.2f} s of start-up"
+    peak = work.watch.peak_memory_mb()
+    print(f"wrote {', '.join(map(str, outputs))} in {took}, peak memory {peak:,.0f} MB", file=sys.stderr, flush=True)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ConfigError: says what there is.
+    """
+    try:
+        parsed = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device {device!r}: allowed are cpu, cuda and cuda:N") from None
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices here")
+
+
+def backbone_of(name: str) -> Backbone:
+    """A backbone by name."""
+    backbone: Backbone = registry.load("backbone", name).BACKBONE
+    return backbone
+
+
+def task_of(name: str) -> ImageTask:
+    """A task by name."""
+    task: ImageTask = registry.load("task", name).TASK
+    return task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What every stage that trains is told, as its options."""
+
+    backbone: str
+    task: str
+    seed: int
+    data: Path
+    training: Mapping[str, Any]
+    limits: Mapping[str, Any]
+    device: str
+
+    def trainer(
+        self, state: State, about: Mapping[str, Any], progress: Callable[[int], None] = lambda _: None
+    ) -> Trainer:
+        """A trainer of the model that `state` is of; the FLOPs of its step are known from `about` or counted."""
+        backbone = backbone_of(self.backbone)
+        model = backbone.restore(state.weights).to(self.device)
+        limits = parse(TaskLimits, self.limits, "--limits")
+        protocol = parse(Training, self.training, "--training")
+        tensors, _ = artifacts.load_examples(self.data)
+        tensors = {name: part.to(self.device) for name, part in limited(tensors, task_of(self.task), limits).items()}
+        examples = backbone.examples(tensors, limits.augmentation)
+        known = about.get("step_flops")
+        flops = StepFlops(**known["flops"]) if known and known["batch_size"] == protocol.batch_size else None
+        names = prunable_names(model, backbone.prunable)
+        return make_trainer(model, examples, backbone.loss, protocol, names, self.seed, progress, flops)
+
+    def described(self) -> dict[str, Any]:
+        """The same for headers of artifacts."""
+        return {**asdict(self), "data": str(self.data), "training_version": TRAINING_VERSION}
+
+
+def step_flops(trainer: Trainer) -> dict[str, Any]:
+    """What a state says about the FLOPs of a step, so that the stages after it need not count."""
+    return {"step_flops": {"batch_size": trainer.training.batch_size, "flops": asdict(trainer.flops)}}
+
+
+def spent(about: Mapping[str, Any]) -> tuple[Cost, Measured]:
+    """What was spent until and on an artifact."""
+    return Cost(**about["cost"]), Measured(**about["measured"])
+
+
+def spending(cost: Cost, measured: Measured) -> dict[str, Any]:
+    """The same, as it is written."""
+    return {"cost": asdict(cost), "measured": asdict(measured)}
+
+
+def measured(finding: Measured, retraining: Measured) -> dict[str, Any]:
+    """The two parts of what a ticket took, as they are written."""
+    return {"finding": asdict(finding), "retraining": asdict(retraining)}

@@ -1,0 +1,45 @@
+"""Superpose the weak masks of a round into its one, denoised mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp import artifacts
+from isp.families import denoised
+from isp.methods import isp
+from isp.sparsity import parse_sparsity
+from isp.stages._options import Output, Round, Sparsity, Within
+from isp.stages._work import spending, spent, working
+
+VERSION = 1
+
+
+def aggregate(
+    state: Annotated[Path, typer.Option(help="The state that the round's segment ended in.")],
+    rule: Annotated[isp.Rule, typer.Option(help="How the weak masks are superposed.")],
+    round_: Round,
+    sparsity: Sparsity,
+    output: Output,
+    weak: Annotated[list[Path] | None, typer.Option(help="A weak mask; once for each. None: plain magnitude.")] = None,
+    within: Within = None,
+) -> None:
+    """Superpose weak masks into one of exactly SPARSITY, and record what they changed and how they agree."""
+    target = parse_sparsity(sparsity)
+    with working(output) as work:
+        found, about = artifacts.load_state(state)
+        load = artifacts.load_weights if rule == "mean_score" else artifacts.load_mask
+        contributions = [load(path) for path in weak or []]
+        mask = artifacts.load_mask(within)[0] if within else None
+        names = mask or (contributions[0][0] if contributions else about["step_flops"]["flops"]["by_weight"])
+        weights = {name: found.weights[name] for name in names}
+        at = {"round": round_, "step": found.step}
+        event = denoised.aggregate(rule, weights, [part for part, _ in contributions], target, mask, at)
+        cost, took = spent(about)
+        for _, header in contributions:
+            own_cost, own_took = spent(header)
+            cost, took = cost + own_cost, took + own_took
+        header = {"stage": "aggregate", "version": VERSION, "rule": rule, "rounds": [*about["rounds"], event.record]}
+        artifacts.save_mask(output, event.mask, header | spending(cost, took + work.measured()))

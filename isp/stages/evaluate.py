@@ -1,0 +1,90 @@
+"""Score a ticket on the validation examples and, once, on the official test split."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isp import artifacts, files, masks
+from isp.api import load_ticket
+from isp.costs import Measured
+from isp.data.preparation import limited
+from isp.evaluation import evaluate as score
+from isp.settings import parse
+from isp.stages._options import Backbone, Device, Limits, Output, Task, Threads, mapping
+from isp.stages._work import backbone_of, task_of, working
+from isp.tasks import TaskLimits
+
+VERSION = 1
+
+
+def evaluate(
+    ticket: Annotated[Path, typer.Option(help="From `isp retrain` or `isp finetune_dense`.")],
+    backbone: Backbone,
+    task: Task,
+    limits: Limits,
+    validation: Annotated[Path, typer.Option(help="Prepared validation examples.")],
+    test: Annotated[Path, typer.Option(help="Prepared examples of the official test split. Choose nothing by them.")],
+    cell: Annotated[
+        dict[str, Any],
+        typer.Option(parser=mapping, metavar="YAML", help="What the record begins with: study, seed, variant, …"),
+    ],
+    output: Output,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Write the record of a ticket: scores in percent, its sparsity counted on the weights, costs, layers, rounds."""
+    allowed = parse(TaskLimits, limits, "--limits")
+    with working(output, threads=threads, device=device) as work:
+        found = load_ticket(ticket)
+        made, definition = backbone_of(backbone), task_of(task)
+        model = made.restore(found.weights).to(device)
+        scores = {}
+        for part, path in (("validation", validation), ("test", test)):
+            tensors, _ = artifacts.load_examples(path)
+            if part == "validation":
+                tensors = limited(tensors, definition, allowed)
+            examples = made.examples({name: tensor.to(device) for name, tensor in tensors.items()}, "none")
+            scores[part] = round(score(model, examples, definition.metric), 4)
+        parameters = dict(model.named_parameters())
+        layers: list[dict[str, Any]] = [
+            {
+                "layer": name,
+                "weights": parameters[name].numel(),
+                "zero_weights": parameters[name].numel() - masks.num_kept({name: parameters[name]}),
+            }
+            for name in parameters
+            if name in found.mask
+        ]
+        record = {
+            **cell,
+            "method": found.method,
+            "sparsity": str(found.sparsity),
+            "zero_weights": sum(layer["zero_weights"] for layer in layers),
+            "prunable_weights": sum(layer["weights"] for layer in layers),
+            "metric": definition.metric,
+            **scores,
+            "finding": asdict(found.finding),
+            "retraining": asdict(found.retraining),
+            "rounds": found.rounds,
+            "layers": layers,
+            "measured": _measured(found.origin["measured"], work.measured()),
+        }
+        files.write_json(output, record)
+
+
+def _measured(before: dict[str, Any], evaluation: Measured) -> dict[str, Any]:
+    finding, retraining = (Measured(**before[part]) for part in ("finding", "retraining"))
+    total = finding + retraining + evaluation
+    return {
+        "finding_seconds": finding.seconds,
+        "retraining_seconds": retraining.seconds,
+        "evaluation_seconds": evaluation.seconds,
+        "startup_seconds": total.startup_seconds,
+        "jobs": total.jobs,
+        "peak_memory_mb": total.peak_memory_mb,
+        "device": total.device,
+    }

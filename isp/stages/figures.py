@@ -1,0 +1,39 @@
+"""Draw a figure of a study: as PNG, as PDF, and what it shows as CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from isp import files
+from isp.reporting import figures as drawn
+from isp.reporting.rows import distinct
+from isp.stages._options import Metrics, Rounds
+
+VERSION = 1
+
+
+def figures(
+    figure: Annotated[
+        Literal["score_by_sparsity", "score_by_cost", "denoisers", "layer_sparsity"],
+        typer.Option(help="Which figure."),
+    ],
+    metrics: Metrics,
+    rounds: Rounds,
+    layers: Annotated[Path, typer.Option(help="layers.csv of a study, from `isp collect`.")],
+    output: Annotated[Path, typer.Option(help="Folder to write FIGURE.{png,pdf,csv} to.")],
+) -> None:
+    """Draw one figure."""
+    found, events, by_layer = (files.read_csv(path, "collect") for path in (metrics, rounds, layers))
+    variants = distinct(found, "variant")
+    draw = {
+        "score_by_sparsity": lambda: drawn.score_by_sparsity(found),
+        "score_by_cost": lambda: drawn.score_by_cost(found),
+        "denoisers": lambda: drawn.denoisers(events, variants),
+        "layer_sparsity": lambda: drawn.layer_sparsity(by_layer),
+    }
+    picture, rows = draw[figure]()
+    drawn.save(picture, output / figure)
+    files.write_csv(output / f"{figure}.csv", rows, list(rows[0]) if rows else ["nothing"])

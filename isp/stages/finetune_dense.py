@@ -1,0 +1,54 @@
+"""Dense fine-tuning, T steps without a mask: the dense ticket, and round 0 of iterative methods."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp import artifacts, masks
+from isp.api import save_ticket
+from isp.costs import Measured
+from isp.families import Ticket
+from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training
+from isp.stages._work import Setup, measured, working
+
+VERSION = 1
+
+
+def finetune_dense(
+    initial: Annotated[Path, typer.Option(help="The state to begin from, from `isp initialise`.")],
+    backbone: Backbone,
+    task: Task,
+    seed: Seed,
+    data: Data,
+    training: Training,
+    limits: Limits,
+    output: Output,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Fine-tune all T steps and write the ticket of sparsity 0."""
+    setup = Setup(
+        backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device
+    )
+    with working(output, threads=threads, device=device) as work:
+        state, about = artifacts.load_state(initial)
+        trainer = setup.trainer(state, about, work.progress)
+        final, cost = trainer.run(state, trainer.training.steps)
+        ticket = Ticket(
+            method="dense",
+            sparsity=Decimal("0.0000"),
+            mask=masks.ones(trainer.prunable_weights(final)),
+            weights=final.weights,
+            retraining=cost,
+            origin={
+                "stage": "finetune_dense",
+                "version": VERSION,
+                **setup.described(),
+                "measured": measured(Measured(), work.measured()),
+            },
+        )
+        save_ticket(output, ticket)

@@ -1,0 +1,36 @@
+"""A round of iterative magnitude pruning: the mask of the largest weights at the end of the round before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp import artifacts, masks
+from isp.api import load_ticket
+from isp.costs import Measured
+from isp.sparsity import parse_sparsity
+from isp.stages._options import Output, Round, Sparsity
+from isp.stages._work import spending, working
+
+VERSION = 1
+
+
+def prune_iterative(
+    ticket: Annotated[Path, typer.Option(help="The ticket of the round before; for round 0 the dense one.")],
+    round_: Round,
+    sparsity: Sparsity,
+    output: Output,
+) -> None:
+    """Keep the largest weights of a ticket, within its mask."""
+    target = parse_sparsity(sparsity)
+    with working(output) as work:
+        found = load_ticket(ticket)
+        weights = {name: found.weights[name] for name in found.mask}
+        mask = masks.prune_by_magnitude(weights, target, found.mask)
+        record = {"round": round_, "sparsity": str(target), "steps": found.retraining.steps}
+        before = found.origin["measured"]
+        took = Measured(**before["finding"]) + Measured(**before["retraining"]) + work.measured()
+        about = {"stage": "prune_iterative", "version": VERSION, "rounds": [*found.rounds, record]}
+        artifacts.save_mask(output, mask, about | spending(found.cost, took))

@@ -1,0 +1,59 @@
+"""The mask of a one-shot method: scores at the initial weights, the highest are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp import artifacts
+from isp.families import make_method, one_shot
+from isp.sparsity import parse_sparsity
+from isp.stages._options import (
+    Backbone,
+    Data,
+    Device,
+    Limits,
+    MethodName,
+    MethodSettings,
+    Output,
+    Seed,
+    Sparsity,
+    Task,
+    Threads,
+    Training,
+)
+from isp.stages._work import Setup, spending, working
+
+VERSION = 1
+
+
+def prune_one_shot(
+    initial: Annotated[Path, typer.Option(help="The state to score, from `isp initialise`.")],
+    method: MethodName,
+    settings: MethodSettings,
+    sparsity: Sparsity,
+    backbone: Backbone,
+    task: Task,
+    seed: Seed,
+    data: Data,
+    training: Training,
+    limits: Limits,
+    output: Output,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Score the prunable weights before training and write the mask of the highest scores."""
+    setup = Setup(
+        backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device
+    )
+    chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
+    with working(output, threads=threads, device=device) as work:
+        state, about = artifacts.load_state(initial)
+        trainer = setup.trainer(state, about)
+        scores, cost = one_shot.score(chosen, trainer, state)
+        mask = one_shot.prune(scores, trainer, state, target)
+        about = {"stage": "prune_one_shot", "version": VERSION, "method": method, "settings": settings}
+        about |= {**setup.described(), "rounds": [], **spending(cost, work.measured())}
+        artifacts.save_mask(output, mask, about)

@@ -1,0 +1,73 @@
+"""Train what is left of the budget under a mask: the ticket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp import artifacts
+from isp.api import save_ticket
+from isp.families import Ticket, check_ticket
+from isp.sparsity import parse_sparsity
+from isp.stages._options import (
+    Backbone,
+    Data,
+    Device,
+    Limits,
+    MethodName,
+    Output,
+    Seed,
+    Sparsity,
+    Task,
+    Threads,
+    Training,
+)
+from isp.stages._work import Setup, measured, spent, working
+
+VERSION = 1
+
+
+def retrain(
+    start: Annotated[Path, typer.Option(help="The state to train from: the initial one, or of ISP's last round.")],
+    mask: Annotated[Path, typer.Option(help="The mask to train under.")],
+    method: MethodName,
+    sparsity: Sparsity,
+    backbone: Backbone,
+    task: Task,
+    seed: Seed,
+    data: Data,
+    training: Training,
+    limits: Limits,
+    output: Output,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Train from a state to step T under a mask and write the ticket: weights, mask, costs, a record of the rounds."""
+    setup = Setup(
+        backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device
+    )
+    with working(output, threads=threads, device=device) as work:
+        state, about = artifacts.load_state(start)
+        kept, found = artifacts.load_mask(mask)
+        trainer = setup.trainer(state, about, work.progress)
+        final, cost = trainer.run(state, trainer.training.steps, kept)
+        finding, took = spent(found)
+        ticket = Ticket(
+            method=method,
+            sparsity=parse_sparsity(sparsity),
+            mask=kept,
+            weights={name: tensor.cpu() for name, tensor in final.weights.items()},
+            finding=finding,
+            retraining=cost,
+            rounds=found["rounds"],
+            origin={
+                "stage": "retrain",
+                "version": VERSION,
+                **setup.described(),
+                "measured": measured(took, work.measured()),
+            },
+        )
+        check_ticket(ticket)
+        save_ticket(output, ticket)

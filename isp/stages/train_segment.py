@@ -1,0 +1,44 @@
+"""A segment of Instant Soup Pruning: training from the last prune event to the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp import artifacts
+from isp.costs import Cost, Measured
+from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training, Within
+from isp.stages._work import Setup, spending, spent, working
+
+VERSION = 1
+
+
+def train_segment(
+    start: Annotated[Path, typer.Option(help="The state to go on from: of the round before, or the initial one.")],
+    until: Annotated[int, typer.Option(min=1, help="The step of the run to train to.")],
+    backbone: Backbone,
+    task: Task,
+    seed: Seed,
+    data: Data,
+    training: Training,
+    limits: Limits,
+    output: Output,
+    within: Within = None,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Go on training from a state to step UNTIL of the run's one schedule, under the current mask."""
+    setup = Setup(
+        backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device
+    )
+    with working(output, threads=threads, device=device) as work:
+        state, about = artifacts.load_state(start)
+        mask, before = artifacts.load_mask(within) if within else (None, None)
+        trainer = setup.trainer(state, about, work.progress)
+        done, cost = trainer.run(state, until, mask)
+        cost_before, took_before = spent(before) if before else (Cost(), Measured())
+        header = {"stage": "train_segment", "version": VERSION, **setup.described()}
+        header |= {"rounds": before["rounds"] if before else [], "step_flops": about["step_flops"]}
+        artifacts.save_state(output, done, header | spending(cost_before + cost, took_before + work.measured()))

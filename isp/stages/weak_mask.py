@@ -1,0 +1,72 @@
+"""One look-ahead copy of a round of Instant Soup Pruning, pruned to a weak mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp import artifacts
+from isp.families import denoised
+from isp.methods import isp
+from isp.settings import parse
+from isp.sparsity import parse_sparsity
+from isp.stages._options import (
+    Backbone,
+    Data,
+    Device,
+    Limits,
+    MethodSettings,
+    Output,
+    Round,
+    Seed,
+    Sparsity,
+    Task,
+    Threads,
+    Training,
+    Within,
+)
+from isp.stages._work import Setup, spending, working
+
+VERSION = 1
+
+
+def weak_mask(
+    state: Annotated[Path, typer.Option(help="The state that the round's segment ended in.")],
+    round_: Round,
+    member: Annotated[int, typer.Option(min=0, help="Number of the copy, from 0.")],
+    sparsity: Sparsity,
+    settings: MethodSettings,
+    backbone: Backbone,
+    task: Task,
+    seed: Seed,
+    data: Data,
+    training: Training,
+    limits: Limits,
+    output: Output,
+    within: Within = None,
+    contribution: Annotated[
+        isp.Contribution, typer.Option(help="What to write: the mask, or (for the rule mean_score) the magnitudes.")
+    ] = "mask",
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Train a copy for C steps under a protocol and data of its own, and prune it.
+
+    SETTINGS are those of look-aheads only: look_ahead_steps, learning_rate_factors, weight_decays, optimizer,
+    data_fraction.
+    """
+    setup = Setup(
+        backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device
+    )
+    protocol, target = parse(isp.LookAhead, settings, "--settings"), parse_sparsity(sparsity)
+    with working(output, threads=threads, device=device) as work:
+        start, about = artifacts.load_state(state)
+        mask = artifacts.load_mask(within)[0] if within else None
+        trainer = setup.trainer(start, about, work.progress)
+        copy, cost = denoised.look_ahead(protocol, trainer, start, mask, round_, member)
+        found = isp.weak(contribution, {name: tensor.cpu() for name, tensor in copy.items()}, target, mask)
+        header = {"stage": "weak_mask", "version": VERSION, "settings": settings, **setup.described()}
+        save = artifacts.save_weights if contribution == "magnitudes" else artifacts.save_mask
+        save(output, found, header | spending(cost, work.measured()))

@@ -1,0 +1,560 @@
+"""A fork server: it imports torch and open_clip once and forks a child for every call of `isp`.
+
+A workflow of hundreds of small jobs would otherwise spend most of its time on imports. What a call prints, reads,
+writes and returns is as in a fresh process, for its child has the client's arguments, folder, environment, umask and
+standard streams. What differs: limits (ulimit), niceness and control groups are those of the first client; and what
+libraries read from the environment as they are imported is the server's, so their numbers of threads are set to one
+there. torch's is whatever a stage sets: the server computes nothing, so no pool of threads is lost in the fork.
+
+Nobody outlives the one they work for: a child ends with its client and with the server, the server with its owner (the
+Snakemake process). It takes Linux. Only what is light is imported at the top, since every client imports this module.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from isp.errors import IspError
+
+RUN = "isp.cli:main"
+# The package's own modules are all imported; these are what they use, some of it late: in every child anew, that is.
+MODULES = (
+    "torch",
+    "torch._dynamo",
+    "open_clip",
+    "safetensors.torch",
+    "yaml",
+    "typer",
+    "rich",
+    "PIL.Image",
+    "pyarrow.parquet",
+    "scipy.stats",
+    "sklearn.datasets",
+    "sklearn.metrics",
+)
+START_SECONDS = 120  # a cold disk may need a while; a server that died is noticed at once
+LONGEST_PATH = 107  # what Linux takes for the address of a unix socket
+KILLED = "isp: the process of this stage ended without a status; it was killed (out of memory?) or its fork server was"
+
+_THREADS = ("OMP", "OPENBLAS", "GOTO", "MKL", "NUMEXPR", "VECLIB")
+_HEADER = struct.Struct("!I")
+
+
+def available() -> bool:
+    """Whether this system can have a warm server."""
+    return sys.platform == "linux" and hasattr(os, "fork")
+
+
+def address(owner_pid: int) -> str:
+    """The path of the socket of an owner's server, in a folder of its own; nothing is created yet."""
+    import tempfile
+
+    return os.path.join(tempfile.gettempdir(), f"isp-{os.getuid()}-{owner_pid}", "warm.sock")
+
+
+def owner() -> int:
+    """The pid in ISP_OWNER.
+
+    Raises:
+        IspError: it is not set, or not a pid.
+    """
+    text = os.environ.get("ISP_OWNER", "")
+    if not text.isdecimal() or int(text) == 0:
+        raise IspError(f"ISP_OWNER is {text!r}: allowed is the pid of the process that this one is to end with")
+    return int(text)
+
+
+def end_with(pid: int) -> None:
+    """End this process, from a thread, as soon as another one is gone: a killed Snakemake leaves its jobs alive."""
+    try:
+        descriptor = _pidfd(pid)
+    except ProcessLookupError:
+        _end_at_once(pid)
+    threading.Thread(target=_end_after, args=(pid, descriptor), daemon=True, name=f"ends with {pid}").start()
+
+
+def _end_after(pid: int, descriptor: int | None) -> None:
+    if descriptor is not None:
+        _wait_for(descriptor)
+    else:
+        while _lives(pid):
+            time.sleep(1)
+    _end_at_once(pid)
+
+
+def _end_at_once(pid: int) -> NoReturn:
+    # os.write, for the stream may be locked by the thread that was just printing.
+    os.write(2, f"isp: process {pid} (ISP_OWNER), for which this one worked, is gone\n".encode())
+    os._exit(1)
+
+
+def _pidfd(pid: int) -> int | None:
+    """What becomes readable when a process ends; None where the system has no such thing.
+
+    Raises:
+        ProcessLookupError: the process is gone already.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except (AttributeError, OSError):
+        if not _lives(pid):
+            raise ProcessLookupError(pid) from None
+        return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _wait_for(*descriptors: int, milliseconds: int | None = None) -> list[int]:
+    """Sleep until one of them is readable or closed on the other side; those that are (none after the time)."""
+    poll = select.poll()  # takes any descriptor, where select.select stops at 1024, and has none of its own
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(milliseconds)]
+
+
+# The client.
+
+
+def call(arguments: Sequence[str], socket_path: str, server: Sequence[str] = ()) -> int:
+    """Run a command in a child of the warm server, which is started if nobody listens; the exit status.
+
+    Args:
+        arguments: those of the command, without its name.
+        socket_path: where the server listens; see `address`.
+        server: options of a server that has to be started, as on its command line.
+
+    Raises:
+        IspError: the path cannot be used, or the server did not start; says why.
+    """
+    path = os.path.abspath(socket_path)
+    if (size := len(os.fsencode(path))) > LONGEST_PATH:
+        raise IspError(f"{path}: the path of a socket can have {LONGEST_PATH} bytes, this one has {size}")
+    _private_folder(os.path.dirname(path))
+    _open_standard_streams()
+    status = b""
+    try:
+        with _connect(path) or _connect_to_new(path, server) as connection:
+            _send_request(connection, arguments)
+            status = connection.recv(1)
+            if status:  # the locks and the memory of the child are free once it has ended
+                _wait_for(connection.fileno(), milliseconds=1000)
+    except ConnectionError:
+        pass  # it was killed while we wrote, or before it read everything
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    if not status:
+        print(KILLED, file=sys.stderr)
+        return 1
+    return status[0]
+
+
+def _private_folder(folder: str) -> None:
+    """Make a folder that only this user can write to, or see that it is one: the server gets our whole environment."""
+    import stat
+
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise IspError(f"{folder}: cannot be made for the warm server's socket: {error.strerror}") from None
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise IspError(
+            f"{folder}: the warm server's socket must be in a folder that is yours and only you can write to"
+        )
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where one of the three is closed, so that there are three to send."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+
+
+def _connect(path: str) -> socket.socket | None:
+    """A connection; None: nobody listens, or did so long ago and left the socket."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        return None
+    return connection
+
+
+def _connect_to_new(path: str, server: Sequence[str]) -> socket.socket:
+    """Start a server and connect; of many clients that do this at once, the first starts one for all."""
+    with _locked(f"{path}.lock"):
+        return _connect(path) or _start(path, server)
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    import fcntl
+
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _start(path: str, server: Sequence[str]) -> socket.socket:
+    import subprocess
+
+    # The folder that this package is in, so that the server finds the same one however it came to be imported here.
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # One thread each, whatever the job that happens to come first has: bits must not depend on that.
+    environment = os.environ | {f"{name}_NUM_THREADS": "1" for name in _THREADS}
+    with open(f"{path}.log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "isp.warm", path, str(owner()), *server],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=root,
+            env=environment,
+            start_new_session=True,  # Ctrl-C in the terminal is for Snakemake, which lets its jobs end
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if connection := _connect(path):
+            return connection
+        time.sleep(0.02)
+    problem = f"did not listen within {START_SECONDS} s"
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    else:
+        problem = f"ended with status {process.returncode}"
+    raise IspError(
+        f"the warm server {problem}; unset ISP_WARM to do without it. The end of {path}.log:\n{_end_of(path)}"
+    )
+
+
+def _end_of(path: str) -> str:
+    try:
+        with open(f"{path}.log", errors="replace") as file:
+            return "".join(file.readlines()[-20:]).strip()
+    except FileNotFoundError:  # the server itself removes it when its owner is gone
+        return "(removed)"
+
+
+def _send_request(connection: socket.socket, arguments: Sequence[str]) -> None:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    request = {"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ), "umask": umask}
+    body = json.dumps(request).encode()
+    socket.send_fds(connection, [_HEADER.pack(len(body))], [0, 1, 2])
+    connection.sendall(body)
+
+
+# The server.
+
+
+def serve(socket_path: str, owner_pid: int, run: str = RUN, modules: Sequence[str] = ()) -> None:
+    """Import once, then fork a child for every connection, until the owner is gone.
+
+    Args:
+        socket_path: where to listen; what is there is replaced, so the caller holds the lock.
+        owner_pid: the process to end with.
+        run: `module:function` that a child calls with its arguments.
+        modules: what to import; `MODULES` and the package's own if there are none.
+    """
+    import gc
+
+    try:
+        owner_end = _pidfd(owner_pid)
+    except ProcessLookupError:
+        raise IspError(f"the owner of the warm server, process {owner_pid}, is gone") from None
+    _remove_leftovers(os.path.dirname(socket_path))
+    gc.disable()  # until the children: a collection would write to, and so copy, the pages they share
+    _import(modules or (*MODULES, *_own_modules()))
+    # Executed again in every child, in milliseconds: rich's consoles look at the terminal and the environment then.
+    sys.modules.pop(run.partition(":")[0], None)
+    gc.freeze()
+    sys.stdout.flush()  # else what an import printed would be in the buffers of all children
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
+    # No thread may start here before the fork: a child would inherit locks that nobody releases.
+    lifeline = os.pipe()
+    with _listener(socket_path) as listener:
+        try:
+            while _wait_for_client(listener, owner_pid, owner_end):
+                _fork(listener, owner_end, lifeline, run)
+        finally:
+            _remove(socket_path)
+
+
+def _wait_for_client(listener: socket.socket, owner_pid: int, owner_end: int | None) -> bool:
+    """Wait for a client; False: the owner is gone."""
+    if owner_end is not None:
+        return owner_end not in _wait_for(listener.fileno(), owner_end)
+    while not _wait_for(listener.fileno(), milliseconds=1000):
+        if not _lives(owner_pid):
+            return False
+    return True
+
+
+def _fork(listener: socket.socket, owner_end: int | None, lifeline: tuple[int, int], run: str) -> None:
+    """Take a connection and serve it in a child, which never returns from here."""
+    connection, _ = listener.accept()
+    with connection:
+        try:
+            child = os.fork() == 0
+        except OSError as error:  # no memory, too many processes: the client says that it got no status
+            print(f"cannot fork: {error}", file=sys.stderr, flush=True)
+            return
+        if child:
+            try:
+                # With the writing end held by the server alone, its end is the end of the file here.
+                os.close(lifeline[1])
+                listener.close()
+                if owner_end is not None:
+                    os.close(owner_end)
+                _serve_client(connection, lifeline[0], run)
+            finally:
+                os._exit(1)
+
+
+@contextmanager
+def _listener(path: str) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        _unlink(path)
+        umask = os.umask(0o177)
+        listener.bind(path)
+        os.umask(umask)
+        listener.listen(128)
+        yield listener
+
+
+def _own_modules() -> list[str]:
+    """All modules of this package but the entry point and this one."""
+    import pkgutil
+
+    import isp
+
+    found = [module.name for module in pkgutil.walk_packages(isp.__path__, "isp.", onerror=lambda name: None)]
+    return [name for name in found if name not in ("isp.__main__", "isp.warm")]
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import what can be: the rest is missed, and reported, by the stage that needs it."""
+    import importlib
+    import traceback
+
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception:
+            traceback.print_exc()
+
+
+def _remove(socket_path: str) -> None:
+    """Remove a server's files, and their folder if it is one of `address`."""
+    for path in (socket_path, f"{socket_path}.log", f"{socket_path}.lock"):
+        _unlink(path)
+    folder = os.path.dirname(socket_path)
+    if _owner_of(folder) is not None:
+        try:
+            os.rmdir(folder)
+        except OSError:
+            print(f"{folder}: not removed, something else is in it", file=sys.stderr)
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _owner_of(folder: str) -> int | None:
+    """The owner's pid in the name of a folder of `address`."""
+    name, _, pid = os.path.basename(folder).rpartition("-")
+    return int(pid) if name == f"isp-{os.getuid()}" and pid.isdecimal() else None
+
+
+def _remove_leftovers(folder: str) -> None:
+    """Remove what servers of owners that are gone left beside this one's folder when they were killed."""
+    if _owner_of(folder) is None:
+        return
+    for entry in os.scandir(os.path.dirname(folder)):
+        pid = _owner_of(entry.name)
+        if pid is None or _lives(pid) or not entry.is_dir(follow_symlinks=False):
+            continue
+        path = os.path.join(entry.path, "warm.sock")
+        with suppress(OSError):  # another server may be removing it just now
+            if entry.stat().st_uid == os.getuid() and not _listens(path):
+                _remove(path)
+
+
+def _listens(path: str) -> bool:
+    """Whether a server does, be its owner a process of another container, which only looks as if it were gone."""
+    connection = _connect(path)
+    if connection is None:
+        return False
+    connection.close()
+    return True
+
+
+# The child.
+
+
+def _serve_client(connection: socket.socket, lifeline: int, run: str) -> NoReturn:
+    try:
+        arguments = _become_client(connection)
+    except OSError as error:  # such as a folder that is gone
+        print(f"isp: {error}", file=sys.stderr)
+        status = 1
+    else:
+        watched = (connection.fileno(), lifeline)
+        threading.Thread(target=_end_with_any, args=watched, daemon=True, name="ends with client or server").start()
+        status = _status_of(run, arguments)
+    status = _flushed(status)
+    try:
+        connection.sendall(bytes([status]))
+    finally:
+        os._exit(status)
+
+
+def _end_with_any(*descriptors: int) -> None:
+    _wait_for(*descriptors)
+    os._exit(1)
+
+
+def _become_client(connection: socket.socket) -> list[str]:
+    """Take over everything the client sent and what a fresh process would have; its arguments."""
+    import atexit
+    import gc
+
+    atexit._clear()  # what the server's imports registered is not ours, and takes longer than a small job
+    header, streams, _, _ = socket.recv_fds(connection, _HEADER.size, 3)
+    if len(header) < _HEADER.size:
+        os._exit(0)  # somebody only looked whether we listen
+    for descriptor, stream in enumerate(streams):
+        os.dup2(stream, descriptor)
+        os.close(stream)
+    _open_streams()
+    request = json.loads(_receive(connection, *_HEADER.unpack(header)))
+    for number, handler in (
+        (signal.SIGCHLD, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGINT, signal.default_int_handler),
+    ):
+        signal.signal(number, handler)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.umask(request["umask"])
+    os.chdir(request["folder"])
+    _forget_environment()
+    sys.argv = ["isp", *request["arguments"]]
+    # As the console script's, which is in no package: usage texts are made from it.
+    sys.modules["__main__"] = type(sys)("__main__")
+    gc.enable()
+    return list(request["arguments"])
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    body = bytearray()
+    while len(body) < size:
+        part = connection.recv(size - len(body))
+        if not part:
+            os._exit(1)  # the client is gone
+        body += part
+    return bytes(body)
+
+
+def _open_streams() -> None:
+    """Python's own streams anew, buffered as suits what the client's are."""
+    encoding = sys.stdout.encoding
+    stdin = io.BufferedReader(io.FileIO(0, closefd=False))
+    stdout, stderr = (io.BufferedWriter(io.FileIO(number, "w", closefd=False)) for number in (1, 2))
+    sys.stdin = io.TextIOWrapper(stdin, encoding)
+    sys.stdout = io.TextIOWrapper(stdout, encoding, line_buffering=os.isatty(1))
+    sys.stderr = io.TextIOWrapper(stderr, encoding, "backslashreplace", line_buffering=True)
+
+
+def _forget_environment() -> None:
+    """Make Python read again what it remembers of the environment; Snakemake sets TMPDIR for each job."""
+    import tempfile
+
+    tempfile.tempdir = None
+    time.tzset()
+
+
+def _status_of(run: str, arguments: list[str]) -> int:
+    """Call the function; the exit status that Python would have ended with."""
+    import importlib
+
+    module, _, function = run.partition(":")
+    try:
+        getattr(importlib.import_module(module), function)(arguments)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 0xFF
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _flushed(status: int) -> int:
+    """Do what Python does at its end; the status, which is 120 where the output could not be written."""
+    import atexit
+
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return 120
+    return status
+
+
+def main() -> None:
+    """The server's command line: `python -m isp.warm SOCKET OWNER [--run MODULE:FUNCTION] [--modules A,B]`."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="isp.warm")
+    parser.add_argument("socket")
+    parser.add_argument("owner", type=int)
+    parser.add_argument("--run", default=RUN)
+    parser.add_argument("--modules", default="")
+    options = parser.parse_args()
+    # `-m` put this folder first, where it hides the standard library's modules from a package of the same name.
+    if not sys.flags.safe_path:
+        sys.path.append(sys.path.pop(0))
+    try:
+        serve(options.socket, options.owner, options.run, [name for name in options.modules.split(",") if name])
+    except IspError as error:
+        raise SystemExit(f"isp: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,429 @@
+import csv
+import io
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isp.errors import IspError
+from isp.files import read_csv, write_csv
+from isp.reporting import collect, figures, tables
+from isp.reporting.rows import chain, percent
+
+LAYERS = [
+    f"visual.transformer.resblocks.{block}.{name}"
+    for block in range(2)
+    for name in ("attn.in_proj_weight", "mlp.c_fc.weight")
+]
+NOMINAL = ["0.2000", "0.3600", "0.4880"]
+
+
+def cost(steps: int) -> dict[str, int]:
+    return {"steps": steps, "samples": 32 * steps, "flops": 10**9 * steps, "sparse_flops": 10**8 * steps}
+
+
+def record(variant: str, sparsity: str, seed: int = 0, validation: float = 90.0, **more: Any) -> dict[str, Any]:
+    return {
+        "study": "s",
+        "backbone": "b",
+        "task": "t",
+        "seed": seed,
+        "variant": variant,
+        "method": variant.split("_")[0],
+        "sparsity": sparsity,
+        "zero_weights": 9,
+        "prunable_weights": 10,
+        "metric": "accuracy",
+        "validation": validation,
+        "test": validation - 2,
+        "finding": cost(100),
+        "retraining": cost(200),
+        "rounds": [],
+        "layers": [
+            {"layer": name, "weights": 100, "zero_weights": 10 * index + seed} for index, name in enumerate(LAYERS)
+        ],
+        "measured": {
+            "finding_seconds": 60.0 + seed,
+            "retraining_seconds": 7.5,
+            "evaluation_seconds": 0.8,
+            "startup_seconds": 3.1,
+            "jobs": 40,
+            "peak_memory_mb": 980,
+            "device": "cpu",
+        },
+        **more,
+    }
+
+
+def way(target: str, look_aheads: bool = True, seed: int = 0) -> list[dict[str, Any]]:
+    """Rounds of ISP on the way to a target, as a record has them: nominal sparsities, then the target's."""
+    nominal = [sparsity for sparsity in NOMINAL if Decimal(sparsity) < Decimal(target)]
+    return [
+        {
+            "round": index,
+            "start": index,
+            "stop": index + 1,
+            "sparsity": sparsity,
+            "changed": (0.01 * (index + 1) + 0.001 * seed) if look_aheads else 0.0,
+            "agreement": (0.9 + 0.02 * seed) if look_aheads else None,
+        }
+        for index, sparsity in enumerate([*nominal, target])
+    ]
+
+
+def study(seeds: Sequence[int] = (0, 1)) -> list[dict[str, Any]]:
+    """Dense, one-shot without the higher sparsity, LTH, and ISP with and without look-aheads."""
+    records = []
+    for seed in seeds:
+        records.append(record("dense", "0.0000", seed, 98.0 + seed, finding=cost(0)))
+        records.append(record("one_shot", "0.4000", seed, 92.0 + 2 * seed, finding=cost(0)))
+        for variant in ("isp_n0", "isp_n4"):
+            for target, validation in (("0.4000", 95.0), ("0.5000", 93.0)):
+                rounds = way(target, variant == "isp_n4", seed)
+                records.append(record(variant, target, seed, validation + 3 * seed, rounds=rounds))
+        lth = [{"round": 0, "sparsity": "0.2000", "steps": 300}, {"round": 1, "sparsity": "0.4000", "steps": 300}]
+        records.append(record("lth", "0.4000", seed, 97.0, rounds=lth))
+    return records
+
+
+class Rows:
+    """The collected rows of records as they come back from CSV files."""
+
+    def __init__(self, records: list[dict[str, Any]], folder: Path) -> None:
+        for name in ("metrics", "timings", "rounds", "layers"):
+            rows, columns = getattr(collect, name)(records), getattr(collect, name.upper())
+            assert all(tuple(row) == columns for row in rows)
+            write_csv(folder / f"{name}.csv", rows, columns)
+        self.metrics = read_csv(folder / "metrics.csv", "collect")
+        self.timings = read_csv(folder / "timings.csv", "collect")
+        self.rounds = read_csv(folder / "rounds.csv", "collect")
+        self.layers = read_csv(folder / "layers.csv", "collect")
+
+    def drawings(self) -> dict[str, figures.Drawing]:
+        return {
+            "SCORE_BY_SPARSITY": figures.score_by_sparsity(self.metrics),
+            "SCORE_BY_COST": figures.score_by_cost(self.metrics),
+            "DENOISERS": figures.denoisers(self.rounds),
+            "LAYER_SPARSITY": figures.layer_sparsity(self.layers),
+        }
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Rows:
+    return Rows(study(), tmp_path)
+
+
+def only(rows: Sequence[dict[str, Any]], **values: Any) -> dict[str, Any]:
+    (found,) = [row for row in rows if all(row[key] == value for key, value in values.items())]
+    return found
+
+
+def test_reporting_imports_no_torch() -> None:
+    modules = "isp.reporting.collect, isp.reporting.tables, isp.reporting.figures"
+    heavy = "{'torch', 'open_clip', 'typer', 'matplotlib.pyplot'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", f"import {modules}, sys; assert not {heavy}, {heavy}"], check=True)
+
+
+# --- collect ----------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_hold_costs_and_nothing_that_was_measured() -> None:
+    (row,) = collect.metrics([record("isp", "0.9000", finding=cost(7))])
+    assert row["finding_steps"] == 7
+    assert row["finding_flops"] == 7 * 10**9
+    assert row["retraining_samples"] == 6400
+    assert not {"measured", "rounds", "device", "finding_seconds"} & row.keys()
+
+
+def test_rounds_that_tickets_share_come_once() -> None:
+    records = [record("lth", "0.4000", rounds=[{"round": 0, "sparsity": "0.2000", "steps": 3}])]
+    records += [record("isp", target, rounds=way(target)) for target in ("0.4000", "0.5000")]
+    found = [(row["round"], row["sparsity"]) for row in collect.rounds(records)]
+    assert found == [(0, "0.2000"), (1, "0.3600"), (2, "0.4000"), (2, "0.4880"), (3, "0.5000")]
+    other_seed = [record("isp", "0.4000", seed=1, rounds=way("0.4000"))]
+    assert len(collect.rounds(records + other_seed)) == 5 + 3
+
+
+def test_rows_keep_the_order_of_the_records() -> None:
+    records = [record(variant, "0.9000") for variant in ("z", "a", "m")]
+    for made in (collect.metrics(records), collect.timings(records)):
+        assert [row["variant"] for row in made] == ["z", "a", "m"]
+    assert [row["layer"] for row in collect.layers(records)][:4] == LAYERS
+
+
+def test_the_way_of_a_ticket_leaves_out_other_targets(rows: Rows) -> None:
+    events = [row for row in rows.rounds if row["variant"] == "isp_n4" and row["seed"] == "0"]
+    assert [row["sparsity"] for row in chain(events, "0.4000")] == ["0.2000", "0.3600", "0.4000"]
+    assert [row["sparsity"] for row in chain(events, "0.5000")] == ["0.2000", "0.3600", "0.4880", "0.5000"]
+    assert chain(events) == chain(events, "0.5000")
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(999, "999"), (1.95e14, "195 T"), (2e9, "2 G"), (1.234e18, "1.23 E"), (0, "0")]
+)
+def test_counts(value: float, text: str) -> None:
+    assert tables.si(value) == text
+
+
+def test_mean_and_sample_deviation() -> None:
+    assert tables.mean_and_deviation([]) == ""
+    assert tables.mean_and_deviation([1.0]) == "1.00"
+    assert tables.mean_and_deviation([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+
+
+@pytest.mark.parametrize(("sparsity", "text"), [("0.9000", "90"), ("0.8322", "83.22"), ("0.0000", "0")])
+def test_sparsities_in_percent(sparsity: str, text: str) -> None:
+    assert percent(sparsity) == text
+
+
+def test_scores_by_hand(rows: Rows) -> None:
+    ((header, body),) = tables.scores(rows.metrics)
+    assert header == ["b on t", "0", "0.4", "0.5", "steps"]
+    assert body == [
+        ["dense", "98.50 ± 0.71", "", "", "200"],
+        ["one_shot", "", "93.00 ± 1.41", "", "200"],
+        ["isp_n0", "", "96.50 ± 2.12", "94.50 ± 2.12", "300"],
+        ["isp_n4", "", "96.50 ± 2.12", "94.50 ± 2.12", "300"],
+        ["lth", "", "97.00 ± 0.00", "", "300"],
+    ]
+
+
+def test_steps_are_those_of_the_sparsest_ticket(tmp_path: Path) -> None:
+    records = [record("isp", sparsity, finding=cost(steps)) for sparsity, steps in (("0.9000", 4000), ("0.8000", 9))]
+    ((_, body),) = tables.scores(Rows(records, tmp_path).metrics)
+    assert body == [["isp", "90.00", "90.00", "4,200"]]
+
+
+def test_costs_by_hand(rows: Rows) -> None:
+    ((header, body),) = tables.costs(rows.metrics, rows.timings, rows.rounds)
+    lines = {(line[0], line[1]): dict(zip(header, line, strict=True)) for line in body}
+    assert lines["isp_n4", "0.4"] == {
+        "b on t": "isp_n4",
+        "sparsity": "0.4",
+        "seeds": "2",
+        "validation": "96.50 ± 2.12",
+        "test": "94.50 ± 2.12",
+        "finding": "100",
+        "retraining": "200",
+        "FLOP": "300 G",
+        "sparse FLOP": "30 G",
+        "seconds": "68",
+        "changed": "1.0–3.1 %",  # rounds 0 to 2; 0.01 * (round + 1) + 0.001 * seed
+    }
+    assert lines["isp_n4", "0.5"]["changed"] == "1.0–4.1 %"
+    assert lines["isp_n0", "0.5"]["changed"] == "0.0–0.0 %"
+    assert lines["lth", "0.4"]["changed"] == ""
+    assert list(lines)[:4] == [("dense", "0"), ("one_shot", "0.4"), ("isp_n0", "0.4"), ("isp_n0", "0.5")]
+
+
+def test_tables_for_machines_have_numbers_apart(rows: Rows) -> None:
+    found = tables.costs_csv(rows.metrics, rows.timings, rows.rounds)
+    assert all(tuple(row) == tables.COSTS for row in found)
+    row = only(found, variant="isp_n4", sparsity="0.5000")
+    assert (row["validation_mean"], row["validation_sd"]) == (94.5, 2.1213)
+    assert (row["finding_steps"], row["flops"], row["seconds_mean"]) == (100, 300 * 10**9, 68)
+    assert (row["changed_least"], row["changed_most"]) == (0.01, pytest.approx(0.041))
+    assert all(tuple(row) == tables.SCORES for row in tables.scores_csv(rows.metrics))
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+    rows = Rows(study(seeds=[0]), tmp_path)
+    assert "±" not in tables.markdown(tables.scores(rows.metrics))
+    assert {row["validation_sd"] for row in tables.scores_csv(rows.metrics)} == {""}
+    for _, drawn in rows.drawings().values():
+        assert all(value == "" for row in drawn for key, value in row.items() if key.endswith("_sd"))
+
+
+def test_markdown_and_text(tmp_path: Path) -> None:
+    rows = Rows([record("isp", "0.8000", validation=95.0), record("isp", "0.9000")], tmp_path)
+    made = tables.scores(rows.metrics)
+    assert tables.markdown(made, "What it says.").splitlines() == [
+        "| b on t | 0.8 | 0.9 | steps |",
+        "| --- | --- | --- | --- |",
+        "| isp | 95.00 | 90.00 | 300 |",
+        "",
+        "What it says.",
+    ]
+    assert tables.text(made) == "b on t    0.8    0.9  steps\nisp     95.00  90.00    300\n"
+    header, *_ = tables.text(tables.costs(rows.metrics, rows.timings, rows.rounds)).splitlines()
+    assert "test" in header
+    assert "changed" not in header  # an empty column
+
+
+def test_each_task_and_backbone_has_its_own_table_and_panel(tmp_path: Path) -> None:
+    records = [record("isp", "0.8000", task="first"), record("isp", "0.9000", task="second", test=None)]
+    rows = Rows(records, tmp_path)
+    assert [header[:2] for header, _ in tables.scores(rows.metrics)] == [["b on first", "0.8"], ["b on second", "0.9"]]
+    assert len(figures.score_by_sparsity(rows.metrics)[0].axes) == 2
+    assert tables.costs_csv(rows.metrics, rows.timings, rows.rounds)[1]["test_mean"] == ""
+
+
+def test_foreign_rows_are_named() -> None:
+    with pytest.raises(IspError, match=r"no column 'backbone' \(it has: task\)"):
+        tables.scores([{"task": "t"}])
+    broken = dict.fromkeys(collect.METRICS, "x")
+    with pytest.raises(IspError, match="'validation': could not convert"):
+        tables.scores([{**broken, "sparsity": "0.5000"}])
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_say_what_they_draw(rows: Rows) -> None:
+    for name, (_, drawn) in rows.drawings().items():
+        assert drawn
+        assert all(tuple(row) == getattr(figures, name) for row in drawn)
+
+
+def test_drawn_scores_are_means_and_deviations(rows: Rows) -> None:
+    figure, drawn = figures.score_by_sparsity(rows.metrics)
+    row = only(drawn, variant="isp_n4", sparsity="0.5000")
+    assert row["validation_mean"] == statistics.fmean([93, 96])
+    assert row["validation_sd"] == round(statistics.stdev([93, 96]), 4)
+    assert only(drawn, variant="dense")["seeds"] == 2
+    (axes,) = figure.axes
+    heights = [list(line.get_ydata()) for line in axes.get_lines()]
+    assert [96.5, 94.5] in heights  # isp's line
+    assert [98.5, 98.5] in heights  # dense, across
+    assert [93.0] in heights  # one_shot has one of the two sparsities
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["40", "50"]
+
+
+def test_drawn_costs_are_executed_flops(rows: Rows) -> None:
+    figure, drawn = figures.score_by_cost(rows.metrics)
+    assert only(drawn, variant="dense")["flops"] == 200 * 10**9
+    assert only(drawn, variant="lth")["flops"] == 300 * 10**9
+    assert figure.axes[0].get_xlabel().startswith("executed training FLOPs")
+
+
+def test_colours_are_the_same_in_all_figures(rows: Rows) -> None:
+    def colours(figure: Any) -> dict[str, Any]:
+        handles = figure.legends[0].legend_handles
+        return {handle.get_label().removesuffix(" (0 %)"): handle.get_color() for handle in handles}
+
+    by_sparsity = colours(figures.score_by_sparsity(rows.metrics)[0])
+    assert colours(figures.score_by_cost(rows.metrics)[0]) == by_sparsity
+    order = list(dict.fromkeys(row["variant"] for row in rows.metrics))
+    assert colours(figures.denoisers(rows.rounds, order)[0]).items() <= by_sparsity.items()
+
+
+def test_collapsed_tickets_get_a_coarser_scale(tmp_path: Path) -> None:
+    good = [record(f"isp_{index}", "0.9000", validation=95 + 0.5 * index) for index in range(6)]
+    (axes,) = figures.score_by_sparsity(Rows(good, tmp_path).metrics)[0].axes
+    assert axes.get_yscale() == "linear"
+    collapsed = record("random", "0.9000", validation=28.0)
+    (axes,) = figures.score_by_sparsity(Rows([*good, collapsed], tmp_path).metrics)[0].axes
+    low, high = axes.get_ylim()
+    heights = (axes.transScale + axes.transLimits).transform([(0, 28), (0, 95), (0, 97.5)])[:, 1]
+    assert low < 28 < 97.5 < high
+    assert heights[2] - heights[1] > 0.5  # two and a half points of 70 take more than half of the height
+    assert any("coarser scale below 94" in text.get_text() for text in axes.texts)
+
+
+def test_drawn_rounds_by_hand(rows: Rows) -> None:
+    figure, drawn = figures.denoisers(rows.rounds)
+    assert {row["variant"] for row in drawn} == {"isp_n4"}
+    assert [(row["round"], row["sparsity"], row["on_line"]) for row in drawn] == [
+        (0, "0.2000", "yes"),
+        (1, "0.3600", "yes"),
+        (2, "0.4000", "no"),  # the ticket of 40 % leaves here
+        (2, "0.4880", "yes"),
+        (3, "0.5000", "yes"),
+    ]
+    assert drawn[1]["changed_mean"] == pytest.approx(statistics.fmean([0.02, 0.021]))
+    assert drawn[1]["changed_sd"] == round(statistics.stdev([0.02, 0.021]), 6)
+    assert drawn[1]["agreement_mean"] == pytest.approx(0.91)
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["3\n50", "2\n49", "1\n36", "0\n20"]
+
+
+def test_a_study_without_look_aheads_says_so(tmp_path: Path) -> None:
+    records = [record("isp_n0", "0.5000", rounds=way("0.5000", look_aheads=False)), record("random", "0.5000")]
+    figure, drawn = figures.denoisers(Rows(records, tmp_path).rounds)
+    assert drawn == []
+    assert "No variant of this study looks ahead" in figure.texts[0].get_text()
+    assert figures.render(figure, "png")
+
+
+def test_masks_without_agreement_are_drawn(tmp_path: Path) -> None:
+    rounds = [event | {"agreement": None} for event in way("0.5000")]
+    figure, drawn = figures.denoisers(Rows([record("isp", "0.5000", rounds=rounds)], tmp_path).rounds)
+    assert {row["agreement_mean"] for row in drawn} == {""}
+    assert figures.render(figure, "png")
+
+
+def test_drawn_layers_by_hand(rows: Rows) -> None:
+    figure, drawn = figures.layer_sparsity(rows.layers)
+    row = only(drawn, variant="isp_n4", sparsity="0.5000", layer=LAYERS[3])
+    assert row["label"] == "1 c_fc"
+    assert row["layer_sparsity_mean"] == pytest.approx(0.305)  # 30 and 31 of 100
+    assert "dense" not in {row["variant"] for row in drawn}
+    panel = figure.axes[0].get_images()[0].get_array()
+    assert panel is not None
+    assert panel.shape == (4, 4)  # four pruned variants, four layers
+    assert list(panel[0].round(6)) == [0.5, 10.5, 20.5, 30.5]
+
+
+@pytest.mark.parametrize(
+    ("layers", "short"),
+    [
+        (["a.0.attn.in_proj_weight", "a.0.attn.out_proj.weight"], ["0 in_proj", "0 out_proj"]),
+        (
+            ["l.0.attention.output.dense.weight", "l.0.intermediate.dense.weight", "l.0.output.dense.weight"],
+            ["0 attention.output.dense", "0 intermediate.dense", "0 output.dense"],
+        ),
+        (["fc1.weight", "fc2.weight"], ["fc1", "fc2"]),
+        (["weight"], ["weight"]),
+        ([], []),
+    ],
+)
+def test_short_names(layers: list[str], short: list[str]) -> None:
+    assert list(figures.short_names(layers).values()) == short
+
+
+def test_the_same_rows_give_the_same_bytes(rows: Rows, tmp_path: Path) -> None:
+    for turn in ("first", "second"):
+        for name, (figure, _) in rows.drawings().items():
+            figures.save(figure, tmp_path / turn / f"{name}.v1")
+    first = sorted((tmp_path / "first").iterdir())
+    assert len(first) == 8
+    for path in first:
+        content = path.read_bytes()
+        assert content == (tmp_path / "second" / path.name).read_bytes()
+        assert content[:4] == (b"%PDF" if path.suffix == ".pdf" else b"\x89PNG")
+        assert b"Date" not in content
+        assert b"atplotlib" not in content
+
+
+def test_fourteen_variants_can_be_told_apart(tmp_path: Path) -> None:
+    names = [f"variant_{index}" for index in range(14)]
+    looks = figures.looks(names)
+    assert len({(look.color, look.hollow) for look in looks.values()}) == 14
+    records = [
+        record(name, sparsity, validation=90 - index) for index, name in enumerate(names) for sparsity in NOMINAL
+    ]
+    for figure, drawn in Rows(records, tmp_path).drawings().values():
+        assert figures.render(figure, "png")
+        assert not drawn or {row["variant"] for row in drawn} == set(names)
+
+
+def test_without_tickets_there_is_a_figure_that_says_so(tmp_path: Path) -> None:
+    rows = Rows([], tmp_path)
+    assert tables.scores(rows.metrics) == tables.costs(rows.metrics, rows.timings, rows.rounds) == []
+    for figure, drawn in rows.drawings().values():
+        assert drawn == []
+        assert "No " in figure.texts[0].get_text()
+
+
+def test_what_is_drawn_can_be_written(rows: Rows, tmp_path: Path) -> None:
+    _, drawn = figures.score_by_sparsity(rows.metrics)
+    write_csv(tmp_path / "drawn.csv", drawn, figures.SCORE_BY_SPARSITY)
+    read = list(csv.DictReader(io.StringIO((tmp_path / "drawn.csv").read_text())))
+    assert [float(row["validation_mean"]) for row in read] == [row["validation_mean"] for row in drawn]

@@ -1,0 +1,424 @@
+"""The warm server: its children are as fresh processes, and nobody outlives the one they work for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isp import warm
+from isp.errors import IspError
+
+if not warm.available():
+    pytest.skip("the warm server takes Linux", allow_module_level=True)
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 180  # more than torch takes to import on a busy machine
+CLIENT = "import sys; from isp import warm; raise SystemExit(warm.call(sys.argv[3:], sys.argv[1], sys.argv[2].split()))"
+LIGHT = "--run tests.test_warm:act --modules json"
+CODES = [None, 0, 2, 3, 256, True, "a reason"]
+
+
+def act(arguments: list[str]) -> None:
+    """What the children of light servers run."""
+    what, *rest = arguments
+    if what == "exit":
+        raise SystemExit(CODES[int(rest[0])])
+    if what == "fail":
+        raise ValueError("what went wrong")
+    if what == "show":
+        umask = os.umask(0)
+        shown = {"arguments": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ), "umask": umask}
+        shown |= {"stdin": sys.stdin.read(), "temporary": tempfile.gettempdir()}
+        shown |= {"signals": [str(signal.getsignal(number)) for number in (signal.SIGCHLD, signal.SIGINT)]}
+        print(json.dumps(shown))
+        print("to stderr", file=sys.stderr)
+    if what == "parent":
+        print(os.getppid())
+    if what == "sleep":
+        Path(rest[0]).write_text(f"{os.getpid()} {os.getppid()}\n")
+        time.sleep(600)
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "train":
+        _train(int(rest[0]))
+
+
+def _train(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(300, 300)
+    inputs = torch.randn(2000, 300)
+    for _ in range(3):
+        layer.zero_grad()
+        (layer(inputs) - inputs.sin()).square().mean().backward()
+        with torch.no_grad():
+            layer.weight -= layer.weight.grad
+    print(threads, layer.weight.sum(dtype=torch.float64).item().hex())
+
+
+def until(holds: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + SECONDS
+    while not (found := holds()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+    return found
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, be it that nobody has waited for it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+class Run:
+    """A pretended Snakemake, the address of its server, and clients."""
+
+    def __init__(self, folder: str) -> None:
+        self.owner = subprocess.Popen(["sleep", "600"])
+        self.mark = f"ISP_TEST={folder}"
+        self.socket = Path(warm.address(self.owner.pid))
+        assert self.socket.is_relative_to(folder)
+        self.environment = os.environ | {
+            "ISP_WARM": str(self.socket),
+            "ISP_OWNER": str(self.owner.pid),
+            "ISP_TEST": folder,
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def start(self, *arguments: str | Path, options: str = LIGHT, **keys: Any) -> subprocess.Popen[str]:
+        keys = {"env": self.environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | keys
+        return subprocess.Popen([sys.executable, "-c", CLIENT, self.socket, options, *arguments], **keys)
+
+    def call(self, *arguments: str | Path, **keys: Any) -> tuple[int, str, str]:
+        client = self.start(*arguments, **keys)
+        stdout, stderr = client.communicate(timeout=SECONDS)
+        return client.returncode, stdout, stderr
+
+    def sleeper(self, file: Path) -> tuple[subprocess.Popen[str], int, int]:
+        """A client whose child sleeps, the child's pid and the server's."""
+        file.unlink(missing_ok=True)
+        client = self.start("sleep", file)
+        text = until(lambda: file.exists() and file.read_text().endswith("\n") and file.read_text())
+        child, server = map(int, text.split())
+        return client, child, server
+
+    def server(self) -> int:
+        status, stdout, stderr = self.call("parent")
+        assert status == 0, stderr
+        return int(stdout)
+
+    def processes(self) -> list[int]:
+        """Everything alive that a client, or the server, started: they inherit the mark."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdecimal() and self.mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:
+                pass
+        return [pid for pid in found if not gone(pid)]
+
+    def end_owner(self) -> None:
+        self.owner.kill()
+        self.owner.wait()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Ends the owner after the test and checks that nothing is left."""
+    folder = tempfile.mkdtemp(prefix="isp")  # tmp_path, which is made first, may be too long for a socket
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    started = Run(folder)
+    yield started
+    started.end_owner()
+    try:
+        until(lambda: not started.processes())
+    finally:
+        for pid in started.processes():
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder)
+
+
+def test_the_command_is_as_in_a_fresh_process(run: Run) -> None:
+    """With the real server. torch's first child gets what it needs from a parent that never computed."""
+    command = [sys.executable, "-m", "isp", "list"]
+    fresh = run.environment.copy()
+    del fresh["ISP_WARM"]
+    assert not run.socket.exists()
+    results = []
+    for environment in (run.environment, fresh):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        results.append((done.returncode, done.stdout, done.stderr))
+    assert results[0] == results[1]
+    assert results[0][0] == 0
+    assert "one_shot" in results[0][1]
+    assert run.socket.exists()
+
+
+def test_a_child_computes_with_any_number_of_threads(run: Run) -> None:
+    """To the bit what a fresh process computes; a lost pool of threads would hang."""
+    program = "import sys; from tests.test_warm import act; act(sys.argv[1:])"
+    for threads in ("2", "1"):
+        fresh = subprocess.run(
+            [sys.executable, "-c", program, "train", threads],
+            env=run.environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        called = run.call("train", threads, options=LIGHT.replace("json", "torch"))
+        assert called == (0, fresh.stdout, fresh.stderr)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "stderr"), [*zip(range(7), (0, 0, 2, 3, 0, 1, 1), ("",) * 6 + ("a reason\n",), strict=True)]
+)
+def test_exit_codes_are_those_of_python(run: Run, code: int, status: int, stderr: str) -> None:
+    assert run.call("exit", str(code)) == (status, "", stderr)
+
+
+def test_an_error_prints_its_traceback(run: Run) -> None:
+    status, _, stderr = run.call("fail")
+    assert status == 1
+    assert stderr.startswith("Traceback")
+    assert stderr.endswith("ValueError: what went wrong\n")
+
+
+def test_a_child_has_what_its_client_has(run: Run, tmp_path: Path) -> None:
+    run.server()  # started from elsewhere, with other variables
+    (tmp_path / "input").write_text("typed")
+    environment = run.environment | {"ODD": "\udcff ü\n", "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "7"}
+    del environment["ISP_OWNER"]
+    with (tmp_path / "input").open() as stdin, (tmp_path / "output").open("w") as stdout:
+        status, _, stderr = run.call(
+            "show", "ä", "", env=environment, cwd=tmp_path, umask=0o027, stdin=stdin, stdout=stdout
+        )
+    assert (status, stderr) == (0, "to stderr\n")
+    shown = json.loads((tmp_path / "output").read_text())
+    assert shown["arguments"] == ["isp", "show", "ä", ""]
+    assert shown["environment"] == environment
+    assert shown["folder"] == str(tmp_path)
+    assert shown["temporary"] == str(tmp_path)
+    assert shown["umask"] == 0o027
+    assert shown["stdin"] == "typed"
+    assert shown["signals"] == [str(signal.SIG_DFL), str(signal.default_int_handler)]
+
+
+def test_a_stage_knows_when_its_client_started(run: Run) -> None:
+    run.server()
+    before = time.time()
+    command = [sys.executable, "-m", "isp", "show"]
+    done = subprocess.run(command, env=run.environment, capture_output=True, text=True, timeout=SECONDS)
+    assert before < float(json.loads(done.stdout)["environment"]["ISP_STARTED"]) < time.time()
+
+
+def test_closed_standard_streams_are_empty(run: Run) -> None:
+    run.server()
+    shell = ["sh", "-c", f'"$0" -c "{CLIENT}" "$@" <&-', sys.executable, run.socket, LIGHT, "show"]
+    done = subprocess.run(shell, env=run.environment, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["stdin"] == ""
+
+
+def test_a_reader_that_goes_is_status_120(run: Run) -> None:
+    run.server()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as stdout:
+        status, _, _ = run.call("parent", stdout=stdout)
+    assert status == 120
+
+
+def test_a_folder_that_is_gone_is_named(run: Run, tmp_path: Path) -> None:
+    run.server()
+    program = CLIENT.replace("raise", "import os; os.getcwd = lambda: '/not/there'; raise")
+    command = [sys.executable, "-c", program, run.socket, LIGHT, "parent"]
+    done = subprocess.run(command, env=run.environment, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 1
+    assert "'/not/there'" in done.stderr
+    assert warm.KILLED not in done.stderr
+
+
+def test_many_clients_at_once_start_one_server(run: Run) -> None:
+    clients = [run.start("parent") for _ in range(8)]
+    answers = [client.communicate(timeout=SECONDS) for client in clients]
+    assert [client.returncode for client in clients] == [0] * 8, answers
+    assert len({stdout for stdout, _ in answers}) == 1
+
+
+def test_a_child_ends_with_its_client(run: Run, tmp_path: Path) -> None:
+    client, child, server = run.sleeper(tmp_path / "pid")
+    client.kill()
+    client.communicate()
+    until(lambda: gone(child))
+    assert run.server() == server
+
+
+def test_a_terminated_client_dies_and_its_child_too(run: Run, tmp_path: Path) -> None:
+    client, child, _ = run.sleeper(tmp_path / "pid")
+    client.terminate()
+    client.communicate(timeout=SECONDS)
+    assert client.returncode == -signal.SIGTERM
+    until(lambda: gone(child))
+
+
+def test_children_end_with_the_server_and_the_next_call_starts_another(run: Run, tmp_path: Path) -> None:
+    client, child, server = run.sleeper(tmp_path / "pid")
+    os.kill(server, signal.SIGKILL)
+    _, stderr = client.communicate(timeout=SECONDS)
+    assert (client.returncode, stderr) == (1, f"{warm.KILLED}\n")
+    until(lambda: gone(child))
+    assert run.socket.exists()
+    assert run.server() != server
+
+
+def test_server_and_children_end_with_the_owner(run: Run, tmp_path: Path) -> None:
+    client, child, server = run.sleeper(tmp_path / "pid")
+    run.end_owner()
+    _, stderr = client.communicate(timeout=SECONDS)
+    assert (client.returncode, stderr) == (1, f"{warm.KILLED}\n")
+    until(lambda: gone(child) and gone(server))
+    assert not run.socket.parent.exists()
+
+
+def test_a_server_ends_with_the_owner_on_old_kernels(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import os; del os.pidfd_open")
+    run.environment["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
+    server = run.server()
+    run.end_owner()
+    until(lambda: gone(server))
+    assert not run.socket.parent.exists()
+
+
+def test_a_child_that_is_killed_is_reported_and_reaped(run: Run) -> None:
+    server = run.server()
+    assert run.call("die") == (1, "", f"{warm.KILLED}\n")
+    assert run.server() == server
+    until(lambda: not Path(f"/proc/{server}/task/{server}/children").read_text())
+
+
+def test_the_socket_of_a_dead_server_is_replaced(run: Run) -> None:
+    run.socket.parent.mkdir(0o700)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(run.socket))
+    assert run.server() in run.processes()
+
+
+def test_leftovers_of_dead_owners_are_removed(run: Run) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    leftover = Path(warm.address(ended.pid))
+    others = [Path(warm.address(os.getpid())), Path(warm.address(ended.pid).replace("isp-", "other-"))]
+    for path in (leftover, *others):
+        path.parent.mkdir(0o700)
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+        path.with_name("warm.sock.log").touch()
+    run.server()
+    assert not leftover.parent.exists()
+    assert all(path.exists() for path in others)
+
+
+def test_the_socket_is_private(run: Run) -> None:
+    run.server()
+    assert run.socket.stat().st_mode & 0o777 == 0o600
+    assert run.socket.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_others_can_write_to_is_refused(run: Run) -> None:
+    run.socket.parent.mkdir()
+    run.socket.parent.chmod(0o777)
+    with pytest.raises(IspError, match=str(run.socket.parent)):
+        warm.call(["parent"], str(run.socket))
+
+
+def test_a_path_that_is_too_long_is_refused() -> None:
+    with pytest.raises(IspError, match="107"):
+        warm.call(["list"], f"/tmp/{'long' * 26}")
+
+
+def test_a_server_that_does_not_start_shows_its_log(run: Run) -> None:
+    status, _, stderr = run.call("parent", options="--no-such-option")
+    assert status == 1
+    assert "unrecognized arguments: --no-such-option" in stderr
+
+
+def test_no_server_without_an_owner(run: Run) -> None:
+    environment = run.environment | {"ISP_OWNER": "0"}
+    command = [sys.executable, "-m", "isp", "list"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("isp: ISP_OWNER is '0'")
+
+
+def test_what_cannot_be_imported_does_not_stop_the_server(run: Run) -> None:
+    status, _, stderr = run.call("parent", options=LIGHT.replace("json", "no_such_module,json"))
+    assert (status, stderr) == (0, "")
+    assert "no_such_module" in run.socket.with_name("warm.sock.log").read_text()
+
+
+def test_an_idle_server_sleeps(run: Run) -> None:
+    server = run.server()
+
+    def switches() -> list[str]:
+        lines = Path(f"/proc/{server}/status").read_text().splitlines()
+        return [line for line in lines if "ctxt_switches" in line]
+
+    def sleeps() -> bool:
+        before = switches()
+        time.sleep(0.3)
+        return switches() == before
+
+    until(sleeps)
+
+
+@pytest.mark.parametrize("before", ["", "import os; del os.pidfd_open; "], ids=["pidfd", "polling"])
+def test_end_with(run: Run, before: str) -> None:
+    program = f"{before}import sys, time; from isp import warm; warm.end_with(warm.owner()); print(1); time.sleep(600)"
+    command = [sys.executable, "-u", "-c", program]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=run.environment, text=True, **pipes) as ending:
+        assert ending.stdout.read(1) == "1"
+        assert ending.poll() is None
+        run.end_owner()
+        assert ending.wait(SECONDS) == 1
+        assert str(run.owner.pid) in ending.stderr.read()
+
+
+def test_a_call_in_this_process_ends_with_the_owner(run: Run) -> None:
+    del run.environment["ISP_WARM"]
+    run.end_owner()
+    command = [sys.executable, "-m", "isp", "list"]
+    done = subprocess.run(command, env=run.environment, capture_output=True, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_options_and_no_arguments_need_no_server(run: Run) -> None:
+    command = [sys.executable, "-m", "isp", "--help"]
+    done = subprocess.run(command, env=run.environment, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0
+    assert "list" in done.stdout
+    assert not run.socket.parent.exists()
+
+
+def test_the_client_imports_nothing_heavy() -> None:
+    program = "import sys, isp.__main__, isp.warm; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"typer", "rich", "yaml", "torch", "numpy", "pydantic", "subprocess", "tempfile", "argparse", "asyncio"}
+    assert heavy.isdisjoint(done.stdout.split())

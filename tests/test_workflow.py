@@ -1,0 +1,389 @@
+"""The workflow on the smoke study: a real Snakemake in a temporary folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+import isp
+from isp import artifacts, cli, registry, stages
+from isp.config import load_study
+from isp.data.preparation import limited
+from isp.families import Ticket
+from tests.test_isp import equal as same
+
+ROOT = Path(__file__).parent.parent
+STUDY = ROOT / "config" / "smoke.yaml"
+RUN = Path("results/smoke/runs/clip_tiny/digits/seed0")
+COMMAND = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2"]
+
+
+def snakemake(folder: Path, *options: str, study: Path = STUDY) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, "--configfile", str(study), *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.fixture(scope="module")
+def smoke(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the smoke study was run, its backbone pre-trained for three steps."""
+    folder = tmp_path_factory.mktemp("smoke")
+    shutil.copytree(short_pretraining, folder / "resources")
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_for_every_ticket_and_every_output(smoke: Path) -> None:
+    folder, study = smoke / "results/smoke", load_study(STUDY)
+    cells = [(g.variant, str(s)) for g in study.groups() for s in g.sparsities]
+    for name in ("metrics", "timings"):
+        assert [(row["variant"], row["sparsity"]) for row in rows(folder / f"{name}.csv")] == cells
+    for row in rows(folder / "metrics.csv"):
+        assert int(row["zero_weights"]) == round(float(row["sparsity"]) * 196_608)
+        assert int(row["retraining_steps"]) + int(row["finding_steps"]) >= 12
+    assert not {"seconds", "peak_memory_mb"} & rows(folder / "metrics.csv")[0].keys()
+    for figure in ("score_by_sparsity", "score_by_cost", "denoisers", "layer_sparsity"):
+        for suffix in ("png", "pdf", "csv"):
+            assert (folder / "figures" / f"{figure}.{suffix}").stat().st_size > 0
+    for name in ("scores.csv", "scores.md", "costs.csv", "costs.md"):
+        assert "isp_mean_score" in (folder / "tables" / name).read_text()
+    assert {row["variant"] for row in rows(folder / "rounds.csv")} == {"isp", "isp_mean_score", "isp_literal"}
+
+
+def test_a_ticket_is_what_isp_prune_gives_to_the_bit(smoke: Path) -> None:
+    """Every method: the jobs of the workflow against the reference in this process."""
+    study = load_study(STUDY)
+    backbone, task = registry.load("backbone", "clip_tiny").BACKBONE, registry.load("task", "digits").TASK
+    limits, training = study.limits("digits"), study.training["clip_tiny"].model_dump()
+    tensors, _ = artifacts.load_examples(smoke / "resources/prepared/clip_tiny/digits/train.safetensors")
+    train = backbone.examples(limited(tensors, task, limits), limits.augmentation)
+    assert len(train) == 64
+    methods = set()
+    for group in study.groups():
+        variant = study.variants[group.variant]
+        initial, _ = artifacts.load_state(smoke / RUN / "initial" / f"{variant.initial}.safetensors")
+        for sparsity in group.sparsities:
+            model = backbone.restore(initial.weights)
+            expected = isp.prune(
+                model,
+                train,
+                sparsity=sparsity,
+                method=variant.method,
+                settings=variant.settings,
+                loss=backbone.loss,
+                prunable=backbone.prunable,
+                seed=group.seed,
+                **training,
+            )
+            dense = RUN / "dense" / f"{variant.initial}.safetensors"
+            path = RUN / group.variant / str(sparsity) / "ticket.safetensors" if sparsity else dense
+            assert_same(isp.load_ticket(smoke / path), expected)
+            methods.add(variant.method)
+    assert methods == set(registry.names("method"))
+
+
+def assert_same(found: Ticket, expected: Ticket) -> None:
+    assert same(found.weights, expected.weights)
+    assert same(found.mask, expected.mask)
+    assert found.finding == expected.finding
+    assert found.retraining == expected.retraining
+    assert found.rounds == expected.rounds
+    assert (found.method, found.sparsity) == (expected.method, expected.sparsity)
+
+
+def test_a_stage_in_a_fresh_process_gives_the_same_bits(smoke: Path, tmp_path: Path) -> None:
+    """What the workflow's fork server made, made again by a process of its own."""
+    made = smoke / RUN / "isp/round1/to0.6000/weak1.safetensors"
+    mask, about = artifacts.load_mask(made)
+    options = {
+        "state": smoke / RUN / "isp/round1/state.safetensors",
+        "within": smoke / RUN / "isp/round0/to0.5000/mask.safetensors",
+        "data": smoke / "resources/prepared/clip_tiny/digits/train.safetensors",
+        "settings": json.dumps(about["settings"]),
+        "training": json.dumps(about["training"]),
+        "limits": json.dumps(about["limits"]),
+        **{"round": 1, "member": 1, "sparsity": "0.6", "backbone": "clip_tiny", "task": "digits", "seed": 0},
+        "output": tmp_path / "weak.safetensors",
+    }
+    command = [sys.executable, "-m", "isp", "weak_mask"]
+    command += [str(part) for key, value in options.items() for part in (f"--{key}", value)]
+    environment = {key: value for key, value in os.environ.items() if key != "ISP_WARM"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {tmp_path}/weak.safetensors in " in done.stderr
+    assert same(artifacts.load_mask(tmp_path / "weak.safetensors")[0], mask)
+
+
+def test_only_evaluate_reads_test_examples() -> None:
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")))
+    readers = []
+    for rule in re.split(r"^rule ", text, flags=re.MULTILINE)[1:]:
+        inputs = re.search(r"^    input:\n((?:        .*\n)+)", rule, re.MULTILINE)
+        if inputs and '"test"' in inputs[1]:
+            readers.append(rule.split(":")[0])
+    assert readers == ["evaluate"]
+    assert text.count('"{split}", "test"') == 2  # and prepare, which writes them
+
+
+# --- what reruns ------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_has_nothing_to_do(smoke: Path) -> None:
+    before = (smoke / "results/smoke/metrics.csv").stat().st_mtime_ns
+    done = snakemake(smoke)
+    assert done.returncode == 0
+    assert "nothing to do" in done.stderr.lower()
+    assert (smoke / "results/smoke/metrics.csv").stat().st_mtime_ns == before
+
+
+def planned(folder: Path, study: dict[str, Any]) -> set[str]:
+    """What a run of a changed study would make below the folder of its seed, up to the records."""
+    (folder / "changed.yaml").write_text(yaml.safe_dump(study))
+    done = snakemake(folder, "--summary", study=folder / "changed.yaml")
+    assert done.returncode == 0, done.stderr
+    table = list(csv.DictReader(done.stdout.splitlines(), delimiter="\t"))
+    pending = {row["output_file"] for row in table if row["plan"] == "update pending"}
+    return {str(Path(path).relative_to(RUN)) for path in pending if Path(path).is_relative_to(RUN)}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    study = yaml.safe_load(STUDY.read_text())
+    *parents, last = path.split(".")
+    at = study
+    for part in parents:
+        at = at[int(part)] if isinstance(at, list) else at[part]
+    at[last] = value
+    return study
+
+
+def of(variant: str, *, but: tuple[str, ...] = ()) -> Callable[[set[str]], set[str]]:
+    return lambda files: {path for path in files if path.startswith(f"{variant}/") and path not in but}
+
+
+ISP = "variants.isp.settings"
+FIRST_WEAK = ("isp/round0/to0.5000/weak0.safetensors", "isp/round0/to0.5000/weak1.safetensors")
+FIRST_STATE = "isp/round0/state.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reruns"),
+    [
+        # N: one more copy in round 0; everything after its mask, but not the copies and the state that were there
+        (f"{ISP}.denoisers", 3, of("isp", but=(FIRST_STATE, *FIRST_WEAK))),
+        # C: the copies of round 0 and everything after them
+        (f"{ISP}.look_ahead_steps", 3, of("isp", but=(FIRST_STATE,))),
+        # the rule: the masks of round 0 and everything after them
+        (f"{ISP}.rule", "union", of("isp", but=(FIRST_STATE, *FIRST_WEAK))),
+        # what is made of the copies is the same for another rule, but not for mean_score
+        (f"{ISP}.rule", "mean_score", of("isp", but=(FIRST_STATE,))),
+        ("variants.lth.settings.rate", 0.4, of("lth")),
+        ("variants.one_shot", {"method": "random"}, of("one_shot")),
+        ("training.clip_tiny.steps", 14, lambda files: files),
+    ],
+)
+def test_a_change_reruns_what_depends_on_it(
+    smoke: Path, key: str, value: Any, reruns: Callable[[set[str]], set[str]]
+) -> None:
+    study = changed(key, value)
+    everything = {str(path.relative_to(smoke / RUN)) for path in (smoke / RUN).rglob("*.*") if path.is_file()}
+    plan = planned(smoke, study)
+    assert plan & everything == reruns(everything) & plan
+    assert reruns(everything) - plan <= {
+        path for path in everything if path.startswith(("isp/round", "lth/"))
+    }  # files that the changed study has no use for
+    assert plan, "nothing would be run"
+    assert {path.split("/")[0] for path in plan} <= {path.split("/")[0] for path in reruns(everything)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "new"),
+    [
+        ("grid.0.sparsities", ["0.5", "0.6", "0.7"], r"(random|one_shot|isp\w*|lth)/.*0\.7000/.*"),
+        ("variants.more", {"method": "random"}, r"more/0\.[56]000/.*"),
+    ],
+)
+def test_what_is_added_runs_alone(smoke: Path, key: str, value: Any, new: str) -> None:
+    study = changed(key, value)
+    if key.startswith("variants"):
+        study["grid"][0]["variants"].append("more")
+    plan = planned(smoke, study)
+    assert plan
+    assert not [path for path in plan if not re.fullmatch(new, path)]
+
+
+def test_a_stage_whose_version_is_raised_reruns(smoke: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And a cosmetic edit does not: the test before sees no difference although files of the package are newer."""
+    from isp.dag import Dag
+    from isp.stages import aggregate
+
+    dag = Dag(load_study(STUDY))
+    before = dag.versions("aggregate")
+    monkeypatch.setattr(aggregate, "VERSION", aggregate.VERSION + 1)
+    assert dag.versions("aggregate") != before
+
+
+def test_the_report(smoke: Path) -> None:
+    done = snakemake(smoke, "--report", "report.html")
+    assert done.returncode == 0, done.stderr
+    page = (smoke / "report.html").read_text()
+    for words in ("score_by_sparsity", "layer_sparsity", "Figures", "Tables", "Numbers"):
+        assert words in page
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """All processes that work for a run in a folder: Snakemake, its shells and clients, the fork server, stages."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(folder) or os.fspath(folder) in " ".join(process.cmdline()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return [process for process in found if process.pid != os.getpid()]
+
+
+@pytest.fixture
+def running(smoke: Path, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts Snakemake on the smoke study in a new folder."""
+    shutil.copytree(smoke / "resources/backbones", tmp_path / "resources/backbones")
+    started = []
+
+    def start() -> subprocess.Popen[str]:
+        command = [*COMMAND, "--configfile", str(STUDY)]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("did not happen in time")
+
+
+def test_killed_three_times_it_ends_in_the_same_bits(
+    smoke: Path, tmp_path: Path, running: Callable[[], subprocess.Popen[str]]
+) -> None:
+    def server(snakemake: subprocess.Popen[str]) -> psutil.Process | None:
+        return next((p for p in psutil.process_iter(["cmdline"]) if _serves(p, snakemake.pid)), None)
+
+    def stage(snakemake: subprocess.Popen[str]) -> psutil.Process | None:
+        found = server(snakemake)
+        return next(iter(found.children()), None) if found else None
+
+    for number, victim in enumerate((stage, server, lambda snakemake: psutil.Process(snakemake.pid))):
+        snakemake = running()
+        wait_for(lambda at=6 + 12 * number: len(list(tmp_path.glob("results/**/*.safetensors"))) >= at)  # type: ignore[misc]
+        wait_for(lambda: stage(snakemake))  # noqa: B023
+        helper = server(snakemake)
+        assert helper
+        victim(snakemake).kill()
+        _, errors = snakemake.communicate(timeout=120)
+        assert snakemake.returncode
+        if victim is not stage and number < 2:
+            assert "killed" in errors
+        wait_for(lambda: not helper.is_running())  # noqa: B023
+        wait_for(lambda: not processes(tmp_path))
+    last = running()
+    _, errors = last.communicate(timeout=300)
+    assert last.returncode == 0, errors
+    assert (tmp_path / "results/smoke/metrics.csv").read_bytes() == (smoke / "results/smoke/metrics.csv").read_bytes()
+    wait_for(lambda: not processes(tmp_path))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def _serves(process: psutil.Process, owner: int) -> bool:
+    command = process.info["cmdline"] or []
+    return "isp.warm" in command and str(owner) in command
+
+
+def test_two_at_once_are_refused(smoke: Path, tmp_path: Path, running: Callable[[], subprocess.Popen[str]]) -> None:
+    """The locks of a living Snakemake stay."""
+    first = running()
+    wait_for(lambda: list(tmp_path.glob(".snakemake/locks/*.lock")))
+    second = snakemake(tmp_path)
+    assert second.returncode
+    assert "lock" in second.stderr.lower()
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=120)
+
+
+def test_a_results_folder_that_cannot_be_written(smoke: Path, tmp_path: Path) -> None:
+    shutil.copytree(smoke / "resources", tmp_path / "resources")
+    (tmp_path / "results").touch()
+    done = snakemake(tmp_path)
+    assert done.returncode
+    assert "results" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_malformed_study_file_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(changed("variants.isp.settings.rule", "vote")))
+    done = snakemake(tmp_path, study=tmp_path / "bad.yaml")
+    assert done.returncode
+    assert "bad.yaml: variants.isp: settings of method 'isp': rule = 'vote': input should be 'votes'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+# --- one cell ---------------------------------------------------------------------------------------------------------
+
+
+def test_isp_run(short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(short_pretraining, tmp_path / "resources")
+    settings = [f"--set={text}" for text in ("training.steps=6", "training.batch_size=16", "task.num_train=64")]
+    command = ["run", "--task", "digits", "--method", "one_shot", "--sparsity", "0.5", *settings]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(command)
+    assert not caught.value.code
+    printed = capfd.readouterr().out
+    assert "one_shot" in printed
+    (folder,) = Path("results").iterdir()
+    assert f"{folder}/" in printed
+    (row,) = rows(folder / "metrics.csv")
+    assert (row["method"], row["sparsity"], row["retraining_steps"]) == ("one_shot", "0.5000", "6")
+
+
+@pytest.mark.parametrize("stage", stages.NAMES)
+def test_every_stage_has_a_manual(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([stage, "--help"])
+    assert not caught.value.code
+    printed = capsys.readouterr().out
+    assert "--output" in printed or stage == "prepare"
+    assert "Options" in printed

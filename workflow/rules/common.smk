@@ -1,0 +1,17 @@
+# What all rules share: the study, its DAG (isp/dag.py: paths, inputs, options), wildcards, the run's own housekeeping.
+
+from isp import dag as paths
+from isp.dag import Dag
+from isp.running import load, start
+
+study = load(workflow, config)
+dag = Dag(study)
+
+
+wildcard_constraints:
+    study=study.study.replace(".", r"\."),
+    **paths.WILDCARDS,
+
+
+GPU = int(study.device != "cpu")
+ENVIRONMENT = "../../environment.yml"

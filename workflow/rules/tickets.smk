@@ -1,0 +1,57 @@
+# Tickets of every family, and their scores. Only `evaluate` has test examples among its inputs.
+
+
+rule retrain:
+    input:
+        unpack(dag.retraining),
+        data=paths.PREPARED.replace("{split}", "train"),
+    output:
+        paths.TICKET,
+    params:
+        version=lambda w: dag.versions("retrain", w),
+        method=dag.method,
+        run=dag.run,
+    log:
+        paths.log(paths.TICKET),
+    wildcard_constraints:
+        variant="|".join(dag.variants(family) for family in ("one_shot", "iterative", "denoised")),
+    threads: study.threads
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        gpu=GPU,
+    message:
+        "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: training at {wildcards.sparsity}"
+    conda:
+        ENVIRONMENT
+    shell:
+        "isp retrain --start {input.start} --mask {input.mask} --method {params.method}"
+        " --sparsity {wildcards.sparsity} --data {input.data} {params.run} --output {output} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        ticket=dag.ticket,
+        validation=paths.PREPARED.replace("{split}", "validation"),
+        test=paths.PREPARED.replace("{split}", "test"),
+    output:
+        paths.RECORD,
+    params:
+        version=lambda w: dag.versions("evaluate", w),
+        cell=dag.cell,
+        scoring=dag.scoring,
+    log:
+        paths.log(paths.RECORD),
+    threads: study.threads
+    resources:
+        mem_mb=2000,
+        runtime=20,
+        gpu=GPU,
+    message:
+        "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: scores at {wildcards.sparsity}"
+    conda:
+        ENVIRONMENT
+    shell:
+        "isp evaluate --ticket {input.ticket} --validation {input.validation} --test {input.test}"
+        " --backbone {wildcards.backbone} --task {wildcards.task} {params.cell} {params.scoring}"
+        " --output {output} > {log} 2>&1"
