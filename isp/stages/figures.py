@@ -29,11 +29,12 @@ def figures(
     found, events, by_layer = (files.read_csv(path, "collect") for path in (metrics, rounds, layers))
     variants = distinct(found, "variant")
     draw = {
-        "score_by_sparsity": lambda: drawn.score_by_sparsity(found),
-        "score_by_cost": lambda: drawn.score_by_cost(found),
-        "denoisers": lambda: drawn.denoisers(events, variants),
-        "layer_sparsity": lambda: drawn.layer_sparsity(by_layer),
+        "score_by_sparsity": (lambda: drawn.score_by_sparsity(found), drawn.SCORE_BY_SPARSITY),
+        "score_by_cost": (lambda: drawn.score_by_cost(found), drawn.SCORE_BY_COST),
+        "denoisers": (lambda: drawn.denoisers(events, variants), drawn.DENOISERS),
+        "layer_sparsity": (lambda: drawn.layer_sparsity(by_layer), drawn.LAYER_SPARSITY),
     }
-    picture, rows = draw[figure]()
+    make, columns = draw[figure]
+    picture, rows = make()
     drawn.save(picture, output / figure)
-    files.write_csv(output / f"{figure}.csv", rows, list(rows[0]) if rows else ["nothing"])
+    files.write_csv(output / f"{figure}.csv", rows, columns)

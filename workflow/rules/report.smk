@@ -91,14 +91,14 @@ rule figures:
     output:
         report(
             FIGURES[0],
-            caption="../report/{figure}.rst",
+            caption="../report/figures.rst",
             category="Figures",
             labels={"figure": "{figure}", "form": "png"},
         ),
         FIGURES[1],
         report(
             FIGURES[2],
-            caption="../report/{figure}.rst",
+            caption="../report/figures.rst",
             category="Figures",
             labels={"figure": "{figure}", "form": "csv"},
         ),
