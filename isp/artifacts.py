@@ -191,7 +191,7 @@ def _read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(header, dict) or header.pop("checksum", None) != _checksum(tensors, header):
         raise ArtifactError(f"{path}: its checksum does not match, it was altered or damaged; {again}")
     if header["isp"] != kind:
-        raise ArtifactError(f"{path}: holds a {header['isp']}, but a {kind} is needed here (stage: {MADE_BY[kind]})")
+        raise ArtifactError(f"{path}: holds {header['isp']}, but {kind} is needed here (stage: {MADE_BY[kind]})")
     if header["format"] != FORMAT:
         raise ArtifactError(f"{path}: format {header['format']}, this version of isp reads {FORMAT}; {again}")
     return tensors, header

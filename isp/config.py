@@ -153,7 +153,7 @@ def read_study_file(path: Path) -> dict[str, Any]:
         ConfigError: no such file, not YAML, a key that is there twice (YAML would take the last one), or no mapping.
     """
     try:
-        values = yaml.load(path.read_text(), _UniqueKeys)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(path.read_text(), _UniqueKeys)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from isp.errors import ConfigError
 from isp.masks import Mask
 from isp.rng import forked_rng
 
@@ -137,6 +138,20 @@ class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if name is not None:
                     self.flops[name] += flops
         return out
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ConfigError: says what there is.
+    """
+    try:
+        parsed = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device {device!r}: allowed are cpu, cuda and cuda:N") from None
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices here")
 
 
 class Stopwatch:

@@ -110,5 +110,7 @@ def read_csv(path: Path, made_by: str) -> list[dict[str, str]]:
         ) from None
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
-            raise ArtifactError(f"{path}: line {number} has not as many fields as the header; make it again ({made_by})")
+            raise ArtifactError(
+                f"{path}: line {number} has not as many fields as the header; make it again ({made_by})"
+            )
     return rows

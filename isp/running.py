@@ -6,20 +6,22 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from isp import warm
 from isp.config import Study, parse_study, read_study_file
+from isp.costs import check_device
+from isp.files import check_writable
 
 LOCK = Path(".snakemake/isp.lock")
 _held: list[Any] = []
 """Keeps the lock's file open as long as this process lives."""
 
 
-def load(workflow: Any, config: MutableMapping[str, Any]) -> Study:
-    """The study that Snakemake was given, its defaults filled in where shell commands use `config`.
+def load(workflow: Any, config: Mapping[str, Any]) -> Study:
+    """The study that Snakemake was given; the environment of its jobs is set up.
 
     Raises:
         ConfigError: names the key, the value and what is allowed.
@@ -27,8 +29,10 @@ def load(workflow: Any, config: MutableMapping[str, Any]) -> Study:
     paths = [Path(path) for path in workflow.configfiles]
     for path in paths:
         read_study_file(path)  # refuses a key that is there twice, which Snakemake does not see
-    study = parse_study(dict(config), ", ".join(map(_short, paths)) or "the configuration")
-    config["data_root"] = str(study.data_root)
+    study = parse_study(config, ", ".join(map(_short, paths)) or "the configuration")
+    os.environ["ISP_STUDY"] = study.study  # for the lines about progress
+    # Not a parameter of jobs: data sets may be moved without anything being made again.
+    os.environ["ISP_DATA_ROOT"] = str(study.data_root)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     if workflow.is_main_process:
         unlock_if_abandoned()
@@ -53,9 +57,15 @@ def unlock_if_abandoned() -> None:
 
 
 def start(workflow: Any, study: Study) -> None:
-    """Called when jobs are about to run: jobs of this machine end with this process, and on a CPU they start warm."""
+    """Called when jobs are about to run: jobs of this machine end with this process, and on a CPU they start warm.
+
+    Raises:
+        IspError: the device is not there, or the folder of results cannot be written.
+    """
+    check_writable(Path("results") / study.study)
     if not workflow.local_exec:
         return
+    check_device(study.device)
     os.environ["ISP_OWNER"] = str(os.getpid())
     if study.device == "cpu" and warm.available():
         os.environ["ISP_WARM"] = warm.address(os.getpid())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from isp.errors import ConfigError, unknown
 
@@ -14,6 +14,14 @@ class Settings(BaseModel):
     """Frozen, keyword-only settings; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` and `on` as true, and true would pass for 1."""
+        if isinstance(value, bool) or (isinstance(value, list) and any(isinstance(item, bool) for item in value)):
+            raise ValueError(f"{info.field_name} = {value!r}: a truth value is not allowed here")
+        return value
 
 
 T = TypeVar("T", bound=BaseModel)
@@ -48,7 +56,7 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
             clauses.append(f"missing key {key!r}")
         elif problem["type"] in ("value_error", "assertion_error"):
             text = str(problem["ctx"]["error"])
-            clauses.append(f"{key}: {text}" if key else text)
+            clauses.append(text if not key or text.startswith(str(problem["loc"][-1])) else f"{key}: {text}")
         else:
             message = problem["msg"][0].lower() + problem["msg"][1:]
             clauses.append(f"{key} = {problem['input']!r}: {message}")

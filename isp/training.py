@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from isp.costs import Cost, StepFlops, count_step_flops
@@ -46,6 +46,12 @@ class Training(Settings):
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="bf16: autocast, weights and moments stay fp32"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        if self.warmup_steps >= self.steps and self.warmup_steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps}: allowed are 0 to {self.steps - 1}, below steps")
+        return self
 
 
 def learning_rate(training: Training, step: int) -> float:

@@ -23,6 +23,8 @@ from typing import Any
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from isp import errors
+
 LOG_LINES = 15
 FAILURES_LISTED = 10
 RESCUE = "run the same command again: finished jobs are kept."
@@ -37,6 +39,9 @@ SUMMED_UP_BY_US = (SOME_JOB_FAILED, "Exiting because a job execution failed")
 BEFORE_A_RUN = ("Assuming unrestricted shared filesystem", "Building DAG of jobs", "Config file ")
 COMMAND_FAILED = re.compile(r"CalledProcessError.*(?:non-zero (exit status \d+)|died with <Signals\.(\w+))", re.DOTALL)
 OUTPUT_MISSING = re.compile(r"Job (\d+) +completed successfully, but ")
+OUR_ERRORS = {
+    name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.IspError)
+}
 # A shell says 128 + signal where its own child was killed.
 INTERRUPTS = {"SIGINT", "SIGTERM", "exit status 130", "exit status 143"}
 
@@ -137,7 +142,15 @@ def log_end(path: str) -> str:
 
 
 def without_frames(text: str) -> str:
-    """An error without Python's traceback, which Snakemake gives where no line of a Snakefile is to blame."""
+    """An error without the frames that do not help its reader.
+
+    Those of `isp` speak of the reader's files and settings, so the line of the Snakefile is left out with them. Others
+    lose Python's traceback, which Snakemake gives where no line of a Snakefile is to blame.
+    """
+    kind, found, rest = text.partition(" in file ")
+    if found and kind in OUR_ERRORS:
+        lines = rest.partition(":\n")[2].splitlines()
+        return "\n".join(["isp: " + lines[0], *(line for line in lines[1:] if not line.startswith("  File "))])
     if not text.startswith("Traceback "):
         return text
     lines = text.rsplit("Traceback (most recent call last):", 1)[-1].splitlines()
@@ -229,7 +242,9 @@ class LogHandler(LogHandlerBase):
 
     def _on_workflow(self, record: logging.LogRecord) -> None:
         self._in_run = True
-        self._study = " + ".join(dict.fromkeys(Path(file).stem for file in vars(record)["configfiles"]))
+        self._study = os.environ.get("ISP_STUDY") or " + ".join(
+            dict.fromkeys(Path(file).stem for file in vars(record)["configfiles"])
+        )
 
     def _on_plan(self, record: logging.LogRecord) -> None:
         if self._planned:  # a dry run says it twice

@@ -113,7 +113,7 @@ def test_foreign_and_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not one that isp wrote"):
         artifacts.load_mask(tmp_path / "foreign")
     artifacts.save_weights(tmp_path / "weights", {"x": torch.zeros(2)}, {})
-    with pytest.raises(ArtifactError, match=r"holds a weights, but a mask is needed here \(stage: aggregate\)"):
+    with pytest.raises(ArtifactError, match=r"holds weights, but mask is needed here \(stage: aggregate\)"):
         artifacts.load_mask(tmp_path / "weights")
     torch.save({"x": torch.zeros(2)}, tmp_path / "pickle")
     with pytest.raises(ArtifactError, match="not a safetensors file"):

@@ -54,48 +54,95 @@ def test_the_cells_of_a_study() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        ("sutdy", "x", r"unknown key 'sutdy'; did you mean 'study'\? \(allowed: .*data_root"),
-        ("study", ..., "missing key 'study'"),
-        ("study", "a/b", "study = 'a/b'"),
-        ("threads", 0, "threads = 0: input should be greater than or equal to 1"),
-        ("device", "tpu", "device = 'tpu'"),
-        ("training.clip_tiny.steps", "many", "training.clip_tiny.steps = 'many'"),
-        ("training.clip_tiny.step", 3, r"unknown key training.clip_tiny 'step'; did you mean 'steps'\?"),
-        ("training.clip_tiny", ..., "grid.0: unknown backbone under training 'clip_tiny'"),
-        ("training.clip_tyni", {"steps": 1, "learning_rate": 1}, "unknown backbone 'clip_tyni'; did you mean"),
-        ("variants.isp.settings.rate", 1e-9, "rate = 1e-09: input should be greater than or equal to 0.001"),
-        ("variants.isp.method", "ips", r"unknown method 'ips'; did you mean 'isp'\? \(allowed: dense, isp, "),
-        (
-            "variants.isp.settings.rate",
-            1.5,
-            r"variants.isp: settings of method 'isp': rate = 1.5: input should be less",
-        ),
-        ("variants.isp.settings.rates", 0.1, r"unknown key 'rates'; did you mean 'rate'\?"),
-        ("variants.isp.settings.rule", "vote", r"rule = 'vote': input should be 'votes', 'mean_score', 'union' or"),
-        ("variants.isp.settings.learning_rate_factors", [2, 1], "allowed are two numbers with 0 < low <= high"),
-        ("variants.dense.settings", {"rate": 0.1}, r"unknown key 'rate' \(allowed: none\)"),
-        ("variants.dense.initial", "imagenet", "variants.dense.initial = 'imagenet'"),
-        ("grid.0.backbone", "clip_tyni", r"unknown backbone 'clip_tyni'; did you mean 'clip_tiny'\?"),
-        ("grid.0.tasks", ["minst"], r"unknown task 'minst'; did you mean 'mnist'\? \(allowed: digits, mnist\)"),
-        ("grid.0.tasks", [], "grid.0.tasks = \\[\\]"),
-        ("grid.0.variants", ["isp", "lth"], r"grid.0: unknown variant 'lth' \(allowed: dense, isp, one_shot\)"),
-        ("grid.0.sparsities", [1.0], r"sparsity 1.0: outside \[0, 1\)"),
-        ("grid.0.sparsities", [0.0], "grid.0: method 'isp' prunes: give sparsities above 0"),
-        ("grid.0.sparsities", [0.9, "0.90"], "grid.0: sparsities 0.9000, 0.9000: one is given twice"),
-        ("grid.0.seeds", [-1], "grid.0.seeds.0 = -1"),
-        ("grid.0.seeds", [0, 0], "the cell clip_tiny/digits/dense/0/0.0000 is there twice"),
-        ("tasks", {"digit": {}}, r"unknown task 'digit'; did you mean 'digits'\?"),
-        ("tasks", {"digits": {"num_train": 0}}, "tasks.digits.num_train = 0"),
-        ("grid", [], "grid = \\[\\]"),
-    ],
-)
-def test_what_is_wrong_is_named_with_what_is_allowed(path: str, value: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        parse_study(change(path, value), "my.yaml")
-    assert str(caught.value).startswith("my.yaml: ")
+ISP, TRAINING, BLOCK = "variants.isp.settings", "training.clip_tiny", "grid.0"
+
+MALFORMED = [
+    # names
+    ("sutdy", "x", "unknown key 'sutdy'; did you mean 'study'? (allowed: data_root"),
+    ("study", ..., "missing key 'study'"),
+    ("study", "a/b", "study = 'a/b': string should match pattern"),
+    ("study", 7, "study = 7: input should be a valid string"),
+    ("variants.Bad Name", {"method": "isp"}, "variants.Bad Name.[key] = 'Bad Name': string should match pattern"),
+    ("variants.isp.method", "ips", "unknown method 'ips'; did you mean 'isp'? (allowed: dense, isp, "),
+    ("variants.isp.method", ..., "missing key 'variants.isp.method'"),
+    ("variants.isp.setings", {}, "unknown key variants.isp 'setings'; did you mean 'settings'? (allowed: initial, "),
+    ("variants.dense.initial", "imagenet", "variants.dense.initial = 'imagenet': input should be 'pretrained' or"),
+    (f"{BLOCK}.backbone", "clip_tyni", "unknown backbone 'clip_tyni'; did you mean 'clip_tiny'? (allowed: clip_tiny)"),
+    (f"{BLOCK}.tasks", ["minst"], "unknown task 'minst'; did you mean 'mnist'? (allowed: digits, mnist)"),
+    (f"{BLOCK}.variants", ["isp", "lth"], "grid.0: unknown variant 'lth' (allowed: dense, isp, one_shot)"),
+    (f"{BLOCK}.sparsity", ["0.9"], "unknown key grid.0 'sparsity'; did you mean 'sparsities'?"),
+    ("training.clip_tyni", {"steps": 1, "learning_rate": 1}, "unknown backbone 'clip_tyni'; did you mean 'clip_tiny'"),
+    (TRAINING, ..., "grid.0: unknown backbone under training 'clip_tiny' (allowed: none)"),
+    ("tasks", {"digit": {}}, "unknown task 'digit'; did you mean 'digits'? (allowed: digits, mnist)"),
+    # types
+    ("threads", "two", "threads = 'two': input should be a valid integer"),
+    ("threads", True, "threads = True: a truth value is not allowed here"),
+    ("variants", ["isp"], "variants = ['isp']: input should be a valid dictionary"),
+    ("grid", {"backbone": "clip_tiny"}, "grid = {'backbone': 'clip_tiny'}: input should be a valid list"),
+    (f"{BLOCK}.tasks", "digits", "grid.0.tasks = 'digits': input should be a valid list"),
+    (f"{BLOCK}.seeds", [0.5], "grid.0.seeds.0 = 0.5: input should be a valid integer"),
+    (f"{BLOCK}.seeds", [True], "seeds = [True]: a truth value is not allowed here"),
+    (f"{BLOCK}.sparsities", ["high"], "sparsity 'high': not a number; allowed: a decimal in [0, 1)"),
+    (f"{TRAINING}.steps", "many", "training.clip_tiny.steps = 'many': input should be a valid integer"),
+    (f"{ISP}.weight_decays", 0.1, "weight_decays = 0.1: input should be a valid tuple"),
+    # ranges
+    ("threads", 0, "threads = 0: input should be greater than or equal to 1"),
+    ("device", "tpu", "device = 'tpu': string should match pattern '^(cpu|cuda"),
+    (f"{TRAINING}.step", 3, "unknown key training.clip_tiny 'step'; did you mean 'steps'? (allowed: batch_size, "),
+    (f"{TRAINING}.learning_rate", 0, "training.clip_tiny.learning_rate = 0: input should be greater than 0"),
+    (f"{TRAINING}.learning_rate", float("nan"), "learning_rate = nan: input should be a finite number"),
+    (f"{TRAINING}.weight_decay", -1, "weight_decay = -1: input should be greater than or equal to 0"),
+    (f"{TRAINING}.clip_norm", 0, "clip_norm = 0: input should be greater than 0"),
+    (f"{TRAINING}.precision", "fp16", "precision = 'fp16': input should be 'fp32' or 'bf16'"),
+    (f"{TRAINING}.warmup_steps", 300, "warmup_steps = 300: allowed are 0 to 299, below steps"),
+    (f"{ISP}.rate", 1.5, "variants.isp: settings of method 'isp': rate = 1.5: input should be less than 1"),
+    (f"{ISP}.rate", 1e-9, "rate = 1e-09: input should be greater than or equal to 0.001"),
+    (f"{ISP}.rates", 0.1, "unknown key 'rates'; did you mean 'rate'? (allowed: "),
+    (f"{ISP}.rate_of", "left", "rate_of = 'left': input should be 'remaining' or 'original'"),
+    (f"{ISP}.rule", "vote", "rule = 'vote': input should be 'votes', 'mean_score', 'union' or"),
+    (f"{ISP}.denoisers", -1, "denoisers = -1: input should be greater than or equal to 0"),
+    (f"{ISP}.look_ahead_steps", 0, "look_ahead_steps = 0: input should be greater than or equal to 1"),
+    (f"{ISP}.weight_decays", [], "weight_decays = []: tuple should have at least 1 item"),
+    (f"{ISP}.learning_rate_factors", [2, 1], "learning_rate_factors = [2.0, 1.0]: allowed are two numbers with 0 <"),
+    ("variants.dense.settings", {"rate": 0.1}, "settings of method 'dense': unknown key 'rate' (allowed: none)"),
+    (f"{BLOCK}.sparsities", [1.0], "sparsity 1.0: outside [0, 1)"),
+    (f"{BLOCK}.sparsities", [-0.1], "sparsity -0.1: outside [0, 1)"),
+    (f"{BLOCK}.sparsities", ["0.12345"], "sparsity 0.12345: more than four decimals; the nearest allowed one is"),
+    (f"{BLOCK}.sparsities", [0.0], "grid.0: method 'isp' prunes: give sparsities above 0"),
+    (f"{BLOCK}.sparsities", [], "grid.0: method 'isp' prunes: give sparsities above 0"),
+    (f"{BLOCK}.seeds", [-1], "grid.0.seeds.0 = -1: input should be greater than or equal to 0"),
+    (f"{BLOCK}.tasks", [], "grid.0.tasks = []: list should have at least 1 item"),
+    ("grid", [], "grid = []: list should have at least 1 item"),
+    ("tasks", {"digits": {"num_train": 0}}, "tasks.digits.num_train = 0: input should be greater than or equal to 1"),
+    ("tasks", {"digits": {"num_train": 901}}, "tasks.digits: num_train = 901: allowed are 1 to 900"),
+    ("tasks", {"digits": {"num_validation": 301}}, "tasks.digits: num_validation = 301: allowed are 1 to 300"),
+    ("tasks", {"digits": {"augmentation": "flip"}}, "tasks.digits.augmentation = 'flip': input should be 'none' or"),
+    # impossible schedules
+    (f"{ISP}.rate", 0.01, "variants.isp, on task 'digits': the rounds overrun the budget: sparsity 0.8000 takes 161"),
+    (f"{TRAINING}.steps", 20, "variants.isp, on task 'digits': the rounds overrun the budget"),
+    (f"{TRAINING}.batch_size", 901, "batch_size = 901: larger than the 900 training examples there are"),
+    (f"{ISP}.data_fraction", 0.02, "data_fraction = 0.02: a look-ahead's 18 of 900 training examples make no batch"),
+    # cells that are there twice
+    (f"{BLOCK}.sparsities", [0.9, "0.90"], "grid.0: sparsities 0.9000, 0.9000: one is given twice"),
+    (f"{BLOCK}.seeds", [0, 0], "the cell clip_tiny/digits/dense/0/0.0000 is there twice"),
+    (f"{BLOCK}.variants", ["isp", "isp"], "the cell clip_tiny/digits/isp/0/0.8000 is there twice"),
+    (f"{BLOCK}.tasks", ["digits", "digits"], "the cell clip_tiny/digits/dense/0/0.0000 is there twice"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), MALFORMED)
+def test_what_is_wrong_is_named_with_what_is_allowed(tmp_path: Path, path: str, value: Any, message: str) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(yaml.safe_dump(change(path, value)))
+    with pytest.raises(ConfigError) as caught:
+        load_study(file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert message in str(caught.value)
+
+
+def test_a_block_that_repeats_cells_of_another_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"the cell clip_tiny/digits/dense/0/0\.0000 is there twice"):
+        parse_study(change("grid", GOOD["grid"] * 2), "test")
 
 
 def test_files(tmp_path: Path) -> None:
@@ -104,7 +151,13 @@ def test_files(tmp_path: Path) -> None:
     assert load_study(path) == parse_study(GOOD, "test")
     with pytest.raises(ConfigError, match=r"none.yaml: cannot be read \(No such file"):
         load_study(tmp_path / "none.yaml")
-    for text, message in ((b"a: [", "not YAML"), (b"\xff\xfe", "not YAML"), (b"- a", "a mapping of keys to values")):
+    twice = b"study: a\nvariants: {}\nvariants: {}\n"
+    for text, message in (
+        (twice, r"not YAML \(the key 'variants' is there twice in .* line 3"),
+        (b"a: [", "not YAML"),
+        (b"\xff\xfe", "not YAML"),
+        (b"- a", "a mapping of keys to values"),
+    ):
         path.write_bytes(text)
         with pytest.raises(ConfigError, match=message):
             load_study(path)

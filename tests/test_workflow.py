@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 import isp
-from isp import artifacts, cli, registry, stages
+from isp import artifacts, cli, registry
 from isp.config import load_study
 from isp.data.preparation import limited
 from isp.families import Ticket
@@ -377,13 +377,3 @@ def test_isp_run(short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert f"{folder}/" in printed
     (row,) = rows(folder / "metrics.csv")
     assert (row["method"], row["sparsity"], row["retraining_steps"]) == ("one_shot", "0.5000", "6")
-
-
-@pytest.mark.parametrize("stage", stages.NAMES)
-def test_every_stage_has_a_manual(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([stage, "--help"])
-    assert not caught.value.code
-    printed = capsys.readouterr().out
-    assert "--output" in printed or stage == "prepare"
-    assert "Options" in printed

@@ -26,7 +26,7 @@ BACKBONE = ClipBackbone(
     std=(0.35, 0.35, 0.35),
 )
 
-PRETRAINING = Training(steps=800, batch_size=124, learning_rate=2e-3, warmup_steps=100, weight_decay=0.1)
+PRETRAINING = Training(steps=400, batch_size=124, learning_rate=2e-3, warmup_steps=100, weight_decay=0.1)
 
 TRAINING = Training(steps=600, batch_size=32, learning_rate=5e-4, weight_decay=0.1)
 """The protocol that `isp run` fine-tunes with: on digits, T is 21 epochs (the paper: 22)."""

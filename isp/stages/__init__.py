@@ -7,8 +7,6 @@ stages share.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 NAMES = (
     *("download", "prepare", "pretrain", "initialise", "finetune_dense", "prune_one_shot", "prune_iterative"),
     *("train_segment", "weak_mask", "aggregate", "retrain", "evaluate", "collect", "tables", "figures"),

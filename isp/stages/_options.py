@@ -8,21 +8,21 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from isp.errors import ConfigError
+from isp.errors import IspError
 
 
 def mapping(text: str) -> dict[str, Any]:
     """Keys and values from YAML text (JSON is YAML, too).
 
     Raises:
-        ConfigError: the text is no mapping.
+        IspError: the text is no mapping. (A ValueError, such as ConfigError, typer would take for its own.)
     """
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError:
         values = None
     if not isinstance(values, dict):
-        raise ConfigError(f"{text!r}: not keys and values in YAML, such as '{{steps: 300, batch_size: 32}}'")
+        raise IspError(f"{text!r}: not keys and values in YAML, such as '{{steps: 300, batch_size: 32}}'")
     return values
 
 

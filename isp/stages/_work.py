@@ -15,9 +15,9 @@ import torch
 
 from isp import artifacts, files, registry
 from isp.backbones import Backbone
-from isp.costs import Cost, Measured, StepFlops, Stopwatch
+from isp.costs import Cost, Measured, StepFlops, Stopwatch, check_device
 from isp.data.preparation import limited
-from isp.errors import ConfigError, IspError, TrainingDiverged
+from isp.errors import IspError, TrainingDiverged
 from isp.prunable import prunable_names
 from isp.settings import parse
 from isp.tasks import ImageTask, TaskLimits
@@ -87,20 +87,6 @@ def working(*outputs: Path, threads: int = 1, device: str = "cpu") -> Iterator[W
     took = f"{time.monotonic() - begun:.2f} s after {work.startup:.2f} s of start-up"
     peak = work.watch.peak_memory_mb()
     print(f"wrote {', '.join(map(str, outputs))} in {took}, peak memory {peak:,.0f} MB", file=sys.stderr, flush=True)
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        ConfigError: says what there is.
-    """
-    try:
-        parsed = torch.device(device)
-    except RuntimeError:
-        raise ConfigError(f"device {device!r}: allowed are cpu, cuda and cuda:N") from None
-    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices here")
 
 
 def backbone_of(name: str) -> Backbone:

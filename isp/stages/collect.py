@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from isp import files
-from isp.errors import ConfigError
+from isp.errors import IspError
 from isp.reporting import collect as rows
 
 VERSION = 1
@@ -23,7 +23,7 @@ def blocks(text: str) -> Blocks:
     """Blocks from YAML text.
 
     Raises:
-        ConfigError: not a list of blocks.
+        IspError: not a list of blocks.
     """
     try:
         found = yaml.safe_load(text)
@@ -31,7 +31,7 @@ def blocks(text: str) -> Blocks:
             return Blocks(found)
     except (yaml.YAMLError, AttributeError, TypeError):
         pass
-    raise ConfigError(f"--cells {text!r}: not a list of {{backbone, tasks, seeds, variants: {{name: [sparsities]}}}}")
+    raise IspError(f"--cells {text!r}: not a list of {{backbone, tasks, seeds, variants: {{name: [sparsities]}}}}")
 
 
 def collect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,7 +29,7 @@ def figures(
     """Draw one figure."""
     found, events, by_layer = (files.read_csv(path, "collect") for path in (metrics, rounds, layers))
     variants = distinct(found, "variant")
-    draw = {
+    draw: dict[str, tuple[Callable[[], drawn.Drawing], Sequence[str]]] = {
         "score_by_sparsity": (lambda: drawn.score_by_sparsity(found), drawn.SCORE_BY_SPARSITY),
         "score_by_cost": (lambda: drawn.score_by_cost(found), drawn.SCORE_BY_COST),
         "denoisers": (lambda: drawn.denoisers(events, variants), drawn.DENOISERS),

@@ -31,9 +31,7 @@ def finetune_dense(
     device: Device = "cpu",
 ) -> None:
     """Fine-tune all T steps and write the ticket of sparsity 0."""
-    setup = Setup(
-        backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device
-    )
+    setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     with working(output, threads=threads, device=device) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress)

@@ -30,9 +30,7 @@ def initialise(
     device: Device = "cpu",
 ) -> None:
     """Write the state of step 0, and count the FLOPs of a training step for the stages after it."""
-    setup = Setup(
-        backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device
-    )
+    setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     with working(output, threads=threads, device=device):
         pretrained, _ = artifacts.load_weights(weights)
         model = backbone_of(backbone).initial(pretrained, task_of(task), seed if initial == "random" else None)

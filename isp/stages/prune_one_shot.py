@@ -45,9 +45,7 @@ def prune_one_shot(
     device: Device = "cpu",
 ) -> None:
     """Score the prunable weights before training and write the mask of the highest scores."""
-    setup = Setup(
-        backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device
-    )
+    setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
     with working(output, threads=threads, device=device) as work:
         state, about = artifacts.load_state(initial)

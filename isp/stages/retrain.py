@@ -45,9 +45,7 @@ def retrain(
     device: Device = "cpu",
 ) -> None:
     """Train from a state to step T under a mask and write the ticket: weights, mask, costs, a record of the rounds."""
-    setup = Setup(
-        backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device
-    )
+    setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     with working(output, threads=threads, device=device) as work:
         state, about = artifacts.load_state(start)
         kept, found = artifacts.load_mask(mask)

@@ -30,9 +30,7 @@ def train_segment(
     device: Device = "cpu",
 ) -> None:
     """Go on training from a state to step UNTIL of the run's one schedule, under the current mask."""
-    setup = Setup(
-        backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device
-    )
+    setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     with working(output, threads=threads, device=device) as work:
         state, about = artifacts.load_state(start)
         mask, before = artifacts.load_mask(within) if within else (None, None)

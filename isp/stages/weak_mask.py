@@ -57,9 +57,7 @@ def weak_mask(
     SETTINGS are those of look-aheads only: look_ahead_steps, learning_rate_factors, weight_decays, optimizer,
     data_fraction.
     """
-    setup = Setup(
-        backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device
-    )
+    setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     protocol, target = parse(isp.LookAhead, settings, "--settings"), parse_sparsity(sparsity)
     with working(output, threads=threads, device=device) as work:
         start, about = artifacts.load_state(state)

@@ -9,8 +9,8 @@ dag = Dag(study)
 
 
 wildcard_constraints:
-    study=study.study.replace(".", r"\."),
     **paths.WILDCARDS,
+    study=study.study.replace(".", r"\."),
 
 
 GPU = int(study.device != "cpu")

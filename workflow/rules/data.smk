@@ -4,20 +4,20 @@
 rule download:
     output:
         paths.MANIFEST,
-    params:
-        version=lambda w: dag.versions("download", w),
     log:
         "resources/logs/download/{task}.log",
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=1000,
         runtime=120,
+    params:
+        version=lambda w: dag.versions("download", w),
     message:
         "{wildcards.task}: data set"
-    conda:
-        ENVIRONMENT
     shell:
-        "isp download --task {wildcards.task} --data-root {config[data_root]:q} --output {output} > {log} 2>&1"
+        'isp download --task {wildcards.task} --data-root "$ISP_DATA_ROOT" --output {output} > {log} 2>&1'
 
 
 rule prepare:
@@ -27,37 +27,37 @@ rule prepare:
         train=paths.PREPARED.replace("{split}", "train"),
         validation=paths.PREPARED.replace("{split}", "validation"),
         test=paths.PREPARED.replace("{split}", "test"),
-    params:
-        version=lambda w: dag.versions("prepare", w),
     log:
         "resources/logs/prepare/{backbone}/{task}.log",
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        version=lambda w: dag.versions("prepare", w),
     message:
         "{wildcards.task}: tensors for {wildcards.backbone}"
-    conda:
-        ENVIRONMENT
     shell:
-        "isp prepare --backbone {wildcards.backbone} --task {wildcards.task} --data-root {config[data_root]:q}"
+        'isp prepare --backbone {wildcards.backbone} --task {wildcards.task} --data-root "$ISP_DATA_ROOT"'
         " --train {output.train} --validation {output.validation} --test {output.test} > {log} 2>&1"
 
 
 rule pretrain:
     output:
         paths.WEIGHTS,
-    params:
-        version=lambda w: dag.versions("pretrain", w),
     log:
         "resources/logs/pretrain/{backbone}.log",
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        version=lambda w: dag.versions("pretrain", w),
     message:
         "pre-training {wildcards.backbone}"
-    conda:
-        ENVIRONMENT
     shell:
         "isp pretrain --backbone {wildcards.backbone} --output {output} > {log} 2>&1"

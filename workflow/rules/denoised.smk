@@ -7,24 +7,26 @@ rule train_segment:
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         temp(paths.STATE),
-    params:
-        version=lambda w: dag.versions("train_segment", w),
-        within=lambda w, input: f"--within {input.within}" if hasattr(input, "within") else "",
-        until=dag.until,
-        run=dag.run,
     log:
         paths.log(paths.STATE),
     wildcard_constraints:
         variant=dag.variants("denoised"),
+    conda:
+        ENVIRONMENT
     threads: study.threads
     resources:
         mem_mb=2000,
         runtime=60,
         gpu=GPU,
+    params:
+        version=lambda w: dag.versions("train_segment", w),
+        within=lambda w, input: (
+            f"--within {input.within}" if hasattr(input, "within") else ""
+        ),
+        until=dag.until,
+        run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: round {wildcards.round}, segment"
-    conda:
-        ENVIRONMENT
     shell:
         "isp train_segment --start {input.start} {params.within} --until {params.until} --data {input.data}"
         " {params.run} --output {output} > {log} 2>&1"
@@ -36,24 +38,26 @@ rule weak_mask:
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         temp(paths.WEAK),
-    params:
-        version=lambda w: dag.versions("weak_mask", w),
-        within=lambda w, input: f"--within {input.within}" if hasattr(input, "within") else "",
-        settings=dag.look_ahead_settings,
-        run=dag.run,
     log:
         paths.log(paths.WEAK),
     wildcard_constraints:
         variant=dag.variants("denoised"),
+    conda:
+        ENVIRONMENT
     threads: study.threads
     resources:
         mem_mb=2000,
         runtime=30,
         gpu=GPU,
+    params:
+        version=lambda w: dag.versions("weak_mask", w),
+        within=lambda w, input: (
+            f"--within {input.within}" if hasattr(input, "within") else ""
+        ),
+        settings=dag.look_ahead_settings,
+        run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: round {wildcards.round}, look-ahead {wildcards.member}"
-    conda:
-        ENVIRONMENT
     shell:
         "isp weak_mask --state {input.state} {params.within} --round {wildcards.round} --member {wildcards.member}"
         " --sparsity {wildcards.sparsity} {params.settings} --data {input.data} {params.run}"
@@ -65,23 +69,27 @@ rule aggregate:
         unpack(dag.aggregation),
     output:
         paths.ROUND_MASK,
-    params:
-        version=lambda w: dag.versions("aggregate", w),
-        within=lambda w, input: f"--within {input.within}" if hasattr(input, "within") else "",
-        weak=lambda w, input: " ".join(f"--weak {path}" for path in input.get("weak", [])),
-        rule=dag.rule,
     log:
         paths.log(paths.ROUND_MASK),
     wildcard_constraints:
         variant=dag.variants("denoised"),
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
+    params:
+        version=lambda w: dag.versions("aggregate", w),
+        within=lambda w, input: (
+            f"--within {input.within}" if hasattr(input, "within") else ""
+        ),
+        weak=lambda w, input: " ".join(
+            f"--weak {path}" for path in input.get("weak", [])
+        ),
+        rule=dag.rule,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: round {wildcards.round}, mask at {wildcards.sparsity}"
-    conda:
-        ENVIRONMENT
     shell:
         "isp aggregate --state {input.state} {params.within} {params.weak} {params.rule} --round {wildcards.round}"
         " --sparsity {wildcards.sparsity} --output {output} > {log} 2>&1"

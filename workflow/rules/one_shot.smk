@@ -7,23 +7,23 @@ rule prune_one_shot:
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         paths.ONE_SHOT_MASK,
-    params:
-        version=lambda w: dag.versions("prune_one_shot", w),
-        method=dag.settings,
-        run=dag.run,
     log:
         paths.log(paths.ONE_SHOT_MASK),
     wildcard_constraints:
         variant=dag.variants("one_shot"),
+    conda:
+        ENVIRONMENT
     threads: study.threads
     resources:
         mem_mb=2000,
         runtime=30,
         gpu=GPU,
+    params:
+        version=lambda w: dag.versions("prune_one_shot", w),
+        method=dag.settings,
+        run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: mask at {wildcards.sparsity}"
-    conda:
-        ENVIRONMENT
     shell:
         "isp prune_one_shot --initial {input.initial} --data {input.data} {params.method}"
         " --sparsity {wildcards.sparsity} {params.run} --output {output} > {log} 2>&1"

@@ -1,10 +1,18 @@
 # From records to what people read. None of this imports torch.
 
-COLLECTED = [f"{paths.STUDY}/{name}.csv" for name in ("metrics", "timings", "rounds", "layers")]
-TABLES = [f"{paths.STUDY}/tables/{name}.{suffix}" for name in ("scores", "costs") for suffix in ("csv", "md")]
+COLLECTED = [
+    f"{paths.STUDY}/{name}.csv" for name in ("metrics", "timings", "rounds", "layers")
+]
+TABLES = [
+    f"{paths.STUDY}/tables/{name}.{suffix}"
+    for name in ("scores", "costs")
+    for suffix in ("csv", "md")
+]
 TABLES.append(f"{paths.STUDY}/tables/costs.txt")
 FIGURE_NAMES = ["score_by_sparsity", "score_by_cost", "denoisers", "layer_sparsity"]
-FIGURES = [f"{paths.STUDY}/figures/{{figure}}.{suffix}" for suffix in ("png", "pdf", "csv")]
+FIGURES = [
+    f"{paths.STUDY}/figures/{{figure}}.{suffix}" for suffix in ("png", "pdf", "csv")
+]
 
 
 rule collect:
@@ -25,21 +33,21 @@ rule collect:
         ),
         rounds=COLLECTED[2],
         layers=COLLECTED[3],
+    log:
+        f"{paths.STUDY}/logs/collect.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
     params:
         version=dag.versions("collect"),
         runs=f"{paths.STUDY}/runs",
         cells=dag.cells(),
         folder=paths.STUDY,
-    log:
-        f"{paths.STUDY}/logs/collect.log",
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     message:
         "collecting the records of all tickets"
-    conda:
-        ENVIRONMENT
     shell:
         "isp collect --runs {params.runs} {params.cells} --output {params.folder} > {log} 2>&1"
 
@@ -65,19 +73,19 @@ rule tables:
         ),
         TABLES[3],
         TABLES[4],
-    params:
-        version=dag.versions("tables"),
-        folder=f"{paths.STUDY}/tables",
     log:
         f"{paths.STUDY}/logs/tables.log",
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        version=dag.versions("tables"),
+        folder=f"{paths.STUDY}/tables",
     message:
         "tables"
-    conda:
-        ENVIRONMENT
     shell:
         "isp tables --metrics {input.metrics} --timings {input.timings} --rounds {input.rounds}"
         " --output {params.folder} > {log} 2>&1"
@@ -102,21 +110,21 @@ rule figures:
             category="Figures",
             labels={"figure": "{figure}", "form": "csv"},
         ),
-    params:
-        version=dag.versions("figures"),
-        folder=f"{paths.STUDY}/figures",
     log:
         f"{paths.STUDY}/logs/figures/{{figure}}.log",
     wildcard_constraints:
         figure="|".join(FIGURE_NAMES),
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        version=dag.versions("figures"),
+        folder=f"{paths.STUDY}/figures",
     message:
         "figure {wildcards.figure}"
-    conda:
-        ENVIRONMENT
     shell:
         "isp figures --figure {wildcards.figure} --metrics {input.metrics} --rounds {input.rounds}"
         " --layers {input.layers} --output {params.folder} > {log} 2>&1"

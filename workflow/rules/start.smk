@@ -7,20 +7,20 @@ rule initialise:
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         paths.INITIAL,
-    params:
-        version=lambda w: dag.versions("initialise", w),
-        run=dag.run,
     log:
         paths.log(paths.INITIAL),
+    conda:
+        ENVIRONMENT
     threads: study.threads
     resources:
         mem_mb=2000,
         runtime=10,
         gpu=GPU,
+    params:
+        version=lambda w: dag.versions("initialise", w),
+        run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}: initial state ({wildcards.initial})"
-    conda:
-        ENVIRONMENT
     shell:
         "isp initialise --weights {input.weights} --data {input.data} --initial {wildcards.initial} {params.run}"
         " --output {output} > {log} 2>&1"
@@ -32,19 +32,19 @@ rule finetune_dense:
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         paths.DENSE,
-    params:
-        version=lambda w: dag.versions("finetune_dense", w),
-        run=dag.run,
     log:
         paths.log(paths.DENSE),
+    conda:
+        ENVIRONMENT
     threads: study.threads
     resources:
         mem_mb=2000,
         runtime=60,
         gpu=GPU,
+    params:
+        version=lambda w: dag.versions("finetune_dense", w),
+        run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}: dense fine-tuning ({wildcards.initial})"
-    conda:
-        ENVIRONMENT
     shell:
         "isp finetune_dense --initial {input.initial} --data {input.data} {params.run} --output {output} > {log} 2>&1"

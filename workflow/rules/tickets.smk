@@ -7,23 +7,25 @@ rule retrain:
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         paths.TICKET,
-    params:
-        version=lambda w: dag.versions("retrain", w),
-        method=dag.method,
-        run=dag.run,
     log:
         paths.log(paths.TICKET),
     wildcard_constraints:
-        variant="|".join(dag.variants(family) for family in ("one_shot", "iterative", "denoised")),
+        variant="|".join(
+            dag.variants(family) for family in ("one_shot", "iterative", "denoised")
+        ),
+    conda:
+        ENVIRONMENT
     threads: study.threads
     resources:
         mem_mb=2000,
         runtime=60,
         gpu=GPU,
+    params:
+        version=lambda w: dag.versions("retrain", w),
+        method=dag.method,
+        run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: training at {wildcards.sparsity}"
-    conda:
-        ENVIRONMENT
     shell:
         "isp retrain --start {input.start} --mask {input.mask} --method {params.method}"
         " --sparsity {wildcards.sparsity} --data {input.data} {params.run} --output {output} > {log} 2>&1"
@@ -36,21 +38,21 @@ rule evaluate:
         test=paths.PREPARED.replace("{split}", "test"),
     output:
         paths.RECORD,
-    params:
-        version=lambda w: dag.versions("evaluate", w),
-        cell=dag.cell,
-        scoring=dag.scoring,
     log:
         paths.log(paths.RECORD),
+    conda:
+        ENVIRONMENT
     threads: study.threads
     resources:
         mem_mb=2000,
         runtime=20,
         gpu=GPU,
+    params:
+        version=lambda w: dag.versions("evaluate", w),
+        cell=dag.cell,
+        scoring=dag.scoring,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: scores at {wildcards.sparsity}"
-    conda:
-        ENVIRONMENT
     shell:
         "isp evaluate --ticket {input.ticket} --validation {input.validation} --test {input.test}"
         " --backbone {wildcards.backbone} --task {wildcards.task} {params.cell} {params.scoring}"
