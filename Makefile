@@ -1,11 +1,14 @@
-# make run | test | lint | lock | clean. Everything is installed into .venv from requirements.lock.
+# make run | test | lint | report | lock | clean. Everything is installed into .venv from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint lock clean
+.PHONY: run test lint report lock clean
 
-run: .venv/installed ## the core methods on digits, from nothing to a table (results/core_digits)
-	$(BIN)/isp study config/core_digits.yaml
+run: .venv/installed ## the default study, from nothing to tables, figures and a report (results/quick)
+	$(BIN)/snakemake
+	@$(MAKE) --no-print-directory results/quick/report.html
+	@cat results/quick/tables/costs.txt
+	@echo "Tables, figures and report.html: results/quick/"
 
 test: .venv/installed
 	$(BIN)/pytest
@@ -14,6 +17,13 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakemake --lint
+
+report: results/quick/report.html
+
+results/quick/report.html: results/quick/metrics.csv
+	$(BIN)/snakemake --report $@
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'isp needs Python 3.11 or later; name one by make PYTHON=…')"

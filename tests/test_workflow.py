@@ -158,6 +158,16 @@ def test_a_second_run_has_nothing_to_do(smoke: Path) -> None:
     assert (smoke / "results/smoke/metrics.csv").stat().st_mtime_ns == before
 
 
+def test_committed_results_do_not_stop_a_fresh_clone_from_running(smoke: Path, tmp_path: Path) -> None:
+    for name in ("tables", "figures"):
+        shutil.copytree(smoke / "results/smoke" / name, tmp_path / "results/smoke" / name)
+    for path in (smoke / "results/smoke").glob("*.csv"):
+        shutil.copy(path, tmp_path / "results/smoke")
+    done = snakemake(tmp_path, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "smoke: 70 jobs to run" in done.stdout
+
+
 def planned(folder: Path, study: dict[str, Any]) -> set[str]:
     """What a run of a changed study would make below the folder of its seed, up to the records."""
     (folder / "changed.yaml").write_text(yaml.safe_dump(study))
@@ -302,21 +312,34 @@ def test_killed_three_times_it_ends_in_the_same_bits(
         return next((p for p in psutil.process_iter(["cmdline"]) if _serves(p, snakemake.pid)), None)
 
     def stage(snakemake: subprocess.Popen[str]) -> psutil.Process | None:
+        """A job that has only begun, so that it does not end by itself meanwhile."""
         found = server(snakemake)
-        return next(iter(found.children()), None) if found else None
+        jobs = found.children() if found else []
+        return next((job for job in jobs if time.time() - job.create_time() < 0.2), None)
 
-    for number, victim in enumerate((stage, server, lambda snakemake: psutil.Process(snakemake.pid))):
+    def kill(find: Callable[[subprocess.Popen[str]], psutil.Process | None], snakemake: subprocess.Popen[str]) -> bool:
+        try:
+            process = find(snakemake)
+            if process:
+                process.kill()
+            return bool(process)
+        except psutil.NoSuchProcess:
+            return False
+
+    victims = (stage, server, lambda snakemake: psutil.Process(snakemake.pid))
+    for number, victim in enumerate(victims):
         snakemake = running()
-        wait_for(lambda at=6 + 12 * number: len(list(tmp_path.glob("results/**/*.safetensors"))) >= at)  # type: ignore[misc]
-        wait_for(lambda: stage(snakemake))  # noqa: B023
+        enough = 6 + 12 * number
+        wait_for(lambda enough=enough: len(list(tmp_path.glob("results/**/*.safetensors"))) >= enough)
+        wait_for(lambda run=snakemake: stage(run))  # something is being computed
         helper = server(snakemake)
         assert helper
-        victim(snakemake).kill()
+        wait_for(lambda find=victim, run=snakemake: kill(find, run))
         _, errors = snakemake.communicate(timeout=120)
         assert snakemake.returncode
-        if victim is not stage and number < 2:
+        if number < 2:
             assert "killed" in errors
-        wait_for(lambda: not helper.is_running())  # noqa: B023
+        wait_for(lambda gone=helper: not gone.is_running())
         wait_for(lambda: not processes(tmp_path))
     last = running()
     _, errors = last.communicate(timeout=300)

@@ -171,7 +171,7 @@ def score_by_cost(metrics: Sequence[Row]) -> Drawing:
             axes.set_xlabel("executed training FLOPs, finding and retraining")
         legend = _legend(figure, {name: styles[name] for name in _variants(drawn)}, drawn, markers=False)
         legend.set_title("variant")
-        figure.suptitle(f"{_seeds_note(drawn)}; tickets of equal cost lie side by side", fontsize=9, x=0.01, ha="left")
+        figure.suptitle(f"{_seeds_note(drawn)},\ntickets of equal cost side by side", fontsize=9, x=0.01, ha="left")
         handles = [
             Line2D([], [], color="#555555", marker=marker, linestyle="", label=f"{r.percent(sparsity)} %")
             for sparsity, marker in markers.items()

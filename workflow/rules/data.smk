@@ -12,6 +12,7 @@ rule download:
     resources:
         mem_mb=1000,
         runtime=120,
+        gpu=0,
     params:
         version=lambda w: dag.versions("download", w),
     message:
@@ -35,6 +36,7 @@ rule prepare:
     resources:
         mem_mb=4000,
         runtime=60,
+        gpu=0,
     params:
         version=lambda w: dag.versions("prepare", w),
     message:
@@ -55,6 +57,7 @@ rule pretrain:
     resources:
         mem_mb=2000,
         runtime=30,
+        gpu=0,
     params:
         version=lambda w: dag.versions("pretrain", w),
     message:

@@ -79,6 +79,7 @@ rule aggregate:
     resources:
         mem_mb=2000,
         runtime=10,
+        gpu=0,
     params:
         version=lambda w: dag.versions("aggregate", w),
         within=lambda w, input: (

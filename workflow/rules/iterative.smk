@@ -16,6 +16,7 @@ rule prune_iterative:
     resources:
         mem_mb=2000,
         runtime=10,
+        gpu=0,
     params:
         version=lambda w: dag.versions("prune_iterative", w),
     message:

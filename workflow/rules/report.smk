@@ -41,6 +41,7 @@ rule collect:
     resources:
         mem_mb=1000,
         runtime=10,
+        gpu=0,
     params:
         version=dag.versions("collect"),
         runs=f"{paths.STUDY}/runs",
@@ -81,6 +82,7 @@ rule tables:
     resources:
         mem_mb=1000,
         runtime=10,
+        gpu=0,
     params:
         version=dag.versions("tables"),
         folder=f"{paths.STUDY}/tables",
@@ -120,6 +122,7 @@ rule figures:
     resources:
         mem_mb=1000,
         runtime=10,
+        gpu=0,
     params:
         version=dag.versions("figures"),
         folder=f"{paths.STUDY}/figures",
