@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -131,7 +131,18 @@ class Setup:
 
     def described(self) -> dict[str, Any]:
         """The same for headers of artifacts."""
-        return {**asdict(self), "data": str(self.data), "training_version": TRAINING_VERSION}
+        kept = {key: value for key, value in asdict(self).items() if key != "data"}
+        return {**kept, "training_version": TRAINING_VERSION}
+
+
+def inputs(**paths: Path | Sequence[Path] | None) -> dict[str, Any]:
+    """What an artifact says about the files that it was made from."""
+    named = {
+        name: [str(each) for each in path] if isinstance(path, Sequence) else str(path)
+        for name, path in paths.items()
+        if path
+    }
+    return {"inputs": named}
 
 
 def step_flops(trainer: Trainer) -> dict[str, Any]:

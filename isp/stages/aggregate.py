@@ -12,7 +12,7 @@ from isp.families import denoised
 from isp.methods import isp
 from isp.sparsity import parse_sparsity
 from isp.stages._options import Output, Round, Sparsity, Within
-from isp.stages._work import spending, spent, working
+from isp.stages._work import inputs, spending, spent, working
 
 VERSION = 1
 
@@ -42,4 +42,5 @@ def aggregate(
             own_cost, own_took = spent(header)
             cost, took = cost + own_cost, took + own_took
         header = {"stage": "aggregate", "version": VERSION, "rule": rule, "rounds": [*about["rounds"], event.record]}
+        header |= inputs(state=state, within=within, weak=weak)
         artifacts.save_mask(output, event.mask, header | spending(cost, took + work.measured()))

@@ -13,7 +13,7 @@ from isp.api import save_ticket
 from isp.costs import Measured
 from isp.families import Ticket
 from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training
-from isp.stages._work import Setup, measured, working
+from isp.stages._work import Setup, inputs, measured, working
 
 VERSION = 1
 
@@ -46,6 +46,7 @@ def finetune_dense(
                 "stage": "finetune_dense",
                 "version": VERSION,
                 **setup.described(),
+                **inputs(initial=initial, data=data),
                 "measured": measured(Measured(), work.measured()),
             },
         )

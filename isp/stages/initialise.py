@@ -10,7 +10,7 @@ import typer
 from isp import artifacts
 from isp.config import Initial
 from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training
-from isp.stages._work import Setup, backbone_of, step_flops, task_of, working
+from isp.stages._work import Setup, backbone_of, inputs, step_flops, task_of, working
 from isp.training import state_of
 
 VERSION = 1
@@ -36,4 +36,5 @@ def initialise(
         model = backbone_of(backbone).initial(pretrained, task_of(task), seed if initial == "random" else None)
         state = state_of(model)
         about = {"stage": "initialise", "version": VERSION, "initial": initial, **setup.described()}
+        about |= inputs(weights=weights, data=data)
         artifacts.save_state(output, state, about | step_flops(setup.trainer(state, {})))

@@ -12,7 +12,7 @@ from isp.api import load_ticket
 from isp.costs import Measured
 from isp.sparsity import parse_sparsity
 from isp.stages._options import Output, Round, Sparsity
-from isp.stages._work import spending, working
+from isp.stages._work import inputs, spending, working
 
 VERSION = 1
 
@@ -33,4 +33,4 @@ def prune_iterative(
         before = found.origin["measured"]
         took = Measured(**before["finding"]) + Measured(**before["retraining"]) + work.measured()
         about = {"stage": "prune_iterative", "version": VERSION, "rounds": [*found.rounds, record]}
-        artifacts.save_mask(output, mask, about | spending(found.cost, took))
+        artifacts.save_mask(output, mask, about | inputs(ticket=ticket) | spending(found.cost, took))

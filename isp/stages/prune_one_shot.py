@@ -24,7 +24,7 @@ from isp.stages._options import (
     Threads,
     Training,
 )
-from isp.stages._work import Setup, spending, working
+from isp.stages._work import Setup, inputs, spending, working
 
 VERSION = 1
 
@@ -53,5 +53,10 @@ def prune_one_shot(
         scores, cost = one_shot.score(chosen, trainer, state)
         mask = one_shot.prune(scores, trainer, state, target)
         about = {"stage": "prune_one_shot", "version": VERSION, "method": method, "settings": settings}
-        about |= {**setup.described(), "rounds": [], **spending(cost, work.measured())}
+        about |= {
+            **setup.described(),
+            **inputs(initial=initial, data=data),
+            "rounds": [],
+            **spending(cost, work.measured()),
+        }
         artifacts.save_mask(output, mask, about)

@@ -24,7 +24,7 @@ from isp.stages._options import (
     Threads,
     Training,
 )
-from isp.stages._work import Setup, measured, spent, working
+from isp.stages._work import Setup, inputs, measured, spent, working
 
 VERSION = 1
 
@@ -64,6 +64,7 @@ def retrain(
                 "stage": "retrain",
                 "version": VERSION,
                 **setup.described(),
+                **inputs(start=start, mask=mask, data=data),
                 "measured": measured(took, work.measured()),
             },
         )

@@ -10,7 +10,7 @@ import typer
 from isp import artifacts
 from isp.costs import Cost, Measured
 from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training, Within
-from isp.stages._work import Setup, spending, spent, working
+from isp.stages._work import Setup, inputs, spending, spent, working
 
 VERSION = 1
 
@@ -38,5 +38,6 @@ def train_segment(
         done, cost = trainer.run(state, until, mask)
         cost_before, took_before = spent(before) if before else (Cost(), Measured())
         header = {"stage": "train_segment", "version": VERSION, **setup.described()}
+        header |= inputs(start=start, within=within, data=data)
         header |= {"rounds": before["rounds"] if before else [], "step_flops": about["step_flops"]}
         artifacts.save_state(output, done, header | spending(cost_before + cost, took_before + work.measured()))

@@ -27,7 +27,7 @@ from isp.stages._options import (
     Training,
     Within,
 )
-from isp.stages._work import Setup, spending, working
+from isp.stages._work import Setup, inputs, spending, working
 
 VERSION = 1
 
@@ -66,5 +66,6 @@ def weak_mask(
         copy, cost = denoised.look_ahead(protocol, trainer, start, mask, round_, member)
         found = isp.weak(contribution, {name: tensor.cpu() for name, tensor in copy.items()}, target, mask)
         header = {"stage": "weak_mask", "version": VERSION, "settings": settings, **setup.described()}
+        header |= inputs(state=state, within=within, data=data)
         save = artifacts.save_weights if contribution == "magnitudes" else artifacts.save_mask
         save(output, found, header | spending(cost, work.measured()))
