@@ -20,9 +20,9 @@ lint: .venv/installed
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 
-report: results/quick/report.html
+report: results/quick/report.html ## one HTML page of what make run made
 
-results/quick/report.html: results/quick/metrics.csv
+results/quick/report.html: $(wildcard results/quick/*.csv results/quick/tables/* results/quick/figures/*) | .venv/installed
 	$(BIN)/snakemake --report $@
 
 .venv/installed: requirements.lock pyproject.toml

@@ -32,9 +32,9 @@ Kind = Literal["weights", "examples", "state", "mask", "ticket"]
 MADE_BY: dict[str, str] = {
     "weights": "pretrain",
     "examples": "prepare",
-    "state": "train_segment",
-    "mask": "aggregate",
-    "ticket": "retrain",
+    "state": "initialise or train_segment",
+    "mask": "prune_one_shot, prune_iterative or aggregate",
+    "ticket": "retrain or finetune_dense",
 }
 _BITS = "mask.bits"
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "isp")

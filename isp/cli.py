@@ -59,17 +59,31 @@ app = typer.Typer(
 @app.command("list")
 def list_entries(
     kind: Annotated[str | None, typer.Argument(help="methods, tasks or backbones; all of them by default.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One of them: what it is; for a method also its settings.")] = None,
 ) -> None:
-    """List the methods, tasks and backbones there are."""
+    """List the methods, tasks and backbones there are, or explain one."""
     kinds = {f"{name}s": name for name in registry.KINDS}
     if kind is not None and kind not in kinds:
         raise ConfigError(f"isp list {kind}: allowed are {', '.join(kinds)}")
-    for plural, name in kinds.items():
+    if kind and name:
+        _explain(kinds[kind], name)
+        return
+    for plural, single in kinds.items():
         if kind in (None, plural):
             table = Table(title=plural, title_justify="left", show_header=False, box=None, padding=(0, 2))
-            for entry in registry.names(name):
-                table.add_row(f"[bold]{entry}", registry.summary(name, entry))
+            for entry in registry.names(single):
+                table.add_row(f"[bold]{entry}", registry.summary(single, entry))
             out.print(table)
+
+
+def _explain(kind: registry.Kind, name: str) -> None:
+    module = registry.load(kind, name)
+    out.print(escape((module.__doc__ or "").strip()), highlight=False)
+    if kind == "method":
+        table = Table("setting", "default", "what it is", title="settings", title_justify="left", box=None)
+        for key, setting in module.Settings.model_fields.items():
+            table.add_row(key, escape(str(setting.default)), setting.description)
+        out.print(table if module.Settings.model_fields else "It has no settings.")
 
 
 @app.command()
@@ -100,6 +114,7 @@ def run(
     what was run before is not run again.
     """
     from isp.config import parse_study
+    from isp.sparsity import parse_sparsity
 
     settings = _settings(set_ or [])
     module = registry.load("backbone", backbone)
@@ -107,7 +122,7 @@ def run(
     dense = registry.load("method", method).FAMILY == "dense"
     if dense and sparsity:
         raise ConfigError(f"--sparsity {sparsity[0]}: method {method!r} does not prune, leave it out")
-    values = {
+    values: dict[str, Any] = {
         "device": device,
         "threads": threads,
         "training": {backbone: module.TRAINING.model_dump() | settings["training"]},
@@ -118,12 +133,14 @@ def run(
                 "backbone": backbone,
                 "tasks": [task],
                 "variants": [method],
-                "sparsities": [] if dense else sparsity or ["0.9"],
+                "sparsities": [],
                 "seeds": [seed],
             }
         ],
     }
+    # Not of the digest: more sparsities go to the same folder and share what was run.
     digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=4).hexdigest()
+    values["grid"][0]["sparsities"] = [] if dense else sorted({str(parse_sparsity(s)) for s in sparsity or ["0.9"]})
     study = parse_study({"study": f"run-{digest}", "data_root": str(data_root), **values}, "isp run")
     folder = Path("results") / study.study
     files.write_bytes(folder / "study.yaml", yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False).encode())
@@ -137,7 +154,9 @@ def _snakemake() -> list[str]:
     """The command that runs the workflow of the repository that this package lies in."""
     snakefile = Path(__file__).parent.parent / "workflow" / "Snakefile"
     if not snakefile.exists():
-        raise ConfigError(f"{snakefile}: no such file; `isp run` needs the repository, installed by `pip install -e .`")
+        raise ConfigError(
+            f"{snakefile}: no such file; `isp run` needs the repository, installed by `pip install -e .[workflow]`"
+        )
     return [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile)]
 
 

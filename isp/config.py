@@ -1,7 +1,8 @@
 """Study files: which variants are run on which backbones, tasks, sparsities and seeds, under which training.
 
 A study file is complete, it inherits nothing. The keys of a method's settings stand in its file in `isp/methods/`,
-those of a training protocol in `isp.training.Training`; everything else in a study file is here.
+those of a training protocol in `isp.training.Training`, those of a task's limits in `isp.tasks.TaskLimits`; everything
+else in a study file is here.
 """
 
 from __future__ import annotations
@@ -75,6 +76,9 @@ class Study(Settings):
             make_method(variant.method, variant.settings, f"variants.{name}")
         for task in {*self.tasks, *(task for block in self.grid for task in block.tasks)}:
             registry.load("task", task)
+        used = {name for block in self.grid for name in block.variants}
+        for name in self.variants.keys() - used:
+            raise ConfigError(f"variants.{name}: no block of the grid uses it; name it in one, or leave it out")
         for group in self.groups():
             for sparsity in group.sparsities:
                 cell = (group.backbone, group.task, group.variant, group.seed, sparsity)

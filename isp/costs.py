@@ -160,6 +160,7 @@ class Stopwatch:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         if self.device.type == "cuda":
+            torch.cuda.init()  # type: ignore[no-untyped-call]
             torch.cuda.reset_peak_memory_stats(self.device)
         self.start = time.perf_counter()
 

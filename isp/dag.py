@@ -179,12 +179,17 @@ class Dag:
     def run(self, w: Wildcards) -> str:
         """The options of every job that trains."""
         protocol = self.study.training[w.backbone].model_dump(mode="json")
-        return _options(backbone=w.backbone, task=w.task, seed=w.seed, training=protocol) + " " + self.scoring(w)
+        limits = self.study.limits(w.task).model_dump(mode="json", exclude={"num_validation"})
+        own = _options(backbone=w.backbone, task=w.task, seed=w.seed, training=protocol, limits=limits)
+        return f"{own} {self._place()}"
 
     def scoring(self, w: Wildcards) -> str:
-        """The options of how much of a task is used, and where it is computed."""
-        limits = self.study.limits(w.task).model_dump(mode="json")
-        return _options(limits=limits, threads=self.study.threads, device=self.study.device)
+        """The options of jobs that score."""
+        limits = self.study.limits(w.task).model_dump(mode="json", include={"num_validation"})
+        return f"{_options(limits=limits)} {self._place()}"
+
+    def _place(self) -> str:
+        return _options(threads=self.study.threads, device=self.study.device)
 
     def settings(self, w: Wildcards) -> str:
         """The method of a variant and its settings."""
@@ -224,8 +229,12 @@ class Dag:
         modules: dict[str, ModuleType] = {stage: importlib.import_module(f"isp.stages.{stage}")}
         if stage in ("initialise", "finetune_dense", "train_segment", "weak_mask", "retrain", "pretrain"):
             modules["training"] = training
-        if stage in ("prune_one_shot", "weak_mask", "aggregate") and w is not None:
+        if stage == "finetune_dense":
+            modules["dense"] = registry.load("method", "dense")
+        if stage in ("prune_one_shot", "prune_iterative", "weak_mask", "aggregate") and w is not None:
             modules[self.method(w)] = self._methods[w.variant].module
+        if stage in ("train_segment", "weak_mask", "aggregate"):
+            modules["isp"] = soup  # holds the mathematics of the whole family
         found = {name: module.VERSION for name, module in modules.items()}
         if stage in ("prepare", "pretrain", "initialise") and w is not None:
             found[w.backbone] = registry.load("backbone", w.backbone).BACKBONE.version

@@ -44,12 +44,6 @@ def _partial(path: Path) -> str:
     return f".{path.name}."
 
 
-def remove_partials(path: Path) -> None:
-    """Remove what a killed writer of `path` left under temporary names. Only for the one process that writes it."""
-    for left in path.parent.glob(f"{_partial(path)}*.partial"):
-        left.unlink(missing_ok=True)
-
-
 def check_writable(folder: Path) -> None:
     """Make the folder and try it.
 
@@ -62,6 +56,20 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise IspError(f"{folder}: cannot be written to ({error.strerror or error})") from None
+
+
+def ready(*paths: Path) -> None:
+    """See that files can be written, and remove what a killed writer of them left under temporary names.
+
+    Only for the one process that writes them.
+
+    Raises:
+        IspError: a folder cannot be made or written to.
+    """
+    for path in paths:
+        check_writable(path.parent)
+        for left in path.parent.glob(f"{_partial(path)}*.partial"):
+            left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from isp import warm
 from isp.config import Study, parse_study, read_study_file
 from isp.costs import check_device
+from isp.errors import IspError
 from isp.files import check_writable
 
 LOCK = Path(".snakemake/isp.lock")
@@ -34,26 +35,33 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
     # Not a parameter of jobs: data sets may be moved without anything being made again.
     os.environ["ISP_DATA_ROOT"] = str(study.data_root)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    if workflow.is_main_process:
+    on_this_machine = workflow.resource_settings.nodes is None
+    if workflow.is_main_process and on_this_machine:  # elsewhere jobs live on when Snakemake dies
         unlock_if_abandoned()
     return study
 
 
 def unlock_if_abandoned() -> None:
-    """Remove Snakemake's locks if the Snakemake that took them was killed.
+    """Remove Snakemake's locks if no Snakemake is alive in this folder; the one that took them was killed.
 
-    Snakemake's locks do not say whose they are. Ours is held by a living process or by nobody: it is released by the
-    kernel when its process ends, however it ends.
+    Snakemake's locks do not say whose they are. Every one that lives holds a share of ours, which the kernel takes back
+    however it ends; who gets it whole is alone.
+
+    Raises:
+        IspError: the current folder cannot be written.
     """
-    LOCK.parent.mkdir(exist_ok=True)
-    file = LOCK.open("a")
+    try:
+        LOCK.parent.mkdir(exist_ok=True)
+        file = LOCK.open("a+")
+    except OSError as error:
+        raise IspError(f"{LOCK.absolute()}: cannot be written ({error.strerror})") from None
+    _held.append(file)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(".snakemake/locks", ignore_errors=True)
     except OSError:
-        file.close()
-        return
-    _held.append(file)
-    shutil.rmtree(".snakemake/locks", ignore_errors=True)
+        pass  # somebody is alive
+    fcntl.lockf(file, fcntl.LOCK_SH)
 
 
 def start(workflow: Any, study: Study) -> None:
@@ -67,8 +75,9 @@ def start(workflow: Any, study: Study) -> None:
         return
     check_device(study.device)
     os.environ["ISP_OWNER"] = str(os.getpid())
-    if study.device == "cpu" and warm.available():
-        os.environ["ISP_WARM"] = warm.address(os.getpid())
+    address = warm.address(os.getpid())
+    if study.device == "cpu" and warm.available() and len(os.fsencode(address)) <= warm.LONGEST_PATH:
+        os.environ["ISP_WARM"] = address
 
 
 def _short(path: Path) -> str:

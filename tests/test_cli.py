@@ -36,6 +36,10 @@ def test_lists_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("list") == 0
     printed = capsys.readouterr().out
     assert all(name in printed for kind in registry.KINDS for name in registry.names(kind))
+    assert run("list", "methods", "isp") == 0
+    explained = capsys.readouterr().out
+    assert "Jaiswal et al." in explained
+    assert "denoisers" in explained
     assert run("list", "tasks") == 0
     assert "one_shot" not in capsys.readouterr().out
 

@@ -16,7 +16,6 @@ GOOD: dict[str, Any] = {
     "variants": {
         "dense": {"method": "dense"},
         "isp": {"method": "isp", "settings": {"rate": 0.2}},
-        "one_shot": {"method": "one_shot"},
     },
     "grid": [
         {
@@ -62,6 +61,11 @@ MALFORMED = [
     ("study", ..., "missing key 'study'"),
     ("study", "a/b", "study = 'a/b': string should match pattern"),
     ("study", 7, "study = 7: input should be a valid string"),
+    (
+        "variants.more",
+        {"method": "lth"},
+        "variants.more: no block of the grid uses it; name it in one, or leave it out",
+    ),
     ("variants.Bad Name", {"method": "isp"}, "variants.Bad Name.[key] = 'Bad Name': string should match pattern"),
     ("variants.isp.method", "ips", "unknown method 'ips'; did you mean 'isp'? (allowed: dense, isp, "),
     ("variants.isp.method", ..., "missing key 'variants.isp.method'"),
@@ -69,7 +73,7 @@ MALFORMED = [
     ("variants.dense.initial", "imagenet", "variants.dense.initial = 'imagenet': input should be 'pretrained' or"),
     (f"{BLOCK}.backbone", "clip_tyni", "unknown backbone 'clip_tyni'; did you mean 'clip_tiny'? (allowed: clip_tiny)"),
     (f"{BLOCK}.tasks", ["minst"], "unknown task 'minst'; did you mean 'mnist'? (allowed: digits, mnist)"),
-    (f"{BLOCK}.variants", ["isp", "lth"], "grid.0: unknown variant 'lth' (allowed: dense, isp, one_shot)"),
+    (f"{BLOCK}.variants", ["isp", "lth"], "grid.0: unknown variant 'lth' (allowed: dense, isp)"),
     (f"{BLOCK}.sparsity", ["0.9"], "unknown key grid.0 'sparsity'; did you mean 'sparsities'?"),
     ("training.clip_tyni", {"steps": 1, "learning_rate": 1}, "unknown backbone 'clip_tyni'; did you mean 'clip_tiny'"),
     (TRAINING, ..., "grid.0: unknown backbone under training 'clip_tiny' (allowed: none)"),
@@ -125,7 +129,7 @@ MALFORMED = [
     # cells that are there twice
     (f"{BLOCK}.sparsities", [0.9, "0.90"], "grid.0: sparsities 0.9000, 0.9000: one is given twice"),
     (f"{BLOCK}.seeds", [0, 0], "the cell clip_tiny/digits/dense/0/0.0000 is there twice"),
-    (f"{BLOCK}.variants", ["isp", "isp"], "the cell clip_tiny/digits/isp/0/0.8000 is there twice"),
+    (f"{BLOCK}.variants", ["dense", "isp", "isp"], "the cell clip_tiny/digits/isp/0/0.8000 is there twice"),
     (f"{BLOCK}.tasks", ["digits", "digits"], "the cell clip_tiny/digits/dense/0/0.0000 is there twice"),
 ]
 

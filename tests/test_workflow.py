@@ -69,7 +69,9 @@ def test_a_row_for_every_ticket_and_every_output(smoke: Path) -> None:
             assert (folder / "figures" / f"{figure}.{suffix}").stat().st_size > 0
     for name in ("scores.csv", "scores.md", "costs.csv", "costs.md"):
         assert "isp_mean_score" in (folder / "tables" / name).read_text()
-    assert {row["variant"] for row in rows(folder / "rounds.csv")} == {"isp", "isp_mean_score", "isp_literal"}
+    assert {row["variant"] for row in rows(folder / "rounds.csv")} == {
+        *("isp", "isp_n0", "isp_union", "isp_mean_score", "isp_literal")
+    }
 
 
 def test_a_ticket_is_what_isp_prune_gives_to_the_bit(smoke: Path) -> None:
@@ -165,7 +167,7 @@ def test_committed_results_do_not_stop_a_fresh_clone_from_running(smoke: Path, t
         shutil.copy(path, tmp_path / "results/smoke")
     done = snakemake(tmp_path, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "smoke: 70 jobs to run" in done.stdout
+    assert "smoke: 90 jobs to run" in done.stdout
 
 
 def planned(folder: Path, study: dict[str, Any]) -> set[str]:
@@ -188,6 +190,10 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return study
 
 
+def scored(files: set[str]) -> set[str]:
+    return {path for path in files if path.endswith("metrics.json")}
+
+
 def of(variant: str, *, but: tuple[str, ...] = ()) -> Callable[[set[str]], set[str]]:
     return lambda files: {path for path in files if path.startswith(f"{variant}/") and path not in but}
 
@@ -205,12 +211,16 @@ FIRST_STATE = "isp/round0/state.safetensors"
         # C: the copies of round 0 and everything after them
         (f"{ISP}.look_ahead_steps", 3, of("isp", but=(FIRST_STATE,))),
         # the rule: the masks of round 0 and everything after them
+        ("tasks.digits.num_validation", 41, scored),
         (f"{ISP}.rule", "union", of("isp", but=(FIRST_STATE, *FIRST_WEAK))),
         # what is made of the copies is the same for another rule, but not for mean_score
         (f"{ISP}.rule", "mean_score", of("isp", but=(FIRST_STATE,))),
         ("variants.lth.settings.rate", 0.4, of("lth")),
         ("variants.one_shot", {"method": "random"}, of("one_shot")),
         ("training.clip_tiny.steps", 14, lambda files: files),
+        ("threads", 2, lambda files: {path for path in files if not path.endswith("mask.safetensors")}),
+        # another target: its tickets and all that leads to them alone
+        ("grid.0.sparsities", ["0.5", "0.7"], lambda files: set()),
     ],
 )
 def test_a_change_reruns_what_depends_on_it(
@@ -243,15 +253,26 @@ def test_what_is_added_runs_alone(smoke: Path, key: str, value: Any, new: str) -
     assert not [path for path in plan if not re.fullmatch(new, path)]
 
 
-def test_a_stage_whose_version_is_raised_reruns(smoke: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And a cosmetic edit does not: the test before sees no difference although files of the package are newer."""
-    from isp.dag import Dag
-    from isp.stages import aggregate
-
-    dag = Dag(load_study(STUDY))
-    before = dag.versions("aggregate")
-    monkeypatch.setattr(aggregate, "VERSION", aggregate.VERSION + 1)
-    assert dag.versions("aggregate") != before
+def test_a_raised_version_reruns_and_a_cosmetic_edit_does_not(smoke: Path, tmp_path: Path) -> None:
+    for part in ("isp", "workflow"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    stage = tmp_path / "isp" / "stages" / "aggregate.py"
+    shutil.copy(ROOT / "environment.yml", tmp_path)
+    for text, expected in (("", 0), ("\nVERSION = 2\n", 1)):
+        stage.write_text(stage.read_text() + "\n# edited\n" + text)
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(tmp_path / "workflow" / "Snakefile")]
+        done = subprocess.run(
+            [*command, "--configfile", str(STUDY), "--dry-run", "--cores", "2"],
+            cwd=smoke,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("nothing to do" in (done.stdout + done.stderr).lower()) == (expected == 0)
+        assert ("aggregate" in done.stdout) == (expected == 1)
 
 
 def test_the_report(smoke: Path) -> None:
@@ -363,6 +384,86 @@ def test_two_at_once_are_refused(smoke: Path, tmp_path: Path, running: Callable[
     assert "lock" in second.stderr.lower()
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=120)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Mounts a small file system on `results`, or changes its options."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    mounted = []
+
+    def mount(options: str) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if mounted:
+            command[-3] = f"remount,{options}"
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("a file system can be mounted by root only, and not in every container")
+        mounted.append(options)
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_and_one_that_is_read_only(smoke: Path, tmp_path: Path, disk: Callable[[str], None]) -> None:
+    shutil.copytree(smoke / "resources", tmp_path / "resources")
+    disk("size=4m,ro")
+    done = snakemake(tmp_path)
+    assert done.returncode
+    assert "isp: results/smoke: cannot be written to (Read-only file system)" in done.stderr
+    disk("size=4m,rw")
+    done = snakemake(tmp_path)
+    assert done.returncode
+    assert "safetensors: cannot be written (No space left on device); nothing was left half-written" in done.stderr
+    assert "Traceback" not in done.stderr
+    for path in tmp_path.glob("results/**/state.safetensors"):
+        artifacts.load_state(path)  # what is there is whole
+    disk("size=400m,rw")
+    done = snakemake(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results/smoke/metrics.csv").read_bytes() == (smoke / "results/smoke/metrics.csv").read_bytes()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_study_file_inherits_nothing(tmp_path: Path) -> None:
+    nameless = yaml.safe_load(STUDY.read_text())
+    del nameless["study"]
+    (tmp_path / "nameless.yaml").write_text(yaml.safe_dump(nameless))
+    done = snakemake(tmp_path, "--dry-run", study=tmp_path / "nameless.yaml")
+    assert done.returncode
+    assert "isp: nameless.yaml: missing key 'study'" in done.stderr
+
+
+def test_locks_of_a_living_snakemake_stay(tmp_path: Path) -> None:
+    """A, B and C start one after the other; A ends before C: B's locks must outlive that."""
+    code = (
+        "import sys; from isp.running import unlock_if_abandoned as u; u(); print('in', flush=True); sys.stdin.read()"
+    )
+
+    def start() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout
+        assert process.stdout.readline() == "in\n"
+        return process
+
+    first, second = start(), start()
+    first.kill()
+    first.wait()
+    lock = tmp_path / ".snakemake" / "locks" / "0.input.lock"
+    lock.parent.mkdir()
+    lock.touch()  # the second's
+    third = start()
+    assert lock.exists()
+    for process in (second, third):
+        process.kill()
+        process.wait()
+    last = start()
+    assert not lock.exists()
+    last.kill()
+    last.wait()
 
 
 def test_a_results_folder_that_cannot_be_written(smoke: Path, tmp_path: Path) -> None:

@@ -15,8 +15,13 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
     return training.steps
 
 
-def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
+def ticket(trainer: Trainer, initial: State) -> Ticket:
     """The dense model, as the ticket of sparsity 0."""
     state, cost = trainer.run(initial, trainer.training.steps)
     mask = masks.ones(trainer.prunable_weights(state))
-    yield Ticket(method=method.name, sparsity=Decimal("0.0000"), mask=mask, weights=state.weights, retraining=cost)
+    return Ticket(method="dense", sparsity=Decimal("0.0000"), mask=mask, weights=state.weights, retraining=cost)
+
+
+def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
+    """The dense model alone."""
+    yield ticket(trainer, initial)

@@ -7,16 +7,34 @@ from decimal import Decimal
 from typing import Any
 
 from isp import masks
+from isp.errors import ConfigError
 from isp.families import Method, Ticket
+from isp.masks import Mask, Weights
 from isp.sparsity import sparsities_to
 from isp.training import State, Trainer, Training
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
-    """T for the dense run, T a round of the common chain, and T a target that is not one of the chain's sparsities."""
-    events = set(enumerate(_chain(method, max(sparsities))))
+    """T for the dense run, T a round of the common chain, and T a target that is not one of the chain's sparsities.
+
+    Raises:
+        ConfigError: a rate so small that two rounds have the same sparsity.
+    """
+    chain = _chain(method, max(sparsities))
+    if len(set(chain)) < len(chain):
+        rate = method.settings.rate  # type: ignore[attr-defined]
+        raise ConfigError(f"rate = {rate}: so small that two rounds have the same sparsity, to four decimals")
+    events = set(enumerate(chain))
     events |= {(len(_chain(method, target)) - 1, target) for target in sparsities}
     return (1 + len(events)) * training.steps
+
+
+def prune(
+    weights: Weights, sparsity: Decimal, within: Mask | None, index: int, steps: int
+) -> tuple[Mask, dict[str, Any]]:
+    """The mask of round `index` (the largest weights at the end of its training) and the round's record."""
+    record = {"round": index, "sparsity": str(sparsity), "steps": steps}
+    return masks.prune_by_magnitude(weights, sparsity, within), record
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
@@ -33,9 +51,8 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
         within, weights = mask, trainer.prunable_weights(state)
         leaving = {target for target in sparsities if last_round[target] == index}
         for sparsity in sorted({nominal, *leaving}):  # the nominal one, the largest, comes last and goes on
-            mask = masks.prune_by_magnitude(weights, sparsity, within)
+            mask, record = prune(weights, sparsity, within, index, total)
             state, cost = trainer.run(initial, total, mask)
-            record = {"round": index, "sparsity": str(sparsity), "steps": total}
             if sparsity in leaving:
                 yield Ticket(
                     method=method.name,

@@ -71,19 +71,19 @@ def working(*outputs: Path, threads: int = 1, device: str = "cpu") -> Iterator[W
             is kept beside the output.
     """
     check_device(device)
-    for output in outputs:
-        files.check_writable(output.parent)
-        files.remove_partials(output)
+    kept = {kind: outputs[0].with_name(f"{outputs[0].stem}.last_good_{kind}.safetensors") for kind in ("state", "mask")}
+    files.ready(*outputs)
+    for path in kept.values():
+        path.unlink(missing_ok=True)
     torch.set_num_threads(threads)
     work, begun = Work(outputs, device), time.monotonic()
     try:
         yield work
     except TrainingDiverged as error:
-        kept = outputs[0].with_name(f"{outputs[0].stem}.last_good_state.safetensors")
-        artifacts.save_state(kept, error.state, {})
+        artifacts.save_state(kept["state"], error.state, {})
         if error.mask is not None:
-            artifacts.save_mask(kept.with_name(f"{outputs[0].stem}.last_good_mask.safetensors"), error.mask, {})
-        raise IspError(f"{error} It was written to {kept}.") from None
+            artifacts.save_mask(kept["mask"], error.mask, {})
+        raise IspError(f"{error} It was written to {kept['state']}.") from None
     took = f"{time.monotonic() - begun:.2f} s after {work.startup:.2f} s of start-up"
     peak = work.watch.peak_memory_mb()
     print(f"wrote {', '.join(map(str, outputs))} in {took}, peak memory {peak:,.0f} MB", file=sys.stderr, flush=True)
@@ -160,6 +160,6 @@ def spending(cost: Cost, measured: Measured) -> dict[str, Any]:
     return {"cost": asdict(cost), "measured": asdict(measured)}
 
 
-def measured(finding: Measured, retraining: Measured) -> dict[str, Any]:
+def taken(finding: Measured, retraining: Measured) -> dict[str, Any]:
     """The two parts of what a ticket took, as they are written."""
-    return {"finding": asdict(finding), "retraining": asdict(retraining)}
+    return {"measured": {"finding": asdict(finding), "retraining": asdict(retraining)}}

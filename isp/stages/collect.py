@@ -55,6 +55,7 @@ def collect(
         for variant, sparsities in block["variants"].items()
         for sparsity in sparsities
     ]
+    files.ready(*(output / f"{name}.csv" for name in ("metrics", "timings", "rounds", "layers")))
     for name, found, columns in (
         ("metrics", rows.metrics(records), rows.METRICS),
         ("timings", rows.timings(records), rows.TIMINGS),

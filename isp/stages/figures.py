@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from isp import files
+from isp.errors import ConfigError, unknown
+from isp.reporting import FIGURES
 from isp.reporting import figures as drawn
 from isp.reporting.rows import distinct
 from isp.stages._options import Metrics, Rounds
@@ -17,16 +19,15 @@ VERSION = 1
 
 
 def figures(
-    figure: Annotated[
-        Literal["score_by_sparsity", "score_by_cost", "denoisers", "layer_sparsity"],
-        typer.Option(help="Which figure."),
-    ],
+    figure: Annotated[str, typer.Option(help=f"One of {', '.join(FIGURES)}.")],
     metrics: Metrics,
     rounds: Rounds,
     layers: Annotated[Path, typer.Option(help="layers.csv of a study, from `isp collect`.")],
     output: Annotated[Path, typer.Option(help="Folder to write FIGURE.{png,pdf,csv} to.")],
 ) -> None:
     """Draw one figure."""
+    if figure not in FIGURES:
+        raise ConfigError(unknown("figure", figure, FIGURES))
     found, events, by_layer = (files.read_csv(path, "collect") for path in (metrics, rounds, layers))
     variants = distinct(found, "variant")
     draw: dict[str, tuple[Callable[[], drawn.Drawing], Sequence[str]]] = {
@@ -37,5 +38,6 @@ def figures(
     }
     make, columns = draw[figure]
     picture, rows = make()
+    files.ready(*(output / f"{figure}.{suffix}" for suffix in ("png", "pdf", "csv")))
     drawn.save(picture, output / figure)
     files.write_csv(output / f"{figure}.csv", rows, columns)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from isp import artifacts, masks
+from isp import artifacts
 from isp.api import save_ticket
 from isp.costs import Measured
-from isp.families import Ticket
+from isp.families import dense
 from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training
-from isp.stages._work import Setup, inputs, measured, working
+from isp.stages._work import Setup, inputs, taken, working
 
 VERSION = 1
 
@@ -35,19 +35,11 @@ def finetune_dense(
     with working(output, threads=threads, device=device) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress)
-        final, cost = trainer.run(state, trainer.training.steps)
-        ticket = Ticket(
-            method="dense",
-            sparsity=Decimal("0.0000"),
-            mask=masks.ones(trainer.prunable_weights(final)),
-            weights=final.weights,
-            retraining=cost,
-            origin={
-                "stage": "finetune_dense",
-                "version": VERSION,
-                **setup.described(),
-                **inputs(initial=initial, data=data),
-                "measured": measured(Measured(), work.measured()),
-            },
-        )
-        save_ticket(output, ticket)
+        ticket = dense.ticket(trainer, state)
+        origin = {
+            "stage": "finetune_dense",
+            "version": VERSION,
+            **setup.described(),
+            **inputs(initial=initial, data=data),
+        }
+        save_ticket(output, replace(ticket, origin=origin | taken(Measured(), work.measured())))

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from isp import artifacts, masks
+from isp import artifacts
 from isp.api import load_ticket
 from isp.costs import Measured
+from isp.families import iterative
 from isp.sparsity import parse_sparsity
 from isp.stages._options import Output, Round, Sparsity
 from isp.stages._work import inputs, spending, working
@@ -28,8 +29,7 @@ def prune_iterative(
     with working(output) as work:
         found = load_ticket(ticket)
         weights = {name: found.weights[name] for name in found.mask}
-        mask = masks.prune_by_magnitude(weights, target, found.mask)
-        record = {"round": round_, "sparsity": str(target), "steps": found.retraining.steps}
+        mask, record = iterative.prune(weights, target, found.mask, round_, found.retraining.steps)
         before = found.origin["measured"]
         took = Measured(**before["finding"]) + Measured(**before["retraining"]) + work.measured()
         about = {"stage": "prune_iterative", "version": VERSION, "rounds": [*found.rounds, record]}

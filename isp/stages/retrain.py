@@ -24,7 +24,7 @@ from isp.stages._options import (
     Threads,
     Training,
 )
-from isp.stages._work import Setup, inputs, measured, spent, working
+from isp.stages._work import Setup, inputs, spent, taken, working
 
 VERSION = 1
 
@@ -65,7 +65,7 @@ def retrain(
                 "version": VERSION,
                 **setup.described(),
                 **inputs(start=start, mask=mask, data=data),
-                "measured": measured(took, work.measured()),
+                **taken(took, work.measured()),
             },
         )
         check_ticket(ticket)

@@ -23,6 +23,7 @@ def tables(
     """Write the tables of a study: mean and deviation over seeds."""
     found, took, events = (files.read_csv(path, "collect") for path in (metrics, timings, rounds))
     scores, costs = made.scores(found), made.costs(found, took, events)
+    files.ready(*(output / name for name in ("scores.csv", "scores.md", "costs.csv", "costs.md", "costs.txt")))
     files.write_csv(output / "scores.csv", made.scores_csv(found), made.SCORES)
     files.write_csv(output / "costs.csv", made.costs_csv(found, took, events), made.COSTS)
     files.write_bytes(output / "scores.md", made.markdown(scores, made.SCORES_LEGEND).encode())

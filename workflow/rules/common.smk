@@ -1,6 +1,7 @@
 # What all rules share: the study, its DAG (isp/dag.py: paths, inputs, options), wildcards, the run's own housekeeping.
 
 from isp import dag as paths
+from isp import reporting
 from isp.dag import Dag
 from isp.running import load, start
 

@@ -9,7 +9,6 @@ TABLES = [
     for suffix in ("csv", "md")
 ]
 TABLES.append(f"{paths.STUDY}/tables/costs.txt")
-FIGURE_NAMES = ["score_by_sparsity", "score_by_cost", "denoisers", "layer_sparsity"]
 FIGURES = [
     f"{paths.STUDY}/figures/{{figure}}.{suffix}" for suffix in ("png", "pdf", "csv")
 ]
@@ -115,7 +114,7 @@ rule figures:
     log:
         f"{paths.STUDY}/logs/figures/{{figure}}.log",
     wildcard_constraints:
-        figure="|".join(FIGURE_NAMES),
+        figure="|".join(reporting.FIGURES),
     conda:
         ENVIRONMENT
     threads: 1
