@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import statistics
 import sys
 import textwrap
 import threading
@@ -91,7 +92,7 @@ def seconds_left(
 
     Args:
         left: The number of jobs that have not finished, by rule.
-        took: The seconds each finished job took, by rule; a rule without any is taken for an average one.
+        took: The seconds each finished job took, by rule; a rule without any is taken for a median one.
         under_way: The seconds that the running jobs have had, all together.
         elapsed: The seconds since the start.
 
@@ -102,8 +103,8 @@ def seconds_left(
     done = sum(times)
     if done <= 0:
         return None
-    mean = done / len(times)
-    work = sum(jobs * (sum(took[rule]) / len(took[rule]) if took.get(rule) else mean) for rule, jobs in left.items())
+    usual = statistics.median(times)  # one long job at the beginning says nothing about the others
+    work = sum(jobs * (sum(took[rule]) / len(took[rule]) if took.get(rule) else usual) for rule, jobs in left.items())
     return max(work - under_way, 0) * elapsed / (done + under_way)
 
 
