@@ -97,6 +97,12 @@ class Dag:
         names = [name for name, method in self._methods.items() if family == method.module.FAMILY]
         return "|".join(name.replace(".", r"\.") for name in names) or NOTHING
 
+    def _soup(self, w: Wildcards) -> soup.Settings:
+        """The settings of a variant of the denoised family; the rules ask for no other."""
+        settings = self._methods[w.variant].settings
+        assert isinstance(settings, soup.Settings)
+        return settings
+
     def method(self, w: Wildcards) -> str:
         """Name of the method of a variant."""
         return self._methods[w.variant].name
@@ -113,10 +119,8 @@ class Dag:
 
     def until(self, w: Wildcards) -> int:
         """The step at which round `w.round` prunes."""
-        settings = self._methods[w.variant].settings
-        assert isinstance(settings, soup.Settings)
         protocol = self.study.training[w.backbone]
-        return soup.steps_until(settings, int(w.round), self.study.num_train(w.task) // protocol.batch_size)
+        return soup.steps_until(self._soup(w), int(w.round), self.study.num_train(w.task) // protocol.batch_size)
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -140,9 +144,8 @@ class Dag:
 
     def aggregation(self, w: Wildcards) -> dict[str, str | list[str]]:
         """A round's mask is made of its state, the current mask and the weak masks."""
-        settings = self._methods[w.variant].settings
-        assert isinstance(settings, soup.Settings)
-        return {**self.look_ahead(w), "weak": [_fill(WEAK, w, member=index) for index in range(settings.denoisers)]}
+        copies = range(self._soup(w).denoisers)
+        return {**self.look_ahead(w), "weak": [_fill(WEAK, w, member=index) for index in copies]}
 
     def previous_ticket(self, w: Wildcards) -> str:
         """A round of iterative pruning prunes the ticket of the round before; round 0 the dense one."""
@@ -198,16 +201,17 @@ class Dag:
 
     def look_ahead_settings(self, w: Wildcards) -> str:
         """Those settings of a variant that a look-ahead copy depends on."""
-        settings = self._methods[w.variant].settings
-        assert isinstance(settings, soup.Settings)
+        settings = self._soup(w)
         own = settings.model_dump(mode="json", include=set(soup.LookAhead.model_fields))
         return _options(settings=own, contribution=settings.contribution)
 
+    def within(self, w: Wildcards, input: Any) -> str:
+        """The option that names the current mask; the first round has none."""
+        return f"--within {input.within}" if "within" in input.keys() else ""  # noqa: SIM118 (not a dict)
+
     def rule(self, w: Wildcards) -> str:
         """The rule of superposition of a variant."""
-        settings = self._methods[w.variant].settings
-        assert isinstance(settings, soup.Settings)
-        return _options(rule=settings.rule)
+        return _options(rule=self._soup(w).rule)
 
     def cell(self, w: Wildcards) -> str:
         """What the record of a ticket begins with."""

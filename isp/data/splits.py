@@ -17,6 +17,11 @@ class Split:
     validation: np.ndarray
 
 
+def validation_size(num_examples: int, num_validation: int | None) -> int:
+    """How many of a training split's examples are validation: the rule, or min(10 %, 5000)."""
+    return min(num_examples // 10, 5000) if num_validation is None else num_validation
+
+
 def carve(
     num_examples: int, num_validation: int | None = None, num_train: int | None = None, limit: int | None = None
 ) -> Split:
@@ -34,7 +39,7 @@ def carve(
     Raises:
         DataError: more asked for than there is.
     """
-    size = min(num_examples // 10, 5000) if num_validation is None else num_validation
+    size = validation_size(num_examples, num_validation)
     order = np.random.Generator(np.random.PCG64(0)).permutation(num_examples)
     validation, train = order[:size], order[size:]
     for key, wanted, part in (("num_train", num_train, train), ("num_validation", limit, validation)):

@@ -32,12 +32,11 @@ class Work:
     """A running stage: measures it and says in its log how far it is.
 
     Args:
-        outputs: files that the stage writes.
-        device: that it works on.
+        device: that the stage works on.
     """
 
-    def __init__(self, outputs: tuple[Path, ...], device: str) -> None:
-        self.outputs, self.device = outputs, device
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.startup = time.time() - float(os.environ.get("ISP_STARTED") or time.time())
         self.watch = Stopwatch(device)
         self._begun = self._reported = time.monotonic()
@@ -76,7 +75,7 @@ def working(*outputs: Path, threads: int = 1, device: str = "cpu") -> Iterator[W
     for path in kept.values():
         path.unlink(missing_ok=True)
     torch.set_num_threads(threads)
-    work, begun = Work(outputs, device), time.monotonic()
+    work, begun = Work(device), time.monotonic()
     try:
         yield work
     except TrainingDiverged as error:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from isp.data.images import Augmentation
 from isp.data.sources import Digits, HubFolder
+from isp.data.splits import validation_size
 from isp.errors import ConfigError
 from isp.settings import Settings
 
@@ -48,7 +49,7 @@ class ImageTask:
         Raises:
             ConfigError: the limits ask for more than there are.
         """
-        validation = min(self.num_examples // 10, 5000) if self.num_validation is None else self.num_validation
+        validation = validation_size(self.num_examples, self.num_validation)
         sizes = {"num_train": self.num_examples - validation, "num_validation": validation}
         for key, size in sizes.items():
             wanted = getattr(limits, key)

@@ -20,9 +20,7 @@ rule train_segment:
         gpu=GPU,
     params:
         version=lambda w: dag.versions("train_segment", w),
-        within=lambda w, input: (
-            f"--within {input.within}" if hasattr(input, "within") else ""
-        ),
+        within=dag.within,
         until=dag.until,
         run=dag.run,
     message:
@@ -51,9 +49,7 @@ rule weak_mask:
         gpu=GPU,
     params:
         version=lambda w: dag.versions("weak_mask", w),
-        within=lambda w, input: (
-            f"--within {input.within}" if hasattr(input, "within") else ""
-        ),
+        within=dag.within,
         settings=dag.look_ahead_settings,
         run=dag.run,
     message:
@@ -82,9 +78,7 @@ rule aggregate:
         gpu=0,
     params:
         version=lambda w: dag.versions("aggregate", w),
-        within=lambda w, input: (
-            f"--within {input.within}" if hasattr(input, "within") else ""
-        ),
+        within=dag.within,
         weak=lambda w, input: " ".join(
             f"--weak {path}" for path in input.get("weak", [])
         ),
