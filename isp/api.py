@@ -8,7 +8,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -19,7 +18,7 @@ from isp.families import Ticket, find_tickets, make_method, planned_steps
 from isp.prunable import prunable_names
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
-from isp.training import Examples, LossFunction, Training, load_weights, make_trainer, state_of
+from isp.training import Examples, LossFunction, Training, default_loss, load_weights, make_trainer, state_of
 
 
 def prune(
@@ -118,16 +117,6 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
         rounds=about["rounds"],
         origin=about["origin"],
     )
-
-
-def default_loss(model: nn.Module, batch: Any) -> Tensor:
-    """Cross-entropy for (inputs, labels); the model's own loss for a dict (Hugging Face models)."""
-    if isinstance(batch, Mapping):
-        loss = model(**batch).loss
-        assert isinstance(loss, Tensor)
-        return loss
-    inputs, labels = batch
-    return F.cross_entropy(model(inputs), labels)
 
 
 class _Tensors:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -18,33 +19,42 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from isp.backbones import Pretrained
+from isp.data.splits import Split
 from isp.errors import ArtifactError
-from isp.files import write_bytes
+from isp.files import writing
 from isp.masks import Mask, check_fits, num_kept, num_weights, pack, sparsity, unpack
 from isp.training import State
 
-FORMAT = 1
+FORMAT = 2
 
-Kind = Literal["weights", "examples", "state", "mask", "ticket"]
+Part = Literal["train", "validation", "test"]
+Kind = Literal["weights", "backbone", "split", "examples", "state", "mask", "ticket"]
 MADE_BY: dict[str, str] = {
-    "weights": "pretrain",
+    "weights": "weak_mask",
+    "backbone": "pretrain or convert",
+    "split": "split",
     "examples": "prepare",
     "state": "initialise or train_segment",
     "mask": "prune_one_shot, prune_iterative or aggregate",
     "ticket": "retrain or finetune_dense",
 }
 _BITS = "mask.bits"
-_PACKAGES = ("torch", "open_clip_torch", "numpy", "isp")
+_TYPES = {
+    **{torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"},
+}
+"""What safetensors calls types."""
+_PACKAGES = ("torch", "open_clip_torch", "transformers", "tokenizers", "numpy", "isp")
 
 
-# --- the five kinds ---------------------------------------------------------------------------------------------------
+# --- the kinds --------------------------------------------------------------------------------------------------------
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """A model's parameters and buffers."""
+    """Any tensors by the names of a model's weights."""
     _write(path, "weights", dict(weights), {}, about)
 
 
@@ -54,14 +64,45 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header["about"]
 
 
-def save_examples(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Prepared examples: tensors with one first dimension."""
-    _write(path, "examples", dict(tensors), {}, about)
+def save_backbone(path: Path, pretrained: Pretrained, about: Mapping[str, Any]) -> None:
+    """A pre-trained model: weights, architecture, vocabulary."""
+    fields = {"architecture": pretrained.architecture, "vocabulary": list(pretrained.vocabulary)}
+    _write(path, "backbone", pretrained.weights, fields, about)
 
 
-def load_examples(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and what is written about them."""
+def load_backbone(path: Path) -> tuple[Pretrained, dict[str, Any]]:
+    """The pre-trained model and what is written about it."""
+    tensors, header = _read(path, "backbone")
+    vocabulary = tuple(header["vocabulary"])
+    return Pretrained(weights=tensors, architecture=header["architecture"], vocabulary=vocabulary), header["about"]
+
+
+def save_split(path: Path, split: Split, about: Mapping[str, Any]) -> None:
+    """Which examples of a task's training split are for training and which for validation."""
+    parts = {name: torch.from_numpy(part) for name, part in asdict(split).items()}
+    _write(path, "split", parts, {}, about)
+
+
+def load_split(path: Path) -> tuple[Split, dict[str, Any]]:
+    """The split and what is written about it."""
+    tensors, header = _read(path, "split")
+    return Split(**{name: tensor.numpy() for name, tensor in tensors.items()}), header["about"]
+
+
+def save_examples(path: Path, tensors: Mapping[str, Tensor], part: Part, about: Mapping[str, Any]) -> None:
+    """Prepared examples of one part of a task: tensors with one first dimension."""
+    _write(path, "examples", dict(tensors), {"part": part}, about)
+
+
+def load_examples(path: Path, part: Part) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, mapped into memory, and what is written about them.
+
+    Raises:
+        ArtifactError: they are of another part; so nothing that asks for "train" can be given test examples.
+    """
     tensors, header = _read(path, "examples")
+    if header["part"] != part:
+        raise ArtifactError(f"{path}: holds {header['part']} examples, but {part} examples are needed here")
     return tensors, header["about"]
 
 
@@ -170,7 +211,30 @@ def _write(
     header = {"isp": kind, "format": FORMAT, **fields, "about": {**about, "made_with": provenance()}}
     header = json.loads(json.dumps(header, default=str))
     text = _compact({**header, "checksum": _checksum(tensors, header)})
-    write_bytes(path, save(tensors, metadata={"isp": text}))
+    with writing(path) as file:
+        for part in _serialized(tensors, {"isp": text}):
+            file.write(part)
+
+
+def _serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """A safetensors file, part by part, nothing copied: what `safetensors.torch.save` would give in one piece."""
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in names:
+        begin, end = end, end + tensors[name].nbytes
+        dtype, shape = _TYPES[tensors[name].dtype], list(tensors[name].shape)
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little")
+    yield header
+    for name in names:
+        yield _bytes(tensors[name])
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -207,5 +271,5 @@ def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes(tensor))
     return digest.hexdigest()

@@ -16,11 +16,13 @@ import yaml
 from pydantic import Field, model_validator
 
 from isp import registry
+from isp.backbones import Backbone
+from isp.definitions import Definitions, backbone_of, task_of
 from isp.errors import ConfigError, unknown
 from isp.families import Method, check_sparsities, make_method, planned_steps
 from isp.settings import Settings, parse
 from isp.sparsity import parse_sparsity
-from isp.tasks import ImageTask, TaskLimits
+from isp.tasks import Task, TaskLimits
 from isp.training import Training
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
@@ -51,9 +53,12 @@ class Study(Settings):
     """A study file."""
 
     study: Name = Field(description="name of the study and of its folder in results/")
-    data_root: Path = Field(default=Path("resources/data"), description="folder of datasets in the hub's layout")
+    data_root: Path = Field(
+        default=Path("resources/data"), description="folder of data sets and models in the hub's layout"
+    )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     threads: int = Field(default=1, ge=1, description="torch threads of a process; the bits depend on it")
+    define: Definitions = Field(default=Definitions(), description="backbones and tasks of one's own")
     training: dict[str, Training] = Field(description="the protocol of each backbone")
     tasks: dict[str, TaskLimits] = Field(default={}, description="limits of tasks")
     variants: dict[Name, Variant]
@@ -63,10 +68,16 @@ class Study(Settings):
     def _check(self) -> Study:
         seen: set[tuple[object, ...]] = set()
         for backbone in self.training:
-            registry.load("backbone", backbone)
+            self.backbone(backbone)
         for index, block in enumerate(self.grid):
             where = f"grid.{index}"
-            registry.load("backbone", block.backbone)
+            taken = self.backbone(block.backbone).inputs
+            for name in block.tasks:
+                has = self.task(name).inputs
+                if has != taken:
+                    raise ConfigError(
+                        f"{where}: task {name!r} has {has}, but backbone {block.backbone!r} takes {taken}"
+                    )
             if block.backbone not in self.training:
                 raise ConfigError(f"{where}: {unknown('backbone under training', block.backbone, self.training)}")
             for name in block.variants:
@@ -74,8 +85,8 @@ class Study(Settings):
                     raise ConfigError(f"{where}: {unknown('variant', name, self.variants)}")
         for name, variant in self.variants.items():
             make_method(variant.method, variant.settings, f"variants.{name}")
-        for task in {*self.tasks, *(task for block in self.grid for task in block.tasks)}:
-            registry.load("task", task)
+        for name in self.tasks:
+            self.task(name)
         used = {name for block in self.grid for name in block.variants}
         for name in self.variants.keys() - used:
             raise ConfigError(f"variants.{name}: no block of the grid uses it; name it in one, or leave it out")
@@ -109,8 +120,28 @@ class Study(Settings):
 
     def num_train(self, task: str) -> int:
         """How many examples of a task are trained on."""
-        definition: ImageTask = registry.load("task", task).TASK
-        return definition.num_train(self.limits(task))
+        return self.task(task).num_train(self.limits(task))
+
+    def backbone(self, name: str) -> Backbone:
+        """A backbone of the package, or one that the study defines."""
+        return backbone_of(self.defined("backbone", name))
+
+    def task(self, name: str) -> Task:
+        """A task of the package, or one that the study defines."""
+        return task_of(self.defined("task", name))
+
+    def defined(self, kind: registry.Kind, name: str) -> str:
+        """What stages are told of a backbone or task: its name, or as JSON what the study defines.
+
+        Raises:
+            ConfigError: no such name.
+        """
+        own: Mapping[str, Settings] = self.define.backbones if kind == "backbone" else self.define.tasks
+        if name in own:
+            return own[name].model_dump_json(exclude_defaults=True)
+        if name not in registry.names(kind):
+            raise ConfigError(unknown(kind, name, [*registry.names(kind), *own]))
+        return name
 
     def groups(self) -> Iterator[Group]:
         """Cells that differ in sparsity only, which a family computes together, in the order of the file."""

@@ -78,21 +78,37 @@ class Measured:
 class StepFlops:
     """FLOPs of one training step (forward and backward) on one batch.
 
+    They are polynomials in the length of the batch (tokens of its longest text): constant for pictures, of degree two
+    for transformers on texts. Coefficients begin with the constant one and are whole numbers.
+
     Attributes:
         total: all of them, the optimizer's own (a few per weight) left out.
         by_weight: for each prunable parameter, those of its matrix products: forward, gradient of the input, gradient
             of the weight.
     """
 
-    total: int
-    by_weight: Mapping[str, int] = field(default_factory=dict)
+    total: tuple[int, ...]
+    by_weight: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def sparse(self, mask: Mask | None) -> int:
-        """FLOPs of a step that skips masked weights, in the forward pass and in both gradients."""
-        if mask is None:
-            return self.total
-        saved = sum(self.by_weight.get(name, 0) * int((~kept).sum()) / kept.numel() for name, kept in mask.items())
-        return round(self.total - saved)
+    def steps(self, lengths: Mapping[int, int], mask: Mask | None = None) -> tuple[int, int]:
+        """FLOPs of steps: as executed, and if masked weights were skipped in the forward pass and in both gradients.
+
+        Args:
+            lengths: how many of the steps have a batch of each length; {0: number} for pictures.
+            mask: under which they were made.
+        """
+        masked = {name: int((~kept).sum()) / kept.numel() for name, kept in (mask or {}).items()}
+        executed = sparse = 0
+        for length, count in lengths.items():
+            total = _at(self.total, length)
+            saved = sum(share * _at(self.by_weight.get(name, (0,)), length) for name, share in masked.items())
+            executed += count * total
+            sparse += count * round(total - saved)
+        return executed, sparse
+
+
+def _at(coefficients: tuple[int, ...], length: int) -> int:
+    return sum(coefficient * length**power for power, coefficient in enumerate(coefficients))
 
 
 def count_step_flops(
@@ -116,8 +132,25 @@ def count_step_flops(
     model.zero_grad(set_to_none=True)
     for buffer, saved in zip(model.buffers(), buffers, strict=True):
         buffer.copy_(saved)
-    by_weight = {name: 2 * forward.flops[name] + backward.flops[name] for name in weights}
-    return StepFlops(total=counter.get_total_flops(), by_weight=by_weight)
+    by_weight = {name: (2 * forward.flops[name] + backward.flops[name],) for name in weights}
+    return StepFlops(total=(counter.get_total_flops(),), by_weight=by_weight)
+
+
+def interpolate_flops(counts: Mapping[int, StepFlops]) -> StepFlops:
+    """The polynomials through the FLOPs of steps at three lengths that follow one another."""
+    (first, a), (_, b), (_, c) = sorted(counts.items())
+
+    def through(x: int, y: int, z: int) -> tuple[int, int, int]:
+        square = (z - 2 * y + x) // 2
+        linear = y - x - square * (2 * first + 1)
+        return x - linear * first - square * first**2, linear, square
+
+    return StepFlops(
+        total=through(a.total[0], b.total[0], c.total[0]),
+        by_weight={
+            name: through(a.by_weight[name][0], b.by_weight[name][0], c.by_weight[name][0]) for name in a.by_weight
+        },
+    )
 
 
 class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -25,7 +25,8 @@ from isp.methods import isp as soup
 
 # --- paths ------------------------------------------------------------------------------------------------------------
 
-MANIFEST = "resources/manifests/{task}.json"
+MANIFEST = "resources/manifests/{kind}/{name}.json"
+SPLIT = "resources/splits/{task}.safetensors"
 WEIGHTS = "resources/backbones/{backbone}.safetensors"
 PREPARED = "resources/prepared/{backbone}/{task}/{split}.safetensors"
 
@@ -43,6 +44,8 @@ RECORD = f"{RUN}/{{variant}}/{{sparsity}}/metrics.json"
 WILDCARDS = {
     "backbone": r"[a-z0-9_]+",
     "task": r"[a-z0-9_]+",
+    "kind": "task|backbone",
+    "name": r"[a-z0-9_]+",
     "seed": r"\d+",
     "variant": r"[a-z0-9][a-z0-9_.-]*",
     "initial": "pretrained|random",
@@ -72,6 +75,8 @@ class Wildcards(Protocol):
     study: str
     backbone: str
     task: str
+    kind: registry.Kind
+    name: str
     seed: str
     variant: str
     initial: str
@@ -121,6 +126,11 @@ class Dag:
         """The step at which round `w.round` prunes."""
         protocol = self.study.training[w.backbone]
         return soup.steps_until(self._soup(w), int(w.round), self.study.num_train(w.task) // protocol.batch_size)
+
+    def backbones(self, embedded: bool) -> str:
+        """A pattern of the backbones that are pre-trained here, or of those that are downloaded."""
+        names = [name for name in self.study.training if (self.study.backbone(name).source is None) == embedded]
+        return "|".join(names) or NOTHING
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -179,17 +189,29 @@ class Dag:
 
     # --- options of jobs --------------------------------------------------------------------------------------------
 
+    def wanted(self, w: Wildcards) -> str:
+        """What a download is of."""
+        return _options(**{w.kind: self.study.defined(w.kind, w.name)})
+
+    def backbone(self, w: Wildcards) -> str:
+        """The backbone of a job: its name, or what the study file defines."""
+        return _options(backbone=self.study.defined("backbone", w.backbone))
+
+    def task(self, w: Wildcards) -> str:
+        """The task of a job: its name, or what the study file defines."""
+        return _options(task=self.study.defined("task", w.task))
+
     def run(self, w: Wildcards) -> str:
         """The options of every job that trains."""
         protocol = self.study.training[w.backbone].model_dump(mode="json")
         limits = self.study.limits(w.task).model_dump(mode="json", exclude={"num_validation"})
-        own = _options(backbone=w.backbone, task=w.task, seed=w.seed, training=protocol, limits=limits)
-        return f"{own} {self._place()}"
+        own = _options(seed=w.seed, training=protocol, limits=limits)
+        return f"{self.backbone(w)} {self.task(w)} {own} {self._place()}"
 
     def scoring(self, w: Wildcards) -> str:
         """The options of jobs that score."""
         limits = self.study.limits(w.task).model_dump(mode="json", include={"num_validation"})
-        return f"{_options(limits=limits)} {self._place()}"
+        return f"{self.backbone(w)} {self.task(w)} {_options(limits=limits)} {self._place()}"
 
     def _place(self) -> str:
         return _options(threads=self.study.threads, device=self.study.device)
@@ -240,10 +262,10 @@ class Dag:
         if stage in ("train_segment", "weak_mask", "aggregate"):
             modules["isp"] = soup  # holds the mathematics of the whole family
         found = {name: module.VERSION for name, module in modules.items()}
-        if stage in ("prepare", "pretrain", "initialise") and w is not None:
-            found[w.backbone] = registry.load("backbone", w.backbone).BACKBONE.version
-        if stage in ("download", "prepare", "initialise", "evaluate") and w is not None:
-            found[w.task] = registry.load("task", w.task).TASK.version
+        if stage in ("prepare", "pretrain", "convert", "initialise") and w is not None:
+            found[w.backbone] = self.study.backbone(w.backbone).version
+        if stage in ("split", "prepare", "initialise", "evaluate") and w is not None:
+            found[w.task] = self.study.task(w.task).version
         if stage == "pretrain" and w is not None:
             found["protocol"] = registry.load("backbone", w.backbone).PRETRAINING.model_dump(mode="json")
         return json.dumps(found)

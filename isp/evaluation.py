@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from isp.metrics import score
+from isp.training import lengths_of
 
 
 class Labelled(Protocol):
@@ -21,13 +23,22 @@ class Labelled(Protocol):
         ...
 
 
-def evaluate(model: nn.Module, examples: Labelled, metric: str, batch_size: int = 256) -> float:
-    """The metric over all examples, in percent; the model is put into evaluation mode."""
+def outputs_of(model: nn.Module, examples: Labelled, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs, fp32 (n, classes or 1), and labels, (n,), of all examples; the model is put into evaluation mode."""
     model.eval()
+    lengths = lengths_of(examples)
+    order = torch.arange(len(examples)) if lengths is None else lengths.argsort(stable=True)
     outputs, labels = [], []
     with torch.inference_mode():
-        for indices in torch.split(torch.arange(len(examples)), batch_size):
+        for indices in torch.split(order, batch_size):
             inputs, truth = examples.batch(indices)
-            outputs.append(model(inputs).float().cpu().numpy())
-            labels.append(truth.cpu().numpy())
-    return score(metric, np.concatenate(outputs), np.concatenate(labels))
+            outputs.append(model(inputs).float().cpu())
+            labels.append(truth.cpu())
+    back = order.argsort()
+    return torch.cat(outputs)[back].numpy(), torch.cat(labels)[back].numpy()
+
+
+def evaluate(model: nn.Module, examples: Labelled, metrics: Sequence[str]) -> dict[str, float]:
+    """Each of the metrics over all examples, in percent."""
+    outputs, labels = outputs_of(model, examples)
+    return {metric: score(metric, outputs, labels) for metric in metrics}

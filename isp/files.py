@@ -7,15 +7,17 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from isp.errors import ArtifactError, IspError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary name in the same folder, synced, then renamed.
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file whole or not at all: under a temporary name in the same folder, synced and renamed at the end.
 
     Raises:
         IspError: the folder cannot be written or the disk is full; nothing is left behind.
@@ -25,7 +27,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_partial(path), suffix=".partial")
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -38,6 +40,16 @@ def write_bytes(path: Path, content: bytes) -> None:
                 f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written"
             ) from None
         raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes, whole or not at all.
+
+    Raises:
+        IspError: as `writing`.
+    """
+    with writing(path) as file:
+        file.write(content)
 
 
 def _partial(path: Path) -> str:

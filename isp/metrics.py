@@ -29,17 +29,32 @@ def matthews(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Pearson correlation. Outputs (n,) or (n, 1), labels (n,)."""
+    """Pearson correlation, 0 if all outputs are the same. Outputs (n,) or (n, 1), labels (n,)."""
     from scipy.stats import pearsonr
 
+    if np.ptp(outputs) == 0:
+        return 0.0
     return float(pearsonr(outputs.reshape(-1), labels).statistic)
 
 
 def spearman(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Spearman rank correlation. Outputs (n,) or (n, 1), labels (n,)."""
+    """Spearman rank correlation, 0 if all outputs are the same. Outputs (n,) or (n, 1), labels (n,)."""
     from scipy.stats import spearmanr
 
+    if np.ptp(outputs) == 0:
+        return 0.0
     return float(spearmanr(outputs.reshape(-1), labels).statistic)
+
+
+def majority(metric: str, labels: np.ndarray, num_outputs: int) -> float:
+    """The metric, in percent, of always answering the most frequent label (for a regression the mean): what to beat.
+
+    Correlations with a constant are 0 here, as Matthews' is by convention.
+    """
+    if num_outputs == 1:
+        return 0.0
+    counts = np.bincount(labels, minlength=num_outputs)
+    return score(metric, np.broadcast_to(counts, (len(labels), num_outputs)), labels)
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

@@ -7,16 +7,18 @@ state, in the same process or another, never changes its bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from isp.costs import Cost, StepFlops, count_step_flops
+from isp.costs import Cost, StepFlops, count_step_flops, interpolate_flops
 from isp.errors import ConfigError, TrainingDiverged
 from isp.masks import Mask, apply_, check_fits
 from isp.rng import forked_rng
@@ -26,7 +28,7 @@ from isp.settings import Settings
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
 
-VERSION = 1
+VERSION = 2
 """Raised when the loop's results change."""
 
 
@@ -66,8 +68,26 @@ def learning_rate(training: Training, step: int) -> float:
     return training.learning_rate * min(max(factor, 0.0), 1.0)
 
 
+def default_loss(model: nn.Module, batch: Any) -> Tensor:
+    """Cross-entropy for (inputs, labels), mean squared error if the labels are floating-point numbers.
+
+    For a dict the model's own loss, as Hugging Face models give it.
+    """
+    if isinstance(batch, Mapping):
+        loss = model(**batch).loss
+        assert isinstance(loss, Tensor)
+        return loss
+    inputs, labels = batch
+    outputs = model(inputs)
+    return F.mse_loss(outputs.squeeze(-1), labels) if labels.is_floating_point() else F.cross_entropy(outputs, labels)
+
+
 class Examples(Protocol):
-    """Training examples by number; `batch` forms (and augments) a batch, drawing from torch's generators."""
+    """Training examples by number; `batch` forms (and augments) a batch, drawing from torch's generators.
+
+    If they have an attribute `lengths`, int (n,), batches are made of examples of similar length, and `batch` takes a
+    second argument, the length to cut or fill up to.
+    """
 
     def __len__(self) -> int: ...
 
@@ -76,21 +96,30 @@ class Examples(Protocol):
         ...
 
 
+BLOCK = 50
+"""Batches among which examples are sorted by length."""
+
+
 @dataclass(frozen=True)
 class BatchOrder:
     """Which examples step k sees: every epoch a permutation from (seed, epoch), cut into batches, the rest dropped.
+
+    With `lengths` the permutation is sorted by length within blocks of 50 batches, and the batches are shuffled; so
+    texts of a batch are about equally long, and little of it is padding.
 
     Attributes:
         num_examples: size of the training set.
         batch_size: examples a batch.
         seed: seed of the order.
         subset: example numbers to draw from instead of all of them (a look-ahead's own data), int64.
+        lengths: of the examples, (num_examples,).
     """
 
     num_examples: int
     batch_size: int
     seed: int
     subset: Tensor | None = None
+    lengths: Tensor | None = None
     _epochs: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -112,11 +141,22 @@ class BatchOrder:
         """Numbers of the examples of step `step`, int64, shape (batch_size,)."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch not in self._epochs:
-            generator = torch.Generator().manual_seed(named_seed("batch order", seed=self.seed, epoch=epoch))
-            order = torch.randperm(self._pool, generator=generator)
             self._epochs.clear()
-            self._epochs[epoch] = order if self.subset is None else self.subset[order]
+            self._epochs[epoch] = self._epoch(epoch)
         return self._epochs[epoch][index * self.batch_size : (index + 1) * self.batch_size]
+
+    def _epoch(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(named_seed("batch order", seed=self.seed, epoch=epoch))
+        order = torch.randperm(self._pool, generator=generator)
+        order = order if self.subset is None else self.subset[order]
+        if self.lengths is None:
+            return order
+        order = order[: self.steps_per_epoch * self.batch_size]  # else the longest would always be dropped
+        blocks = [
+            block[self.lengths[block].argsort(stable=True)] for block in torch.split(order, BLOCK * self.batch_size)
+        ]
+        batches = torch.cat(blocks).view(-1, self.batch_size)
+        return batches[torch.randperm(len(batches), generator=generator)].flatten()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +208,16 @@ class Trainer:
     @property
     def order(self) -> BatchOrder:
         """The order of the training data."""
-        return BatchOrder(len(self.examples), self.training.batch_size, self.seed, self.subset)
+        lengths = lengths_of(self.examples)
+        return BatchOrder(len(self.examples), self.training.batch_size, self.seed, self.subset, lengths)
+
+    def cost(self, steps: Iterable[int], mask: Mask | None = None) -> Cost:
+        """What training at these steps costs."""
+        lengths, order = lengths_of(self.examples), self.order
+        counts = Counter(0 if lengths is None else int(lengths[order(step)].max()) for step in steps)
+        flops, sparse_flops = self.flops.steps(counts, mask)
+        num = counts.total()
+        return Cost(steps=num, samples=num * self.training.batch_size, flops=flops, sparse_flops=sparse_flops)
 
     def prunable_weights(self, state: State) -> dict[str, Tensor]:
         """The prunable weights of a state."""
@@ -222,13 +271,7 @@ class Trainer:
                 self.progress(1)
                 on_step(step + 1)
             done = self._leave(optimizer, parameters, max(until, state.step))
-        steps = max(0, until - state.step)
-        return done, Cost(
-            steps=steps,
-            samples=steps * training.batch_size,
-            flops=steps * self.flops.total,
-            sparse_flops=steps * self.flops.sparse(mask),
-        )
+        return done, self.cost(range(state.step, until), mask)
 
     @contextmanager
     def _workspace(
@@ -276,8 +319,12 @@ def make_trainer(
     if flops is None:
         model.train()
         with forked_rng(next(model.parameters()).device):
-            batch = examples.batch(BatchOrder(len(examples), training.batch_size, seed)(0))
-            flops = count_step_flops(model, loss, batch, prunable)
+            indices = BatchOrder(len(examples), training.batch_size, seed)(0)
+            if lengths_of(examples) is None:
+                flops = count_step_flops(model, loss, examples.batch(indices), prunable)
+            else:
+                at = {length: examples.batch(indices, length) for length in (8, 9, 10)}  # type: ignore[call-arg]
+                flops = interpolate_flops({n: count_step_flops(model, loss, at[n], prunable) for n in at})
     return Trainer(
         model=model,
         examples=examples,
@@ -288,6 +335,11 @@ def make_trainer(
         flops=flops,
         progress=progress,
     )
+
+
+def lengths_of(examples: Any) -> Tensor | None:
+    """Lengths of the examples, for those that have any."""
+    return getattr(examples, "lengths", None)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], what: str = "the weights") -> None:

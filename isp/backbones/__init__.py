@@ -1,21 +1,40 @@
 """One file a backbone; its name is the file's stem.
 
-Every file defines `BACKBONE`; those that are pre-trained here, also `PRETRAINING` and `pretrain`. Files that begin with
-an underscore hold what the backbones of a family share.
+Every file defines `BACKBONE` and `TRAINING`, the protocol that `isp run` fine-tunes with. Those that are pre-trained
+here also define `PRETRAINING` and `pretrain`; of others `BACKBONE.source` says where their weights come from. Files
+that begin with an underscore hold what the backbones of a family share. A study file can define backbones of its own
+(`isp.definitions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
-from isp.data.images import Augmentation, Images
-from isp.data.sources import RawImages
-from isp.tasks import ImageTask
-from isp.training import LossFunction
+from isp.data.images import Augmentation
+from isp.data.sources import Column, HubModel
+from isp.tasks import Inputs, Task
+from isp.training import Examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A pre-trained model, its head not among it.
+
+    Attributes:
+        weights: parameters and persistent buffers by name, fp32.
+        architecture: what the model is built from, as JSON holds it; every artifact of a model carries it on.
+        vocabulary: WordPieces in the order of their numbers; empty for pictures.
+    """
+
+    weights: dict[str, Tensor]
+    architecture: dict[str, Any]
+    vocabulary: tuple[str, ...] = ()
 
 
 class Backbone(Protocol):
@@ -27,27 +46,45 @@ class Backbone(Protocol):
         ...
 
     @property
+    def inputs(self) -> Inputs:
+        """What it takes, and so which tasks."""
+        ...
+
+    @property
+    def source(self) -> HubModel | None:
+        """Where the weights come from; None: from pre-training here."""
+        ...
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files of the weights, with a source."""
+        ...
+
+    @property
     def prunable(self) -> tuple[str, ...]:
         """Patterns of the prunable parameters of the model."""
         ...
 
-    @property
-    def loss(self) -> LossFunction:
-        """Maps (model, batch) to a scalar, the mean over the batch."""
+    def convert(self, folder: Path) -> Pretrained:
+        """The pre-trained model from the files of the source."""
         ...
 
-    def prepare(self, raw: RawImages, chosen: np.ndarray, where: str) -> dict[str, Tensor]:
+    def prepare(
+        self, columns: Sequence[Column], chosen: np.ndarray, pretrained: Pretrained, where: str
+    ) -> dict[str, Tensor]:
         """Inputs of the chosen examples as tensors, ready to be kept; `where` names them in errors."""
         ...
 
-    def examples(self, tensors: Mapping[str, Tensor], augmentation: Augmentation) -> Images:
-        """Examples that form batches, of prepared tensors."""
+    def examples(
+        self, tensors: Mapping[str, Tensor], architecture: Mapping[str, Any], augmentation: Augmentation
+    ) -> Examples:
+        """Examples that form batches of (inputs, labels), of prepared tensors."""
         ...
 
-    def initial(self, pretrained: Mapping[str, Tensor], task: ImageTask, random_seed: int | None) -> nn.Module:
-        """The model of a task before fine-tuning; `random_seed`: under the same head, but not pre-trained."""
+    def initial(self, pretrained: Pretrained, task: Task, seed: int, random: bool) -> nn.Module:
+        """The model of a task before fine-tuning; `random`: under the same head, but not pre-trained."""
         ...
 
-    def restore(self, weights: Mapping[str, Tensor]) -> nn.Module:
+    def restore(self, weights: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> nn.Module:
         """The model that such weights are of, holding them."""
         ...

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isp.backbones import Pretrained
+from isp.backbones._files import read_safetensors
 from isp.data.images import Augmentation, Images, to_pixels
-from isp.data.sources import RawImages
-from isp.errors import ConfigError
+from isp.data.sources import Column, HubModel
+from isp.errors import ConfigError, DataError, unknown
 from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
-from isp.tasks import ImageTask
-from isp.training import LossFunction, load_weights
+from isp.tasks import ImageTask, Inputs, Task
+from isp.training import load_weights
 
 if TYPE_CHECKING:
     import open_clip
 
+WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 PRUNABLE = (
     "visual.transformer.resblocks.*.attn.in_proj_weight",
     "visual.transformer.resblocks.*.attn.out_proj.weight",
@@ -51,78 +56,113 @@ class ImageClassifier(nn.Module):
         return F.normalize(self.visual(pictures), dim=-1) @ self.head.T
 
 
-def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean cross-entropy of (inputs, labels)."""
-    inputs, labels = batch
-    return F.cross_entropy(model(inputs), labels)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ClipBackbone:
     """A CLIP architecture and its preprocessing.
 
     Attributes:
-        architecture: name of an open_clip architecture, or its configuration (as in open_clip's JSON files).
-        image_size: side of the pictures, in pixels.
+        architecture: name of an open_clip architecture, or its configuration (as in open_clip's JSON files); None: as
+            `open_clip_config.json` beside the weights says.
+        source: where the weights come from; None: they are pre-trained here.
         mean, std: of the preprocessing; the defaults are OpenAI's.
         prunable: patterns of the prunable parameters of the classifier.
         version: raised when the backbone's behaviour changes.
     """
 
-    architecture: str | Mapping[str, Any]
-    image_size: int = 224
+    architecture: str | Mapping[str, Any] | None
+    source: HubModel | None = None
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     prunable: tuple[str, ...] = PRUNABLE
-    version: int = 1
-
-    def build(self, seed: int) -> open_clip.CLIP:
-        """Both towers with random weights drawn from `seed`."""
-        import open_clip
-
-        with forked_rng():
-            torch.manual_seed(named_seed("build", seed=seed))
-            return open_clip.CLIP(**self._config())
-
-    def _config(self) -> Mapping[str, Any]:
-        import open_clip
-
-        if isinstance(self.architecture, str):
-            config: Mapping[str, Any] = open_clip.get_model_config(self.architecture)
-            return config
-        return self.architecture
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """CLIP's byte-pair tokens, int64 (n, context length)."""
-        length: int = self._config()["text_cfg"]["context_length"]
-        tokens: Tensor = _tokenizer()(list(texts), context_length=length)
-        return tokens
+    version: int = 2
 
     @property
-    def loss(self) -> LossFunction:
-        """Mean cross-entropy."""
-        return classification_loss
+    def inputs(self) -> Inputs:
+        """Pictures."""
+        return "pictures"
 
-    def prepare(self, raw: RawImages, chosen: np.ndarray, where: str) -> dict[str, Tensor]:
-        """`pixels`: uint8, (n, 1 or 3, size, size), after CLIP's evaluation preprocessing."""
-        return {"pixels": to_pixels(raw, chosen, self.image_size, where)}
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The weights, and what they are of if nothing here says so."""
+        return (WEIGHTS,) if self.architecture else (WEIGHTS, CONFIG)
 
-    def examples(self, tensors: Mapping[str, Tensor], augmentation: Augmentation) -> Images:
+    def described(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The architecture as artifacts carry it: open_clip's `model`, and `mean` and `std`."""
+        import open_clip
+
+        found = self.architecture if self.architecture is not None else config
+        if isinstance(found, str):
+            found = open_clip.get_model_config(found)
+            if found is None:
+                raise ConfigError(unknown("open_clip architecture", self.architecture, open_clip.list_models()))
+        assert found is not None
+        return {"model": dict(found), "mean": list(self.mean), "std": list(self.std)}
+
+    def convert(self, folder: Path) -> Pretrained:
+        """Both towers from open_clip's files.
+
+        Raises:
+            ConfigError: the files are of another architecture, or were trained with another activation.
+            DataError: a file cannot be read.
+        """
+        weights = read_safetensors(folder / WEIGHTS)
+        architecture = self.described() if self.architecture else self._beside(folder / CONFIG)
+        self._check_activation(architecture["model"])
+        clip = build(architecture, 0)
+        load_weights(clip, weights, str(folder / WEIGHTS))
+        return Pretrained(weights=dict(clip.state_dict()), architecture=architecture)
+
+    def _beside(self, path: Path) -> dict[str, Any]:
+        try:
+            config = json.loads(path.read_text())
+            model, preprocessing = config["model_cfg"], config.get("preprocess_cfg", {})
+            found = self.described(model)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not open_clip's configuration of a model ({error})") from None
+        return found | {key: list(preprocessing[key]) for key in ("mean", "std") if key in preprocessing}
+
+    def _check_activation(self, model: Mapping[str, Any]) -> None:
+        """Weights run under another activation than theirs, and score badly; open_clip only warns."""
+        has = bool(model.get("quick_gelu"))
+        id_ = self.source.id if self.source else ""
+        for name, tag in _published(id_):
+            if has != tag["quick_gelu"]:
+                right, wrong = ("QuickGELU", "GELU") if tag["quick_gelu"] else ("GELU", "QuickGELU")
+                raise ConfigError(
+                    f"{id_}: its weights ({name}) were trained with {right}, but architecture {self.architecture!r} "
+                    f"has {wrong}; OpenAI's ViT-B/32 is ViT-B-32-quickgelu"
+                )
+
+    def prepare(
+        self, columns: Sequence[Column], chosen: np.ndarray, pretrained: Pretrained, where: str
+    ) -> dict[str, Tensor]:
+        """`pixels`: uint8, (n, 1 or 3, side, side)."""
+        return {"pixels": to_pixels(columns[0], chosen, image_size(pretrained.architecture), where)}
+
+    def examples(
+        self, tensors: Mapping[str, Tensor], architecture: Mapping[str, Any], augmentation: Augmentation
+    ) -> Images:
         """Pictures and labels on the device of the tensors."""
         return Images(
-            pixels=tensors["pixels"], labels=tensors["labels"], mean=self.mean, std=self.std, augmentation=augmentation
+            pixels=tensors["pixels"],
+            labels=tensors["labels"],
+            size=image_size(architecture),
+            mean=tuple(architecture["mean"]),
+            std=tuple(architecture["std"]),
+            augmentation=augmentation,
         )
 
-    def initial(self, pretrained: Mapping[str, Tensor], task: ImageTask, random_seed: int | None) -> ImageClassifier:
+    def initial(self, pretrained: Pretrained, task: Task, seed: int, random: bool) -> ImageClassifier:
         """The pre-trained picture tower, or one with random weights, under the pre-trained zero-shot head."""
-        clip = self.build(0)
-        load_weights(clip, pretrained, "the pre-trained weights")
-        model = self.classifier(clip, task.classes, task.templates)
-        if random_seed is not None:
-            load_weights(model.visual, self.build(1 + random_seed).visual.state_dict())
+        assert isinstance(task, ImageTask)
+        clip = build(pretrained.architecture, 0)
+        load_weights(clip, pretrained.weights, "the pre-trained weights")
+        model = classifier(clip, task.classes, task.templates)
+        if random:
+            load_weights(model.visual, build(pretrained.architecture, 1 + seed).visual.state_dict())
         return model
 
-    def restore(self, weights: Mapping[str, Tensor]) -> ImageClassifier:
+    def restore(self, weights: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> ImageClassifier:
         """A classifier that holds these weights.
 
         Raises:
@@ -130,21 +170,62 @@ class ClipBackbone:
         """
         if "head" not in weights:
             raise ConfigError("weights without 'head' are not those of a CLIP classifier (stage: initialise)")
-        model = ImageClassifier(self.build(0).visual, torch.empty_like(weights["head"]))
+        model = ImageClassifier(build(architecture, 0).visual, torch.empty_like(weights["head"]))
         load_weights(model, weights)
         return model
 
-    def classifier(self, clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence[str]) -> ImageClassifier:
-        """The picture tower of `clip` under the zero-shot head from its text tower.
 
-        A class's row is the mean over the templates of the unit text features, made a unit vector again.
-        """
-        clip.eval()
-        with torch.no_grad():
-            texts = self.tokenize([template.format(name) for name in classes for template in templates])
-            features = clip.encode_text(texts, normalize=True).view(len(classes), len(templates), -1).mean(dim=1)
-            head = F.normalize(features, dim=-1) * clip.logit_scale.exp()
-        return ImageClassifier(clip.visual, head)
+def build(architecture: Mapping[str, Any], seed: int) -> open_clip.CLIP:
+    """Both towers with random weights drawn from `seed`.
+
+    Raises:
+        ConfigError: open_clip's own CLIP cannot be built from this, as when a tower is another library's.
+    """
+    import open_clip
+
+    with forked_rng():
+        torch.manual_seed(named_seed("build", seed=seed))
+        try:
+            return open_clip.CLIP(**architecture["model"])
+        except (TypeError, KeyError) as error:
+            raise ConfigError(f"not the architecture of a CLIP with two towers of its own: {error}") from None
+
+
+def image_size(architecture: Mapping[str, Any]) -> int:
+    """Side of the pictures, in pixels."""
+    size: int = architecture["model"]["vision_cfg"]["image_size"]
+    return size
+
+
+def tokenize(texts: Sequence[str], context_length: int) -> Tensor:
+    """CLIP's byte-pair tokens, int64 (n, context length)."""
+    tokens: Tensor = _tokenizer()(list(texts), context_length=context_length)
+    return tokens
+
+
+def classifier(clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence[str]) -> ImageClassifier:
+    """The picture tower of `clip` under the zero-shot head from its text tower.
+
+    A class's row is the mean over the templates of the unit text features, made a unit vector again.
+    """
+    clip.eval()
+    rows = []
+    with torch.no_grad():
+        for name in classes:
+            tokens = tokenize([template.format(name) for template in templates], clip.context_length)
+            rows.append(clip.encode_text(tokens, normalize=True).mean(dim=0))
+        head = F.normalize(torch.stack(rows), dim=-1) * clip.logit_scale.exp()
+    return ImageClassifier(clip.visual, head)
+
+
+def _published(id_: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What open_clip knows of published weights in a repository on the hub: name of the weights, their settings."""
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained
+
+    for name, tag in list_pretrained():
+        settings = get_pretrained_cfg(name, tag)
+        if id_ and settings.get("hf_hub", "").rstrip("/") == id_:
+            yield f"{name}, {tag}", {"quick_gelu": bool(settings.get("quick_gelu"))}
 
 
 @cache

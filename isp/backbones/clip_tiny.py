@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isp.backbones._open_clip import ClipBackbone
-from isp.training import Training, load_weights, make_trainer, state_of
-
-if TYPE_CHECKING:
-    import open_clip
+from isp.backbones import Pretrained
+from isp.backbones._open_clip import ClipBackbone, build, image_size, tokenize
+from isp.training import Training, make_trainer, state_of
 
 BACKBONE = ClipBackbone(
     architecture={
@@ -21,7 +19,6 @@ BACKBONE = ClipBackbone(
         "vision_cfg": {"layers": 4, "width": 64, "head_width": 32, "patch_size": 7, "image_size": 28},
         "text_cfg": {"layers": 2, "width": 64, "heads": 2, "context_length": 16, "vocab_size": 49408},
     },
-    image_size=28,
     mean=(0.2, 0.2, 0.2),
     std=(0.35, 0.35, 0.35),
 )
@@ -48,17 +45,19 @@ def contrastive_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> 
     return (F.cross_entropy(logits, glyphs) + to_pictures) / 2
 
 
-def pretrain(seed: int = 0, progress: Callable[[int], None] = lambda _: None) -> open_clip.CLIP:
+def pretrain(seed: int = 0, progress: Callable[[int], None] = lambda _: None) -> Pretrained:
     """Pre-train both towers from random weights, `PRETRAINING.steps` steps.
 
     The token embeddings stay random: 49,408 rows are too many for 62 glyphs to teach, and half the time of a step.
     """
     from isp.data.glyphs import CaptionedGlyphs
 
-    model = BACKBONE.build(seed)
+    architecture = BACKBONE.described()
+    model = build(architecture, seed)
     model.token_embedding.weight.requires_grad_(False)
-    glyphs = CaptionedGlyphs.render(BACKBONE.image_size, BACKBONE.tokenize, BACKBONE.mean, BACKBONE.std)
+    glyphs = CaptionedGlyphs.render(
+        image_size(architecture), partial(tokenize, context_length=model.context_length), BACKBONE.mean, BACKBONE.std
+    )
     trainer = make_trainer(model, glyphs, contrastive_loss, PRETRAINING, [], seed, progress)
     state, _ = trainer.run(state_of(model), PRETRAINING.steps)
-    load_weights(model, state.weights)
-    return model
+    return Pretrained(weights=state.weights, architecture=architecture)

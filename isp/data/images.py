@@ -1,4 +1,4 @@
-"""Pictures: prepared once to uint8 tensors of the backbone's size, kept on the device, augmented there in batches."""
+"""Pictures: prepared once to uint8 tensors, kept on the device, resized and augmented there in batches."""
 
 from __future__ import annotations
 
@@ -11,34 +11,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isp.data.sources import RawImages, decode
+from isp.data.sources import Column, decode, opened
 
 Augmentation = Literal["none", "crop"]
 
 
-def to_pixels(raw: RawImages, chosen: Sequence[int] | np.ndarray, size: int, where: str) -> Tensor:
-    """Decode, resize the shorter side to `size` (bicubic) and cut out the centre: CLIP's evaluation preprocessing.
+def to_pixels(pictures: Column, chosen: Sequence[int] | np.ndarray, size: int, where: str) -> Tensor:
+    """Decode pictures, bring them to one size, and keep them as bytes.
+
+    Small square pictures of one size, such as MNIST's, stay as they are and are enlarged in batches (`resized`): at 224
+    pixels they would take up to 64 times the space. Of others the shorter side is resized to `size` (bicubic) and the
+    centre is cut out, which is CLIP's evaluation preprocessing.
 
     Returns:
-        uint8, shape (n, channels, size, size); one channel if all pictures are grey, else three.
+        uint8, shape (n, channels, side, side) with side <= size; one channel if all pictures are grey, else three.
     """
+    first = decode(pictures[chosen[0]], f"{where}, picture {chosen[0]}") if len(chosen) else np.zeros((1, 1))
+    small = first.shape[0] == first.shape[1] <= size and all(
+        _shape(pictures[index], f"{where}, picture {index}") == first.shape[:2]
+        for index in chosen
+    )
+    side = first.shape[0] if small else size
+    pixels = torch.empty(len(chosen), 3, side, side, dtype=torch.uint8)
+    grey = True
+    for row, index in zip(pixels, chosen, strict=True):
+        array = decode(pictures[index], f"{where}, picture {index}")
+        array = array if small else _fitted(array, size)
+        grey = grey and array.ndim == 2
+        row.copy_(torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1)))
+    return pixels[:, :1].contiguous() if grey else pixels
+
+
+def _shape(picture: bytes | np.ndarray, where: str) -> tuple[int, int]:
+    """Height and width, of encoded pictures without decoding them."""
+    if isinstance(picture, np.ndarray):
+        return picture.shape[0], picture.shape[1]
+    with opened(picture, where) as image:
+        return image.height, image.width
+
+
+def _fitted(array: np.ndarray, size: int) -> np.ndarray:
     from PIL import Image
 
-    arrays = []
-    for index in chosen:
-        image = Image.fromarray(decode(raw.pictures[index], f"{where}, picture {index}"))
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - size) // 2, (height - size) // 2
-        arrays.append(np.asarray(image.crop((left, top, left + size, top + size))))
-    grey = all(array.ndim == 2 for array in arrays)
-    stacked = [array[None] if grey else np.broadcast_to(_rgb(array), (3, size, size)) for array in arrays]
-    return torch.from_numpy(np.stack(stacked))
-
-
-def _rgb(array: np.ndarray) -> np.ndarray:
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    image = Image.fromarray(array)
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +66,18 @@ class Images:
     """Labelled pictures on a device.
 
     Attributes:
-        pixels: uint8, (n, 1 or 3, size, size); grey pictures are given three equal channels in the batch.
+        pixels: uint8, (n, 1 or 3, side, side); grey pictures are given three equal channels in the batch.
         labels: int64, (n,).
+        size: side of the pictures of a batch.
         mean, std: of the backbone's preprocessing, in [0, 1], one a channel.
         augmentation: "crop": random resized crop, area 0.9 to 1.0, sides 3:4 to 4:3, bicubic, as in the authors' code
-            (theirs crops the original picture, this one the prepared tensor); "none" for evaluation.
+            (theirs crops the original picture, this one the prepared tensor, which for small pictures is the original);
+            "none" for evaluation.
     """
 
     pixels: Tensor
     labels: Tensor
+    size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation = "none"
@@ -66,8 +89,7 @@ class Images:
         """Normalised pictures, fp32 (b, 3, size, size), and labels, int64 (b,)."""
         indices = indices.to(self.pixels.device)
         pictures = self.pixels[indices].float().div_(255)
-        if self.augmentation == "crop":
-            pictures = random_crop(pictures)
+        pictures = random_crop(pictures, self.size) if self.augmentation == "crop" else resized(pictures, self.size)
         return normalise(pictures, self.mean, self.std), self.labels[indices]
 
 
@@ -77,8 +99,18 @@ def normalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     return (pictures.expand(-1, 3, -1, -1) - shift) / scale
 
 
-def random_crop(pictures: Tensor) -> Tensor:
+def resized(pictures: Tensor, size: int) -> Tensor:
+    """Square pictures, (n, channels, side, side) in [0, 1], at another size: bicubic as Pillow's but for rounding."""
+    if pictures.shape[-1] == size:
+        return pictures
+    return F.interpolate(pictures, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp_(0, 1)
+
+
+def random_crop(pictures: Tensor, size: int) -> Tensor:
     """Random resized crop of every picture: area 0.9 to 1.0, log-uniform aspect 3:4 to 4:3, resampled bicubically.
+
+    Returns:
+        (n, channels, size, size), in [0, 1].
 
     Draws from torch's generator of the pictures' device. Crops that would leave the picture are cut to its sides.
     """
@@ -91,6 +123,6 @@ def random_crop(pictures: Tensor) -> Tensor:
     )
     zeros = torch.zeros_like(width)
     affine = torch.stack([width, zeros, centre_x, zeros, height, centre_y], dim=1).view(num, 2, 3)
-    grid = F.affine_grid(affine, list(pictures.shape), align_corners=False)
+    grid = F.affine_grid(affine, [num, pictures.shape[1], size, size], align_corners=False)
     cropped = F.grid_sample(pictures, grid, mode="bicubic", padding_mode="border", align_corners=False)
     return cropped.clamp_(0, 1)

@@ -1,65 +1,84 @@
-"""From a task's raw splits to tensors for a backbone: train and validation carved from the official training split.
+"""From a task's raw splits to tensors for a backbone.
 
-Files hold the whole splits; what a study uses of them (`TaskLimits`) is picked when they are loaded, so that studies
-share them. The official test split is a file of its own.
+Files hold whole splits, training and validation examples in the random order of the task's split; what a study uses of
+them (`TaskLimits`) is the first of them, so that studies share files. The official test split is a file of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from isp.backbones import Backbone
-from isp.data.sources import RawImages, Split
+from isp.backbones import Backbone, Pretrained
+from isp.data.sources import Raw, Split
+from isp.data.splits import Split as Parts
 from isp.data.splits import carve
 from isp.errors import DataError
-from isp.tasks import ImageTask, TaskLimits
+from isp.tasks import Task
 
 Tensors = dict[str, Tensor]
+Part = Literal["train", "validation", "test"]
 
 
-def prepare(name: str, task: ImageTask, backbone: Backbone, data_root: Path) -> dict[str, Tensors]:
-    """The splits "train", "validation" and "test" as tensors: the backbone's inputs, `labels`, and `index`.
-
-    `index` numbers the examples of the official split that a file was made from, int64, rising.
+def split(name: str, task: Task, data_root: Path) -> Parts:
+    """Training and validation examples of a task, both of its official training split.
 
     Raises:
         DataError: missing or damaged files, another number of examples than the task has, or a label that is no class.
     """
-    train, test = _read(name, task, "train", data_root), _read(name, task, "test", data_root)
-    if len(train.labels) != task.num_examples:
+    raw = _read(name, task, "train", data_root)
+    rule = task.split
+    if rule == "groups" and raw.groups is None:
+        print(f"{name}: its files do not say what belongs together; validation is chosen with the classes' shares kept")
+        rule = "stratified"
+    return carve(raw.labels, task.num_validation, rule, raw.groups)
+
+
+def prepare(
+    name: str, task: Task, backbone: Backbone, pretrained: Pretrained, parts: Parts, data_root: Path
+) -> Iterator[tuple[Part, Tensors]]:
+    """One after the other the splits "train", "validation" and "test" as tensors.
+
+    These are the backbone's inputs, `labels`, and `index`: numbers of the examples in the official split, int64.
+
+    Raises:
+        DataError: as `split`.
+    """
+    raw = _read(name, task, "train", data_root)
+    yield "train", _tensors(name, raw, parts.train, backbone, pretrained)
+    yield "validation", _tensors(name, raw, parts.validation, backbone, pretrained)
+    raw = _read(name, task, "test", data_root)
+    yield "test", _tensors(name, raw, np.arange(len(raw)), backbone, pretrained)
+
+
+def _tensors(name: str, raw: Raw, chosen: np.ndarray, backbone: Backbone, pretrained: Pretrained) -> Tensors:
+    inputs = backbone.prepare(raw.columns, chosen, pretrained, name)
+    return {**inputs, "labels": torch.from_numpy(raw.labels[chosen]), "index": torch.from_numpy(chosen)}
+
+
+def limited(tensors: Tensors, num: int | None) -> Tensors:
+    """The first `num` examples; None: all. Nothing is copied."""
+    return tensors if num is None else {name: tensor[:num] for name, tensor in tensors.items()}
+
+
+def _read(name: str, task: Task, part: Split, data_root: Path) -> Raw:
+    raw = task.source.read(part, data_root)
+    if part == "train" and len(raw) != task.num_examples:
         raise DataError(
-            f"{name}: the training split holds {len(train.labels)} examples instead of {task.num_examples}; "
+            f"{name}: the training split holds {len(raw)} examples instead of {task.num_examples}; "
             f"fetch it again (stage: download)"
         )
-    split = carve(len(train.labels), task.num_validation)
-    chosen = {"train": (train, split.train), "validation": (train, split.validation)}
-    chosen["test"] = (test, np.arange(len(test.labels)))
-    return {
-        part: {
-            **backbone.prepare(raw, index, name),
-            "labels": torch.from_numpy(raw.labels[index]),
-            "index": torch.from_numpy(index),
-        }
-        for part, (raw, index) in chosen.items()
-    }
-
-
-def limited(tensors: Tensors, task: ImageTask, limits: TaskLimits) -> Tensors:
-    """The prepared examples of a training or validation file that a study's limits leave."""
-    split = carve(task.num_examples, task.num_validation, limits.num_train, limits.num_validation)
-    index = tensors["index"].numpy()
-    kept = np.isin(index, np.concatenate([split.train, split.validation]))
-    return tensors if kept.all() else {name: tensor[torch.from_numpy(kept)] for name, tensor in tensors.items()}
-
-
-def _read(name: str, task: ImageTask, split: Split, data_root: Path) -> RawImages:
-    raw = task.source.read(split, data_root)
+    if not task.classes:
+        return raw
+    if raw.labels.dtype != np.int64:
+        raise DataError(f"{part} split of {name!r}: its labels are {raw.labels.dtype}, classes are integers")
     wrong = (raw.labels < 0) | (raw.labels >= len(task.classes))
     if wrong.any():
-        where = f"{split} split of {name!r}: label {raw.labels[wrong][0]} at example {int(wrong.argmax())}"
+        where = f"{part} split of {name!r}: label {raw.labels[wrong][0]} at example {int(wrong.argmax())}"
         raise DataError(f"{where}; allowed are 0 to {len(task.classes) - 1}")
     return raw

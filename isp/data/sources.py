@@ -1,105 +1,136 @@
-"""Where examples come from: a folder that mirrors the hub's layout, or data shipped inside an installed package.
+"""Where examples and models come from: the hub, a folder in its layout, or data shipped inside an installed package.
 
-A source hands out its official training split and its official test split by separate functions; nothing that trains
-or chooses calls the second.
+Files lie at `<data root>/<id>/<name in the repository>`. `fetch` (the download stage) is the only thing here that uses
+a network, and only for files that are not there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from isp.errors import DataError
 
 Split = Literal["train", "test"]
+Column = Sequence[Any]
+"""Pictures (encoded, or as arrays) or texts."""
 
 
 @dataclass(frozen=True)
-class RawImages:
-    """Pictures as the source has them.
+class Raw:
+    """Examples as the source has them.
 
     Attributes:
-        pictures: encoded files (bytes) or arrays of shape (height, width) or (height, width, 3), uint8.
-        labels: int64, shape (n,).
+        columns: one of pictures (encoded files, or uint8 arrays of shape (height, width) or (height, width, 3)), or one
+            or two of texts.
+        labels: (n,), int64 numbers of classes, or float32 for a regression.
+        groups: (n,), int64, examples that must not be divided between training and validation; None: not known.
     """
 
-    pictures: Sequence[bytes | np.ndarray]
+    columns: tuple[Column, ...]
     labels: np.ndarray
+    groups: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Source(Protocol):
+    """Where a task's examples come from. Its training split and its test split are handed out by separate calls."""
+
+    def fetch(self, data_root: Path) -> list[Path]:
+        """See to it that the files are there; their paths."""
+        ...
+
+    def read(self, split: Split, data_root: Path) -> Raw:
+        """All examples of a split."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubFolder:
-    """A dataset on the Hugging Face hub, read from a local copy of its parquet files.
-
-    The files lie at `<data root>/<id>/<config>/<split>-00000-of-00001.parquet`.
+class HubDataset:
+    """A dataset on the Hugging Face hub, or in a folder that mirrors its layout, as parquet files.
 
     Attributes:
         id: "owner/name".
-        config: its configuration.
-        image, label: column names; pictures are structs with a `bytes` field.
+        folder: of its files in the repository; the hub names it as the configuration.
+        revision: commit to fetch from, or a branch.
+        inputs: names of the columns: one of pictures (structs with `bytes`), or one or two of texts.
+        label: name of the column of labels.
         train, test: names of the official splits.
+        group: pattern over a picture's file name; pictures of one class with the same first group must stay together.
     """
 
     id: str
-    config: str
-    image: str = "image"
+    folder: str
+    revision: str = "main"
+    inputs: tuple[str, ...] = ("image",)
     label: str = "label"
     train: str = "train"
     test: str = "test"
+    group: str = ""
 
-    def read(self, split: Split, data_root: Path) -> RawImages:
-        """All pictures and labels of a split.
+    def read(self, split: Split, data_root: Path) -> Raw:
+        """All examples of a split.
 
         Raises:
             DataError: a file is missing, truncated or lacks a column.
         """
         from pyarrow import parquet
 
-        pictures: list[bytes] = []
-        labels: list[int] = []
+        columns: list[list[Any]] = [[] for _ in self.inputs]
+        labels: list[Any] = []
+        names: list[str] = []
         for path in self._files(self.train if split == "train" else self.test, data_root):
             try:
-                table = parquet.read_table(path, columns=[self.image, self.label])
-                pictures.extend(entry["bytes"] for entry in table[self.image].to_pylist())
-                labels.extend(map(operator.index, table[self.label].to_pylist()))
+                table = parquet.read_table(path, columns=[*self.inputs, self.label])
+                for column, name in zip(columns, self.inputs, strict=True):
+                    values = table[name].to_pylist()
+                    names.extend(_file_names(values))
+                    column.extend(map(_content, values))
+                labels.extend(map(_number, table[self.label].to_pylist()))
             except (OSError, ValueError, KeyError, TypeError) as error:
-                columns = f"{self.image!r} (struct with bytes) and {self.label!r} (integers)"
+                wanted = f"{', '.join(map(repr, self.inputs))} (texts, or pictures as structs with bytes)"
                 raise DataError(
-                    f"{path}: not a whole parquet file with columns {columns} ({error}); "
+                    f"{path}: not a whole parquet file with columns {wanted} and {self.label!r} (numbers) ({error}); "
                     f"delete it and fetch {self.id} again (stage: download)"
                 ) from None
-        return RawImages(pictures, np.asarray(labels, dtype=np.int64))
+        whole = all(isinstance(label, int) for label in labels)
+        groups = self._groups(names, labels) if self.group else None
+        return Raw(tuple(columns), np.asarray(labels, dtype=np.int64 if whole else np.float32), groups)
 
     def fetch(self, data_root: Path) -> list[Path]:
-        """The files of both splits; those that are missing are fetched from the hub into `data_root`.
+        """The files of both splits; if some are missing they are fetched from the hub into `data_root`.
 
         Raises:
             DataError: files are missing and the hub did not give them.
         """
+        splits = (self.train, self.test)
         try:
-            return [*self._files(self.train, data_root), *self._files(self.test, data_root)]
-        except DataError as error:
-            problem = error
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
+            return [path for split in splits for path in self._files(split, data_root)]
+        except DataError as problem:
+            patterns = [f"{self.folder}/{split}-*.parquet" for split in splits]
+            _fetch("dataset", self.id, self.revision, patterns, data_root, problem)
+        return [path for split in splits for path in self._files(split, data_root)]
 
-        try:
-            patterns = [f"{self.config}/{split}-*.parquet" for split in (self.train, self.test)]
-            snapshot_download(self.id, repo_type="dataset", local_dir=data_root / self.id, allow_patterns=patterns)
-        except (OSError, HfHubHTTPError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"{problem}. The Hugging Face hub did not give them: {reason}") from None
-        return [*self._files(self.train, data_root), *self._files(self.test, data_root)]
+    def _groups(self, names: list[str], labels: list[Any]) -> np.ndarray | None:
+        found = [match[1] for name in names if (match := re.search(self.group, name))]
+        if len(found) != len(labels):
+            return None
+        together = [f"{label} {name}" for label, name in zip(labels, found, strict=True)]
+        return np.unique(together, return_inverse=True)[1]
 
     def _files(self, split: str, data_root: Path) -> list[Path]:
-        folder = data_root / self.id / self.config
+        folder = data_root / self.id / self.folder
         found = sorted(folder.glob(f"{split}-*-of-*.parquet"))
         counts = {int(match[1]) for path in found if (match := re.search(r"-of-(\d+)\.parquet$", path.name))}
         if not found or counts != {len(found)}:
@@ -111,6 +142,56 @@ class HubFolder:
                 f"key data_root (stage: download)"
             )
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubModel:
+    """The files of a model on the Hugging Face hub, or in a local folder.
+
+    Attributes:
+        id: "owner/name"; its files are looked for in `<data root>/<id>` first. Empty: `folder` holds them.
+        revision: commit to fetch from, or a branch.
+        folder: a folder of one's own.
+    """
+
+    id: str = ""
+    revision: str = "main"
+    folder: str = ""
+
+    def where(self, data_root: Path) -> Path:
+        """The folder of the files."""
+        return Path(self.folder) if self.folder else data_root / self.id
+
+    def fetch(self, names: Sequence[str], data_root: Path) -> list[Path]:
+        """The files; if some are missing they are fetched from the hub into `data_root`.
+
+        Raises:
+            DataError: files are missing, and there is no hub id or the hub did not give them.
+        """
+        paths = [self.where(data_root) / name for name in names]
+        missing = [str(path) for path in paths if not path.is_file()]
+        if missing:
+            problem = DataError(f"missing: {', '.join(missing)}; put the files there (stage: download)")
+            if self.folder:
+                raise problem
+            _fetch("model", self.id, self.revision, names, data_root, problem)
+        return paths
+
+
+def _fetch(
+    kind: Literal["dataset", "model"],
+    id_: str,
+    revision: str,
+    patterns: Sequence[str],
+    data_root: Path,
+    problem: DataError,
+) -> None:
+    from isp.data.hub import Repo, fetch
+
+    try:
+        fetch(Repo(id=id_, kind=kind, revision=revision), patterns, data_root / id_)
+    except DataError as error:
+        raise DataError(f"{problem}. The hub did not give them: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -126,7 +207,7 @@ class Digits:
         """No files: the package holds them."""
         return []
 
-    def read(self, split: Split, data_root: Path) -> RawImages:
+    def read(self, split: Split, data_root: Path) -> Raw:
         """Pictures scaled to uint8 and labels of a split; `data_root` is not used."""
         from sklearn.datasets import load_digits
 
@@ -134,7 +215,72 @@ class Digits:
         order = np.random.Generator(np.random.PCG64(1797)).permutation(len(digits.target))
         chosen = order[: self.num_test] if split == "test" else order[self.num_test :]
         pictures = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
-        return RawImages(list(pictures), digits.target[chosen].astype(np.int64))
+        return Raw((list(pictures),), digits.target[chosen].astype(np.int64))
+
+
+# --- manifests: which files there were --------------------------------------------------------------------------------
+
+
+def manifest(paths: Sequence[Path], data_root: Path) -> list[dict[str, Any]]:
+    """Path (below `data_root`, or whole), size and SHA-256 (what the hub names large files by) of files."""
+    names = [path.relative_to(data_root) if path.is_relative_to(data_root) else path.absolute() for path in paths]
+    return [
+        {"file": str(name), "bytes": path.stat().st_size, "sha256": _digest(path)}
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def check(recorded: Sequence[Mapping[str, Any]], data_root: Path) -> None:
+    """Hold files to their manifest.
+
+    Raises:
+        DataError: a file is gone, or is not what was downloaded.
+    """
+    for entry in recorded:
+        path = data_root / entry["file"]
+        if not path.is_file() or path.stat().st_size != entry["bytes"] or _digest(path) != entry["sha256"]:
+            raise DataError(f"{path}: gone, or altered since it was downloaded; fetch it again (stage: download)")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- values of columns ------------------------------------------------------------------------------------------------
+
+
+def _content(value: Any) -> bytes | str:
+    """A text, or the bytes of a picture."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and isinstance(value["bytes"], bytes):
+        return value["bytes"]
+    raise TypeError(f"neither a text nor a picture: {value!r:.40}")
+
+
+def _file_names(values: Sequence[Any]) -> Iterator[str]:
+    return (value.get("path") or "" for value in values if isinstance(value, dict))
+
+
+def _number(value: Any) -> int | float:
+    return value if isinstance(value, float) else operator.index(value)
+
+
+@contextmanager
+def opened(picture: bytes, where: str) -> Iterator[Any]:
+    """An encoded picture, by Pillow, not decoded yet.
+
+    Raises:
+        DataError: the bytes are no picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(picture)) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged files
+        raise DataError(f"{where}: not a picture ({error}); fetch the dataset again (stage: download)") from None
 
 
 def decode(picture: bytes | np.ndarray, where: str) -> np.ndarray:
@@ -145,11 +291,6 @@ def decode(picture: bytes | np.ndarray, where: str) -> np.ndarray:
     """
     if isinstance(picture, np.ndarray):
         return picture
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(picture)) as image:
-            grey = image.mode in ("1", "L")
-            return np.asarray(image.convert("L" if grey else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # PIL raises all three for damaged files
-        raise DataError(f"{where}: not a picture ({error}); fetch the dataset again (stage: download)") from None
+    with opened(picture, where) as image:
+        grey = image.mode in ("1", "L")
+        return np.asarray(image.convert("L" if grey else "RGB"))

@@ -3,48 +3,82 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from isp.errors import DataError
 
+Rule = Literal["random", "stratified", "groups"]
+"""How validation examples are chosen: at random; with the classes' shares kept; or groups (such as the frames of one
+physical traffic sign) as a whole, so that nothing in validation was nearly seen in training."""
+
 
 @dataclass(frozen=True)
 class Split:
-    """Numbers of the examples of the official training split, sorted and disjoint (int64)."""
+    """Numbers of the examples of the official training split, disjoint (int64), each part in a random order.
+
+    So the first n of a part are a random choice of it, and which part an example is in does not depend on n.
+    """
 
     train: np.ndarray
     validation: np.ndarray
 
 
 def validation_size(num_examples: int, num_validation: int | None) -> int:
-    """How many of a training split's examples are validation: the rule, or min(10 %, 5000)."""
+    """How many of a training split's examples are validation: as said, or (as in task vectors) min(10 %, 5000)."""
     return min(num_examples // 10, 5000) if num_validation is None else num_validation
 
 
 def carve(
-    num_examples: int, num_validation: int | None = None, num_train: int | None = None, limit: int | None = None
+    labels: np.ndarray, num_validation: int | None = None, rule: Rule = "random", groups: np.ndarray | None = None
 ) -> Split:
     """Carve a validation split off, by a permutation from a fixed seed (0, as in task vectors), the same for all seeds.
 
-    Which examples are validation depends on `num_examples` and the rule only, so that limiting either side never moves
-    an example from one to the other.
-
     Args:
-        num_examples: size of the official training split.
-        num_validation: the rule; None: min(10 %, 5000).
-        num_train: how many of the rest to train on, the first of the permutation; None: all.
-        limit: how many of the validation examples to use; None: all.
+        labels: of the official training split, (n,); only the rule "stratified" looks at them.
+        num_validation: how many; None: min(10 %, 5000).
+        rule: how they are chosen. "groups" takes whole groups as long as they fit, so it may give a few less, and
+            then trains on as many less than there would be.
+        groups: group number of every example, for the rule "groups".
 
     Raises:
-        DataError: more asked for than there is.
+        DataError: more asked for than there is, or no groups.
     """
-    size = validation_size(num_examples, num_validation)
-    order = np.random.Generator(np.random.PCG64(0)).permutation(num_examples)
-    validation, train = order[:size], order[size:]
-    for key, wanted, part in (("num_train", num_train, train), ("num_validation", limit, validation)):
-        if wanted is not None and not 0 < wanted <= len(part):
-            raise DataError(
-                f"{key} = {wanted}: allowed are 1 to {len(part)}, of {num_examples} examples in the training split"
-            )
-    return Split(np.sort(train[:num_train]), np.sort(validation[:limit]))
+    num = len(labels)
+    size = validation_size(num, num_validation)
+    if not 0 < size < num:
+        raise DataError(f"num_validation = {size}: allowed are 1 to {num - 1}, of {num} examples in the training split")
+    order = np.random.Generator(np.random.PCG64(0)).permutation(num)
+    if rule == "random":
+        held = np.arange(num) < size
+    elif rule == "stratified":
+        held = _share_of_each(labels[order], size)
+    elif groups is None:
+        raise DataError("the split rule 'groups' needs a source that knows the group of each example")
+    else:
+        held = _whole_groups(groups[order], size)
+    return Split(order[~held][: num - size], order[held])
+
+
+def _share_of_each(labels: np.ndarray, size: int) -> np.ndarray:
+    """The first examples of each class, in proportion, rounded by largest remainders; bool (n,)."""
+    _, of, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    exact = counts * size / len(labels)
+    wanted = np.floor(exact).astype(int)
+    wanted[np.argsort(wanted - exact, kind="stable")[: size - wanted.sum()]] += 1
+    rank = np.empty(len(labels), dtype=int)  # of an example within its class
+    for number in range(len(counts)):
+        rank[of == number] = np.arange(counts[number])
+    return np.asarray(rank < wanted[of])
+
+
+def _whole_groups(groups: np.ndarray, size: int) -> np.ndarray:
+    """The first groups that fit into `size` together; bool (n,)."""
+    _, first, of, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    chosen = np.zeros(len(counts), dtype=bool)
+    for group in np.argsort(first):
+        if counts[group] <= size:
+            chosen[group] = True
+            size -= counts[group]
+    return np.asarray(chosen[of])

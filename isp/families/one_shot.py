@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -47,8 +48,7 @@ def score(method: Method, trainer: Trainer, initial: State) -> tuple[dict[str, T
         torch.manual_seed(named_seed("one-shot scores", seed=trainer.seed))
         scores = method.module.scores(probe, method.settings, trainer.seed)
     trainer.model.zero_grad(set_to_none=True)
-    flops = num_batches * trainer.flops.total
-    return scores, Cost(samples=num_batches * trainer.training.batch_size, flops=flops, sparse_flops=flops)
+    return scores, replace(trainer.cost(range(num_batches)), steps=0)
 
 
 def prune(scores: Weights, trainer: Trainer, initial: State, sparsity: Decimal) -> Mask:

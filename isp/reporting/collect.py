@@ -16,8 +16,12 @@ MEASURED = (
     *("jobs", "peak_memory_mb", "device"),
 )
 
+SCORES = (
+    *("metric", "validation", "test", "majority_validation", "majority_test"),
+    *("second_metric", "second_validation", "second_test"),
+)
 METRICS = (
-    *(*TICKET, "zero_weights", "prunable_weights", "metric", "validation", "test"),
+    *(*TICKET, "zero_weights", "prunable_weights", *SCORES),
     *(f"{part}_{key}" for part in ("finding", "retraining") for key in COST),
 )
 """Columns of `metrics`."""
@@ -32,10 +36,21 @@ LAYERS = (*TICKET, "layer", "weights", "zero_weights")
 def metrics(records: Iterable[Record]) -> list[dict[str, Any]]:
     """A row a ticket with its scores and costs: only what is the same in every run on such a machine."""
     return [
-        {key: record[key] for key in (*TICKET, "zero_weights", "prunable_weights", "metric", "validation", "test")}
+        {key: record[key] for key in (*TICKET, "zero_weights", "prunable_weights")}
+        | _scores(record)
         | {f"{part}_{key}": record[part][key] for part in ("finding", "retraining") for key in COST}
         for record in records
     ]
+
+
+def _scores(record: Record) -> dict[str, Any]:
+    """The task's metric, what always answering the most frequent label would score, and a second metric if any."""
+    parts = ("validation", "test")
+    names = [*record["metrics"], None][:2]
+    found = {"metric": names[0]} | {part: record[part][names[0]] for part in parts}
+    found |= {f"majority_{part}": record[part]["majority"] for part in parts}
+    second = {f"second_{part}": record[part][names[1]] if names[1] else "" for part in parts}
+    return found | {"second_metric": names[1] or ""} | second
 
 
 def timings(records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ stages share.
 from __future__ import annotations
 
 NAMES = (
-    *("download", "prepare", "pretrain", "initialise", "finetune_dense", "prune_one_shot", "prune_iterative"),
-    *("train_segment", "weak_mask", "aggregate", "retrain", "evaluate", "collect", "tables", "figures"),
+    *("download", "split", "pretrain", "convert", "prepare", "initialise", "finetune_dense"),
+    *("prune_one_shot", "prune_iterative", "train_segment", "weak_mask", "aggregate", "retrain"),
+    *("evaluate", "collect", "tables", "figures"),
 )
 """The stages in the order of the workflow."""

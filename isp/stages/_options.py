@@ -26,8 +26,11 @@ def mapping(text: str) -> dict[str, Any]:
     return values
 
 
-Backbone = Annotated[str, typer.Option(help="`isp list backbones` shows them.")]
-Task = Annotated[str, typer.Option(help="`isp list tasks` shows them.")]
+Backbone = Annotated[str, typer.Option(help="`isp list backbones` shows them; or a definition as YAML.")]
+Task = Annotated[str, typer.Option(help="`isp list tasks` shows them; or a definition as YAML.")]
+DataRoot = Annotated[Path, typer.Option(help="Folder of data sets and models in the hub's layout; looked in first.")]
+Manifest = Annotated[Path, typer.Option(help="From `isp download`; the files are held to it.")]
+Weights = Annotated[Path, typer.Option(help="The pre-trained backbone, from `isp pretrain` or `isp convert`.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of data order, augmentation, dropout and look-aheads.")]
 Data = Annotated[Path, typer.Option(help="Prepared training examples, from `isp prepare`.")]
 Limits = Annotated[

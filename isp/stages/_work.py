@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 
-from isp import artifacts, files, registry
-from isp.backbones import Backbone
+from isp import artifacts, files
 from isp.costs import Cost, Measured, StepFlops, Stopwatch, check_device
 from isp.data.preparation import limited
+from isp.data.sources import check
+from isp.definitions import backbone_of
 from isp.errors import IspError, TrainingDiverged
 from isp.prunable import prunable_names
 from isp.settings import parse
-from isp.tasks import ImageTask, TaskLimits
+from isp.tasks import TaskLimits
 from isp.training import VERSION as TRAINING_VERSION
-from isp.training import State, Trainer, Training, make_trainer
+from isp.training import State, Trainer, Training, default_loss, make_trainer
 
 REPORT_EVERY = 30.0
 """Seconds between two lines about the progress of a stage."""
@@ -88,16 +89,13 @@ def working(*outputs: Path, threads: int = 1, device: str = "cpu") -> Iterator[W
     print(f"wrote {', '.join(map(str, outputs))} in {took}, peak memory {peak:,.0f} MB", file=sys.stderr, flush=True)
 
 
-def backbone_of(name: str) -> Backbone:
-    """A backbone by name."""
-    backbone: Backbone = registry.load("backbone", name).BACKBONE
-    return backbone
+def check_manifest(path: Path, data_root: Path) -> None:
+    """Hold downloaded files to what they were.
 
-
-def task_of(name: str) -> ImageTask:
-    """A task by name."""
-    task: ImageTask = registry.load("task", name).TASK
-    return task
+    Raises:
+        DataError: one is gone or altered.
+    """
+    check(files.read_json(path, "download")["files"], data_root)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,17 +114,17 @@ class Setup:
         self, state: State, about: Mapping[str, Any], progress: Callable[[int], None] = lambda _: None
     ) -> Trainer:
         """A trainer of the model that `state` is of; the FLOPs of its step are known from `about` or counted."""
-        backbone = backbone_of(self.backbone)
-        model = backbone.restore(state.weights).to(self.device)
+        backbone, architecture = backbone_of(self.backbone), about["architecture"]
+        model = backbone.restore(state.weights, architecture).to(self.device)
         limits = parse(TaskLimits, self.limits, "--limits")
         protocol = parse(Training, self.training, "--training")
-        tensors, _ = artifacts.load_examples(self.data)
-        tensors = {name: part.to(self.device) for name, part in limited(tensors, task_of(self.task), limits).items()}
-        examples = backbone.examples(tensors, limits.augmentation)
+        tensors, _ = artifacts.load_examples(self.data, "train")
+        tensors = {name: part.to(self.device) for name, part in limited(tensors, limits.num_train).items()}
+        examples = backbone.examples(tensors, architecture, limits.augmentation)
         known = about.get("step_flops")
-        flops = StepFlops(**known["flops"]) if known and known["batch_size"] == protocol.batch_size else None
+        flops = step_flops_of(known) if known and known["batch_size"] == protocol.batch_size else None
         names = prunable_names(model, backbone.prunable)
-        return make_trainer(model, examples, backbone.loss, protocol, names, self.seed, progress, flops)
+        return make_trainer(model, examples, default_loss, protocol, names, self.seed, progress, flops)
 
     def described(self) -> dict[str, Any]:
         """The same for headers of artifacts."""
@@ -144,9 +142,17 @@ def inputs(**paths: Path | Sequence[Path] | None) -> dict[str, Any]:
     return {"inputs": named}
 
 
-def step_flops(trainer: Trainer) -> dict[str, Any]:
-    """What a state says about the FLOPs of a step, so that the stages after it need not count."""
-    return {"step_flops": {"batch_size": trainer.training.batch_size, "flops": asdict(trainer.flops)}}
+def model_facts(architecture: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+    """What a state says of its model: how to build it, and the FLOPs of a step, so that no later stage need count."""
+    flops = {"batch_size": trainer.training.batch_size, "flops": asdict(trainer.flops)}
+    return {"architecture": architecture, "step_flops": flops}
+
+
+def step_flops_of(known: Mapping[str, Any]) -> StepFlops:
+    """FLOPs of a step as a state says them."""
+    flops = known["flops"]
+    by_weight = {name: tuple(coefficients) for name, coefficients in flops["by_weight"].items()}
+    return StepFlops(total=tuple(flops["total"]), by_weight=by_weight)
 
 
 def spent(about: Mapping[str, Any]) -> tuple[Cost, Measured]:

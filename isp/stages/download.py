@@ -1,38 +1,39 @@
-"""Fetch a task's data set, or find it in a folder; the only stage that may use a network."""
+"""Fetch a task's data set or a backbone's weights, or find them in a folder; the only stage that may use a network."""
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from isp import files
-from isp.stages._options import Output, Task
-from isp.stages._work import task_of, working
+from isp.data.sources import manifest
+from isp.definitions import backbone_of, task_of
+from isp.errors import IspError
+from isp.stages._options import DataRoot, Output
+from isp.stages._work import working
 
-VERSION = 1
+VERSION = 2
 
 
 def download(
-    task: Task,
-    data_root: Annotated[Path, typer.Option(help="Folder of datasets in the hub's layout; looked in first.")],
+    data_root: DataRoot,
     output: Output,
+    task: Annotated[str | None, typer.Option(help="The task whose data set is wanted.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Or the backbone whose weights are wanted.")] = None,
 ) -> None:
-    """Make sure that a task's files are there, and write what they are: names, sizes, checksums.
+    """Make sure that files are there, and write what they are: names, sizes, checksums.
 
-    Files that DATA_ROOT lacks are fetched from the Hugging Face hub into it. Embedded tasks have no files.
+    Files that DATA_ROOT lacks are fetched from the Hugging Face hub into it, at the revision that the task or backbone
+    names. Embedded tasks and backbones have no files.
     """
+    if (task is None) == (backbone is None):
+        raise IspError("isp download: give either --task or --backbone")
     with working(output):
-        paths = task_of(task).source.fetch(data_root)
-        manifest = [
-            {"file": str(path.relative_to(data_root)), "bytes": path.stat().st_size, "blake2b": _digest(path)}
-            for path in paths
-        ]
-        files.write_json(output, {"task": task, "version": VERSION, "files": manifest})
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        if task is not None:
+            paths = task_of(task).source.fetch(data_root)
+        else:
+            made = backbone_of(str(backbone))
+            paths = made.source.fetch(made.files, data_root) if made.source else []
+        of = {"task": task} if task is not None else {"backbone": backbone}
+        files.write_json(output, {"stage": "download", "version": VERSION, **of, "files": manifest(paths, data_root)})

@@ -12,13 +12,15 @@ from isp import artifacts, files, masks
 from isp.api import load_ticket
 from isp.costs import Measured
 from isp.data.preparation import limited
+from isp.definitions import backbone_of, task_of
 from isp.evaluation import evaluate as score
+from isp.metrics import majority
 from isp.settings import parse
 from isp.stages._options import Backbone, Device, Limits, Output, Task, Threads, mapping
-from isp.stages._work import backbone_of, task_of, working
+from isp.stages._work import working
 from isp.tasks import TaskLimits
 
-VERSION = 1
+VERSION = 2
 
 
 def evaluate(
@@ -41,14 +43,19 @@ def evaluate(
     with working(output, threads=threads, device=device) as work:
         found = load_ticket(ticket)
         made, definition = backbone_of(backbone), task_of(task)
-        model = made.restore(found.weights).to(device)
-        scores = {}
-        for part, path in (("validation", validation), ("test", test)):
-            tensors, _ = artifacts.load_examples(path)
-            if part == "validation":
-                tensors = limited(tensors, definition, allowed)
-            examples = made.examples({name: tensor.to(device) for name, tensor in tensors.items()}, "none")
-            scores[part] = round(score(model, examples, definition.metric), 4)
+        architecture = found.origin["architecture"]
+        model = made.restore(found.weights, architecture).to(device)
+        sources: tuple[tuple[artifacts.Part, Path, int | None], ...] = (
+            ("validation", validation, allowed.num_validation),
+            ("test", test, None),
+        )
+        scores: dict[str, dict[str, float]] = {}
+        for part, path, num in sources:
+            tensors = limited(artifacts.load_examples(path, part)[0], num)
+            examples = made.examples({name: each.to(device) for name, each in tensors.items()}, architecture, "none")
+            best = majority(definition.metrics[0], tensors["labels"].numpy(), definition.num_outputs)
+            scores[part] = score(model, examples, definition.metrics) | {"majority": best}
+            scores[part] = {name: round(value, 4) for name, value in scores[part].items()}
         parameters = dict(model.named_parameters())
         layers: list[dict[str, Any]] = [
             {
@@ -59,13 +66,13 @@ def evaluate(
             for name in parameters
             if name in found.mask
         ]
-        record = {
+        record: dict[str, Any] = {
             **cell,
             "method": found.method,
             "sparsity": str(found.sparsity),
             "zero_weights": sum(layer["zero_weights"] for layer in layers),
             "prunable_weights": sum(layer["weights"] for layer in layers),
-            "metric": definition.metric,
+            "metrics": definition.metrics,
             **scores,
             "finding": asdict(found.finding),
             "retraining": asdict(found.retraining),

@@ -39,6 +39,7 @@ def finetune_dense(
         origin = {
             "stage": "finetune_dense",
             "version": VERSION,
+            "architecture": about["architecture"],
             **setup.described(),
             **inputs(initial=initial, data=data),
         }

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from isp import artifacts
-from isp.data.preparation import prepare as prepare_splits
-from isp.stages._options import Backbone, Task
-from isp.stages._work import backbone_of, task_of, working
+from isp.data.preparation import prepare as prepare_parts
+from isp.definitions import backbone_of, task_of
+from isp.stages._options import Backbone, DataRoot, Manifest, Task, Weights
+from isp.stages._work import check_manifest, inputs, working
 
-VERSION = 1
+VERSION = 2
 
 
 def prepare(
     backbone: Backbone,
     task: Task,
-    data_root: Annotated[Path, typer.Option(help="Folder of datasets in the hub's layout.")],
+    data_root: DataRoot,
+    manifest: Manifest,
+    split: Annotated[Path, typer.Option(help="From `isp split`.")],
+    weights: Weights,
     train: Annotated[Path, typer.Option(help="To write: training examples.")],
     validation: Annotated[Path, typer.Option(help="To write: validation examples, carved from the training split.")],
     test: Annotated[Path, typer.Option(help="To write: the official test split. Only `isp evaluate` reads it.")],
 ) -> None:
-    """Decode, resize and split a task's examples; validation is carved from the official training split by rule."""
-    with working(train, validation, test):
-        splits = prepare_splits(task, task_of(task), backbone_of(backbone), data_root)
-        for part, path in (("train", train), ("validation", validation), ("test", test)):
-            about = {"stage": "prepare", "version": VERSION, "backbone": backbone, "task": task, "split": part}
-            artifacts.save_examples(path, splits[part], about)
+    """Decode and resize pictures, or turn texts into token ids by the backbone's vocabulary."""
+    paths: dict[artifacts.Part, Path] = {"train": train, "validation": validation, "test": test}
+    with working(*paths.values()):
+        check_manifest(manifest, data_root)
+        parts, _ = artifacts.load_split(split)
+        pretrained, _ = artifacts.load_backbone(weights)
+        about = {"stage": "prepare", "version": VERSION, "backbone": backbone, "task": task}
+        about |= inputs(manifest=manifest, split=split, weights=weights)
+        for part, tensors in prepare_parts(task, task_of(task), backbone_of(backbone), pretrained, parts, data_root):
+            artifacts.save_examples(paths[part], tensors, part, about)
+            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+            print(f"{part}: {shapes}", file=sys.stderr, flush=True)

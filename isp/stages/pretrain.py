@@ -1,4 +1,4 @@
-"""Pre-train an embedded backbone, where other backbones would be downloaded."""
+"""Pre-train an embedded backbone; the weights of others are downloaded and converted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from isp.stages._options import Backbone, Output
 from isp.stages._work import working
 from isp.training import VERSION as TRAINING_VERSION
 
-VERSION = 1
+VERSION = 2
 
 
 def pretrain(backbone: Backbone, output: Output) -> None:
@@ -19,7 +19,7 @@ def pretrain(backbone: Backbone, output: Output) -> None:
     """
     module = registry.load("backbone", backbone)
     with working(output) as work:
-        model = module.pretrain(0, work.progress)
+        pretrained = module.pretrain(0, work.progress)
         about = {
             "stage": "pretrain",
             "version": VERSION,
@@ -29,4 +29,4 @@ def pretrain(backbone: Backbone, output: Output) -> None:
             "pretraining": module.PRETRAINING.model_dump(mode="json"),
             "measured": asdict(work.measured()),
         }
-        artifacts.save_weights(output, model.state_dict(), about)
+        artifacts.save_backbone(output, pretrained, about)

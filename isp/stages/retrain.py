@@ -63,6 +63,7 @@ def retrain(
             origin={
                 "stage": "retrain",
                 "version": VERSION,
+                "architecture": about["architecture"],
                 **setup.described(),
                 **inputs(start=start, mask=mask, data=data),
                 **taken(took, work.measured()),

@@ -39,5 +39,6 @@ def train_segment(
         cost_before, took_before = spent(before) if before else (Cost(), Measured())
         header = {"stage": "train_segment", "version": VERSION, **setup.described()}
         header |= inputs(start=start, within=within, data=data)
-        header |= {"rounds": before["rounds"] if before else [], "step_flops": about["step_flops"]}
+        header |= {"rounds": before["rounds"] if before else []}
+        header |= {key: about[key] for key in ("architecture", "step_flops")}
         artifacts.save_state(output, done, header | spending(cost_before + cost, took_before + work.measured()))

@@ -9,4 +9,5 @@ TASK = ImageTask(
     classes=tuple("0123456789"),
     templates=('a photo of the number: "{}".',),
     num_validation=300,
+    split="stratified",
 )

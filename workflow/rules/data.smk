@@ -5,7 +5,7 @@ rule download:
     output:
         paths.MANIFEST,
     log:
-        "resources/logs/download/{task}.log",
+        "resources/logs/download/{kind}/{name}.log",
     conda:
         ENVIRONMENT
     threads: 1
@@ -15,35 +15,34 @@ rule download:
         gpu=0,
     params:
         version=lambda w: dag.versions("download", w),
+        wanted=dag.wanted,
     message:
-        "{wildcards.task}: data set"
+        "{wildcards.name}: files of the {wildcards.kind}"
     shell:
-        'isp download --task {wildcards.task} --data-root "$ISP_DATA_ROOT" --output {output} > {log} 2>&1'
+        'isp download {params.wanted} --data-root "$ISP_DATA_ROOT" --output {output} > {log} 2>&1'
 
 
-rule prepare:
+rule split:
     input:
-        paths.MANIFEST,
+        manifest=paths.MANIFEST.format(kind="task", name="{task}"),
     output:
-        train=paths.PREPARED.replace("{split}", "train"),
-        validation=paths.PREPARED.replace("{split}", "validation"),
-        test=paths.PREPARED.replace("{split}", "test"),
+        paths.SPLIT,
     log:
-        "resources/logs/prepare/{backbone}/{task}.log",
+        "resources/logs/split/{task}.log",
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=30,
         gpu=0,
     params:
-        version=lambda w: dag.versions("prepare", w),
+        version=lambda w: dag.versions("split", w),
+        task=dag.task,
     message:
-        "{wildcards.task}: tensors for {wildcards.backbone}"
+        "{wildcards.task}: validation examples"
     shell:
-        'isp prepare --backbone {wildcards.backbone} --task {wildcards.task} --data-root "$ISP_DATA_ROOT"'
-        " --train {output.train} --validation {output.validation} --test {output.test} > {log} 2>&1"
+        'isp split {params.task} --data-root "$ISP_DATA_ROOT" --manifest {input.manifest} --output {output} > {log} 2>&1'
 
 
 rule pretrain:
@@ -51,6 +50,8 @@ rule pretrain:
         paths.WEIGHTS,
     log:
         "resources/logs/pretrain/{backbone}.log",
+    wildcard_constraints:
+        backbone=dag.backbones(embedded=True),
     conda:
         ENVIRONMENT
     threads: 1
@@ -64,3 +65,59 @@ rule pretrain:
         "pre-training {wildcards.backbone}"
     shell:
         "isp pretrain --backbone {wildcards.backbone} --output {output} > {log} 2>&1"
+
+
+rule convert:
+    input:
+        manifest=paths.MANIFEST.format(kind="backbone", name="{backbone}"),
+    output:
+        paths.WEIGHTS,
+    log:
+        "resources/logs/convert/{backbone}.log",
+    wildcard_constraints:
+        backbone=dag.backbones(embedded=False),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        gpu=0,
+    params:
+        version=lambda w: dag.versions("convert", w),
+        backbone=dag.backbone,
+    message:
+        "{wildcards.backbone}: pre-trained weights"
+    shell:
+        'isp convert {params.backbone} --data-root "$ISP_DATA_ROOT" --manifest {input.manifest} --output {output}'
+        " > {log} 2>&1"
+
+
+rule prepare:
+    input:
+        manifest=paths.MANIFEST.format(kind="task", name="{task}"),
+        split=paths.SPLIT,
+        weights=paths.WEIGHTS,
+    output:
+        train=paths.PREPARED.replace("{split}", "train"),
+        validation=paths.PREPARED.replace("{split}", "validation"),
+        test=paths.PREPARED.replace("{split}", "test"),
+    log:
+        "resources/logs/prepare/{backbone}/{task}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+        gpu=0,
+    params:
+        version=lambda w: dag.versions("prepare", w),
+        backbone=dag.backbone,
+        task=dag.task,
+    message:
+        "{wildcards.task}: tensors for {wildcards.backbone}"
+    shell:
+        'isp prepare {params.backbone} {params.task} --data-root "$ISP_DATA_ROOT" --manifest {input.manifest}'
+        " --split {input.split} --weights {input.weights}"
+        " --train {output.train} --validation {output.validation} --test {output.test} > {log} 2>&1"

@@ -55,5 +55,5 @@ rule evaluate:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: scores at {wildcards.sparsity}"
     shell:
         "isp evaluate --ticket {input.ticket} --validation {input.validation} --test {input.test}"
-        " --backbone {wildcards.backbone} --task {wildcards.task} {params.cell} {params.scoring}"
+        " {params.cell} {params.scoring}"
         " --output {output} > {log} 2>&1"

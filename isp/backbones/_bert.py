@@ -1,0 +1,183 @@
+"""BERT of any size, by transformers: build, task head, tokens, prunable parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isp.backbones import Pretrained
+from isp.backbones._files import read_safetensors
+from isp.data.images import Augmentation
+from isp.data.sources import Column, HubModel
+from isp.data.texts import Texts, to_tokens
+from isp.errors import ConfigError, DataError
+from isp.rng import forked_rng
+from isp.seeds import seed as named_seed
+from isp.tasks import Inputs, Task
+from isp.training import load_weights
+
+if TYPE_CHECKING:
+    from transformers import BertModel
+
+WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocab.txt"
+PRUNABLE = (
+    "bert.encoder.layer.*.attention.self.query.weight",
+    "bert.encoder.layer.*.attention.self.key.weight",
+    "bert.encoder.layer.*.attention.self.value.weight",
+    "bert.encoder.layer.*.attention.output.dense.weight",
+    "bert.encoder.layer.*.intermediate.dense.weight",
+    "bert.encoder.layer.*.output.dense.weight",
+)
+POOLER = "bert.pooler.dense.weight"
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class TextClassifier(nn.Module):
+    """BERT under a task head: dropout and a linear layer on the pooled first token, all of it trained.
+
+    Its parameters are named as those of transformers' `BertForSequenceClassification`.
+
+    Attributes:
+        bert: embeddings, encoder and pooler.
+        classifier: (outputs, width); one output for a regression.
+    """
+
+    def __init__(self, bert: BertModel, num_outputs: int) -> None:
+        super().__init__()
+        self.bert = bert
+        self.dropout = nn.Dropout(bert.config.hidden_dropout_prob)
+        self.classifier = nn.Linear(bert.config.hidden_size, num_outputs)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits, (b, outputs), of `input_ids`, `attention_mask` and `token_type_ids`, each (b, tokens)."""
+        logits: Tensor = self.classifier(self.dropout(self.bert(**inputs).pooler_output))
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertBackbone:
+    """A BERT and its tokenizer.
+
+    Attributes:
+        source: where the weights come from; None: they are pre-trained here.
+        prune_pooler: whether the pooler's matrix is prunable, too. Chen et al. (2020) prune it, the paper's authors'
+            later code (essential_sparsity) does not: 85,524,480 and 84,934,656 weights of BERT-base.
+        lower_case: whether texts are lower-cased (and their accents stripped), as for "uncased" models.
+        max_length: tokens of a text or pair; what is longer is cut.
+        version: raised when the backbone's behaviour changes.
+    """
+
+    source: HubModel | None = None
+    prune_pooler: bool = False
+    lower_case: bool = True
+    max_length: int = 128
+    version: int = 1
+
+    @property
+    def inputs(self) -> Inputs:
+        """Texts."""
+        return "texts"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Weights, configuration and vocabulary."""
+        return (CONFIG, VOCABULARY, WEIGHTS)
+
+    @property
+    def prunable(self) -> tuple[str, ...]:
+        """The six matrices of every layer, and the pooler's if so set."""
+        return (*PRUNABLE, POOLER) if self.prune_pooler else PRUNABLE
+
+    def convert(self, folder: Path) -> Pretrained:
+        """Embeddings, encoder and pooler from the hub's files; heads of pre-training are left out.
+
+        Raises:
+            ConfigError: the weights are not those of a BERT of that configuration.
+            DataError: a file cannot be read.
+        """
+        try:
+            architecture = json.loads((folder / CONFIG).read_text())
+            vocabulary = tuple((folder / VOCABULARY).read_text().splitlines())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder}: {CONFIG} or {VOCABULARY} cannot be read ({error})") from None
+        if architecture.get("model_type") != "bert":
+            raise ConfigError(f"{folder / CONFIG}: model_type {architecture.get('model_type')!r}; allowed is 'bert'")
+        missing = [word for word in SPECIAL if word not in vocabulary]
+        if missing or vocabulary[0] != SPECIAL[0] or len(vocabulary) > architecture["vocab_size"]:
+            raise ConfigError(
+                f"{folder / VOCABULARY}: {len(vocabulary)} words without {missing or 'nothing'}; a BERT of {CONFIG} "
+                f"has up to {architecture['vocab_size']}, the first of them {SPECIAL[0]}, and {', '.join(SPECIAL[1:])}"
+            )
+        found = {_renamed(name): tensor for name, tensor in read_safetensors(folder / WEIGHTS).items()}
+        bert = build(architecture, 0)
+        own = bert.state_dict()
+        drawn = {name: tensor for name, tensor in own.items() if name.startswith("pooler.") and name not in found}
+        weights = {name: tensor for name, tensor in found.items() if name in own or not _ignored(name)}
+        load_weights(bert, {**drawn, **weights}, str(folder / WEIGHTS))
+        return Pretrained(weights=dict(bert.state_dict()), architecture=architecture, vocabulary=vocabulary)
+
+    def prepare(
+        self, columns: Sequence[Column], chosen: np.ndarray, pretrained: Pretrained, where: str
+    ) -> dict[str, Tensor]:
+        """`tokens`, `length` and `second`, as `isp.data.texts.to_tokens` says."""
+        return to_tokens(columns, chosen.tolist(), pretrained.vocabulary, self.lower_case, self.max_length)
+
+    def examples(
+        self, tensors: Mapping[str, Tensor], architecture: Mapping[str, Any], augmentation: Augmentation
+    ) -> Texts:
+        """Texts and labels on the device of the tensors; there is no augmentation of texts."""
+        return Texts(**{key: tensors[key] for key in ("tokens", "length", "second", "labels")})
+
+    def initial(self, pretrained: Pretrained, task: Task, seed: int, random: bool) -> TextClassifier:
+        """The pre-trained BERT, or one with random weights, under a fresh head of the task, drawn from the seed."""
+        bert = build(pretrained.architecture, 1 + seed if random else 0)
+        if not random:
+            load_weights(bert, pretrained.weights, "the pre-trained weights")
+        model = TextClassifier(bert, task.num_outputs)
+        with forked_rng(), torch.no_grad():
+            torch.manual_seed(named_seed("head", seed=seed))
+            model.classifier.weight.normal_(0.0, bert.config.initializer_range)
+            model.classifier.bias.zero_()
+        return model
+
+    def restore(self, weights: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> TextClassifier:
+        """A classifier that holds these weights.
+
+        Raises:
+            ConfigError: they are of another model; names the first tensor that differs.
+        """
+        if "classifier.bias" not in weights:
+            raise ConfigError(
+                "weights without 'classifier.bias' are not those of a text classifier (stage: initialise)"
+            )
+        model = TextClassifier(build(architecture, 0), len(weights["classifier.bias"]))
+        load_weights(model, weights)
+        return model
+
+
+def build(architecture: Mapping[str, Any], seed: int) -> BertModel:
+    """Embeddings, encoder and pooler with random weights drawn from `seed`."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig.from_dict(dict(architecture), attn_implementation="sdpa")
+    with forked_rng():
+        torch.manual_seed(named_seed("build", seed=seed))
+        return BertModel(config)
+
+
+def _renamed(name: str) -> str:
+    """Names of today: without the prefix of a model with heads, norms not as TensorFlow had them."""
+    renamed = name.removeprefix("bert.")
+    return renamed.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _ignored(name: str) -> bool:
+    """Heads of pre-training, and numbers of positions, which older versions kept among the weights."""
+    return name.startswith(("cls.", "classifier.")) or name.endswith((".position_ids", ".token_type_ids"))

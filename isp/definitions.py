@@ -1,0 +1,163 @@
+"""Backbones and tasks by name, or as a study file defines them: any CLIP or BERT, any dataset in the hub's layout.
+
+A definition travels to the stages as JSON in the place of a name, so that a change of it reruns what depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from isp import registry
+from isp.backbones import Backbone
+from isp.data.sources import HubDataset, HubModel
+from isp.data.splits import Rule
+from isp.errors import ConfigError, unknown
+from isp.metrics import METRICS
+from isp.settings import Settings, parse
+from isp.tasks import ImageTask, Task, TextTask
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+
+class BackboneDefinition(Settings):
+    """A CLIP in open_clip's files, or a BERT in transformers' files, from the hub or a local folder."""
+
+    family: Literal["clip", "bert"]
+    id: str = Field(default="", pattern=r"^([\w.-]+/[\w.-]+)?$", description="on the hub, owner/name")
+    revision: str = Field(default="main", description="commit or branch on the hub")
+    folder: str = Field(default="", description="local folder of the files, instead of an id")
+    architecture: str | None = Field(default=None, description="clip: open_clip's name; null: open_clip_config.json")
+    pooler: Literal["kept", "pruned"] = Field(default="kept", description="bert: whether its matrix is prunable")
+    case: Literal["lower", "kept"] = Field(default="lower", description="bert: of the texts")
+    max_length: int = Field(default=128, ge=8, le=512, description="bert: tokens of a text or pair")
+
+    @model_validator(mode="after")
+    def _check(self) -> BackboneDefinition:
+        if bool(self.id) == bool(self.folder):
+            raise ValueError("a backbone needs either an id (owner/name on the hub) or a folder")
+        foreign = {"clip": ("pooler", "case", "max_length"), "bert": ("architecture",)}[self.family]
+        for key in self.model_fields_set.intersection(foreign):
+            raise ValueError(f"{key}: family {self.family!r} has no such key")
+        return self
+
+    def build(self) -> Backbone:
+        """The backbone."""
+        from isp.backbones._bert import BertBackbone
+        from isp.backbones._open_clip import ClipBackbone
+
+        source = HubModel(id=self.id, revision=self.revision, folder=self.folder)
+        if self.family == "clip":
+            return ClipBackbone(architecture=self.architecture, source=source)
+        return BertBackbone(
+            source=source,
+            prune_pooler=self.pooler == "pruned",
+            lower_case=self.case == "lower",
+            max_length=self.max_length,
+        )
+
+
+class TaskDefinition(Settings):
+    """Pictures or texts in parquet files, from the hub or a folder in its layout (`<data_root>/<id>/<folder>/`)."""
+
+    kind: Literal["pictures", "texts"]
+    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name, on the hub or below data_root")
+    revision: str = Field(default="main", description="commit or branch on the hub")
+    folder: str = Field(default="data", description="of the parquet files, in the repository")
+    inputs: tuple[str, ...] = Field(default=("image",), min_length=1, max_length=2, description="columns")
+    label: str = Field(default="label", description="column")
+    train: str = Field(default="train", description="name of the training split")
+    test: str = Field(default="test", description="name of the split that is scored once")
+    num_examples: int = Field(ge=2, description="size of the training split")
+    classes: tuple[str, ...] = Field(description="names in the order of the labels; [] for a regression on texts")
+    templates: tuple[str, ...] = Field(default=("a photo of a {}.",), min_length=1, description="prompts, of pictures")
+    metrics: tuple[str, ...] = Field(default=("accuracy",), min_length=1, max_length=2)
+    num_validation: int | None = Field(default=None, ge=1, description="null: min(10 %, 5000)")
+    split: Rule = "random"
+    group: str = Field(default="", description="pattern over file names, for split: groups")
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        for metric in metrics:
+            if metric not in METRICS:
+                raise ValueError(unknown("metric", metric, METRICS))
+        return metrics
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskDefinition:
+        if self.kind == "pictures" and (len(self.inputs) != 1 or len(self.classes) < 2):
+            raise ValueError("pictures have one column of inputs and two or more classes")
+        if len(self.classes) == 1:
+            raise ValueError("classes: allowed are two or more, or none for a regression")
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"templates: {template!r} needs one {{}}")
+        return self
+
+    def build(self) -> Task:
+        """The task."""
+        source = HubDataset(
+            **{key: getattr(self, key) for key in ("id", "revision", "folder", "inputs", "label", "group")},
+            **{key: getattr(self, key) for key in ("train", "test")},
+        )
+        common: dict[str, Any] = {
+            key: getattr(self, key) for key in ("num_examples", "classes", "metrics", "num_validation", "split")
+        }
+        if self.kind == "texts":
+            return TextTask(source=source, **common)
+        return ImageTask(source=source, templates=self.templates, **common)
+
+
+class Definitions(Settings):
+    """Backbones and tasks that a study file adds to those of `isp list`."""
+
+    backbones: dict[Name, BackboneDefinition] = Field(default={}, description="by name")
+    tasks: dict[Name, TaskDefinition] = Field(default={}, description="by name")
+
+    @model_validator(mode="after")
+    def _check(self) -> Definitions:
+        for kind, names in (("backbone", self.backbones), ("task", self.tasks)):
+            for name in names:
+                if name in registry.names(kind):
+                    raise ConfigError(f"define.{kind}s.{name}: there is a {kind} of this name; choose another one")
+        return self
+
+
+def backbone_of(text: str) -> Backbone:
+    """A backbone by name, or by its definition as YAML (JSON is YAML, too).
+
+    Raises:
+        ConfigError: no such backbone, or a definition that is not allowed.
+    """
+    values = _mapping(text)
+    if values is not None:
+        return parse(BackboneDefinition, values, "backbone").build()
+    found: Backbone = registry.load("backbone", text).BACKBONE
+    return found
+
+
+def task_of(text: str) -> Task:
+    """A task by name, or by its definition as YAML.
+
+    Raises:
+        ConfigError: no such task, or a definition that is not allowed.
+    """
+    values = _mapping(text)
+    if values is not None:
+        return parse(TaskDefinition, values, "task").build()
+    found: Task = registry.load("task", text).TASK
+    return found
+
+
+def _mapping(text: str) -> Mapping[str, Any] | None:
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r}: not YAML ({' '.join(str(error).split())})") from None
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,23 @@
+"""Bring a downloaded model's files into the form that all backbones share: weights, architecture, vocabulary."""
+
+from __future__ import annotations
+
+from isp import artifacts
+from isp.definitions import backbone_of
+from isp.errors import ConfigError
+from isp.stages._options import Backbone, DataRoot, Manifest, Output
+from isp.stages._work import check_manifest, inputs, working
+
+VERSION = 1
+
+
+def convert(backbone: Backbone, data_root: DataRoot, manifest: Manifest, output: Output) -> None:
+    """Read the files, check that they are the model's that the backbone is, and write them as one artifact, in fp32."""
+    made = backbone_of(backbone)
+    if made.source is None:
+        raise ConfigError(f"backbone {backbone!r} has no files, it is pre-trained here (stage: pretrain)")
+    with working(output):
+        check_manifest(manifest, data_root)
+        pretrained = made.convert(made.source.where(data_root))
+        about = {"stage": "convert", "version": VERSION, "backbone": backbone, "backbone_version": made.version}
+        artifacts.save_backbone(output, pretrained, about | inputs(manifest=manifest))

@@ -1,0 +1,14 @@
+"""WNLI, to what does a pronoun refer? (572 train, 63 validation; scored on the official dev set, 71).
+
+The dev set is adversarial: always answering the majority beats most models. Compare with `majority_test`.
+"""
+
+from isp.tasks._glue import glue
+
+TASK = glue(
+    "wnli",
+    inputs=("sentence1", "sentence2"),
+    num_examples=635,
+    classes=("not_entailment", "entailment"),
+    split="stratified",
+)
