@@ -93,7 +93,10 @@ def run(
     sparsity: Annotated[
         list[str] | None, typer.Option(help="Share of zero weights, in [0, 1); may be repeated.")
     ] = None,
-    backbone: Annotated[str, typer.Option(help="Backbone; `isp list backbones` shows them.")] = "clip_tiny",
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Backbone; `isp list backbones` shows them. Left out: the tiny one that takes the task."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of data order, augmentation, look-aheads.")] = 0,
     set_: Annotated[
         list[str] | None,
@@ -117,8 +120,9 @@ def run(
     from isp.sparsity import parse_sparsity
 
     settings = _settings(set_ or [])
+    inputs = registry.load("task", task).TASK.inputs
+    backbone = backbone or {"pictures": "clip_tiny", "texts": "bert_tiny"}[inputs]
     module = registry.load("backbone", backbone)
-    registry.load("task", task)
     dense = registry.load("method", method).FAMILY == "dense"
     if dense and sparsity:
         raise ConfigError(f"--sparsity {sparsity[0]}: method {method!r} does not prune, leave it out")

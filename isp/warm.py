@@ -34,6 +34,8 @@ MODULES = (
     "torch",
     "torch._dynamo",
     "open_clip",
+    "transformers.models.bert.modeling_bert",
+    "tokenizers",
     "safetensors.torch",
     "yaml",
     "typer",

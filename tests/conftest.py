@@ -12,11 +12,10 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
-from isp.api import default_loss
 from isp.backbones import clip_tiny
 from isp.prunable import prunable_names
 from isp.stages.pretrain import pretrain
-from isp.training import Trainer, Training, make_trainer
+from isp.training import Trainer, Training, default_loss, make_trainer
 
 # CI checks the same examples every time; anywhere else new ones are drawn.
 settings.register_profile("ci", derandomize=True)

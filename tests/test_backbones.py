@@ -1,70 +1,228 @@
-"""What every backbone and task must hold to (found by file name), and the tiny CLIP in particular."""
+"""What every backbone must hold to (found by file name), and those of each family in particular."""
 
 from __future__ import annotations
 
+import json
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from isp import registry
-from isp.backbones import clip_tiny
-from isp.backbones._open_clip import ClipBackbone, ImageClassifier, classification_loss
-from isp.metrics import METRICS
+from isp import artifacts, registry
+from isp.backbones import Backbone, Pretrained, clip_tiny
+from isp.backbones import _bert as bert
+from isp.backbones import _open_clip as clip
+from isp.backbones._bert import BertBackbone
+from isp.backbones._open_clip import ClipBackbone
+from isp.data.sources import HubModel
+from isp.definitions import backbone_of
+from isp.errors import ConfigError, DataError
 from isp.prunable import prunable_names
-from isp.training import Training
+from isp.tasks import ImageTask, Task, TextTask
+from isp.training import Training, default_loss, state_of
 
 CLASSES, TEMPLATES = ("cat", "dog", "eel"), ("a photo of a {}.", "a drawing of a {}.")
+WORDS = (*bert.SPECIAL, "a", "b", "c", "d", "##e", "##f")
+SMALL_BERT: dict[str, Any] = {
+    **{"model_type": "bert", "vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 2},
+    **{"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32},
+}
+FULL_SIZE = {
+    "bert_base": {**SMALL_BERT, "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12}
+    | {"num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512},
+    "minilm": {**SMALL_BERT, "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6}
+    | {"num_attention_heads": 12, "intermediate_size": 1536, "max_position_embeddings": 512},
+}
+
+
+@cache
+def small(name: str) -> Pretrained:
+    """A backbone that was never trained, of a tiny architecture of the family."""
+    if registry.load("backbone", name).BACKBONE.inputs == "texts":
+        return Pretrained(
+            weights=dict(bert.build(SMALL_BERT, 0).state_dict()), architecture=SMALL_BERT, vocabulary=WORDS
+        )
+    architecture = clip_tiny.BACKBONE.described()
+    return Pretrained(weights=dict(clip.build(architecture, 0).state_dict()), architecture=architecture)
+
+
+def task_for(backbone: Backbone, classes: tuple[str, ...] = CLASSES) -> tuple[Task, list[Any], torch.Tensor]:
+    """A task that a backbone takes, a column of six inputs, and labels."""
+    source: Any = None
+    labels = torch.tensor([0, 1, 2, 0, 1, 2]) if classes else torch.linspace(0, 5, 6)
+    if backbone.inputs == "texts":
+        texts = ["a b", "b c d", "c", "ae d", "b", "df a b"]
+        return TextTask(source=source, num_examples=6, classes=classes), texts, labels
+    pictures = list(np.random.Generator(np.random.PCG64(0)).integers(0, 256, (6, 28, 28, 3), dtype=np.uint8))
+    return ImageTask(source=source, num_examples=6, classes=classes, templates=TEMPLATES), pictures, labels
+
+
+# --- every backbone ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", registry.names("backbone"))
-def test_a_backbone_builds_a_classifier_that_trains(name: str) -> None:
+def test_a_backbone_prepares_trains_saves_and_loads(name: str, tmp_path: Path) -> None:
+    backbone: Backbone = registry.load("backbone", name).BACKBONE
+    pretrained = small(name)
+    task, column, labels = task_for(backbone)
+    tensors = {**backbone.prepare([column], np.arange(6), pretrained, name), "labels": labels}
+    assert all(len(tensor) == 6 for tensor in tensors.values())
+    assert not any(tensor.is_floating_point() for tensor in tensors.values())  # bytes and numbers are kept
+    examples = backbone.examples(tensors, pretrained.architecture, "crop")
+    assert len(examples) == 6
+    inputs, truth = examples.batch(torch.tensor([4, 2]))
+    assert truth.tolist() == [1, 2]
+
+    model = backbone.initial(pretrained, task, 0, random=False)
+    assert model(inputs).shape == (2, 3)
+    assert model(inputs).dtype == torch.float32
+    names = prunable_names(model, backbone.prunable)
+    default_loss(model, (inputs, truth)).backward()
+    for each in names:
+        weight = model.get_parameter(each)
+        assert weight.dim() == 2
+        assert weight.grad is not None
+        assert weight.grad.abs().sum() > 0
+    assert not any(part in each for each in names for part in ("embed", "norm", "head", "classifier", "pooler", "bias"))
+
+    again = backbone.initial(pretrained, task, 0, random=False).state_dict()
+    assert all(torch.equal(tensor, again[key]) for key, tensor in model.state_dict().items())
+    artifacts.save_state(tmp_path / "state", state_of(model), {})
+    state, _ = artifacts.load_state(tmp_path / "state")
+    restored = backbone.restore(state.weights, pretrained.architecture)
+    model.eval()
+    restored.eval()
+    with torch.no_grad():
+        assert torch.equal(model(inputs), restored(inputs))
+    with pytest.raises(ConfigError, match=r"another model|are not those|are of no"):
+        backbone.restore(
+            {key: tensor for key, tensor in state.weights.items() if "0" not in key}, pretrained.architecture
+        )
+
+
+@pytest.mark.parametrize("name", registry.names("backbone"))
+def test_from_scratch_is_the_same_head_on_random_weights(name: str) -> None:
+    backbone: Backbone = registry.load("backbone", name).BACKBONE
+    task = task_for(backbone)[0]
+    models = {
+        (seed, random): backbone.initial(small(name), task, seed, random).state_dict()
+        for seed in (0, 1)
+        for random in (False, True)
+    }
+    names = prunable_names(backbone.initial(small(name), task, 0, False), backbone.prunable)
+    for each in names:
+        assert torch.equal(models[0, False][each], models[1, False][each])
+        assert not torch.equal(models[0, False][each], models[0, True][each])
+        assert not torch.equal(models[0, True][each], models[1, True][each])
+    heads = {
+        key: {k: t for k, t in model.items() if k.startswith(("head", "classifier"))} for key, model in models.items()
+    }
+    for seed in (0, 1):
+        assert all(torch.equal(tensor, heads[seed, True][key]) for key, tensor in heads[seed, False].items())
+
+
+@pytest.mark.parametrize("name", registry.names("backbone"))
+def test_a_backbone_is_complete(name: str) -> None:
     module = registry.load("backbone", name)
-    backbone = module.BACKBONE
     assert isinstance(module.TRAINING, Training)
-    clip = backbone.build(0)
-    model = backbone.classifier(clip, CLASSES, TEMPLATES)
-    again = backbone.classifier(backbone.build(0), CLASSES, TEMPLATES)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
-    pictures = torch.rand(4, 3, backbone.image_size, backbone.image_size)
-    logits = model(pictures)
-    assert logits.shape == (4, 3)
-    assert logits.dtype == torch.float32
-    names = prunable_names(model, backbone.prunable)
-    classification_loss(model, (pictures, torch.tensor([0, 1, 2, 0]))).backward()
-    assert all(model.get_parameter(name).grad.abs().sum() > 0 for name in names)  # type: ignore[union-attr]
-    assert all(model.get_parameter(name).dim() == 2 for name in names)
-    assert not any("head" in name or "text" in name for name, _ in model.named_parameters())
+    assert registry.summary("backbone", name)
+    source = module.BACKBONE.source
+    if source is None:
+        assert isinstance(module.PRETRAINING, Training)
+        assert callable(module.pretrain)
+    else:
+        assert len(source.revision) == 40  # a commit: what is fetched never changes
+        assert all(not file.endswith((".bin", ".pt", ".pkl")) for file in module.BACKBONE.files)
 
 
-@pytest.mark.parametrize("name", registry.names("task"))
-def test_a_task_is_complete(name: str) -> None:
-    task = registry.load("task", name).TASK
-    assert all(template.count("{}") == 1 for template in task.templates)
-    assert len(set(task.classes)) == len(task.classes) > 1
-    assert task.metric in METRICS
-    assert registry.summary("task", name)
+# --- the paper's ------------------------------------------------------------------------------------------------------
 
 
-def test_vit_b32_has_the_papers_prunable_weights() -> None:
-    """84,934,656, on the architecture without weights."""
-    import open_clip
-
-    backbone = ClipBackbone(architecture="ViT-B-32-quickgelu")
+@pytest.mark.parametrize(
+    ("definition", "tensors", "weights"),
+    [
+        ("clip_vit_b32", 48, 84_934_656),
+        ("bert_base", 72, 84_934_656),
+        ("{family: bert, id: google-bert/bert-base-uncased, pooler: pruned}", 73, 85_524_480),
+        ("minilm", 36, 10_616_832),
+    ],
+)
+def test_prunable_weights_at_full_size(definition: str, tensors: int, weights: int) -> None:
+    """Counted on models without weights."""
+    backbone = backbone_of(definition)
     with torch.device("meta"):
-        visual = open_clip.CLIP(**open_clip.get_model_config(backbone.architecture)).visual
-        model = ImageClassifier(visual, torch.zeros(10, 512))
+        if isinstance(backbone, ClipBackbone):
+            tower = clip.build(backbone.described(), 0).visual
+            model: torch.nn.Module = clip.ImageClassifier(tower, torch.zeros(10, 512))
+        else:
+            model = bert.TextClassifier(bert.build(FULL_SIZE.get(definition, FULL_SIZE["bert_base"]), 0), 2)
     names = prunable_names(model, backbone.prunable)
-    assert len(names) == 48
-    assert sum(model.get_parameter(name).numel() for name in names) == 84_934_656
+    assert len(names) == tensors
+    assert sum(model.get_parameter(name).numel() for name in names) == weights
+
+
+# --- CLIP -------------------------------------------------------------------------------------------------------------
+
+
+def clip_folder(folder: Path, **changed: Any) -> HubModel:
+    """A small CLIP in the files of open_clip."""
+    folder.mkdir(exist_ok=True)
+    described = clip_tiny.BACKBONE.described()
+    config = {"model_cfg": {**described["model"], **changed}, "preprocess_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}
+    (folder / clip.CONFIG).write_text(json.dumps(config))
+    save_file(clip.build({"model": config["model_cfg"]}, 3).state_dict(), folder / clip.WEIGHTS)
+    return HubModel(folder=str(folder))
+
+
+def test_a_clip_of_ones_own(tmp_path: Path) -> None:
+    backbone = backbone_of(f"{{family: clip, folder: {tmp_path}}}")
+    clip_folder(tmp_path, quick_gelu=True)
+    pretrained = backbone.convert(tmp_path)
+    assert pretrained.architecture["mean"] == [0.1] * 3
+    model = backbone.initial(pretrained, task_for(backbone)[0], 0, False)
+    activations = {type(module).__name__ for name, module in model.named_modules() if name.endswith("mlp.gelu")}
+    assert activations == {"QuickGELU"}
+    assert torch.equal(model.state_dict()["visual.proj"], clip.build(pretrained.architecture, 3).visual.proj)
+
+
+def test_a_wrong_activation_is_an_error(tmp_path: Path) -> None:
+    """OpenAI's weights under open_clip's ViT-B-32, which has another activation; open_clip would only warn."""
+    clip_folder(tmp_path)
+    source = registry.load("backbone", "clip_vit_b32").BACKBONE.source
+    wrong = ClipBackbone(architecture="ViT-B-32", source=source)
+    with pytest.raises(ConfigError, match=r"trained with QuickGELU, but architecture 'ViT-B-32' has GELU"):
+        wrong.convert(tmp_path)
+    assert registry.load("backbone", "clip_vit_b32").BACKBONE.described()["model"]["quick_gelu"]
+
+
+def test_files_of_another_clip(tmp_path: Path) -> None:
+    clip_folder(tmp_path)
+    with pytest.raises(ConfigError, match=r"open_clip_model.safetensors are of another model: 'ln_final.bias'|another"):
+        ClipBackbone(architecture="ViT-B-32-quickgelu").convert(tmp_path)
+    with pytest.raises(ConfigError, match="unknown open_clip architecture 'ViT-B-3'; did you mean 'ViT-B-32'"):
+        ClipBackbone(architecture="ViT-B-3").convert(tmp_path)
+    (tmp_path / clip.WEIGHTS).write_bytes(b"\x80\x04 a pickle")
+    with pytest.raises(DataError, match=r"open_clip_model.safetensors: not a whole safetensors file"):
+        ClipBackbone(architecture=None).convert(tmp_path)
+    (tmp_path / clip.CONFIG).write_text("{}")
+    clip_folder(tmp_path / "more")
+    (tmp_path / "more" / clip.CONFIG).write_text("{}")
+    with pytest.raises(DataError, match=r"open_clip_config.json: not open_clip's configuration"):
+        ClipBackbone(architecture=None).convert(tmp_path / "more")
 
 
 def test_the_zero_shot_head_equals_open_clips_own() -> None:
     import open_clip
 
-    clip = clip_tiny.BACKBONE.build(0)
-    head = clip_tiny.BACKBONE.classifier(clip, CLASSES, TEMPLATES).head
+    model = clip.build(clip_tiny.BACKBONE.described(), 0)
+    head = clip.classifier(model, CLASSES, TEMPLATES).head
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
-    theirs = open_clip.build_zero_shot_classifier(clip, tokenizer, list(CLASSES), list(TEMPLATES))
-    torch.testing.assert_close(head, theirs.T * clip.logit_scale.exp())
+    theirs = open_clip.build_zero_shot_classifier(model, tokenizer, list(CLASSES), list(TEMPLATES))
+    torch.testing.assert_close(head, theirs.T * model.logit_scale.exp())
     assert not head.requires_grad
 
 
@@ -93,15 +251,114 @@ def test_contrastive_loss_by_hand() -> None:
 def test_pretraining_learns_and_is_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     from isp.data.glyphs import CaptionedGlyphs
 
-    backbone = clip_tiny.BACKBONE
     short = clip_tiny.PRETRAINING.model_copy(update={"steps": 12, "warmup_steps": 0, "batch_size": 62})
     monkeypatch.setattr(clip_tiny, "PRETRAINING", short)
     a, b = clip_tiny.pretrain(0), clip_tiny.pretrain(0)
-    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-    glyphs = CaptionedGlyphs.render(backbone.image_size, backbone.tokenize, backbone.mean, backbone.std)
+    assert all(torch.equal(tensor, b.weights[name]) for name, tensor in a.weights.items())
+    backbone = clip_tiny.BACKBONE
+    glyphs = CaptionedGlyphs.render(28, partial(clip.tokenize, context_length=16), backbone.mean, backbone.std)
     torch.manual_seed(0)
     batch = glyphs.batch(torch.arange(0, len(glyphs), 9))
+    untrained, trained = clip.build(a.architecture, 0), clip.build(a.architecture, 0)
+    trained.load_state_dict(a.weights)
     with torch.no_grad():
-        before, after = (clip_tiny.contrastive_loss(model, batch) for model in (backbone.build(0), a))
+        before, after = (clip_tiny.contrastive_loss(model, batch) for model in (untrained, trained))
     assert after < before
-    assert torch.equal(a.token_embedding.weight, backbone.build(0).token_embedding.weight)
+    assert torch.equal(trained.token_embedding.weight, untrained.token_embedding.weight)
+
+
+# --- BERT -------------------------------------------------------------------------------------------------------------
+
+
+def bert_folder(folder: Path, weights: dict[str, torch.Tensor], **changed: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / bert.CONFIG).write_text(json.dumps({**SMALL_BERT, **changed}))
+    (folder / bert.VOCABULARY).write_text("\n".join(WORDS) + "\n")
+    save_file(weights, folder / bert.WEIGHTS)
+
+
+def test_weights_with_the_names_of_old(tmp_path: Path) -> None:
+    """As Google's are: a prefix, gamma and beta, heads of pre-training, numbers of positions; fp16 becomes fp32."""
+    own = {name: tensor.half() for name, tensor in bert.build(SMALL_BERT, 3).state_dict().items()}
+    named = {
+        "bert."
+        + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in own.items()
+    }
+    named |= {"cls.predictions.bias": torch.zeros(11), "bert.embeddings.position_ids": torch.arange(32)}
+    bert_folder(tmp_path, named)
+    backbone = backbone_of(f"{{family: bert, folder: {tmp_path}}}")
+    pretrained = backbone.convert(tmp_path)
+    assert pretrained.vocabulary == WORDS
+    assert pretrained.weights.keys() == own.keys()
+    assert all(torch.equal(pretrained.weights[name], tensor.float()) for name, tensor in own.items())
+
+
+def test_a_bert_without_a_pooler_gets_one(tmp_path: Path) -> None:
+    own = bert.build(SMALL_BERT, 3).state_dict()
+    bert_folder(tmp_path, {name: tensor for name, tensor in own.items() if "pooler" not in name})
+    pretrained = BertBackbone().convert(tmp_path)
+    assert torch.equal(
+        pretrained.weights["encoder.layer.0.output.dense.weight"], own["encoder.layer.0.output.dense.weight"]
+    )
+    assert pretrained.weights["pooler.dense.weight"].std() > 0
+
+
+def test_files_of_another_model(tmp_path: Path) -> None:
+    own = bert.build(SMALL_BERT, 3).state_dict()
+    layer = "encoder.layer.1.output.dense.weight"
+    for change, message in (
+        ({"hidden_size": 32}, "are of another model"),
+        ({"model_type": "roberta"}, "model_type 'roberta'; allowed is 'bert'"),
+        ({"vocab_size": 5}, "a BERT of config.json has up to 5"),
+    ):
+        bert_folder(tmp_path, own, **change)
+        with pytest.raises(ConfigError, match=message):
+            BertBackbone().convert(tmp_path)
+    bert_folder(tmp_path, {name: tensor for name, tensor in own.items() if name != layer})
+    with pytest.raises(ConfigError, match=f"another model: '{layer}' has shape missing"):
+        BertBackbone().convert(tmp_path)
+    bert_folder(tmp_path, {**own, "encoder.layer.2.output.dense.weight": own[layer].clone()})
+    with pytest.raises(ConfigError, match=r"'encoder.layer.2.output.dense.weight' .* in the model missing"):
+        BertBackbone().convert(tmp_path)
+    (tmp_path / bert.CONFIG).write_text("{")
+    with pytest.raises(DataError, match=r"config.json or vocab.txt cannot be read"):
+        BertBackbone().convert(tmp_path)
+
+
+def test_a_classifier_equals_transformers_own() -> None:
+    """Names and outputs of `BertForSequenceClassification`."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    backbone = BertBackbone()
+    task, column, labels = task_for(backbone)
+    pretrained = small("bert_base")
+    model = backbone.initial(pretrained, task, 0, False).eval()
+    theirs = BertForSequenceClassification(BertConfig.from_dict({**SMALL_BERT, "num_labels": 3})).eval()
+    theirs.load_state_dict(model.state_dict())
+    tensors = {**backbone.prepare([column, column[::-1]], np.arange(6), pretrained, "x"), "labels": labels}
+    inputs, _ = backbone.examples(tensors, SMALL_BERT, "none").batch(torch.arange(6))
+    with torch.no_grad():
+        torch.testing.assert_close(model(inputs), theirs(**inputs).logits)
+
+
+def test_padding_changes_nothing_but_rounding() -> None:
+    backbone = BertBackbone()
+    task, column, labels = task_for(backbone)
+    model = backbone.initial(small("bert_base"), task, 0, False).eval()
+    tensors = {**backbone.prepare([column], np.arange(6), small("bert_base"), "x"), "labels": labels}
+    texts = backbone.examples(tensors, SMALL_BERT, "none")
+    with torch.no_grad():
+        long, short = model(texts.batch(torch.tensor([2]), 20)[0]), model(texts.batch(torch.tensor([2]))[0])
+    torch.testing.assert_close(long, short)
+
+
+def test_a_regression_has_one_output_and_squared_errors() -> None:
+    backbone = BertBackbone()
+    task, column, labels = task_for(backbone, classes=())
+    model = backbone.initial(small("bert_base"), task, 0, False).eval()
+    tensors = {**backbone.prepare([column], np.arange(6), small("bert_base"), "x"), "labels": labels}
+    inputs, truth = backbone.examples(tensors, SMALL_BERT, "none").batch(torch.arange(6))
+    outputs = model(inputs)
+    assert outputs.shape == (6, 1)
+    torch.testing.assert_close(default_loss(model, (inputs, truth)), ((outputs[:, 0] - truth) ** 2).mean())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ import torch
 
 from isp import artifacts, cli, registry, stages
 from isp.errors import IspError
+from isp.stages.download import download
 from isp.stages.finetune_dense import finetune_dense
 from isp.stages.initialise import initialise
 from isp.stages.prepare import prepare
+from isp.stages.split import split
 from tests.test_data import write_mnist
 
 TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 1e-3}
@@ -82,11 +86,11 @@ def test_collecting_and_reporting_need_no_torch() -> None:
         ("run --task digits --set method.rule=[", "'[' is not a YAML value"),
         ("run --task digits --method dense --sparsity 0.5", "method 'dense' does not prune, leave it out"),
         ("pretrain --backbone clip --output out", "unknown backbone 'clip'; did you mean 'clip_tiny'?"),
-        ("download --task mnist --data-root none --output m.json", "The Hugging Face hub did not give them"),
-        (
-            "prepare --backbone clip_tiny --task mnist --data-root none --train a --validation b --test c",
-            "missing split",
-        ),
+        ("download --task mnist --data-root none --output m.json", "The hub did not give them"),
+        ("split --task mnist --data-root none --manifest none --output a", "none: no such file; make it first"),
+        ("download --data-root none --output m.json", "give either --task or --backbone"),
+        ("convert --backbone clip_tiny --data-root n --manifest m --output a", "it is pre-trained here"),
+        ("download --task '{kind: texts}' --data-root none --output m.json", "task: missing key 'id'"),
         ("collect --runs none --cells nonsense --output out", "not a list of {backbone, tasks, seeds, variants"),
         ("tables --metrics none.csv --timings a --rounds b --output out", "none.csv: no such file; make it first"),
         ("list things", "allowed are methods, tasks, backbones"),
@@ -96,7 +100,7 @@ def test_errors_are_one_line_without_a_traceback(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, message: str
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert run(*command.split()) == 2
+    assert run(*shlex.split(command)) == 2
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed
@@ -104,18 +108,43 @@ def test_errors_are_one_line_without_a_traceback(
     assert not list(here.rglob("*.*"))
 
 
-def test_mnist_from_a_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+PARTS: tuple[artifacts.Part, ...] = ("train", "validation", "test")
+
+
+def prepared(resources: Path, here: Path) -> None:
+    """The digits, in the current folder."""
+    download(here, here / "manifest", task="digits")
+    split("digits", here, here / "manifest", here / "split")
+    weights = resources / "backbones" / "clip_tiny.safetensors"
+    prepare("clip_tiny", "digits", here, here / "manifest", here / "split", weights, *(here / part for part in PARTS))
+
+
+def test_test_examples_cannot_be_trained_on(here: Path, short_pretraining: Path) -> None:
+    prepared(short_pretraining, here)
+    weights = short_pretraining / "backbones" / "clip_tiny.safetensors"
+    for wrong in ("validation", "test"):
+        with pytest.raises(IspError, match=f"{wrong}: holds {wrong} examples, but train examples are needed here"):
+            initialise(
+                **{"backbone": "clip_tiny", "task": "digits", "seed": 0, "data": here / wrong, "limits": {}},
+                **{"training": TRAINING, "weights": weights, "output": here / "out", "initial": "pretrained"},
+            )
+        assert not (here / "out").exists()
+
+
+def test_mnist_from_a_folder(here: Path, short_pretraining: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mnist(here / "data", "train", [i % 10 for i in range(120)])
     write_mnist(here / "data", "test", [3] * 7)
     assert run("download", "--task", "mnist", "--data-root", "data", "--output", "manifest.json") == 0
     assert "mnist/train-00000-of-00001.parquet" in (here / "manifest.json").read_text()
-    options = ["--backbone", "clip_tiny", "--task", "mnist", "--data-root", "data"]
-    options += ["--train", "train", "--validation", "validation", "--test", "test"]
-    assert run("prepare", *options) == 2  # 120 examples instead of 60,000
+    source = ["--task", "mnist", "--data-root", "data", "--manifest", "manifest.json"]
+    assert run("split", *source, "--output", "split") == 2  # 120 examples instead of 60,000
     task = registry.load("task", "mnist")
-    monkeypatch.setattr(task, "TASK", task.TASK.__class__(**{**vars(task.TASK), "num_examples": 120}))
-    assert run("prepare", *options) == 0
-    found = {name: artifacts.load_examples(here / name)[0] for name in ("train", "validation", "test")}
+    monkeypatch.setattr(task, "TASK", replace(task.TASK, num_examples=120))
+    assert run("split", *source, "--output", "split") == 0
+    weights = short_pretraining / "backbones/clip_tiny.safetensors"
+    options = [*source, "--backbone", "clip_tiny", "--split", "split", "--weights", str(weights)]
+    assert run("prepare", *options, *(text for name in PARTS for text in (f"--{name}", name))) == 0
+    found = {name: artifacts.load_examples(here / name, name)[0] for name in PARTS}
     assert {name: len(tensors["labels"]) for name, tensors in found.items()} == {
         "train": 108,
         "validation": 12,
@@ -130,7 +159,7 @@ def test_mnist_from_a_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_divergence_keeps_the_last_good_state(here: Path, short_pretraining: Path, capsys: object) -> None:
-    prepare("clip_tiny", "digits", here, here / "train", here / "validation", here / "test")
+    prepared(short_pretraining, here)
     common = {"backbone": "clip_tiny", "task": "digits", "seed": 0, "data": here / "train", "limits": {}}
     common["training"] = TRAINING
     weights = short_pretraining / "backbones" / "clip_tiny.safetensors"
@@ -163,7 +192,7 @@ def test_a_damaged_input_is_named_with_its_stage(
     ]
     assert run("initialise", *options, "cut.safetensors") == 2
     assert "cut.safetensors: truncated" in (printed := capsys.readouterr().err.replace("\n", ""))
-    assert "(stage: pretrain)" in printed
+    assert "(stage: pretrain or convert)" in printed
     assert run("initialise", *options, str(short_pretraining / "backbones" / "clip_tiny.safetensors")) == 2
-    assert "train: holds weights, but examples is needed" in capsys.readouterr().err.replace("\n", "")
+    assert "train: holds backbone, but examples is needed" in capsys.readouterr().err.replace("\n", "")
     assert not (here / "state").exists()

@@ -137,7 +137,7 @@ def test_a_method_that_looks_at_batches_pays_for_them(make: MakeTrainer, monkeyp
     monkeypatch.setattr(one_shot, "scores", scores)
     trainer = make()
     (ticket,) = find(trainer, "one_shot", "0.7")
-    assert ticket.finding == Cost(samples=32, flops=2 * trainer.flops.total, sparse_flops=2 * trainer.flops.total)
+    assert ticket.finding == Cost(samples=32, flops=2 * trainer.flops.total[0], sparse_flops=2 * trainer.flops.total[0])
     assert ticket.retraining.steps == 30
 
 

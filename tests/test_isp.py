@@ -251,7 +251,7 @@ def test_cost_by_hand(make: MakeTrainer) -> None:
     (ticket,) = find(trainer, "0.85", **QUICK)
     assert (ticket.finding.steps, ticket.retraining.steps) == (10 + 48, 20)
     assert ticket.cost.samples == 78 * 16
-    assert ticket.cost.flops == 78 * trainer.flops.total
+    assert ticket.cost.flops == 78 * trainer.flops.total[0]
 
 
 def test_planned_steps_are_those_of_a_run(make: MakeTrainer) -> None:

@@ -38,9 +38,9 @@ def record(variant: str, sparsity: str, seed: int = 0, validation: float = 90.0,
         "sparsity": sparsity,
         "zero_weights": 9,
         "prunable_weights": 10,
-        "metric": "accuracy",
-        "validation": validation,
-        "test": validation - 2,
+        "metrics": ["accuracy"],
+        "validation": {"accuracy": validation, "majority": 10.0},
+        "test": {"accuracy": validation - 2, "majority": 11.0},
         "finding": cost(100),
         "retraining": cost(200),
         "rounds": [],
@@ -138,6 +138,15 @@ def test_metrics_hold_costs_and_nothing_that_was_measured() -> None:
     assert row["finding_flops"] == 7 * 10**9
     assert row["retraining_samples"] == 6400
     assert not {"measured", "rounds", "device", "finding_seconds"} & row.keys()
+
+
+def test_majority_and_a_second_metric() -> None:
+    (row,) = collect.metrics([record("isp", "0.9000")])
+    assert (row["metric"], row["majority_validation"], row["majority_test"]) == ("accuracy", 10.0, 11.0)
+    assert (row["second_metric"], row["second_validation"]) == ("", "")
+    both = {part: {"accuracy": 90.0, "f1": 80.0, "majority": 60.0} for part in ("validation", "test")}
+    (row,) = collect.metrics([{**record("isp", "0.9000", metrics=["accuracy", "f1"]), **both}])
+    assert (row["second_metric"], row["second_validation"], row["second_test"]) == ("f1", 80.0, 80.0)
 
 
 def test_rounds_that_tickets_share_come_once() -> None:
@@ -259,7 +268,10 @@ def test_markdown_and_text(tmp_path: Path) -> None:
 
 
 def test_each_task_and_backbone_has_its_own_table_and_panel(tmp_path: Path) -> None:
-    records = [record("isp", "0.8000", task="first"), record("isp", "0.9000", task="second", test=None)]
+    records = [
+        record("isp", "0.8000", task="first"),
+        record("isp", "0.9000", task="second", test={"accuracy": None, "majority": 9}),
+    ]
     rows = Rows(records, tmp_path)
     assert [header[:2] for header, _ in tables.scores(rows.metrics)] == [["b on first", "0.8"], ["b on second", "0.9"]]
     assert len(figures.score_by_sparsity(rows.metrics)[0].axes) == 2

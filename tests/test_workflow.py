@@ -77,24 +77,24 @@ def test_a_row_for_every_ticket_and_every_output(smoke: Path) -> None:
 def test_a_ticket_is_what_isp_prune_gives_to_the_bit(smoke: Path) -> None:
     """Every method: the jobs of the workflow against the reference in this process."""
     study = load_study(STUDY)
-    backbone, task = registry.load("backbone", "clip_tiny").BACKBONE, registry.load("task", "digits").TASK
+    backbone = registry.load("backbone", "clip_tiny").BACKBONE
     limits, training = study.limits("digits"), study.training["clip_tiny"].model_dump()
-    tensors, _ = artifacts.load_examples(smoke / "resources/prepared/clip_tiny/digits/train.safetensors")
-    train = backbone.examples(limited(tensors, task, limits), limits.augmentation)
+    tensors, _ = artifacts.load_examples(smoke / "resources/prepared/clip_tiny/digits/train.safetensors", "train")
+    architecture = backbone.described()
+    train = backbone.examples(limited(tensors, limits.num_train), architecture, limits.augmentation)
     assert len(train) == 64
     methods = set()
     for group in study.groups():
         variant = study.variants[group.variant]
         initial, _ = artifacts.load_state(smoke / RUN / "initial" / f"{variant.initial}.safetensors")
         for sparsity in group.sparsities:
-            model = backbone.restore(initial.weights)
+            model = backbone.restore(initial.weights, architecture)
             expected = isp.prune(
                 model,
                 train,
                 sparsity=sparsity,
                 method=variant.method,
                 settings=variant.settings,
-                loss=backbone.loss,
                 prunable=backbone.prunable,
                 seed=group.seed,
                 **training,
@@ -167,7 +167,7 @@ def test_committed_results_do_not_stop_a_fresh_clone_from_running(smoke: Path, t
         shutil.copy(path, tmp_path / "results/smoke")
     done = snakemake(tmp_path, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "smoke: 90 jobs to run" in done.stdout
+    assert "smoke: 91 jobs to run" in done.stdout
 
 
 def planned(folder: Path, study: dict[str, Any]) -> set[str]:

@@ -58,7 +58,7 @@ def _fitted(array: np.ndarray, size: int) -> np.ndarray:
     width, height = (max(size, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    return np.array(image.crop((left, top, left + size, top + size)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,10 @@ def normalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
 
 
 def resized(pictures: Tensor, size: int) -> Tensor:
-    """Square pictures, (n, channels, side, side) in [0, 1], at another size: bicubic as Pillow's but for rounding."""
+    """Square pictures, (n, channels, side, side) in [0, 1], at another size.
+
+    Bicubic as Pillow's, which rounds and clips between its two passes.
+    """
     if pictures.shape[-1] == size:
         return pictures
     return F.interpolate(pictures, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp_(0, 1)

@@ -13,7 +13,9 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 PACKAGES = ("pandas", "scipy", "sklearn")
 LEFT_OUT = {"tests", "conftest.py", "externals", "_external", "array_api_compat", "array_api_extra", "_vendored"}
@@ -28,8 +30,16 @@ SENTENCE_END = re.compile(r"(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!cf\.)(?<!vs\.)(?
 WORD = re.compile(r"\(?['\"]?\w+(?:['\-/.]\w+)*['\"]?\)?[,;:]?")
 
 
+Split = Literal["train", "test"]
+SIZES = {"train": 3400, "test": 1000}
+"""Examples of each task."""
+
+INNER = re.compile(r"[,;:()\"']")
+"""Marks that show where in a sentence a word belongs."""
+
+
 class Sentence(NamedTuple):
-    """A sentence, the number of its docstring, and the part that the docstring belongs to."""
+    """A sentence, the docstring that it is from (as a number), and the part that the docstring belongs to."""
 
     text: str
     docstring: int
@@ -54,7 +64,7 @@ def docstrings(package: str) -> Iterator[str]:
 
 
 def paragraphs(docstring: str) -> Iterator[str]:
-    """Its paragraphs of prose: blocks of lines of one indentation that are no code, list, table, header or directive."""
+    """Its paragraphs of prose: blocks of lines of one indentation that are no code, list, table or directive."""
     blocks: list[tuple[int, list[str]]] = []
     indentation = -1
     for line in docstring.splitlines():
@@ -88,15 +98,116 @@ def prose(paragraph: str) -> Iterator[str]:
 
 @cache
 def sentences() -> tuple[Sentence, ...]:
-    """Every sentence once (case and digits aside), in the order of packages, paths and places."""
+    """Every sentence once (case, digits and punctuation aside), in the order of packages, paths and places."""
     found: dict[str, Sentence] = {}
-    for package in PACKAGES:
-        for number, docstring in enumerate(docstrings(package)):
-            digest = hashlib.blake2b(docstring.encode(), digest_size=8).digest()
-            share = int.from_bytes(digest, "big") / 2**64
-            part = next(part for part, bound in PARTS.items() if share < bound)
-            for paragraph in paragraphs(docstring):
-                for text in prose(paragraph):
-                    key = re.sub(r"\d+|\W+", " ", text.lower())
-                    found.setdefault(key, Sentence(text, number, part))
+    for number, docstring in enumerate(text for package in PACKAGES for text in docstrings(package)):
+        share = int.from_bytes(hashlib.blake2b(docstring.encode(), digest_size=8).digest(), "big") / 2**64
+        part = next(part for part, bound in PARTS.items() if share < bound)
+        for paragraph in paragraphs(docstring):
+            for text in prose(paragraph):
+                found.setdefault(re.sub(r"[\d\W]+", " ", text.lower()), Sentence(text, number, part))
     return tuple(found.values())
+
+
+def checksum() -> str:
+    """BLAKE2b of all sentences with their docstrings and parts: what the study's data depend on, in 32 hex digits."""
+    lines = "\n".join("\t".join(map(str, sentence)) for sentence in sentences())
+    return hashlib.blake2b(lines.encode(), digest_size=16).hexdigest()
+
+
+def corpus() -> list[str]:
+    """The sentences of the pre-training part."""
+    return [sentence.text for sentence in sentences() if sentence.part == "pretraining"]
+
+
+def vocabulary(size: int) -> list[str]:
+    """A WordPiece vocabulary of `corpus()`, lower-cased: special tokens, characters, then pieces as they were merged.
+
+    The library's trainer for WordPiece numbers pieces in the order of a randomly seeded hash map, and so breaks ties
+    differently in every process. Its trainer for byte pairs does not, where the beginning of a word is a character.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    lower_case, words = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    marked = [
+        " ".join("▁" + word for word, _ in words.pre_tokenize_str(lower_case.normalize_str(text))) for text in corpus()
+    ]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(vocab_size=2 * size, show_progress=False)
+    tokenizer.train_from_iterator(marked, trainer)
+    numbers = tokenizer.get_vocab()
+    pieces = sorted(numbers, key=numbers.__getitem__)
+    characters = [piece for piece in pieces if len(piece) == 1 and piece != "▁"]
+    merged = [piece[1:] if piece[0] == "▁" else "##" + piece for piece in pieces if len(piece) > 1]
+    singles = [*characters, *("##" + character for character in characters)]
+    return list(dict.fromkeys([*SPECIAL, *singles, *merged]))[:size]
+
+
+def _generator(split: Split) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(list(SIZES).index(split)))
+
+
+def _plain(split: Split, longest: int) -> list[list[str]]:
+    """The words of every sentence of the split that has at most so many and no punctuation inside."""
+    texts = (sentence.text for sentence in sentences() if sentence.part == split)
+    return [text.split() for text in texts if len(text.split()) <= longest and not INNER.search(text)]
+
+
+def _draw(rng: np.random.Generator, available: int, split: Split) -> list[int]:
+    """Numbers of the split's examples, in random order."""
+    if available < SIZES[split]:
+        raise ValueError(f"the installed docstrings give {available} {split} examples; {SIZES[split]} are needed")
+    return [int(index) for index in rng.permutation(available)[: SIZES[split]]]
+
+
+def word_order(split: Split) -> tuple[list[str], list[int]]:
+    """Is the order of this sentence's words intact?
+
+    Half of the sentences have a span of (up to) six words inside them deranged: no word of the span stays in place.
+    The first and the last word stay, and no sentence has punctuation inside it, so neither tells on the order.
+
+    Returns:
+        Sentences of 6 to 16 words, each held-out sentence at most once, as many as `SIZES` says for the split; labels,
+        1 intact, 0 not.
+    """
+    plain = _plain(split, 16)
+    rng = _generator(split)
+    chosen = [plain[index] for index in _draw(rng, len(plain), split)]
+    labels = [number % 2 for number in range(len(chosen))]
+    texts = [words if label else _deranged(words, rng) for words, label in zip(chosen, labels, strict=True)]
+    return [" ".join(words) for words in texts], labels
+
+
+def _deranged(words: list[str], rng: np.random.Generator) -> list[str]:
+    """The words with a random span of six of them, or all but the first and the last, deranged."""
+    length = min(6, len(words) - 2)
+    start = int(rng.integers(1, len(words) - length))
+    places = np.arange(length)
+    span = [word.lower() for word in words[start : start + length]]
+    order = places
+    while (order == places).any() or [span[place] for place in order] == span:
+        order = rng.permutation(length)
+    return [*words[:start], *(words[start + place] for place in order), *words[start + length :]]
+
+
+def half_order(split: Split) -> tuple[list[str], list[str], list[int]]:
+    """Do these two fragments come in this order, as the beginning and the end of one sentence?
+
+    Returns:
+        First and second fragments, of at least three words each, lower-cased and without the full stop, as many pairs
+        as `SIZES` says for the split, of sentences of 6 to 18 words without punctuation inside; labels, 1 in order,
+        0 the other way round.
+    """
+    plain = _plain(split, 18)
+    rng = _generator(split)
+    firsts, seconds, labels = [], [], []
+    for number, index in enumerate(_draw(rng, len(plain), split)):
+        words = [word.lower().rstrip(".!?") for word in plain[index]]
+        cut = int(rng.integers(3, len(words) - 2))
+        halves = [" ".join(words[:cut]), " ".join(words[cut:])]
+        labels.append(number % 2)
+        first, second = halves if labels[-1] else reversed(halves)
+        firsts.append(first)
+        seconds.append(second)
+    return firsts, seconds, labels

@@ -293,4 +293,4 @@ def decode(picture: bytes | np.ndarray, where: str) -> np.ndarray:
         return picture
     with opened(picture, where) as image:
         grey = image.mode in ("1", "L")
-        return np.asarray(image.convert("L" if grey else "RGB"))
+        return np.array(image.convert("L" if grey else "RGB"))

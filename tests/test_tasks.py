@@ -1,0 +1,164 @@
+"""What every task must hold to (found by file name), on made-up data in the layout of its source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+
+from isp import registry
+from isp.backbones import Backbone
+from isp.data.preparation import prepare, split
+from isp.data.sources import HubDataset
+from isp.definitions import task_of
+from isp.errors import ConfigError, DataError
+from isp.evaluation import evaluate
+from isp.metrics import METRICS, majority, score
+from isp.tasks import ImageTask, Task
+from isp.training import default_loss
+from tests.test_backbones import small
+from tests.test_data import png
+
+TASKS = registry.names("task")
+BACKBONE = {"pictures": "clip_tiny", "texts": "bert_base"}
+NUM_TRAIN, NUM_TEST = 120, 30
+WORDS = ("a", "b", "c", "d")
+
+
+def imitate(task: Task, data_root: Path) -> Task:
+    """Write small data in the layout of a task's source, and make the task as small; embedded ones stay as they are."""
+    if not isinstance(task.source, HubDataset):
+        return task
+    source, random = task.source, np.random.Generator(np.random.PCG64(0))
+    folder = data_root / source.id / source.folder
+    folder.mkdir(parents=True)
+    classes = len(task.classes)
+    for name, num in ((source.train, NUM_TRAIN), (source.test, NUM_TEST)):
+        labels = random.integers(0, classes, num) if classes else random.uniform(0, 5, num).astype(np.float32)
+        columns: dict[str, Any] = {source.label: labels.tolist()}
+        for column in source.inputs:
+            if task.inputs == "texts":
+                columns[column] = [" ".join(random.choice(WORDS, 1 + number % 9)) for number in range(num)]
+            else:
+                sides = random.integers(20, 60, (num, 2))
+                pictures = [random.integers(0, 256, (*side, 3), dtype=np.uint8) for side in sides]
+                columns[column] = [
+                    {"bytes": png(picture), "path": f"{number // 30:05d}_{number % 30:05d}.png"}
+                    for number, picture in enumerate(pictures)
+                ]
+        parquet.write_table(pa.table(columns), folder / f"{name}-00000-of-00001.parquet")
+    return replace(task, num_examples=NUM_TRAIN)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_splits_prepares_trains_and_is_scored(name: str, tmp_path: Path) -> None:
+    task = imitate(registry.load("task", name).TASK, tmp_path)
+    kind = BACKBONE[task.inputs]
+    backbone: Backbone = registry.load("backbone", kind).BACKBONE
+    pretrained = small(kind)
+    parts = split(name, task, tmp_path)
+    assert not set(parts.train) & set(parts.validation)
+    assert len(parts.train) + len(parts.validation) <= task.num_examples
+    if task.split != "groups":
+        assert len(parts.train) + len(parts.validation) == task.num_examples
+    found = dict(prepare(name, task, backbone, pretrained, parts, tmp_path))
+    assert list(found) == ["train", "validation", "test"]
+    for part, chosen in (("train", parts.train), ("validation", parts.validation)):
+        assert found[part]["index"].tolist() == chosen.tolist()
+    sizes = {part: len(tensors["labels"]) for part, tensors in found.items()}
+    assert all(len(tensor) == sizes[part] for part, tensors in found.items() for tensor in tensors.values())
+    labels = torch.cat([tensors["labels"] for tensors in found.values()])
+    assert labels.dtype == (torch.int64 if task.classes else torch.float32)
+    if task.classes:
+        assert labels.min() >= 0
+        assert labels.max() < len(task.classes)
+
+    model = backbone.initial(pretrained, task, 0, random=False)
+    examples = backbone.examples(found["train"], pretrained.architecture, "crop")
+    inputs, truth = examples.batch(torch.arange(8))
+    assert model(inputs).shape == (8, task.num_outputs)
+    loss = default_loss(model, (inputs, truth))
+    loss.backward()
+    assert torch.isfinite(loss)
+    scores = evaluate(model, backbone.examples(found["test"], pretrained.architecture, "none"), task.metrics)
+    assert list(scores) == list(task.metrics)
+    assert all(-100 <= value <= 100 for value in scores.values())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_is_complete(name: str) -> None:
+    task: Task = registry.load("task", name).TASK
+    assert registry.summary("task", name)
+    assert len(set(task.classes)) == len(task.classes) != 1
+    assert 1 <= len(task.metrics) <= 2
+    if isinstance(task, ImageTask):
+        assert all(template.count("{}") == 1 for template in task.templates)
+    if isinstance(task.source, HubDataset):
+        assert len(task.source.revision) == 40  # a commit: what is fetched never changes
+    for metric in task.metrics:  # the higher the better, and what is right scores 100
+        outputs, labels = right_answers(task)
+        assert score(metric, outputs, labels) == pytest.approx(100)
+        assert score(metric, outputs[::-1], labels) < 60
+        assert majority(metric, labels, task.num_outputs) < 75
+    assert set(task.metrics) <= METRICS.keys()
+
+
+def right_answers(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    if not task.classes:
+        labels = np.linspace(0, 5, 20)
+        return labels[:, None], labels
+    labels = np.repeat(np.arange(len(task.classes)), [9, 11] if len(task.classes) == 2 else 3)
+    return np.eye(len(task.classes))[labels], labels
+
+
+def test_there_are_the_papers_fifteen() -> None:
+    vision = {"cars", "gtsrb", "mnist", "svhn", "cifar10", "cifar100"}
+    language = {"mnli", "qqp", "stsb", "wnli", "qnli", "mrpc", "rte", "sst2", "cola"}
+    assert len(vision | language) == 15
+    for names, inputs in ((vision, "pictures"), (language, "texts")):
+        assert {registry.load("task", name).TASK.inputs for name in names} == {inputs}
+    metrics = {name: registry.load("task", name).TASK.metrics[0] for name in language}
+    assert metrics == dict.fromkeys(language, "accuracy") | {"stsb": "pearson", "cola": "matthews"}
+
+
+def test_labels_that_are_no_classes(tmp_path: Path) -> None:
+    task = imitate(registry.load("task", "rte").TASK, tmp_path)
+    with pytest.raises(DataError, match=r"label 1 at example \d+; allowed are 0 to 0"):
+        split("rte", replace(task, classes=("one",)), tmp_path)
+    with pytest.raises(DataError, match="the training split holds 120 examples instead of 7"):
+        split("rte", replace(task, num_examples=7), tmp_path)
+    stsb = imitate(registry.load("task", "stsb").TASK, tmp_path)
+    with pytest.raises(DataError, match="its labels are float32, classes are integers"):
+        split("stsb", replace(stsb, classes=("a", "b")), tmp_path)
+
+
+def test_a_task_of_ones_own(tmp_path: Path) -> None:
+    own = "{kind: texts, id: me/reviews, inputs: [title, body], classes: [bad, good], num_examples: 120, metrics: [f1]}"
+    task = imitate(task_of(own), tmp_path)
+    assert (tmp_path / "me/reviews/data/train-00000-of-00001.parquet").exists()
+    assert len(split("reviews", task, tmp_path).validation) == 12
+
+
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        ("{kind: sounds, id: a/b, num_examples: 9, classes: [a, b]}", "kind = 'sounds': input should be 'pictures' or"),
+        ("{kind: texts, id: b, num_examples: 9, classes: [a, b]}", "id = 'b': string should match pattern"),
+        ("{kind: texts, id: a/b, num_examples: 9, classes: [a]}", "classes: allowed are two or more, or none for a"),
+        ("{kind: texts, id: a/b, num_examples: 9, classes: [a, b], metrics: [acuracy]}", "did you mean 'accuracy'?"),
+        ("{kind: pictures, id: a/b, num_examples: 9, classes: []}", "two or more classes"),
+        ("{kind: pictures, id: a/b, num_examples: 9, classes: [a, b], templates: [x]}", "'x' needs one {}"),
+        ("{kind: texts, id: a/b, num_example: 9, classes: [a, b]}", "did you mean 'num_examples'?"),
+        ("{kind", "not YAML"),
+    ],
+)
+def test_what_is_wrong_with_a_definition(definition: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        task_of(definition)
+    assert message in str(caught.value)
