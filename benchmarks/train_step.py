@@ -21,11 +21,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 from isp import masks
-from isp.backbones._open_clip import ClipBackbone, classification_loss
+from isp.backbones import _open_clip as clip
+from isp.backbones.clip_vit_b32 import BACKBONE
 from isp.prunable import prunable_names
-from isp.training import State, Training, make_trainer, state_of
-
-BACKBONE = ClipBackbone(architecture="ViT-B-32-quickgelu")
+from isp.training import State, Training, default_loss, make_trainer, state_of
 
 
 class RandomPictures:
@@ -46,7 +45,8 @@ class RandomPictures:
 
 def build(device: str) -> nn.Module:
     """The classifier with random weights, the same every time."""
-    return BACKBONE.classifier(BACKBONE.build(0), [str(i) for i in range(10)], ["a photo of {}."]).to(device)
+    towers = clip.build(BACKBONE.described(), 0)
+    return clip.classifier(towers, [str(i) for i in range(10)], ["a photo of {}."]).to(device)
 
 
 def ours(arguments: argparse.Namespace, precision: str) -> Any:
@@ -56,7 +56,7 @@ def ours(arguments: argparse.Namespace, precision: str) -> Any:
         steps=1000, batch_size=arguments.batch_size, learning_rate=1e-5, precision=precision  # type: ignore[arg-type]
     )  # fmt: skip
     examples = RandomPictures(4 * arguments.batch_size, arguments.device)
-    trainer = make_trainer(model, examples, classification_loss, training, prunable_names(model, BACKBONE.prunable), 0)
+    trainer = make_trainer(model, examples, default_loss, training, prunable_names(model, BACKBONE.prunable), 0)
     state = state_of(model)
     mask = masks.prune_by_magnitude(trainer.prunable_weights(state), Decimal("0.9"))
     times: list[float] = []
@@ -92,7 +92,7 @@ def theirs(arguments: argparse.Namespace, precision: str) -> Any:
         begun = clock(arguments.device)
         pictures = examples.batch(torch.arange(arguments.batch_size) + step % 4 * arguments.batch_size)
         with torch.autocast(device_type, torch.bfloat16) if precision == "bf16" else nullcontext():
-            loss = classification_loss(model, pictures)
+            loss = default_loss(model, pictures)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -35,7 +35,7 @@ def change(path: str, value: Any) -> dict[str, Any]:
     *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
     at: Any = changed
     for part in parents:
-        at = at[part]
+        at = at.setdefault(part, {}) if isinstance(at, dict) else at[part]
     if value is ...:
         del at[last]
     else:
@@ -53,6 +53,7 @@ def test_the_cells_of_a_study() -> None:
     ]
 
 
+OWN_TASK = {"kind": "texts", "id": "me/reviews", "inputs": ["text"], "classes": ["bad", "good"], "num_examples": 500}
 ISP, TRAINING, BLOCK = "variants.isp.settings", "training.clip_tiny", "grid.0"
 
 MALFORMED = [
@@ -126,6 +127,20 @@ MALFORMED = [
     (f"{TRAINING}.steps", 20, "variants.isp, on task 'digits': the rounds overrun the budget"),
     (f"{TRAINING}.batch_size", 901, "batch_size = 901: larger than the 900 training examples there are"),
     (f"{ISP}.data_fraction", 0.02, "data_fraction = 0.02: a look-ahead's 18 of 900 training examples make no batch"),
+    # definitions
+    ("define.backbones.mine", {"family": "gpt", "id": "a/b"}, "mine.family = 'gpt': input should be 'clip' or 'bert'"),
+    ("define.backbones.mine", {"family": "bert"}, "a backbone needs either an id (owner/name on the hub) or a folder"),
+    ("define.backbones.mine", {"family": "bert", "id": "a/b", "folder": "c"}, "either an id"),
+    ("define.backbones.mine", {"family": "clip", "id": "a/b", "pooler": "kept"}, "pooler: family 'clip' has no such"),
+    ("define.backbones.mine", {"family": "bert", "id": "a/b", "case": "upper"}, "mine.case = 'upper': input should be"),
+    ("define.backbones.mine", {"family": "bert", "ids": "a/b"}, "'ids'; did you mean 'id'? (allowed: architecture"),
+    ("define.backbones.clip_tiny", {"family": "bert", "id": "a/b"}, "there is a backbone of this name; choose another"),
+    ("define.backbones.Mine", {"family": "bert", "id": "a/b"}, "= 'Mine': string should match pattern"),
+    ("define.tasks.digits", OWN_TASK, "define.tasks.digits: there is a task of this name; choose another one"),
+    ("define.tasks.mine", {**OWN_TASK, "metrics": ["f2"]}, "unknown metric 'f2'; did you mean 'f1'?"),
+    ("define.tasks.mine", {**OWN_TASK, "num_examples": 1}, "define.tasks.mine.num_examples = 1: input should be"),
+    ("define.task", {}, "unknown key define 'task'; did you mean 'tasks'? (allowed: backbones, tasks)"),
+    (f"{BLOCK}.tasks", ["rte"], "grid.0: task 'rte' has texts, but backbone 'clip_tiny' takes pictures"),
     # cells that are there twice
     (f"{BLOCK}.sparsities", [0.9, "0.90"], "grid.0: sparsities 0.9000, 0.9000: one is given twice"),
     (f"{BLOCK}.seeds", [0, 0], "the cell clip_tiny/digits/dense/0/0.0000 is there twice"),
@@ -142,6 +157,21 @@ def test_what_is_wrong_is_named_with_what_is_allowed(tmp_path: Path, path: str, 
         load_study(file)
     assert str(caught.value).startswith(f"{file}: ")
     assert message in str(caught.value)
+
+
+def test_a_backbone_and_a_task_of_ones_own() -> None:
+    study = yaml.safe_load(yaml.safe_dump(GOOD))
+    study["define"] = {
+        "backbones": {"mine": {"family": "bert", "folder": "models/mine", "pooler": "pruned"}},
+        "tasks": {"reviews": OWN_TASK},
+    }
+    study["training"]["mine"] = {"steps": 300, "batch_size": 32, "learning_rate": 1e-4}
+    study["grid"].append({**study["grid"][0], "backbone": "mine", "tasks": ["reviews"]})
+    found = parse_study(study, "test")
+    assert found.num_train("reviews") == 450
+    assert "bert.pooler.dense.weight" in found.backbone("mine").prunable
+    assert found.defined("backbone", "mine") == '{"family":"bert","folder":"models/mine","pooler":"pruned"}'
+    assert found.defined("backbone", "clip_tiny") == "clip_tiny"
 
 
 def test_a_block_that_repeats_cells_of_another_is_refused() -> None:
