@@ -66,15 +66,15 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def save_backbone(path: Path, pretrained: Pretrained, about: Mapping[str, Any]) -> None:
     """A pre-trained model: weights, architecture, vocabulary."""
-    fields = {"architecture": pretrained.architecture, "vocabulary": list(pretrained.vocabulary)}
+    fields = {key: value for key, value in vars(pretrained).items() if key != "weights"}
     _write(path, "backbone", pretrained.weights, fields, about)
 
 
 def load_backbone(path: Path) -> tuple[Pretrained, dict[str, Any]]:
     """The pre-trained model and what is written about it."""
     tensors, header = _read(path, "backbone")
-    vocabulary = tuple(header["vocabulary"])
-    return Pretrained(weights=tensors, architecture=header["architecture"], vocabulary=vocabulary), header["about"]
+    fields = {"architecture": header["architecture"], "vocabulary": tuple(header["vocabulary"]), "data": header["data"]}
+    return Pretrained(weights=tensors, **fields), header["about"]
 
 
 def save_split(path: Path, split: Split, about: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
-from isp.backbones import clip_tiny
+from isp.backbones import bert_tiny, clip_tiny
 from isp.prunable import prunable_names
 from isp.stages.pretrain import pretrain
 from isp.training import Trainer, Training, default_loss, make_trainer
@@ -87,10 +87,12 @@ def make() -> Callable[..., Trainer]:
 
 @pytest.fixture(scope="session")
 def short_pretraining(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like `resources/`, with a tiny CLIP that was pre-trained for three steps instead of hundreds."""
+    """A folder like `resources/`, with tiny backbones that were pre-trained for three steps instead of hundreds."""
     folder = tmp_path_factory.mktemp("resources")
     with pytest.MonkeyPatch.context() as patch:
-        short = clip_tiny.PRETRAINING.model_copy(update={"steps": 3, "warmup_steps": 0, "batch_size": 31})
-        patch.setattr(clip_tiny, "PRETRAINING", short)
-        pretrain(backbone="clip_tiny", output=folder / "backbones" / "clip_tiny.safetensors")
+        for module in (clip_tiny, bert_tiny):
+            short = module.PRETRAINING.model_copy(update={"steps": 3, "warmup_steps": 0, "batch_size": 31})
+            patch.setattr(module, "PRETRAINING", short)
+            name = module.__name__.rpartition(".")[2]
+            pretrain(backbone=name, output=folder / "backbones" / f"{name}.safetensors")
     return folder

@@ -142,7 +142,7 @@ def test_frames_of_one_traffic_sign_stay_together(tmp_path: Path) -> None:
     names = [f"{track:05d}_{frame:05d}.ppm" for _ in range(4) for track in range(2) for frame in range(30)]
     pictures = [{"bytes": png(np.zeros((9, 9, 3), np.uint8)), "path": name} for name in names]
     parquet.write_table(pa.table({"image": pictures, "label": labels}), folder / "train-00000-of-00001.parquet")
-    raw = task.source.read("train", tmp_path)
+    raw = task.source.labels(tmp_path)
     assert raw.groups is not None
     assert np.bincount(raw.groups).tolist() == [30] * 8
     split = carve(raw.labels, 60, "groups", raw.groups)
@@ -150,7 +150,7 @@ def test_frames_of_one_traffic_sign_stay_together(tmp_path: Path) -> None:
     assert not set(raw.groups[split.train]) & set(raw.groups[split.validation])
     nameless = [{**picture, "path": None} for picture in pictures]
     parquet.write_table(pa.table({"image": nameless, "label": labels}), folder / "train-00000-of-00001.parquet")
-    assert task.source.read("train", tmp_path).groups is None
+    assert task.source.labels(tmp_path).groups is None
 
 
 def test_limits_take_the_first_and_never_move_an_example_to_the_other_side() -> None:

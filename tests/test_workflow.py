@@ -21,10 +21,14 @@ import yaml
 
 import isp
 from isp import artifacts, cli, registry
-from isp.config import load_study
+from isp.backbones import _bert as bert
+from isp.config import Study, load_study
 from isp.data.preparation import limited
+from isp.definitions import task_of
 from isp.families import Ticket
+from tests.test_backbones import SMALL_BERT, bert_folder
 from tests.test_isp import equal as same
+from tests.test_tasks import imitate
 
 ROOT = Path(__file__).parent.parent
 STUDY = ROOT / "config" / "smoke.yaml"
@@ -76,17 +80,22 @@ def test_a_row_for_every_ticket_and_every_output(smoke: Path) -> None:
 
 def test_a_ticket_is_what_isp_prune_gives_to_the_bit(smoke: Path) -> None:
     """Every method: the jobs of the workflow against the reference in this process."""
-    study = load_study(STUDY)
-    backbone = registry.load("backbone", "clip_tiny").BACKBONE
-    limits, training = study.limits("digits"), study.training["clip_tiny"].model_dump()
-    tensors, _ = artifacts.load_examples(smoke / "resources/prepared/clip_tiny/digits/train.safetensors", "train")
-    architecture = backbone.described()
-    train = backbone.examples(limited(tensors, limits.num_train), architecture, limits.augmentation)
-    assert len(train) == 64
+    assert same_as_in_process(smoke, load_study(STUDY)) == set(registry.names("method"))
+
+
+def same_as_in_process(folder: Path, study: Study) -> set[str]:
+    """Hold every ticket of a study that ran in a folder to `isp.prune`; the methods there were."""
     methods = set()
     for group in study.groups():
-        variant = study.variants[group.variant]
-        initial, _ = artifacts.load_state(smoke / RUN / "initial" / f"{variant.initial}.safetensors")
+        name, task, variant = group.backbone, group.task, study.variants[group.variant]
+        backbone, limits = study.backbone(name), study.limits(task)
+        run = folder / f"results/{study.study}/runs/{name}/{task}/seed{group.seed}"
+        pretrained, _ = artifacts.load_backbone(folder / f"resources/backbones/{name}.safetensors")
+        architecture = pretrained.architecture
+        tensors, _ = artifacts.load_examples(folder / f"resources/prepared/{name}/{task}/train.safetensors", "train")
+        train = backbone.examples(limited(tensors, limits.num_train), architecture, limits.augmentation)
+        assert len(train) == study.num_train(task)
+        initial, _ = artifacts.load_state(run / "initial" / f"{variant.initial}.safetensors")
         for sparsity in group.sparsities:
             model = backbone.restore(initial.weights, architecture)
             expected = isp.prune(
@@ -97,13 +106,13 @@ def test_a_ticket_is_what_isp_prune_gives_to_the_bit(smoke: Path) -> None:
                 settings=variant.settings,
                 prunable=backbone.prunable,
                 seed=group.seed,
-                **training,
+                **study.training[name].model_dump(),
             )
-            dense = RUN / "dense" / f"{variant.initial}.safetensors"
-            path = RUN / group.variant / str(sparsity) / "ticket.safetensors" if sparsity else dense
-            assert_same(isp.load_ticket(smoke / path), expected)
+            dense = run / "dense" / f"{variant.initial}.safetensors"
+            path = run / group.variant / str(sparsity) / "ticket.safetensors" if sparsity else dense
+            assert_same(isp.load_ticket(path), expected)
             methods.add(variant.method)
-    assert methods == set(registry.names("method"))
+    return methods
 
 
 def assert_same(found: Ticket, expected: Ticket) -> None:
@@ -147,6 +156,58 @@ def test_only_evaluate_reads_test_examples() -> None:
             readers.append(rule.split(":")[0])
     assert readers == ["evaluate"]
     assert text.count('"{split}", "test"') == 2  # and prepare, which writes them
+
+
+def test_texts_and_what_a_study_defines(short_pretraining: Path, tmp_path: Path) -> None:
+    """The embedded language half, and a BERT and a data set of one's own from local folders."""
+    shutil.copytree(short_pretraining, tmp_path / "resources")
+    bert_folder(tmp_path / "mine", bert.build(SMALL_BERT, 3).state_dict())
+    own = {"kind": "texts", "id": "me/reviews", "inputs": ["title", "body"], "num_examples": 120, "classes": []}
+    own["metrics"] = ["pearson", "spearman"]
+    imitate(task_of(json.dumps(own)), tmp_path / "data")
+    soup = {"rate": 0.5, "segment_fraction": 0.25, "denoisers": 2, "look_ahead_steps": 2}
+    protocol = {"steps": 8, "batch_size": 16, "learning_rate": 1e-3}
+    grid = [("bert_tiny", "half_order"), ("mine", "reviews")]
+    study = {
+        "study": "language",
+        "data_root": "data",
+        "define": {
+            "backbones": {"mine": {"family": "bert", "folder": "mine", "pooler": "pruned"}},
+            "tasks": {"reviews": own},
+        },
+        "training": {"bert_tiny": protocol, "mine": protocol},
+        "tasks": {"half_order": {"num_train": 96}},
+        "variants": {
+            **{"dense": {"method": "dense"}, "one_shot": {"method": "one_shot"}, "lth": {"method": "lth"}},
+            **{"isp": {"method": "isp", "settings": soup}, "scratch": {"method": "dense", "initial": "random"}},
+        },
+        "grid": [
+            {
+                **{"backbone": backbone, "tasks": [task], "sparsities": ["0.6"], "seeds": [1]},
+                "variants": ["dense", "one_shot", "lth", "isp", "scratch"],
+            }
+            for backbone, task in grid
+        ],
+    }
+    study["variants"]["lth"]["settings"] = {"rate": 0.5}  # type: ignore[index]
+    path = tmp_path / "language.yaml"
+    path.write_text(yaml.safe_dump(study))
+    done = snakemake(tmp_path, study=path)
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "results/language/metrics.csv")
+    assert {(row["backbone"], row["task"], row["metric"], row["second_metric"]) for row in found} == {
+        ("bert_tiny", "half_order", "accuracy", ""),
+        ("mine", "reviews", "pearson", "spearman"),
+    }
+    assert {row["majority_validation"] for row in found} == {"50.0", "0.0"}
+    assert same_as_in_process(tmp_path, load_study(path)) == {"dense", "one_shot", "lth", "isp"}
+    again = snakemake(tmp_path, study=path)
+    assert "nothing to do" in again.stderr.lower()
+    study["define"]["backbones"]["mine"]["pooler"] = "kept"  # type: ignore[index]
+    path.write_text(yaml.safe_dump(study))
+    plan = snakemake(tmp_path, "--dry-run", study=path).stdout
+    assert "retrain" in plan
+    assert "half_order" not in plan
 
 
 # --- what reruns ------------------------------------------------------------------------------------------------------

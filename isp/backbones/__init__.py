@@ -30,11 +30,13 @@ class Pretrained:
         weights: parameters and persistent buffers by name, fp32.
         architecture: what the model is built from, as JSON holds it; every artifact of a model carries it on.
         vocabulary: WordPieces in the order of their numbers; empty for pictures.
+        data: checksum of what it was pre-trained on, where that is installed with packages.
     """
 
     weights: dict[str, Tensor]
     architecture: dict[str, Any]
     vocabulary: tuple[str, ...] = ()
+    data: str = ""
 
 
 class Backbone(Protocol):

@@ -28,8 +28,7 @@ def to_pixels(pictures: Column, chosen: Sequence[int] | np.ndarray, size: int, w
     """
     first = decode(pictures[chosen[0]], f"{where}, picture {chosen[0]}") if len(chosen) else np.zeros((1, 1))
     small = first.shape[0] == first.shape[1] <= size and all(
-        _shape(pictures[index], f"{where}, picture {index}") == first.shape[:2]
-        for index in chosen
+        _shape(pictures[index], f"{where}, picture {index}") == first.shape[:2] for index in chosen
     )
     side = first.shape[0] if small else size
     pixels = torch.empty(len(chosen), 3, side, side, dtype=torch.uint8)

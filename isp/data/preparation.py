@@ -31,7 +31,7 @@ def split(name: str, task: Task, data_root: Path) -> Parts:
     Raises:
         DataError: missing or damaged files, another number of examples than the task has, or a label that is no class.
     """
-    raw = _read(name, task, "train", data_root)
+    raw = _checked(name, task, "train", task.source.labels(data_root))
     rule = task.split
     if rule == "groups" and raw.groups is None:
         print(f"{name}: its files do not say what belongs together; validation is chosen with the classes' shares kept")
@@ -49,10 +49,10 @@ def prepare(
     Raises:
         DataError: as `split`.
     """
-    raw = _read(name, task, "train", data_root)
+    raw = _checked(name, task, "train", task.source.read("train", data_root))
     yield "train", _tensors(name, raw, parts.train, backbone, pretrained)
     yield "validation", _tensors(name, raw, parts.validation, backbone, pretrained)
-    raw = _read(name, task, "test", data_root)
+    raw = _checked(name, task, "test", task.source.read("test", data_root))
     yield "test", _tensors(name, raw, np.arange(len(raw)), backbone, pretrained)
 
 
@@ -66,8 +66,7 @@ def limited(tensors: Tensors, num: int | None) -> Tensors:
     return tensors if num is None else {name: tensor[:num] for name, tensor in tensors.items()}
 
 
-def _read(name: str, task: Task, part: Split, data_root: Path) -> Raw:
-    raw = task.source.read(part, data_root)
+def _checked(name: str, task: Task, part: Split, raw: Raw) -> Raw:
     if part == "train" and len(raw) != task.num_examples:
         raise DataError(
             f"{name}: the training split holds {len(raw)} examples instead of {task.num_examples}; "

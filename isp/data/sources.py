@@ -31,7 +31,7 @@ class Raw:
 
     Attributes:
         columns: one of pictures (encoded files, or uint8 arrays of shape (height, width) or (height, width, 3)), or one
-            or two of texts.
+            or two of texts; none where only labels were asked for.
         labels: (n,), int64 numbers of classes, or float32 for a regression.
         groups: (n,), int64, examples that must not be divided between training and validation; None: not known.
     """
@@ -49,6 +49,10 @@ class Source(Protocol):
 
     def fetch(self, data_root: Path) -> list[Path]:
         """See to it that the files are there; their paths."""
+        ...
+
+    def labels(self, data_root: Path) -> Raw:
+        """Labels and groups of the training split, without columns."""
         ...
 
     def read(self, split: Split, data_root: Path) -> Raw:
@@ -79,34 +83,45 @@ class HubDataset:
     test: str = "test"
     group: str = ""
 
+    def labels(self, data_root: Path) -> Raw:
+        """Labels and groups of the training split, without columns; pictures and texts are not read.
+
+        Raises:
+            DataError: as `read`.
+        """
+        names = [f"{self.inputs[0]}.path"] if self.group else []
+        *paths, labels = self._columns("train", [*names, self.label], data_root)
+        groups = self._groups(paths[0], labels) if paths else None
+        return Raw((), _numbers(labels), groups)
+
     def read(self, split: Split, data_root: Path) -> Raw:
         """All examples of a split.
 
         Raises:
             DataError: a file is missing, truncated or lacks a column.
         """
+        *columns, labels = self._columns(split, [*self.inputs, self.label], data_root)
+        return Raw(tuple(columns), _numbers(labels))
+
+    def _columns(self, split: Split, names: Sequence[str], data_root: Path) -> list[list[Any]]:
+        """Columns of a split, the last of them the labels."""
         from pyarrow import parquet
 
-        columns: list[list[Any]] = [[] for _ in self.inputs]
-        labels: list[Any] = []
-        names: list[str] = []
+        columns: list[list[Any]] = [[] for _ in names]
         for path in self._files(self.train if split == "train" else self.test, data_root):
             try:
-                table = parquet.read_table(path, columns=[*self.inputs, self.label])
-                for column, name in zip(columns, self.inputs, strict=True):
-                    values = table[name].to_pylist()
-                    names.extend(_file_names(values))
-                    column.extend(map(_content, values))
-                labels.extend(map(_number, table[self.label].to_pylist()))
+                with parquet.ParquetFile(path) as file:  # read_table would lift a field of a struct out of it
+                    table = file.read(columns=list(names))
+                for column, name in zip(columns, names, strict=True):
+                    values = table[name.split(".")[0]].to_pylist()
+                    column.extend(map(_number if name == self.label else _content, values))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 wanted = f"{', '.join(map(repr, self.inputs))} (texts, or pictures as structs with bytes)"
                 raise DataError(
                     f"{path}: not a whole parquet file with columns {wanted} and {self.label!r} (numbers) ({error}); "
                     f"delete it and fetch {self.id} again (stage: download)"
                 ) from None
-        whole = all(isinstance(label, int) for label in labels)
-        groups = self._groups(names, labels) if self.group else None
-        return Raw(tuple(columns), np.asarray(labels, dtype=np.int64 if whole else np.float32), groups)
+        return columns
 
     def fetch(self, data_root: Path) -> list[Path]:
         """The files of both splits; if some are missing they are fetched from the hub into `data_root`.
@@ -122,8 +137,8 @@ class HubDataset:
             _fetch("dataset", self.id, self.revision, patterns, data_root, problem)
         return [path for split in splits for path in self._files(split, data_root)]
 
-    def _groups(self, names: list[str], labels: list[Any]) -> np.ndarray | None:
-        found = [match[1] for name in names if (match := re.search(self.group, name))]
+    def _groups(self, paths: list[str], labels: list[Any]) -> np.ndarray | None:
+        found = [match[1] for path in paths if (match := re.search(self.group, path))]
         if len(found) != len(labels):
             return None
         together = [f"{label} {name}" for label, name in zip(labels, found, strict=True)]
@@ -207,6 +222,10 @@ class Digits:
         """No files: the package holds them."""
         return []
 
+    def labels(self, data_root: Path) -> Raw:
+        """Labels of the training split."""
+        return Raw((), self.read("train", data_root).labels)
+
     def read(self, split: Split, data_root: Path) -> Raw:
         """Pictures scaled to uint8 and labels of a split; `data_root` is not used."""
         from sklearn.datasets import load_digits
@@ -251,20 +270,23 @@ def _digest(path: Path) -> str:
 
 
 def _content(value: Any) -> bytes | str:
-    """A text, or the bytes of a picture."""
+    """A text, the bytes of a picture, or (where only that was read) its file name, which may be missing."""
     if isinstance(value, str):
         return value
-    if isinstance(value, dict) and isinstance(value["bytes"], bytes):
-        return value["bytes"]
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        content: bytes = value["bytes"]
+        return content
+    if isinstance(value, dict) and value.keys() == {"path"}:
+        return value["path"] or ""
     raise TypeError(f"neither a text nor a picture: {value!r:.40}")
-
-
-def _file_names(values: Sequence[Any]) -> Iterator[str]:
-    return (value.get("path") or "" for value in values if isinstance(value, dict))
 
 
 def _number(value: Any) -> int | float:
     return value if isinstance(value, float) else operator.index(value)
+
+
+def _numbers(labels: Sequence[int | float]) -> np.ndarray:
+    return np.asarray(labels, dtype=np.int64 if all(isinstance(label, int) for label in labels) else np.float32)
 
 
 @contextmanager
