@@ -30,7 +30,7 @@ def main() -> None:
     vocabulary = (backbone.source.where(arguments.data_root) / VOCABULARY).read_text().splitlines()
     for name in arguments.tasks:
         task = task_of(name)
-        chosen = split(name, task, arguments.data_root).train.tolist()
+        chosen = split(name, task, arguments.data_root)[0].train.tolist()
         columns = task.source.read("train", arguments.data_root).columns
         lengths = to_tokens(columns, chosen, vocabulary, lower_case=True, max_length=128)["length"]
         shares = {}

@@ -45,8 +45,9 @@ def prune(
         sparsity: fraction of the prunable weights that are zero in the end, in [0, 1), at most four decimals.
         method: a file's name in `isp/methods/`; `isp list methods` shows them.
         settings: of the method; see its file.
-        loss: maps (model, batch) to a scalar. Default: cross-entropy of `model(inputs)` for a batch (inputs, labels);
-            `model(**batch).loss` for a dict, as Hugging Face models give it.
+        loss: maps (model, batch) to a scalar. Default: cross-entropy of `model(inputs)` for a batch (inputs, labels),
+            mean squared error if the labels are floating-point and the model has one output; `model(**batch).loss` for
+            a dict, as Hugging Face models give it.
         prunable: patterns of prunable parameters; default: weights of linear, convolution and attention layers.
         exclude: patterns of parameters that are never pruned, such as "classifier.*".
         seed: of everything random.

@@ -263,9 +263,9 @@ class Dag:
             modules["isp"] = soup  # holds the mathematics of the whole family
         found = {name: module.VERSION for name, module in modules.items()}
         if stage in ("prepare", "pretrain", "convert", "initialise") and w is not None:
-            found[w.backbone] = self.study.backbone(w.backbone).version
+            found[f"backbone {w.backbone}"] = self.study.backbone(w.backbone).version
         if stage in ("split", "prepare", "initialise", "evaluate") and w is not None:
-            found[w.task] = self.study.task(w.task).version
+            found[f"task {w.task}"] = self.study.task(w.task).version
         if stage == "pretrain" and w is not None:
             found["protocol"] = registry.load("backbone", w.backbone).PRETRAINING.model_dump(mode="json")
         return json.dumps(found)

@@ -5,18 +5,20 @@ A definition travels to the stages as JSON in the place of a name, so that a cha
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from isp import registry
 from isp.backbones import Backbone
 from isp.data.sources import HubDataset, HubModel
 from isp.data.splits import Rule
 from isp.errors import ConfigError, unknown
-from isp.metrics import METRICS
 from isp.settings import Settings, parse
 from isp.tasks import ImageTask, Task, TextTask
 
@@ -30,7 +32,11 @@ class BackboneDefinition(Settings):
     id: str = Field(default="", pattern=r"^([\w.-]+/[\w.-]+)?$", description="on the hub, owner/name")
     revision: str = Field(default="main", description="commit or branch on the hub")
     folder: str = Field(default="", description="local folder of the files, instead of an id")
-    architecture: str | None = Field(default=None, description="clip: open_clip's name; null: open_clip_config.json")
+    architecture: str | None = Field(
+        default=None,
+        pattern=r"^[\w.-]+$",
+        description="clip from the hub: open_clip's name; null: open_clip_config.json",
+    )
     pooler: Literal["kept", "pruned"] = Field(default="kept", description="bert: whether its matrix is prunable")
     case: Literal["lower", "kept"] = Field(default="lower", description="bert: of the texts")
     max_length: int = Field(default=128, ge=8, le=512, description="bert: tokens of a text or pair")
@@ -42,6 +48,10 @@ class BackboneDefinition(Settings):
         foreign = {"clip": ("pooler", "case", "max_length"), "bert": ("architecture",)}[self.family]
         for key in self.model_fields_set.intersection(foreign):
             raise ValueError(f"{key}: family {self.family!r} has no such key")
+        if self.architecture and self.folder:
+            raise ValueError("architecture: a folder says it itself, in open_clip_config.json")
+        if self.architecture and self.architecture not in _architectures():
+            raise ValueError(unknown("architecture", self.architecture, _architectures()))
         return self
 
     def build(self) -> Backbone:
@@ -60,13 +70,20 @@ class BackboneDefinition(Settings):
         )
 
 
+def _architectures() -> set[str]:
+    """Names of open_clip's architectures, without importing it, which takes seconds."""
+    spec = importlib.util.find_spec("open_clip")
+    folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
+    return {path.stem for folder in folders for path in (Path(folder) / "model_configs").glob("*.json")}
+
+
 class TaskDefinition(Settings):
     """Pictures or texts in parquet files, from the hub or a folder in its layout (`<data_root>/<id>/<folder>/`)."""
 
     kind: Literal["pictures", "texts"]
     id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name, on the hub or below data_root")
     revision: str = Field(default="main", description="commit or branch on the hub")
-    folder: str = Field(default="data", description="of the parquet files, in the repository")
+    folder: str = Field(default="data", pattern=r"^\w[\w./-]*$", description="of the parquet files, in the repository")
     inputs: tuple[str, ...] = Field(default=("image",), min_length=1, max_length=2, description="columns")
     label: str = Field(default="label", description="column")
     train: str = Field(default="train", description="name of the training split")
@@ -74,18 +91,10 @@ class TaskDefinition(Settings):
     num_examples: int = Field(ge=2, description="size of the training split")
     classes: tuple[str, ...] = Field(description="names in the order of the labels; [] for a regression on texts")
     templates: tuple[str, ...] = Field(default=("a photo of a {}.",), min_length=1, description="prompts, of pictures")
-    metrics: tuple[str, ...] = Field(default=("accuracy",), min_length=1, max_length=2)
+    metrics: tuple[str, ...] = Field(min_length=1, max_length=2, description="the first decides; see isp.metrics")
     num_validation: int | None = Field(default=None, ge=1, description="null: min(10 %, 5000)")
     split: Rule = "random"
     group: str = Field(default="", description="pattern over file names, for split: groups")
-
-    @field_validator("metrics")
-    @classmethod
-    def _known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        for metric in metrics:
-            if metric not in METRICS:
-                raise ValueError(unknown("metric", metric, METRICS))
-        return metrics
 
     @model_validator(mode="after")
     def _check(self) -> TaskDefinition:
@@ -96,6 +105,16 @@ class TaskDefinition(Settings):
         for template in self.templates:
             if template.count("{}") != 1:
                 raise ValueError(f"templates: {template!r} needs one {{}}")
+        if self.num_validation is not None and self.num_validation >= self.num_examples:
+            raise ValueError(f"num_validation = {self.num_validation}: allowed are 1 to {self.num_examples - 1}")
+        if (self.split == "groups") != bool(self.group) or (self.group and self.kind == "texts"):
+            raise ValueError("group and split: groups go together, and for pictures only")
+        try:
+            if self.group and not re.compile(self.group).groups:
+                raise ValueError(f"group: {self.group!r} has no group, such as (\\d+)")
+        except re.error as error:
+            raise ValueError(f"group: {self.group!r} is no pattern ({error})") from None
+        self.build()
         return self
 
     def build(self) -> Task:

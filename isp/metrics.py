@@ -62,6 +62,13 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
+def allowed_metrics(num_classes: int) -> tuple[str, ...]:
+    """Metrics for so many classes; 0: for a regression."""
+    if num_classes == 0:
+        return ("pearson", "spearman")
+    return ("accuracy", "matthews", "f1") if num_classes == 2 else ("accuracy", "matthews")
+
+
 def score(metric: str, outputs: np.ndarray, labels: np.ndarray) -> float:
     """A metric by name, in percent.
 

@@ -69,7 +69,7 @@ def learning_rate(training: Training, step: int) -> float:
 
 
 def default_loss(model: nn.Module, batch: Any) -> Tensor:
-    """Cross-entropy for (inputs, labels), mean squared error if the labels are floating-point numbers.
+    """Cross-entropy for (inputs, labels); mean squared error if labels are floating-point and the model has one output.
 
     For a dict the model's own loss, as Hugging Face models give it.
     """
@@ -79,7 +79,9 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
         return loss
     inputs, labels = batch
     outputs = model(inputs)
-    return F.mse_loss(outputs.squeeze(-1), labels) if labels.is_floating_point() else F.cross_entropy(outputs, labels)
+    if labels.is_floating_point() and outputs.shape[-1] == 1:
+        return F.mse_loss(outputs.reshape(labels.shape), labels)
+    return F.cross_entropy(outputs, labels)
 
 
 class Examples(Protocol):

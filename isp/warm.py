@@ -1,4 +1,4 @@
-"""A fork server: it imports torch and open_clip once and forks a child for every call of `isp`.
+"""A fork server: it imports torch, open_clip and transformers once and forks a child for every call of `isp`.
 
 A workflow of hundreds of small jobs would otherwise spend most of its time on imports. What a call prints, reads,
 writes and returns is as in a fresh process, for its child has the client's arguments, folder, environment, umask and

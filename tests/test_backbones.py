@@ -56,7 +56,8 @@ def task_for(backbone: Backbone, classes: tuple[str, ...] = CLASSES) -> tuple[Ta
     labels = torch.tensor([0, 1, 2, 0, 1, 2]) if classes else torch.linspace(0, 5, 6)
     if backbone.inputs == "texts":
         texts = ["a b", "b c d", "c", "ae d", "b", "df a b"]
-        return TextTask(source=source, num_examples=6, classes=classes), texts, labels
+        metrics = ("accuracy",) if classes else ("pearson",)
+        return TextTask(source=source, num_examples=6, classes=classes, metrics=metrics), texts, labels
     pictures = list(np.random.Generator(np.random.PCG64(0)).integers(0, 256, (6, 28, 28, 3), dtype=np.uint8))
     return ImageTask(source=source, num_examples=6, classes=classes, templates=TEMPLATES), pictures, labels
 
@@ -215,6 +216,39 @@ def test_files_of_another_clip(tmp_path: Path) -> None:
         ClipBackbone(architecture=None).convert(tmp_path / "more")
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("[]", "a list, not the keys and values"),
+        ("{", "cannot be read as JSON"),
+        ({"preprocess_cfg": {"resize_mode": "squash"}}, "resize_mode 'squash'; allowed is 'shortest'"),
+        ({"preprocess_cfg": {"interpolation": "bilinear"}}, "interpolation 'bilinear'; allowed is 'bicubic'"),
+        ({"text_cfg": {"hf_tokenizer_name": "x"}}, r"a tokenizer of its own \(hf_tokenizer_name\)"),
+        ({"text_cfg": {"vocab_size": 32000}}, r"a tokenizer of its own \(vocab_size\)"),
+        ({"vision_cfg": {"patch_size": 0}}, r"no model can be built from it \(ZeroDivisionError"),
+        ({"vision_cfg": {"image_size": 35}}, "are of another model"),
+    ],
+)
+def test_clips_that_would_be_run_wrongly(tmp_path: Path, config: Any, message: str) -> None:
+    clip_folder(tmp_path)
+    if isinstance(config, dict):
+        whole = json.loads((tmp_path / clip.CONFIG).read_text())
+        whole["preprocess_cfg"] |= config.pop("preprocess_cfg", {})
+        for part, changed in config.items():
+            whole["model_cfg"][part] = {**whole["model_cfg"][part], **changed}
+        config = json.dumps(whole)
+    (tmp_path / clip.CONFIG).write_text(config)
+    with pytest.raises((ConfigError, DataError), match=message):
+        backbone_of(f"{{family: clip, folder: {tmp_path}}}").convert(tmp_path)
+
+
+def test_what_open_clip_knows_of_published_weights_is_taken() -> None:
+    (found,) = clip._published("laion/CLIP-ViT-L-14-laion2B-s32B-b82K")
+    assert found[1]["mean"] == (0.5, 0.5, 0.5)
+    names = [name for name, _ in clip._published("timm/vit_base_patch32_clip_224.openai")]
+    assert any("ViT-B-32-quickgelu, openai" in name for name in names)
+
+
 def test_the_zero_shot_head_equals_open_clips_own() -> None:
     import open_clip
 
@@ -287,7 +321,7 @@ def test_weights_with_the_names_of_old(tmp_path: Path) -> None:
     }
     named |= {"cls.predictions.bias": torch.zeros(11), "bert.embeddings.position_ids": torch.arange(32)}
     bert_folder(tmp_path, named)
-    backbone = backbone_of(f"{{family: bert, folder: {tmp_path}}}")
+    backbone = backbone_of(f"{{family: bert, folder: {tmp_path}, max_length: 32}}")
     pretrained = backbone.convert(tmp_path)
     assert pretrained.vocabulary == WORDS
     assert pretrained.weights.keys() == own.keys()
@@ -297,7 +331,7 @@ def test_weights_with_the_names_of_old(tmp_path: Path) -> None:
 def test_a_bert_without_a_pooler_gets_one(tmp_path: Path) -> None:
     own = bert.build(SMALL_BERT, 3).state_dict()
     bert_folder(tmp_path, {name: tensor for name, tensor in own.items() if "pooler" not in name})
-    pretrained = BertBackbone().convert(tmp_path)
+    pretrained = BertBackbone(max_length=32).convert(tmp_path)
     assert torch.equal(
         pretrained.weights["encoder.layer.0.output.dense.weight"], own["encoder.layer.0.output.dense.weight"]
     )
@@ -309,21 +343,30 @@ def test_files_of_another_model(tmp_path: Path) -> None:
     layer = "encoder.layer.1.output.dense.weight"
     for change, message in (
         ({"hidden_size": 32}, "are of another model"),
+        ({"hidden_size": 33}, "no model can be built from it"),
+        ({"hidden_act": "none"}, "no model can be built from it"),
+        ({"max_position_embeddings": 16}, r"max_length = 32: .*config.json allows up to 16"),
         ({"model_type": "roberta"}, "model_type 'roberta'; allowed is 'bert'"),
         ({"vocab_size": 5}, "a BERT of config.json has up to 5"),
     ):
         bert_folder(tmp_path, own, **change)
         with pytest.raises(ConfigError, match=message):
-            BertBackbone().convert(tmp_path)
+            BertBackbone(max_length=32).convert(tmp_path)
+    bert_folder(tmp_path, own)
+    with pytest.raises(ConfigError, match=r"no capital letters, .*case: lower"):
+        BertBackbone(max_length=32, lower_case=False).convert(tmp_path)
+    (tmp_path / bert.VOCABULARY).write_text("\n".join((*WORDS[:-1], "The")))
+    with pytest.raises(ConfigError, match=r"capital letters, .*case: kept"):
+        BertBackbone(max_length=32).convert(tmp_path)
     bert_folder(tmp_path, {name: tensor for name, tensor in own.items() if name != layer})
     with pytest.raises(ConfigError, match=f"another model: '{layer}' has shape missing"):
-        BertBackbone().convert(tmp_path)
+        BertBackbone(max_length=32).convert(tmp_path)
     bert_folder(tmp_path, {**own, "encoder.layer.2.output.dense.weight": own[layer].clone()})
     with pytest.raises(ConfigError, match=r"'encoder.layer.2.output.dense.weight' .* in the model missing"):
-        BertBackbone().convert(tmp_path)
+        BertBackbone(max_length=32).convert(tmp_path)
     (tmp_path / bert.CONFIG).write_text("{")
-    with pytest.raises(DataError, match=r"config.json or vocab.txt cannot be read"):
-        BertBackbone().convert(tmp_path)
+    with pytest.raises(DataError, match=r"config.json: cannot be read"):
+        BertBackbone(max_length=32).convert(tmp_path)
 
 
 def test_a_classifier_equals_transformers_own() -> None:

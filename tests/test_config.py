@@ -54,6 +54,7 @@ def test_the_cells_of_a_study() -> None:
 
 
 OWN_TASK = {"kind": "texts", "id": "me/reviews", "inputs": ["text"], "classes": ["bad", "good"], "num_examples": 500}
+OWN_TASK["metrics"] = ["accuracy"]
 ISP, TRAINING, BLOCK = "variants.isp.settings", "training.clip_tiny", "grid.0"
 
 MALFORMED = [
@@ -137,7 +138,9 @@ MALFORMED = [
     ("define.backbones.clip_tiny", {"family": "bert", "id": "a/b"}, "there is a backbone of this name; choose another"),
     ("define.backbones.Mine", {"family": "bert", "id": "a/b"}, "= 'Mine': string should match pattern"),
     ("define.tasks.digits", OWN_TASK, "define.tasks.digits: there is a task of this name; choose another one"),
-    ("define.tasks.mine", {**OWN_TASK, "metrics": ["f2"]}, "unknown metric 'f2'; did you mean 'f1'?"),
+    ("define.tasks.mine", {**OWN_TASK, "metrics": ["f2"]}, "unknown metric for 2 classes 'f2'; did you mean 'f1'?"),
+    ("define.backbones.mine", {"family": "clip", "id": "a/b", "architecture": "ViT-B-3"}, "did you mean 'ViT-B-32'?"),
+    ("define.backbones.mine", {"family": "clip", "folder": "a", "architecture": "RN50"}, "a folder says it itself"),
     ("define.tasks.mine", {**OWN_TASK, "num_examples": 1}, "define.tasks.mine.num_examples = 1: input should be"),
     ("define.task", {}, "unknown key define 'task'; did you mean 'tasks'? (allowed: backbones, tasks)"),
     (f"{BLOCK}.tasks", ["rte"], "grid.0: task 'rte' has texts, but backbone 'clip_tiny' takes pictures"),

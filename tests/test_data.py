@@ -73,6 +73,14 @@ def test_missing_incomplete_truncated_and_foreign_files(tmp_path: Path) -> None:
         MNIST.read("test", tmp_path)
 
 
+def test_other_names_of_files_on_the_hub(tmp_path: Path) -> None:
+    write_mnist(tmp_path, "train", [3], "00000-of-00001-0123456789abcdef")
+    assert MNIST.read("train", tmp_path).labels.tolist() == [3]
+    write_mnist(tmp_path, "train", [3], "00000-of-00002")
+    with pytest.raises(DataError, match=r"incomplete .*there are train-00000-of-00001-0123456789abcdef.parquet, train"):
+        MNIST.read("train", tmp_path)
+
+
 @pytest.mark.parametrize("label", ["one", None, [1]])
 def test_labels_that_are_no_numbers(tmp_path: Path, label: object) -> None:
     path = write_mnist(tmp_path, "train", [1])
@@ -189,6 +197,18 @@ def test_preparation_resizes_the_shorter_side_and_cuts_the_centre() -> None:
     assert pixels.dtype == torch.uint8
     assert pixels[0, 0].min() == 200
     assert pixels[1].unique().tolist() == [7]
+
+
+def test_resizing_and_cropping_are_torchvisions() -> None:
+    from torchvision import transforms
+
+    random = np.random.Generator(np.random.PCG64(0))
+    bicubic = transforms.InterpolationMode.BICUBIC
+    theirs = transforms.Compose([transforms.Resize(20, bicubic), transforms.CenterCrop(20), transforms.PILToTensor()])
+    pictures = [random.integers(0, 256, (*random.integers(15, 60, 2), 3), dtype=np.uint8) for _ in range(30)]
+    ours = to_pixels(pictures, np.arange(30), 20, "x")
+    for picture, pixels in zip(pictures, ours, strict=True):
+        assert torch.equal(pixels, theirs(Image.fromarray(picture)))
 
 
 def test_small_pictures_of_one_size_stay_as_they_are() -> None:

@@ -88,6 +88,27 @@ def test_from_the_hub_to_tensors_and_offline_after_the_download(
     assert pretrained.architecture["hidden_size"] == 16
 
 
+def test_the_commit_is_recorded_and_held_to(server: HubServer, tmp_path: Path) -> None:
+    root, commit = tmp_path / "data", server.commit("model", "me/small-bert")
+    model = "{{family: bert, id: me/small-bert, max_length: 16, revision: {}}}".format
+    download(root, tmp_path / "branch.json", backbone=model("main"))
+    assert json.loads((tmp_path / "branch.json").read_text())["commit"] == commit
+    before = len(server.requests)
+    download(root, tmp_path / "same.json", backbone=model(commit))
+    assert len(server.requests) == before  # they are of that commit
+    with pytest.raises(IspError, match=f"at another commit than {'b' * 40}"):
+        download(root, tmp_path / "other.json", backbone=model("b" * 40))
+    (root / "me/small-bert/.isp-commits.json").unlink()  # as if put there by hand
+    download(root, tmp_path / "hand.json", backbone=model("b" * 40))
+    assert json.loads((tmp_path / "hand.json").read_text())["commit"] == ""
+
+
+def test_a_manifest_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text("[]")
+    with pytest.raises(IspError, match=r"m.json: not a manifest; .*stage: download"):
+        split("rte", tmp_path, tmp_path / "m.json", tmp_path / "split")
+
+
 def test_files_altered_after_the_download_are_refused(server: HubServer, tmp_path: Path) -> None:
     root = tmp_path / "data"
     download(root, tmp_path / "rte.json", task="rte")

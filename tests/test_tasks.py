@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from pyarrow import parquet
 
 from isp import registry
@@ -62,7 +64,8 @@ def test_a_task_splits_prepares_trains_and_is_scored(name: str, tmp_path: Path) 
     kind = BACKBONE[task.inputs]
     backbone: Backbone = registry.load("backbone", kind).BACKBONE
     pretrained = small(kind)
-    parts = split(name, task, tmp_path)
+    parts, rule = split(name, task, tmp_path)
+    assert rule == task.split
     assert not set(parts.train) & set(parts.validation)
     assert len(parts.train) + len(parts.validation) <= task.num_examples
     if task.split != "groups":
@@ -130,35 +133,87 @@ def test_there_are_the_papers_fifteen() -> None:
 def test_labels_that_are_no_classes(tmp_path: Path) -> None:
     task = imitate(registry.load("task", "rte").TASK, tmp_path)
     with pytest.raises(DataError, match=r"label 1 at example \d+; allowed are 0 to 0"):
-        split("rte", replace(task, classes=("one",)), tmp_path)
+        split("rte", replace(task, classes=("one",), metrics=()), tmp_path)
     with pytest.raises(DataError, match="the training split holds 120 examples instead of 7"):
         split("rte", replace(task, num_examples=7), tmp_path)
     stsb = imitate(registry.load("task", "stsb").TASK, tmp_path)
     with pytest.raises(DataError, match="its labels are float32, classes are integers"):
-        split("stsb", replace(stsb, classes=("a", "b")), tmp_path)
+        split("stsb", replace(stsb, classes=("a", "b"), metrics=()), tmp_path)
 
 
 def test_a_task_of_ones_own(tmp_path: Path) -> None:
     own = "{kind: texts, id: me/reviews, inputs: [title, body], classes: [bad, good], num_examples: 120, metrics: [f1]}"
     task = imitate(task_of(own), tmp_path)
     assert (tmp_path / "me/reviews/data/train-00000-of-00001.parquet").exists()
-    assert len(split("reviews", task, tmp_path).validation) == 12
+    assert len(split("reviews", task, tmp_path)[0].validation) == 12
 
 
 @pytest.mark.parametrize(
     ("definition", "message"),
     [
-        ("{kind: sounds, id: a/b, num_examples: 9, classes: [a, b]}", "kind = 'sounds': input should be 'pictures' or"),
-        ("{kind: texts, id: b, num_examples: 9, classes: [a, b]}", "id = 'b': string should match pattern"),
-        ("{kind: texts, id: a/b, num_examples: 9, classes: [a]}", "classes: allowed are two or more, or none for a"),
-        ("{kind: texts, id: a/b, num_examples: 9, classes: [a, b], metrics: [acuracy]}", "did you mean 'accuracy'?"),
-        ("{kind: pictures, id: a/b, num_examples: 9, classes: []}", "two or more classes"),
-        ("{kind: pictures, id: a/b, num_examples: 9, classes: [a, b], templates: [x]}", "'x' needs one {}"),
-        ("{kind: texts, id: a/b, num_example: 9, classes: [a, b]}", "did you mean 'num_examples'?"),
+        ("kind: sounds", "kind = 'sounds': input should be 'pictures' or"),
+        ("id: b", "id = 'b': string should match pattern"),
+        ("classes: [a]", "classes: allowed are two or more, or none for a regression"),
+        ("metrics: [acuracy]", "unknown metric for 2 classes 'acuracy'; did you mean 'accuracy'?"),
+        ("metrics: [pearson]", "unknown metric for 2 classes 'pearson' (allowed: accuracy, f1, matthews)"),
+        ("metrics: [f1], classes: [a, b, c]", "unknown metric for 3 classes 'f1' (allowed: accuracy, matthews)"),
+        ("classes: []", "unknown metric for a regression 'accuracy' (allowed: pearson, spearman)"),
+        (
+            "kind: pictures, classes: [], metrics: [pearson]",
+            "pictures have one column of inputs and two or more classes",
+        ),
+        ("kind: pictures, templates: [x]", "'x' needs one {}"),
+        ("num_example: 9", "did you mean 'num_examples'?"),
+        ("num_validation: 9", "num_validation = 9: allowed are 1 to 8"),
+        ("test: train", "a/b: train and test are both 'train'; allowed are two different splits"),
+        ("split: groups", "group and split: groups go together, and for pictures only"),
+        ("kind: pictures, split: groups, group: '('", "group: '(' is no pattern"),
+        ("kind: pictures, split: groups, group: 'a'", "group: 'a' has no group, such as"),
+        ("folder: ''", "folder = '': string should match pattern"),
         ("{kind", "not YAML"),
     ],
 )
 def test_what_is_wrong_with_a_definition(definition: str, message: str) -> None:
+    good = {"kind": "texts", "id": "a/b", "num_examples": 9, "classes": ["a", "b"], "metrics": ["accuracy"]}
+    if definition != "{kind":
+        task_of(json.dumps(good))
+        definition = json.dumps(good | yaml.safe_load(f"{{{definition}}}"))
     with pytest.raises(ConfigError) as caught:
         task_of(definition)
     assert message in str(caught.value)
+
+
+def test_labels_of_a_regression(tmp_path: Path) -> None:
+    """Whole numbers are numbers; what is none is refused."""
+    task = imitate(registry.load("task", "stsb").TASK, tmp_path)
+    path = tmp_path / "nyu-mll/glue/stsb/train-00000-of-00001.parquet"
+    table = parquet.read_table(path)
+    for labels, message in (([1, 2] * 60, ""), ([float("nan"), 2.0] * 60, "a label is not a finite number")):
+        parquet.write_table(table.set_column(0, "label", pa.array(labels)), path)
+        if message:
+            with pytest.raises(DataError, match=message):
+                split("stsb", task, tmp_path)
+        else:
+            parts, _ = split("stsb", task, tmp_path)
+            backbone = registry.load("backbone", "bert_base").BACKBONE
+            found = dict(prepare("stsb", task, backbone, small("bert_base"), parts, tmp_path))
+            assert found["train"]["labels"].dtype == torch.float32
+
+
+def test_inputs_of_the_wrong_kind(tmp_path: Path) -> None:
+    task = imitate(registry.load("task", "rte").TASK, tmp_path)
+    backbone: Backbone = registry.load("backbone", "clip_tiny").BACKBONE
+    pictures = ImageTask(source=task.source, num_examples=120, classes=("a", "b"), templates=("{}",))
+    parts, _ = split("rte", task, tmp_path)
+    with pytest.raises(DataError, match="its inputs are not pictures, as '"):
+        dict(prepare("rte", pictures, backbone, small("clip_tiny"), parts, tmp_path))
+
+
+def test_prose_that_changed_since_pretraining_is_refused(tmp_path: Path) -> None:
+    """Else what was pre-trained on could be among the test sentences."""
+    task: Task = registry.load("task", "half_order").TASK
+    backbone: Backbone = registry.load("backbone", "bert_tiny").BACKBONE
+    parts, _ = split("half_order", task, tmp_path)
+    other = replace(small("bert_tiny"), data="of another version")
+    with pytest.raises(DataError, match=r"changed since the backbone was pre-trained .*stage: pretrain"):
+        dict(prepare("half_order", task, backbone, other, parts, tmp_path))

@@ -172,7 +172,7 @@ def test_texts_and_what_a_study_defines(short_pretraining: Path, tmp_path: Path)
         "study": "language",
         "data_root": "data",
         "define": {
-            "backbones": {"mine": {"family": "bert", "folder": "mine", "pooler": "pruned"}},
+            "backbones": {"mine": {"family": "bert", "folder": "mine", "pooler": "pruned", "max_length": 32}},
             "tasks": {"reviews": own},
         },
         "training": {"bert_tiny": protocol, "mine": protocol},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isp.backbones import Pretrained
-from isp.backbones._files import read_safetensors
+from isp.backbones._files import buildable, read_config, read_safetensors
 from isp.data.images import Augmentation
 from isp.data.sources import Column, HubModel
 from isp.data.texts import Texts, to_tokens
@@ -102,26 +101,38 @@ class BertBackbone:
             ConfigError: the weights are not those of a BERT of that configuration.
             DataError: a file cannot be read.
         """
+        architecture = read_config(folder / CONFIG)
         try:
-            architecture = json.loads((folder / CONFIG).read_text())
-            vocabulary = tuple((folder / VOCABULARY).read_text().splitlines())
+            text = (folder / VOCABULARY).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise DataError(f"{folder}: {CONFIG} or {VOCABULARY} cannot be read ({error})") from None
+            raise DataError(f"{folder / VOCABULARY}: cannot be read ({error})") from None
+        vocabulary = tuple(text.removesuffix("\n").split("\n"))  # splitlines knows other ends of lines, too
         if architecture.get("model_type") != "bert":
             raise ConfigError(f"{folder / CONFIG}: model_type {architecture.get('model_type')!r}; allowed is 'bert'")
-        missing = [word for word in SPECIAL if word not in vocabulary]
-        if missing or vocabulary[0] != SPECIAL[0] or len(vocabulary) > architecture["vocab_size"]:
+        bert = buildable(folder / CONFIG, lambda: build(architecture, 0))
+        if bert.config.max_position_embeddings < self.max_length:
             raise ConfigError(
-                f"{folder / VOCABULARY}: {len(vocabulary)} words without {missing or 'nothing'}; a BERT of {CONFIG} "
-                f"has up to {architecture['vocab_size']}, the first of them {SPECIAL[0]}, and {', '.join(SPECIAL[1:])}"
+                f"max_length = {self.max_length}: {folder / CONFIG} allows up to {bert.config.max_position_embeddings}"
             )
+        self._check_vocabulary(folder / VOCABULARY, vocabulary, bert.config.vocab_size)
         found = {_renamed(name): tensor for name, tensor in read_safetensors(folder / WEIGHTS).items()}
-        bert = build(architecture, 0)
         own = bert.state_dict()
         drawn = {name: tensor for name, tensor in own.items() if name.startswith("pooler.") and name not in found}
         weights = {name: tensor for name, tensor in found.items() if name in own or not _ignored(name)}
         load_weights(bert, {**drawn, **weights}, str(folder / WEIGHTS))
         return Pretrained(weights=dict(bert.state_dict()), architecture=architecture, vocabulary=vocabulary)
+
+    def _check_vocabulary(self, path: Path, vocabulary: tuple[str, ...], size: int) -> None:
+        missing = [word for word in SPECIAL if word not in vocabulary]
+        if missing or vocabulary[0] != SPECIAL[0] or len(vocabulary) > size:
+            raise ConfigError(
+                f"{path}: {len(vocabulary)} words without {missing or 'nothing'}; a BERT of {CONFIG} has up to {size}, "
+                f"the first of them {SPECIAL[0]}, and {', '.join(SPECIAL[1:])}"
+            )
+        cased = any(word != word.lower() for word in vocabulary if not word.startswith("["))
+        if cased == self.lower_case:
+            has, right = ("capital letters", "kept") if cased else ("no capital letters", "lower")
+            raise ConfigError(f"{path}: has {has}, so texts must be taken as they were in pre-training (case: {right})")
 
     def prepare(
         self, columns: Sequence[Column], chosen: np.ndarray, pretrained: Pretrained, where: str

@@ -1,14 +1,19 @@
-"""Files of published models: safetensors only, never a pickle."""
+"""Files of published models: JSON and safetensors only, never a pickle."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from isp.errors import DataError
+from isp.errors import ConfigError, DataError
+
+T = TypeVar("T")
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -22,3 +27,31 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError, ValueError) as error:
         raise DataError(f"{path}: not a whole safetensors file ({error}); fetch it again (stage: download)") from None
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A model's configuration.
+
+    Raises:
+        DataError: no such file, or not keys and values as JSON.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); fetch it again (stage: download)") from None
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: a {type(config).__name__}, not the keys and values of a model's configuration")
+    return config
+
+
+def buildable(path: Path, build: Callable[[], T]) -> T:
+    """What a library builds from a configuration.
+
+    Raises:
+        ConfigError: nothing can be built; the libraries raise all kinds of errors then.
+    """
+    try:
+        return build()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: no model can be built from it ({type(error).__name__}: {reason:.300})") from None

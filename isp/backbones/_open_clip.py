@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isp.backbones import Pretrained
-from isp.backbones._files import read_safetensors
+from isp.backbones._files import buildable, read_config, read_safetensors
 from isp.data.images import Augmentation, Images, to_pixels
 from isp.data.sources import Column, HubModel
 from isp.errors import ConfigError, DataError, unknown
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     import open_clip
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
+VOCABULARY_SIZE = 49_408
 PRUNABLE = (
     "visual.transformer.resblocks.*.attn.in_proj_weight",
     "visual.transformer.resblocks.*.attn.out_proj.weight",
@@ -86,12 +86,16 @@ class ClipBackbone:
         """The weights, and what they are of if nothing here says so."""
         return (WEIGHTS,) if self.architecture else (WEIGHTS, CONFIG)
 
-    def described(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The architecture as artifacts carry it: open_clip's `model`, and `mean` and `std`."""
-        import open_clip
+    def described(self) -> dict[str, Any]:
+        """The architecture that is named or given here, as artifacts carry it: open_clip's `model`, `mean` and `std`.
 
-        found = self.architecture if self.architecture is not None else config
+        Raises:
+            ConfigError: open_clip has no architecture of that name.
+        """
+        found = self.architecture
         if isinstance(found, str):
+            import open_clip
+
             found = open_clip.get_model_config(found)
             if found is None:
                 raise ConfigError(unknown("open_clip architecture", self.architecture, open_clip.list_models()))
@@ -102,36 +106,38 @@ class ClipBackbone:
         """Both towers from open_clip's files.
 
         Raises:
-            ConfigError: the files are of another architecture, or were trained with another activation.
+            ConfigError: the files are of another architecture, were trained with another activation, or need texts or
+                pictures that were prepared in a way that is not offered here.
             DataError: a file cannot be read.
         """
+        path = folder / CONFIG
+        architecture = self.described() if self.architecture else self._beside(path)
+        for name, published in _published(self.source.id if self.source else ""):
+            architecture |= {key: list(published[key]) for key in ("mean", "std") if published.get(key)}
+            _check_preprocessing(path, published)
+            self._check_activation(architecture["model"], name, published)
         weights = read_safetensors(folder / WEIGHTS)
-        architecture = self.described() if self.architecture else self._beside(folder / CONFIG)
-        self._check_activation(architecture["model"])
-        clip = build(architecture, 0)
+        clip = buildable(path, lambda: build(architecture, 0))
         load_weights(clip, weights, str(folder / WEIGHTS))
         return Pretrained(weights=dict(clip.state_dict()), architecture=architecture)
 
     def _beside(self, path: Path) -> dict[str, Any]:
-        try:
-            config = json.loads(path.read_text())
-            model, preprocessing = config["model_cfg"], config.get("preprocess_cfg", {})
-            found = self.described(model)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not open_clip's configuration of a model ({error})") from None
+        config = read_config(path)
+        model, preprocessing = config.get("model_cfg"), config.get("preprocess_cfg", {})
+        if not isinstance(model, dict) or not isinstance(preprocessing, dict):
+            raise DataError(f"{path}: not open_clip's configuration of a model, it has no 'model_cfg'")
+        _check_preprocessing(path, preprocessing)
+        found = {"model": model, "mean": list(self.mean), "std": list(self.std)}
         return found | {key: list(preprocessing[key]) for key in ("mean", "std") if key in preprocessing}
 
-    def _check_activation(self, model: Mapping[str, Any]) -> None:
+    def _check_activation(self, model: Mapping[str, Any], name: str, published: Mapping[str, Any]) -> None:
         """Weights run under another activation than theirs, and score badly; open_clip only warns."""
-        has = bool(model.get("quick_gelu"))
-        id_ = self.source.id if self.source else ""
-        for name, tag in _published(id_):
-            if has != tag["quick_gelu"]:
-                right, wrong = ("QuickGELU", "GELU") if tag["quick_gelu"] else ("GELU", "QuickGELU")
-                raise ConfigError(
-                    f"{id_}: its weights ({name}) were trained with {right}, but architecture {self.architecture!r} "
-                    f"has {wrong}; OpenAI's ViT-B/32 is ViT-B-32-quickgelu"
-                )
+        has, wants = ("QuickGELU" if settings.get("quick_gelu") else "GELU" for settings in (model, published))
+        if has != wants:
+            raise ConfigError(
+                f"the weights {name} were trained with {wants}, but architecture {self.architecture!r} has {has}; "
+                f"OpenAI's ViT-B/32 is ViT-B-32-quickgelu"
+            )
 
     def prepare(
         self, columns: Sequence[Column], chosen: np.ndarray, pretrained: Pretrained, where: str
@@ -179,16 +185,20 @@ def build(architecture: Mapping[str, Any], seed: int) -> open_clip.CLIP:
     """Both towers with random weights drawn from `seed`.
 
     Raises:
-        ConfigError: open_clip's own CLIP cannot be built from this, as when a tower is another library's.
+        ConfigError: a tower or the tokenizer is another library's.
     """
     import open_clip
 
+    model = architecture["model"]
+    foreign = [key for key in ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs") if key in model["text_cfg"]]
+    if foreign or model["text_cfg"].get("vocab_size", VOCABULARY_SIZE) != VOCABULARY_SIZE:
+        raise ConfigError(
+            f"this CLIP has a tokenizer of its own ({', '.join(foreign) or 'vocab_size'}); allowed are those with "
+            f"OpenAI's, of {VOCABULARY_SIZE} tokens"
+        )
     with forked_rng():
         torch.manual_seed(named_seed("build", seed=seed))
-        try:
-            return open_clip.CLIP(**architecture["model"])
-        except (TypeError, KeyError) as error:
-            raise ConfigError(f"not the architecture of a CLIP with two towers of its own: {error}") from None
+        return open_clip.CLIP(**model)
 
 
 def image_size(architecture: Mapping[str, Any]) -> int:
@@ -212,7 +222,7 @@ def classifier(clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence
     rows = []
     with torch.no_grad():
         for name in classes:
-            tokens = tokenize([template.format(name) for template in templates], clip.context_length)
+            tokens = tokenize([template.replace("{}", name) for template in templates], clip.context_length)
             rows.append(clip.encode_text(tokens, normalize=True).mean(dim=0))
         head = F.normalize(torch.stack(rows), dim=-1) * clip.logit_scale.exp()
     return ImageClassifier(clip.visual, head)
@@ -222,10 +232,16 @@ def _published(id_: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What open_clip knows of published weights in a repository on the hub: name of the weights, their settings."""
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained
 
-    for name, tag in list_pretrained():
+    for name, tag in list_pretrained() if id_ else ():
         settings = get_pretrained_cfg(name, tag)
-        if id_ and settings.get("hf_hub", "").rstrip("/") == id_:
-            yield f"{name}, {tag}", {"quick_gelu": bool(settings.get("quick_gelu"))}
+        if settings.get("hf_hub", "").rstrip("/") == id_:
+            yield f"{id_} ({name}, {tag})", settings
+
+
+def _check_preprocessing(path: Path, settings: Mapping[str, Any]) -> None:
+    for key, offered in (("resize_mode", "shortest"), ("interpolation", "bicubic")):
+        if settings.get(key, offered) != offered:
+            raise ConfigError(f"{path}: this CLIP was trained with {key} {settings[key]!r}; allowed is {offered!r}")
 
 
 @cache

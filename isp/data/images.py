@@ -53,10 +53,9 @@ def _fitted(array: np.ndarray, size: int) -> np.ndarray:
     from PIL import Image
 
     image = Image.fromarray(array)
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
+    width, height = (size * side // min(image.size) for side in image.size)  # rounded as in torchvision
     image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
+    left, top = round((width - size) / 2), round((height - size) / 2)
     return np.array(image.crop((left, top, left + size, top + size)))
 
 

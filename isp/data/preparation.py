@@ -7,6 +7,7 @@ them (`TaskLimits`) is the first of them, so that studies share files. The offic
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from isp.backbones import Backbone, Pretrained
+from isp.data.prose import Prose
 from isp.data.sources import Raw, Split
+from isp.data.splits import Rule, carve
 from isp.data.splits import Split as Parts
-from isp.data.splits import carve
 from isp.errors import DataError
 from isp.tasks import Task
 
@@ -25,8 +27,10 @@ Tensors = dict[str, Tensor]
 Part = Literal["train", "validation", "test"]
 
 
-def split(name: str, task: Task, data_root: Path) -> Parts:
-    """Training and validation examples of a task, both of its official training split.
+def split(name: str, task: Task, data_root: Path) -> tuple[Parts, Rule]:
+    """Training and validation examples of a task, both of its official training split, and the rule that was used.
+
+    Where the files do not say what belongs together, the rule "groups" gives way to "stratified".
 
     Raises:
         DataError: missing or damaged files, another number of examples than the task has, or a label that is no class.
@@ -36,7 +40,7 @@ def split(name: str, task: Task, data_root: Path) -> Parts:
     if rule == "groups" and raw.groups is None:
         print(f"{name}: its files do not say what belongs together; validation is chosen with the classes' shares kept")
         rule = "stratified"
-    return carve(raw.labels, task.num_validation, rule, raw.groups)
+    return carve(raw.labels, task.num_validation, rule, raw.groups), rule
 
 
 def prepare(
@@ -47,8 +51,13 @@ def prepare(
     These are the backbone's inputs, `labels`, and `index`: numbers of the examples in the official split, int64.
 
     Raises:
-        DataError: as `split`.
+        DataError: as `split`; or the backbone was pre-trained on another version of the prose that the task is made of.
     """
+    if pretrained.data and isinstance(task.source, Prose) and pretrained.data != task.source.checksum():
+        raise DataError(
+            f"{name}: the installed packages that it is made of changed since the backbone was pre-trained on other parts "
+            f"of their prose; pre-train it again (stage: pretrain)"
+        )
     raw = _checked(name, task, "train", task.source.read("train", data_root))
     yield "train", _tensors(name, raw, parts.train, backbone, pretrained)
     yield "validation", _tensors(name, raw, parts.validation, backbone, pretrained)
@@ -72,8 +81,16 @@ def _checked(name: str, task: Task, part: Split, raw: Raw) -> Raw:
             f"{name}: the training split holds {len(raw)} examples instead of {task.num_examples}; "
             f"fetch it again (stage: download)"
         )
+    for column in raw.columns:
+        wrong_kind = next((value for value in column if isinstance(value, str) != (task.inputs == "texts")), None)
+        if wrong_kind is not None:
+            raise DataError(
+                f"{part} split of {name!r}: its inputs are not {task.inputs}, as {wrong_kind!r:.40} is none"
+            )
     if not task.classes:
-        return raw
+        if not np.isfinite(raw.labels).all():
+            raise DataError(f"{part} split of {name!r}: a label is not a finite number")
+        return replace(raw, labels=raw.labels.astype(np.float32))
     if raw.labels.dtype != np.int64:
         raise DataError(f"{part} split of {name!r}: its labels are {raw.labels.dtype}, classes are integers")
     wrong = (raw.labels < 0) | (raw.labels >= len(task.classes))

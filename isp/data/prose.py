@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from isp.data.sources import Raw, Split
+from isp.data.sources import Files, Raw, Split
 from isp.errors import DataError
 
 PACKAGES = ("pandas", "scipy", "sklearn")
@@ -225,9 +225,13 @@ class Prose:
 
     make: Callable[[Split], tuple[list[Any], ...]]
 
-    def fetch(self, data_root: Path) -> list[Path]:
+    def fetch(self, data_root: Path) -> Files:
         """No files: they are made from installed packages."""
-        return []
+        return Files([])
+
+    def checksum(self) -> str:
+        """Of all sentences, those of pre-training, too."""
+        return checksum()
 
     def labels(self, data_root: Path) -> Raw:
         """Labels of the training split: every second example is intact."""

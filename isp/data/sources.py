@@ -10,7 +10,7 @@ import hashlib
 import io
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from isp.errors import DataError
+from isp.errors import ConfigError, DataError
+from isp.files import read_json, write_json
 
+COMMITS = ".isp-commits.json"
+"""Beside files that were fetched: which commit each is of."""
 Split = Literal["train", "test"]
 Column = Sequence[Any]
 """Pictures (encoded, or as arrays) or texts."""
@@ -44,11 +47,24 @@ class Raw:
         return len(self.labels)
 
 
+@dataclass(frozen=True)
+class Files:
+    """Files that were looked for.
+
+    Attributes:
+        paths: where they are.
+        commit: on the hub, that they are of; empty if they were put there by hand, or are of no repository.
+    """
+
+    paths: list[Path]
+    commit: str = ""
+
+
 class Source(Protocol):
     """Where a task's examples come from. Its training split and its test split are handed out by separate calls."""
 
-    def fetch(self, data_root: Path) -> list[Path]:
-        """See to it that the files are there; their paths."""
+    def fetch(self, data_root: Path) -> Files:
+        """See to it that the files are there."""
         ...
 
     def labels(self, data_root: Path) -> Raw:
@@ -82,6 +98,10 @@ class HubDataset:
     train: str = "train"
     test: str = "test"
     group: str = ""
+
+    def __post_init__(self) -> None:
+        if self.train == self.test:
+            raise ConfigError(f"{self.id}: train and test are both {self.train!r}; allowed are two different splits")
 
     def labels(self, data_root: Path) -> Raw:
         """Labels and groups of the training split, without columns; pictures and texts are not read.
@@ -117,25 +137,27 @@ class HubDataset:
                     column.extend(map(_number if name == self.label else _content, values))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 wanted = f"{', '.join(map(repr, self.inputs))} (texts, or pictures as structs with bytes)"
+                again = (
+                    "" if isinstance(error, TypeError) else f"; delete it and fetch {self.id} again (stage: download)"
+                )
                 raise DataError(
-                    f"{path}: not a whole parquet file with columns {wanted} and {self.label!r} (numbers) ({error}); "
-                    f"delete it and fetch {self.id} again (stage: download)"
+                    f"{path}: not a whole parquet file with columns {wanted} and {self.label!r} (numbers) ({error})"
+                    f"{again}"
                 ) from None
         return columns
 
-    def fetch(self, data_root: Path) -> list[Path]:
+    def fetch(self, data_root: Path) -> Files:
         """The files of both splits; if some are missing they are fetched from the hub into `data_root`.
 
         Raises:
             DataError: files are missing and the hub did not give them.
         """
-        splits = (self.train, self.test)
-        try:
-            return [path for split in splits for path in self._files(split, data_root)]
-        except DataError as problem:
-            patterns = [f"{self.folder}/{split}-*.parquet" for split in splits]
-            _fetch("dataset", self.id, self.revision, patterns, data_root, problem)
-        return [path for split in splits for path in self._files(split, data_root)]
+        patterns = [f"{self.folder}/{split}-*.parquet" for split in (self.train, self.test)]
+
+        def find() -> list[Path]:
+            return [path for split in (self.train, self.test) for path in self._files(split, data_root)]
+
+        return _found_or_fetched("dataset", self.id, self.revision, patterns, data_root, find)
 
     def _groups(self, paths: list[str], labels: list[Any]) -> np.ndarray | None:
         found = [match[1] for path in paths if (match := re.search(self.group, path))]
@@ -147,12 +169,14 @@ class HubDataset:
     def _files(self, split: str, data_root: Path) -> list[Path]:
         folder = data_root / self.id / self.folder
         found = sorted(folder.glob(f"{split}-*-of-*.parquet"))
-        counts = {int(match[1]) for path in found if (match := re.search(r"-of-(\d+)\.parquet$", path.name))}
+        numbers = (re.search(r"-of-(\d+)(-[0-9a-f]+)?\.parquet$", path.name) for path in found)
+        counts = {int(match[1]) for match in numbers if match}
         if not found or counts != {len(found)}:
             problem = "incomplete" if found else "missing"
             expected = f"{split}-00000-of-{max(counts, default=1):05d}.parquet, …"
+            there = f"; there are {', '.join(path.name for path in found)}" if found else ""
             raise DataError(
-                f"{folder}: {problem} split {split!r} of {self.id} (looked for {expected}); "
+                f"{folder}: {problem} split {split!r} of {self.id} (looked for {expected}{there}); "
                 f"put the hub's parquet files there, or name the folder that holds {self.id}/ by --data-root or the "
                 f"key data_root (stage: download)"
             )
@@ -177,36 +201,58 @@ class HubModel:
         """The folder of the files."""
         return Path(self.folder) if self.folder else data_root / self.id
 
-    def fetch(self, names: Sequence[str], data_root: Path) -> list[Path]:
+    def fetch(self, names: Sequence[str], data_root: Path) -> Files:
         """The files; if some are missing they are fetched from the hub into `data_root`.
 
         Raises:
             DataError: files are missing, and there is no hub id or the hub did not give them.
         """
-        paths = [self.where(data_root) / name for name in names]
-        missing = [str(path) for path in paths if not path.is_file()]
-        if missing:
-            problem = DataError(f"missing: {', '.join(missing)}; put the files there (stage: download)")
-            if self.folder:
-                raise problem
-            _fetch("model", self.id, self.revision, names, data_root, problem)
-        return paths
+
+        def find() -> list[Path]:
+            paths = [self.where(data_root) / name for name in names]
+            missing = [str(path) for path in paths if not path.is_file()]
+            if missing:
+                raise DataError(f"missing: {', '.join(missing)}; put the files there (stage: download)")
+            return paths
+
+        if self.folder:
+            return Files(find())
+        return _found_or_fetched("model", self.id, self.revision, names, data_root, find)
 
 
-def _fetch(
+def _found_or_fetched(
     kind: Literal["dataset", "model"],
     id_: str,
     revision: str,
     patterns: Sequence[str],
     data_root: Path,
-    problem: DataError,
-) -> None:
+    find: Callable[[], list[Path]],
+) -> Files:
+    """Files that are there, unless they were fetched at another commit than the one that is wanted; else the hub's.
+
+    Beside fetched files stands a record of the commit that each is of; files without one were put there by hand, and
+    are taken as they are.
+    """
     from isp.data.hub import Repo, fetch
 
+    folder = data_root / id_
+    record = folder / COMMITS
+    commits: dict[str, str] = read_json(record, "download") if record.is_file() else {}
     try:
-        fetch(Repo(id=id_, kind=kind, revision=revision), patterns, data_root / id_)
+        paths = find()
+        known = {commits.get(str(path.relative_to(folder)), "") for path in paths}
+        if not re.fullmatch(r"[0-9a-f]{40}", revision) or known <= {"", revision}:
+            return Files(paths, known.pop() if len(known) == 1 else "")
+        problem = f"{folder}: holds {id_} at another commit than {revision}"
+    except DataError as error:
+        problem = str(error)
+    try:
+        commit, fetched = fetch(Repo(id=id_, kind=kind, revision=revision), patterns, folder)
     except DataError as error:
         raise DataError(f"{problem}. The hub did not give them: {error}") from None
+    names = [str(each.path.relative_to(folder)) for each in fetched]
+    write_json(record, {**commits, **dict.fromkeys(names, commit)})
+    return Files(find(), commit)
 
 
 @dataclass(frozen=True)
@@ -218,9 +264,9 @@ class Digits:
 
     num_test: int = 597
 
-    def fetch(self, data_root: Path) -> list[Path]:
+    def fetch(self, data_root: Path) -> Files:
         """No files: the package holds them."""
-        return []
+        return Files([])
 
     def labels(self, data_root: Path) -> Raw:
         """Labels of the training split."""
@@ -301,7 +347,7 @@ def opened(picture: bytes, where: str) -> Iterator[Any]:
     try:
         with Image.open(io.BytesIO(picture)) as image:
             yield image
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # damaged, or made to do damage
         raise DataError(f"{where}: not a picture ({error}); fetch the dataset again (stage: download)") from None
 
 

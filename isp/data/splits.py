@@ -58,6 +58,10 @@ def carve(
         raise DataError("the split rule 'groups' needs a source that knows the group of each example")
     else:
         held = _whole_groups(groups[order], size)
+        if not held.any():
+            raise DataError(
+                f"num_validation = {size}: smaller than every group; allowed are the sizes of groups and more"
+            )
     return Split(order[~held][: num - size], order[held])
 
 

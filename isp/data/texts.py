@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from isp.data.sources import Column
 
+CHUNK = 10_000
+"""Texts that are encoded at a time; what the library hands out takes 6 KB a pair."""
 PADDING = 0
 """Number of [PAD] in the vocabularies of BERT; it is never attended to."""
 
@@ -28,17 +32,26 @@ def to_tokens(
     """
     from tokenizers import BertWordPieceTokenizer
 
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it takes all cores, whatever the job was given
     numbers = {word: number for number, word in enumerate(vocabulary)}
     tokenizer = BertWordPieceTokenizer(vocab=numbers, lowercase=lower_case, strip_accents=None)
     tokenizer.enable_truncation(max_length)
-    texts = [[column[index] for index in chosen] for column in columns]
-    encoded = tokenizer.encode_batch(texts[0] if len(texts) == 1 else list(zip(*texts, strict=True)))
-    length = torch.tensor([len(each.ids) for each in encoded], dtype=torch.int32)
-    tokens = torch.full((len(encoded), int(length.max()) if len(encoded) else 0), PADDING, dtype=torch.int32)
-    for row, each in zip(tokens, encoded, strict=True):
-        row[: len(each.ids)] = torch.tensor(each.ids, dtype=torch.int32)
-    second = torch.tensor([len(each.ids) - sum(each.type_ids) for each in encoded], dtype=torch.int32)
-    return {"tokens": tokens, "length": length, "second": second}
+    tokens = np.full((len(chosen), max_length), PADDING, dtype=np.int32)
+    length, second = np.zeros(len(chosen), dtype=np.int32), np.zeros(len(chosen), dtype=np.int32)
+    for begin in range(0, len(chosen), CHUNK):
+        rows = chosen[begin : begin + CHUNK]
+        texts = [[column[index] for index in rows] for column in columns]
+        encoded = tokenizer.encode_batch(texts[0] if len(texts) == 1 else list(zip(*texts, strict=True)))
+        for row, each in enumerate(encoded, start=begin):
+            ids = each.ids
+            tokens[row, : len(ids)] = ids
+            length[row], second[row] = len(ids), len(ids) - sum(each.type_ids)
+    longest = int(length.max(initial=0))
+    return {
+        "tokens": torch.from_numpy(np.ascontiguousarray(tokens[:, :longest])),
+        "length": torch.from_numpy(length),
+        "second": torch.from_numpy(second),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

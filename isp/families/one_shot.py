@@ -30,13 +30,13 @@ def score(method: Method, trainer: Trainer, initial: State) -> tuple[dict[str, T
     load_weights(trainer.model, initial.weights)
     trainer.model.eval()
     parameters = dict(trainer.model.named_parameters())
-    num_batches = 0
+    num_batches, order = 0, trainer.order
 
     def batches(count: int) -> Iterator[Any]:
         nonlocal num_batches
         for step in range(count):
             num_batches += 1
-            yield trainer.examples.batch(trainer.order(step))
+            yield trainer.examples.batch(order(step))
 
     probe = Probe(
         weights={name: parameters[name] for name in trainer.prunable},

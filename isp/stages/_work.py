@@ -18,7 +18,7 @@ from isp.costs import Cost, Measured, StepFlops, Stopwatch, check_device
 from isp.data.preparation import limited
 from isp.data.sources import check
 from isp.definitions import backbone_of
-from isp.errors import IspError, TrainingDiverged
+from isp.errors import ArtifactError, IspError, TrainingDiverged
 from isp.prunable import prunable_names
 from isp.settings import parse
 from isp.tasks import TaskLimits
@@ -95,7 +95,10 @@ def check_manifest(path: Path, data_root: Path) -> None:
     Raises:
         DataError: one is gone or altered.
     """
-    check(files.read_json(path, "download")["files"], data_root)
+    content = files.read_json(path, "download")
+    if not isinstance(content, dict) or not isinstance(content.get("files"), list):
+        raise ArtifactError(f"{path}: not a manifest; delete it and make it again (stage: download)")
+    check(content["files"], data_root)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from isp import files
-from isp.data.sources import manifest
+from isp.data.sources import Files, manifest
 from isp.definitions import backbone_of, task_of
 from isp.errors import IspError
 from isp.stages._options import DataRoot, Output
@@ -22,7 +22,7 @@ def download(
     task: Annotated[str | None, typer.Option(help="The task whose data set is wanted.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Or the backbone whose weights are wanted.")] = None,
 ) -> None:
-    """Make sure that files are there, and write what they are: names, sizes, checksums.
+    """Make sure that files are there, and write what they are: the hub's commit, names, sizes, checksums.
 
     Files that DATA_ROOT lacks are fetched from the Hugging Face hub into it, at the revision that the task or backbone
     names. Embedded tasks and backbones have no files.
@@ -31,9 +31,10 @@ def download(
         raise IspError("isp download: give either --task or --backbone")
     with working(output):
         if task is not None:
-            paths = task_of(task).source.fetch(data_root)
+            found = task_of(task).source.fetch(data_root)
         else:
             made = backbone_of(str(backbone))
-            paths = made.source.fetch(made.files, data_root) if made.source else []
+            found = made.source.fetch(made.files, data_root) if made.source else Files([])
         of = {"task": task} if task is not None else {"backbone": backbone}
-        files.write_json(output, {"stage": "download", "version": VERSION, **of, "files": manifest(paths, data_root)})
+        about = {"stage": "download", "version": VERSION, **of, "commit": found.commit}
+        files.write_json(output, about | {"files": manifest(found.paths, data_root)})

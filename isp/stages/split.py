@@ -16,6 +16,6 @@ def split(task: Task, data_root: DataRoot, manifest: Manifest, output: Output) -
     with working(output):
         check_manifest(manifest, data_root)
         definition = task_of(task)
-        parts = preparation.split(task, definition, data_root)
-        about = {"stage": "split", "version": VERSION, "task": task, "rule": definition.split}
+        parts, rule = preparation.split(task, definition, data_root)
+        about = {"stage": "split", "version": VERSION, "task": task, "rule": rule}
         artifacts.save_split(output, parts, about)

@@ -14,7 +14,8 @@ from pydantic import Field
 from isp.data.images import Augmentation
 from isp.data.sources import Source
 from isp.data.splits import Rule, validation_size
-from isp.errors import ConfigError
+from isp.errors import ConfigError, unknown
+from isp.metrics import allowed_metrics
 from isp.settings import Settings
 
 Inputs = Literal["pictures", "texts"]
@@ -49,6 +50,12 @@ class Task:
     num_validation: int | None = None
     split: Rule = "random"
     version: int = 1
+
+    def __post_init__(self) -> None:
+        kind = f"{len(self.classes)} classes" if self.classes else "a regression"
+        for metric in self.metrics:
+            if metric not in allowed_metrics(len(self.classes)):
+                raise ConfigError(unknown(f"metric for {kind}", metric, allowed_metrics(len(self.classes))))
 
     @property
     def inputs(self) -> Inputs:
