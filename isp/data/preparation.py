@@ -55,8 +55,8 @@ def prepare(
     """
     if pretrained.data and isinstance(task.source, Prose) and pretrained.data != task.source.checksum():
         raise DataError(
-            f"{name}: the installed packages that it is made of changed since the backbone was pre-trained on other parts "
-            f"of their prose; pre-train it again (stage: pretrain)"
+            f"{name}: the installed packages that it is made of changed since the backbone was pre-trained on other "
+            f"parts of their prose; pre-train it again (stage: pretrain)"
         )
     raw = _checked(name, task, "train", task.source.read("train", data_root))
     yield "train", _tensors(name, raw, parts.train, backbone, pretrained)
