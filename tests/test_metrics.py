@@ -4,7 +4,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from isp.errors import ConfigError
-from isp.metrics import METRICS, score
+from isp.metrics import METRICS, allowed_metrics, majority, score
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = RNG.normal(size=(50, 2)), RNG.integers(0, 2, 50)
@@ -43,3 +43,22 @@ def test_higher_is_better(name: str) -> None:
 def test_unknown() -> None:
     with pytest.raises(ConfigError, match="unknown metric 'acuracy'; did you mean 'accuracy'"):
         score("acuracy", LOGITS, LABELS)
+
+
+def test_majority_by_hand() -> None:
+    labels = np.array([1, 1, 1, 0])
+    assert majority("accuracy", labels, 2) == 75
+    assert majority("matthews", labels, 2) == 0
+    assert majority("f1", labels, 2) == pytest.approx(100 * 2 * 0.75 / 1.75)
+    assert majority("pearson", np.array([1.0, 2.0]), 1) == 0
+
+
+def test_outputs_that_are_all_the_same_correlate_with_nothing() -> None:
+    for metric in ("pearson", "spearman"):
+        assert score(metric, np.ones((4, 1)), np.arange(4.0)) == 0
+
+
+def test_what_a_task_may_be_scored_by() -> None:
+    assert allowed_metrics(0) == ("pearson", "spearman")
+    assert set(allowed_metrics(2)) - set(allowed_metrics(3)) == {"f1"}
+    assert {*allowed_metrics(0), *allowed_metrics(2)} == METRICS.keys()

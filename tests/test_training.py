@@ -16,7 +16,7 @@ from torch.func import functional_call
 from isp import artifacts, masks
 from isp.errors import ConfigError, MaskError, TrainingDiverged
 from isp.seeds import seed as named_seed
-from isp.training import BatchOrder, State, Trainer, Training, learning_rate, load_weights, state_of
+from isp.training import BatchOrder, State, Trainer, Training, default_loss, learning_rate, load_weights, state_of
 from tests.conftest import Noisy, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -264,3 +264,14 @@ def test_a_run_on_the_cpu_does_not_start_cuda(make: MakeTrainer, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: pytest.fail("a CUDA generator was read"))
     trainer = make()
     trainer.run(state_of(trainer.model), 2)
+
+
+def test_the_default_loss() -> None:
+    """Classes and soft labels by cross-entropy; numbers of any shape by squared errors, but only of one output."""
+    outputs = torch.tensor([[1.0, -1.0], [0.5, 2.0]])
+    soft = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    expected = -(soft * outputs.log_softmax(dim=1)).sum(dim=1).mean()
+    torch.testing.assert_close(default_loss(nn.Identity(), (outputs, soft)), expected)
+    single, numbers = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 5.0])
+    for labels in (numbers, numbers[:, None]):
+        assert default_loss(nn.Identity(), (single, labels)).item() == 2.5

@@ -15,8 +15,8 @@ rule train_segment:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=6000,
+        runtime=240,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("train_segment", w),
@@ -44,8 +44,8 @@ rule weak_mask:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=6000,
+        runtime=240,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("weak_mask", w),

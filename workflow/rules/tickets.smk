@@ -17,8 +17,8 @@ rule retrain:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=6000,
+        runtime=240,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("retrain", w),
@@ -44,8 +44,8 @@ rule evaluate:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=6000,
+        runtime=240,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("evaluate", w),
