@@ -158,3 +158,35 @@ def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(IspError, match="cannot be written"):
         files.write_json(tmp_path / "file" / "metrics.json", {})
+
+
+def test_large_examples_are_mapped_without_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "examples"
+    artifacts.save_examples(path, {"pixels": torch.zeros(100, 8, dtype=torch.uint8)}, "train", {})
+    content = bytearray(path.read_bytes())
+    content[-1] = 7
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="checksum does not match"):
+        artifacts.load_examples(path, "train")
+    monkeypatch.setattr(artifacts, "UNCHECKED", 500)
+    assert artifacts.load_examples(path, "train")[0]["pixels"][-1, -1] == 7
+    path.write_bytes(content[:-1])
+    with pytest.raises(ArtifactError, match="truncated"):
+        artifacts.load_examples(path, "train")
+
+
+def test_a_file_is_what_safetensors_would_write(tmp_path: Path) -> None:
+    """Part by part instead of in one piece."""
+    from safetensors.torch import load_file, save
+
+    tensors = {
+        "b": torch.randn(3, 4),
+        "a": torch.arange(5),
+        "ü": torch.tensor([1, 2], dtype=torch.uint8),
+        "empty": torch.zeros(0, dtype=torch.bfloat16),
+        "one": torch.tensor(True),
+    }
+    assert b"".join(artifacts._serialized(tensors, {"isp": 'a "word"'})) == save(tensors, {"isp": 'a "word"'})
+    artifacts.save_weights(tmp_path / "x", tensors, {})
+    found = load_file(tmp_path / "x")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
