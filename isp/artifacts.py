@@ -46,10 +46,10 @@ MADE_BY: dict[str, str] = {
 }
 _BITS = "mask.bits"
 _TYPES = {
-    **{torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"},
-    **{torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"},
+    **{torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32"},
+    **{torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.bool: "BOOL"},
 }
-"""What safetensors calls types."""
+"""What safetensors calls types, in the order in which tensors lie in a file."""
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "tokenizers", "numpy", "isp")
 
 
@@ -221,7 +221,8 @@ def _write(
 
 def _serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """A safetensors file, part by part, nothing copied: what `safetensors.torch.save` would give in one piece."""
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    order = list(_TYPES)
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name in names:
