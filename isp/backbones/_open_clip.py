@@ -74,7 +74,7 @@ class ClipBackbone:
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     prunable: tuple[str, ...] = PRUNABLE
-    version: int = 2
+    version: int = 3
 
     @property
     def inputs(self) -> Inputs:

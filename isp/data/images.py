@@ -94,7 +94,7 @@ class Images:
 def normalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x - mean) / std a channel; grey pictures become three-channel ones."""
     shift, scale = (pictures.new_tensor(value).view(1, -1, 1, 1) for value in (mean, std))
-    return (pictures.expand(-1, 3, -1, -1) - shift) / scale
+    return (pictures.expand(-1, 3, -1, -1) - shift).div_(scale)
 
 
 def resized(pictures: Tensor, size: int) -> Tensor:
@@ -122,8 +122,31 @@ def random_crop(pictures: Tensor, size: int) -> Tensor:
     centre_x, centre_y = (
         torch.empty(num, device=device).uniform_(-1.0, 1.0) * (1 - extent) for extent in (width, height)
     )
-    zeros = torch.zeros_like(width)
-    affine = torch.stack([width, zeros, centre_x, zeros, height, centre_y], dim=1).view(num, 2, 3)
-    grid = F.affine_grid(affine, [num, pictures.shape[1], size, size], align_corners=False)
-    cropped = F.grid_sample(pictures, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    return cropped.clamp_(0, 1)
+    across = _bicubic_weights(centre_x, width, pictures.shape[-1], size)
+    down = _bicubic_weights(centre_y, height, pictures.shape[-2], size)
+    return (down[:, None] @ pictures @ across[:, None].mT).clamp_(0, 1)
+
+
+def _bicubic_weights(centre: Tensor, extent: Tensor, side: int, size: int) -> Tensor:
+    """Weights (n, size, side) by which `size` points spread evenly over a part of a picture's side are interpolated.
+
+    The same as `grid_sample`'s (a = -0.75, the border repeated outside), which cannot know that a crop's rows and
+    columns can be resampled one after the other.
+
+    Args:
+        centre, extent: of the part, (n,), in the coordinates of `affine_grid`: the side runs from -1 to 1.
+        side: pixels of the picture.
+        size: pixels of the crop.
+    """
+    points = (2 * torch.arange(size, device=centre.device, dtype=centre.dtype) + 1) / size - 1
+    points = ((centre[:, None] + extent[:, None] * points + 1) * side - 1) / 2
+    margin = 2  # what four taps can reach outside
+    pixels = torch.arange(-margin, side + margin, device=centre.device, dtype=centre.dtype)
+    distance = (points[:, :, None] - pixels).abs_()
+    near = (1.25 * distance - 2.25) * distance * distance + 1
+    far = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
+    weights = torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
+    inside = weights[:, :, margin:-margin]
+    inside[:, :, 0] += weights[:, :, :margin].sum(2)
+    inside[:, :, -1] += weights[:, :, -margin:].sum(2)
+    return inside
