@@ -134,7 +134,8 @@ def _bicubic_weights(centre: Tensor, extent: Tensor, side: int, size: int) -> Te
     columns can be resampled one after the other.
 
     Args:
-        centre, extent: of the part, (n,), in the coordinates of `affine_grid`: the side runs from -1 to 1.
+        centre: of the part, (n,), in the coordinates of `affine_grid`: the side runs from -1 to 1.
+        extent: of the part, (n,), as a share of the side.
         side: pixels of the picture.
         size: pixels of the crop.
     """
