@@ -8,17 +8,27 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from isp import artifacts
-from isp.costs import Cost
+from isp.costs import Cost, counting
 from isp.errors import ConfigError
-from isp.families import Ticket, find_tickets, make_method, planned_steps
+from isp.families import Ticket, Validation, find_tickets, make_method, planned_steps
 from isp.prunable import prunable_names
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
-from isp.training import Examples, LossFunction, Training, default_loss, load_weights, make_trainer, state_of
+from isp.training import (
+    Examples,
+    LossFunction,
+    Trainer,
+    Training,
+    default_loss,
+    load_weights,
+    make_trainer,
+    state_of,
+)
 
 
 def prune(
@@ -32,6 +42,7 @@ def prune(
     prunable: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     seed: int = 0,
+    validation: Any = None,
     progress: Callable[[int], None] = lambda _: None,
     **training: Any,
 ) -> Ticket:
@@ -51,6 +62,8 @@ def prune(
         prunable: patterns of prunable parameters; default: weights of linear, convolution and attention layers.
         exclude: patterns of parameters that are never pruned, such as "classifier.*".
         seed: of everything random.
+        validation: what a method of the family "pooled" chooses by: a function that scores the model, higher is better,
+            on examples that it holds; or such examples in any form that `train` may have, whose mean loss is taken.
         progress: called with 1 after every training step.
         **training: the protocol; keys as in `isp.training.Training`, `steps` and `learning_rate` are required.
 
@@ -72,7 +85,8 @@ def prune(
     final = initial.weights
     try:
         trainer = make_trainer(model, examples, loss or default_loss, protocol, names, seed, progress)
-        (ticket,) = find_tickets(chosen, trainer, initial, [target])
+        chooses = None if validation is None else _validation(trainer, validation)
+        (ticket,) = find_tickets(chosen, trainer, initial, [target], chooses)
         final = ticket.weights
     finally:
         load_weights(model, final)
@@ -118,6 +132,29 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
         rounds=about["rounds"],
         origin=about["origin"],
     )
+
+
+def _validation(trainer: Trainer, chooses: Any) -> Validation:
+    """The score that a function gives the model, or minus the mean loss over examples."""
+    model = trainer.model
+
+    def score(weights: Mapping[str, Tensor]) -> float:
+        load_weights(model, weights)
+        model.eval()
+        return float(chooses(model)) if given else -_mean_loss(trainer, examples)
+
+    given = callable(chooses)
+    examples = trainer.examples if given else _examples(chooses)
+    with counting(model) as counter:
+        score(state_of(model).weights)
+    return Validation(score=score, cost=counter.cost())
+
+
+def _mean_loss(trainer: Trainer, examples: Examples) -> float:
+    parts = torch.split(torch.arange(len(examples)), trainer.training.batch_size)
+    with torch.no_grad():
+        losses = [float(trainer.loss(trainer.model, examples.batch(part))) * len(part) for part in parts]
+    return sum(losses) / len(examples)
 
 
 class _Tensors:

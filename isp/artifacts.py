@@ -177,6 +177,24 @@ def load_ticket(path: Path) -> tuple[dict[str, Tensor], Mask, dict[str, Any]]:
     return weights, mask, header["about"]
 
 
+def load_ticket_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
+    """The mask of a ticket alone and what is written about the ticket; the weights, most of the file, are not read.
+
+    So their checksum is not, either: what is held to the header is how many weights the mask keeps.
+
+    Raises:
+        ArtifactError: the mask does not keep as many weights as the header says.
+    """
+    tensors, header = _read(path, "ticket", only=_BITS)
+    mask = unpack(tensors[_BITS], header["shapes"])
+    if num_kept(mask) != header["kept"]:
+        raise ArtifactError(
+            f"{path}: its mask was altered or damaged, it keeps {num_kept(mask)} weights, not {header['kept']}; delete "
+            f"it and make it again (stage: {MADE_BY['ticket']})"
+        )
+    return mask, header["about"]
+
+
 def _mask_header(mask: Mask) -> dict[str, Any]:
     return {
         "shapes": {name: list(mask[name].shape) for name in sorted(mask)},
@@ -241,7 +259,8 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, kind: Kind, only: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of an artifact; with `only` that one tensor, and no checksum, for it is over all of them."""
     again = f"delete it and make it again (stage: {MADE_BY[kind]})"
     if not path.is_file():
         raise ArtifactError(f"{path}: no such {kind} file; make it first (stage: {MADE_BY[kind]})")
@@ -249,7 +268,7 @@ def _read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("isp")
             header = json.loads(text) if text else None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys() if only in (None, name)}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {again}") from None
     if header is None:
@@ -257,8 +276,8 @@ def _read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: a safetensors file, but not one that isp wrote; expected a {kind} (stage: {MADE_BY[kind]})"
         )
     checksum = header.pop("checksum", None) if isinstance(header, dict) else None
-    large = kind == "examples" and path.stat().st_size > UNCHECKED
-    if checksum is None or not (large or checksum == _checksum(tensors, header)):
+    unchecked = only or (kind == "examples" and path.stat().st_size > UNCHECKED)
+    if checksum is None or not (unchecked or checksum == _checksum(tensors, header)):
         raise ArtifactError(f"{path}: its checksum does not match, it was altered or damaged; {again}")
     if header["isp"] != kind:
         raise ArtifactError(f"{path}: holds {header['isp']}, but {kind} is needed here (stage: {MADE_BY[kind]})")

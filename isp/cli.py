@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,9 +77,14 @@ def list_entries(
             out.print(table)
 
 
+def _flowing(text: str) -> str:
+    """Paragraphs and items of lists as one line each, for a terminal of any width to break."""
+    return re.sub(r"(?<!\n)\n *(?![ \n]|- )", " ", text)
+
+
 def _explain(kind: registry.Kind, name: str) -> None:
     module = registry.load(kind, name)
-    out.print(escape((module.__doc__ or "").strip()), highlight=False)
+    out.print(escape(_flowing((module.__doc__ or "").strip())), highlight=False)
     if kind == "method":
         table = Table("setting", "default", "what it is", title="settings", title_justify="left", box=None)
         for key, setting in module.Settings.model_fields.items():
@@ -123,7 +129,7 @@ def run(
     inputs = registry.load("task", task).TASK.inputs
     backbone = backbone or {"pictures": "clip_tiny", "texts": "bert_tiny"}[inputs]
     module = registry.load("backbone", backbone)
-    dense = registry.load("method", method).FAMILY == "dense"
+    dense, variant = registry.load("method", method).FAMILY == "dense", Path(method).stem
     if dense and sparsity:
         raise ConfigError(f"--sparsity {sparsity[0]}: method {method!r} does not prune, leave it out")
     values: dict[str, Any] = {
@@ -131,12 +137,12 @@ def run(
         "threads": threads,
         "training": {backbone: module.TRAINING.model_dump() | settings["training"]},
         "tasks": {task: settings["task"]},
-        "variants": {method: {"method": method, "settings": settings["method"], **settings["initial"]}},
+        "variants": {variant: {"method": method, "settings": settings["method"], **settings["initial"]}},
         "grid": [
             {
                 "backbone": backbone,
                 "tasks": [task],
-                "variants": [method],
+                "variants": [variant],
                 "sparsities": [],
                 "seeds": [seed],
             }

@@ -32,10 +32,15 @@ Initial = Literal["pretrained", "random"]
 class Variant(Settings):
     """A method under certain settings, by a name of its own."""
 
-    method: str
+    method: str = Field(description="a file's name in `isp/methods/`, or the path of a file elsewhere")
     settings: dict[str, Any] = Field(default={}, description="of the method; keys in its file")
     initial: Initial = Field(
         default="pretrained", description="weights to begin from; the head is the pre-trained one's"
+    )
+    steps_of: str | None = Field(
+        default=None,
+        description="a variant to which T is raised: all steps that its ticket of the same sparsity takes, finding "
+        "included; for methods that train in one run",
     )
 
 
@@ -85,9 +90,12 @@ class Study(Settings):
                     raise ConfigError(f"{where}: {unknown('variant', name, self.variants)}")
         for name, variant in self.variants.items():
             make_method(variant.method, variant.settings, f"variants.{name}")
+            if variant.steps_of is not None:
+                self._check_steps_of(name, variant.steps_of)
         for name in self.tasks:
             self.task(name)
         used = {name for block in self.grid for name in block.variants}
+        used |= {variant.steps_of for variant in self.variants.values() if variant.steps_of}
         for name in self.variants.keys() - used:
             raise ConfigError(f"variants.{name}: no block of the grid uses it; name it in one, or leave it out")
         for group in self.groups():
@@ -106,9 +114,35 @@ class Study(Settings):
         except ConfigError as error:
             raise ConfigError(f"tasks.{group.task}: {error}") from None
         try:
-            planned_steps(self.method(group.variant), self.training[group.backbone], num_train, group.sparsities)
+            for sparsity in group.sparsities:
+                protocol = self.protocol(group.backbone, group.task, group.variant, sparsity)
+                planned_steps(self.method(group.variant), protocol, num_train, [sparsity])
         except ConfigError as error:
             raise ConfigError(f"variants.{group.variant}, on task {group.task!r}: {error}") from None
+
+    def _check_steps_of(self, name: str, other: str) -> None:
+        """Equal budgets are for methods that train in one run; the other's steps must be known beforehand."""
+        where = f"variants.{name}.steps_of"
+        if other not in self.variants:
+            raise ConfigError(f"{where}: {unknown('variant', other, self.variants)}")
+        if self.method(name).module.FAMILY not in ("one_shot", "single_pass"):
+            raise ConfigError(f"{where}: method {self.variants[name].method!r} does not train in one run of T steps")
+        if self.method(other).module.FAMILY == "dense":
+            raise ConfigError(f"{where}: the steps of {other!r} are its T; name a variant that takes more")
+        settings = self.method(other).settings
+        if self.variants[other].steps_of or getattr(settings, "rounds", "nominal") == "measured":
+            raise ConfigError(f"{where}: the steps of {other!r} are not known beforehand; name another variant")
+
+    def protocol(
+        self, backbone: str, task: str, variant: str | None = None, sparsity: Decimal | None = None
+    ) -> Training:
+        """The protocol of a backbone; for a variant with `steps_of` T is what the other's ticket takes in all."""
+        own = self.training[backbone]
+        other = self.variants[variant].steps_of if variant in self.variants else None
+        if other is None or sparsity is None:
+            return own
+        steps = planned_steps(self.method(other), own, self.num_train(task), [sparsity])
+        return own.model_copy(update={"steps": max(own.steps, steps)})
 
     def method(self, variant: str) -> Method:
         """The method of a variant with its settings."""

@@ -11,14 +11,17 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+import torch.backends.mha
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from isp.errors import ConfigError
@@ -173,6 +176,53 @@ class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if name is not None:
                     self.flops[name] += flops
         return out
+
+
+class WorkCounter:
+    """Counts what is done inside `counting`: forward, backward, and backward of a backward.
+
+    Attributes:
+        samples: examples that went through the model so far, once for each forward pass.
+    """
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        self.samples = 0
+        self._counter, self._excluded = counter, 0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context whose FLOPs do not count: data is made ready there, no model run."""
+        before = self._counter.get_total_flops()
+        yield
+        self._excluded += self._counter.get_total_flops() - before
+
+    def cost(self) -> Cost:
+        """What was counted; no optimizer updates, and nothing taken off for weights that are zero."""
+        flops = self._counter.get_total_flops() - self._excluded
+        return Cost(samples=self.samples, flops=flops, sparse_flops=flops)
+
+
+@contextmanager
+def counting(model: nn.Module) -> Iterator[WorkCounter]:
+    """Count the FLOPs of the work that is done inside, and the examples that go through the forward pass of `model`.
+
+    Attention is made of plain matrix products there: fused kernels hide theirs, and have no double backward. A batch's
+    size is the first dimension of the first tensor that the model is called with.
+    """
+    flops = FlopCounterMode(display=False)
+    counter = WorkCounter(flops)
+
+    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        counter.samples += next((len(tensor) for tensor in tensors if tensor.dim()), 0)
+
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), model.register_forward_pre_hook(see, with_kwargs=True), flops:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def check_device(device: str) -> None:

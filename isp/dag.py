@@ -1,9 +1,10 @@
 """The shape of the workflow: every path, and what each job of a study needs. Pure; the rules in `workflow/` ask it.
 
 A cell's jobs share what they have in common: the tensors of a task, the initial state and the dense run of a seed, and
-for each variant one chain of rounds. A prune event of the chain is keyed by (round, sparsity): its sparsity is the
-nominal one of the round, where the chain goes on, or a target, which leaves the chain at the first round whose nominal
-sparsity reaches it. A target leaves with a mask; training under it gives the ticket.
+for each variant one chain of rounds; pooled tickets use that of an equal iterative variant. A prune event of the chain
+is keyed by (round, sparsity): its sparsity is the nominal one of the round, where the chain goes on, or a target, which
+leaves the chain at the first round whose nominal sparsity reaches it. A target leaves with a mask; training under it
+gives the ticket. Methods that prune within one run, and rounds that are not known beforehand, are a job a ticket.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from isp import registry, sparsity, training
-from isp.config import Study
-from isp.families import Method
+from isp.config import Study, Variant
+from isp.families import Method, iterative, make_method
 from isp.methods import isp as soup
 
 # --- paths ------------------------------------------------------------------------------------------------------------
@@ -34,11 +35,13 @@ STUDY = "results/{study}"
 RUN = f"{STUDY}/runs/{{backbone}}/{{task}}/seed{{seed}}"
 INITIAL = f"{RUN}/initial/{{initial}}.safetensors"
 DENSE = f"{RUN}/dense/{{initial}}.safetensors"
+REWIND_POINT = f"{RUN}/dense/{{initial}}.step{{step}}.safetensors"
 STATE = f"{RUN}/{{variant}}/round{{round}}/state.safetensors"
 WEAK = f"{RUN}/{{variant}}/round{{round}}/to{{sparsity}}/weak{{member}}.safetensors"
 ROUND_MASK = f"{RUN}/{{variant}}/round{{round}}/to{{sparsity}}/mask.safetensors"
 ONE_SHOT_MASK = f"{RUN}/{{variant}}/{{sparsity}}/mask.safetensors"
 TICKET = f"{RUN}/{{variant}}/{{sparsity}}/ticket.safetensors"
+SIMILARITY = f"{RUN}/similarity.json"
 RECORD = f"{RUN}/{{variant}}/{{sparsity}}/metrics.json"
 
 WILDCARDS = {
@@ -52,6 +55,7 @@ WILDCARDS = {
     "sparsity": r"0\.\d{4}",
     "round": r"\d+",
     "member": r"\d+",
+    "step": r"\d+",
 }
 """What a wildcard may be. Fixed forms: a sparsity has four decimals."""
 
@@ -83,6 +87,7 @@ class Wildcards(Protocol):
     sparsity: str
     round: str
     member: str
+    step: str
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,47 @@ class Dag:
     # --- variants ---------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _methods(self) -> dict[str, Method]:
-        return {name: self.study.method(name) for name in self.study.variants}
+    def _variants(self) -> dict[str, Variant]:
+        """The study's, and chains of rounds that nothing but a pooled variant needs, as variants of their own."""
+        found = dict(self.study.variants)
+        for name, variant in self.study.variants.items():
+            if self.study.method(name).module.FAMILY == "pooled" and self._equal_chain(name) is None:
+                settings = {key: value for key, value in variant.settings.items() if key != "coefficients"}
+                found[self._own_chain(name)] = variant.model_copy(update={"method": "lth", "settings": settings})
+        return found
 
-    def variants(self, family: str) -> str:
-        """A pattern of the variants whose method is of `family`."""
-        names = [name for name, method in self._methods.items() if family == method.module.FAMILY]
+    @staticmethod
+    def _own_chain(variant: str) -> str:
+        return f"{variant}.rounds"
+
+    def _equal_chain(self, variant: str) -> str | None:
+        """An iterative variant of the study whose rounds are those that a pooled one needs."""
+        for name, other in self.study.variants.items():
+            method = self.study.method(name)
+            if method.name == "lth" and other.initial == self.study.variants[variant].initial:
+                wanted: Any = self.study.method(variant).settings
+                if method.settings.model_dump() == wanted.model_dump(exclude={"coefficients"}):
+                    return name
+        return None
+
+    def _chain_of(self, w: Wildcards) -> str:
+        """The variant whose rounds a pooled one uses."""
+        return self._equal_chain(w.variant) or self._own_chain(w.variant)
+
+    @cached_property
+    def _methods(self) -> dict[str, Method]:
+        return {name: make_method(variant.method, variant.settings) for name, variant in self._variants.items()}
+
+    def _way(self, variant: str) -> str:
+        """How the tickets of a variant are made: as its family says, or each in one job."""
+        method = self._methods[variant]
+        family = str(method.module.FAMILY)
+        chained = getattr(method.settings, "chained", True)
+        return "one_job" if family == "single_pass" or not chained else family
+
+    def variants(self, *ways: str) -> str:
+        """A pattern of the variants whose tickets are made in one of these ways: a family, or "one_job"."""
+        names = [name for name in self._methods if self._way(name) in ways]
         return "|".join(name.replace(".", r"\.") for name in names) or NOTHING
 
     def _soup(self, w: Wildcards) -> soup.Settings:
@@ -107,6 +147,9 @@ class Dag:
         settings = self._methods[w.variant].settings
         assert isinstance(settings, soup.Settings)
         return settings
+
+    def _is_soup(self, w: Wildcards | None) -> bool:
+        return w is not None and isinstance(self._methods[w.variant].settings, soup.Settings)
 
     def method(self, w: Wildcards) -> str:
         """Name of the method of a variant."""
@@ -136,7 +179,7 @@ class Dag:
 
     def initial(self, w: Wildcards) -> str:
         """The state that a variant begins from."""
-        return _fill(INITIAL, w, initial=self.study.variants[w.variant].initial)
+        return _fill(INITIAL, w, initial=self._variants[w.variant].initial)
 
     def _within(self, w: Wildcards) -> dict[str, str]:
         """The mask that round `w.round` trains under: that of the round before."""
@@ -161,8 +204,20 @@ class Dag:
         """A round of iterative pruning prunes the ticket of the round before; round 0 the dense one."""
         index = int(w.round) - 1
         if index < 0:
-            return _fill(DENSE, w, initial=self.study.variants[w.variant].initial)
+            return _fill(DENSE, w, initial=self._variants[w.variant].initial)
         return _fill(TICKET, w, sparsity=self.nominal(w, index))
+
+    def rewind_point(self, w: Wildcards) -> str:
+        """The state that every round of iterative pruning trains from."""
+        step = iterative.rewind_step(self._methods[w.variant])
+        return _fill(REWIND_POINT, w, initial=self._variants[w.variant].initial, step=step) if step else self.initial(w)
+
+    def pooling(self, w: Wildcards) -> dict[str, str | list[str]]:
+        """A pooled ticket is made of that of its sparsity, the dense one, and those of the rounds before."""
+        chain = self._chain_of(w)
+        before = [_fill(TICKET, w, variant=chain, sparsity=value) for value in self.chain(w)[:-1]]
+        dense = _fill(DENSE, w, initial=self._variants[w.variant].initial)
+        return {"ticket": _fill(TICKET, w, variant=chain), "candidates": [dense, *before]}
 
     def retraining(self, w: Wildcards) -> dict[str, str]:
         """A ticket is trained from a state under a mask."""
@@ -170,14 +225,43 @@ class Dag:
         if family == "one_shot":
             return {"start": self.initial(w), "mask": _fill(ONE_SHOT_MASK, w)}
         last = len(self.chain(w)) - 1
-        start = self.initial(w) if family == "iterative" else _fill(STATE, w, round=last)
+        start = self.rewind_point(w) if family == "iterative" else _fill(STATE, w, round=last)
         return {"start": start, "mask": _fill(ROUND_MASK, w, round=last)}
 
     def ticket(self, w: Wildcards) -> str:
         """The ticket of a cell; dense variants share that of the dense run."""
         if self._methods[w.variant].module.FAMILY == "dense":
-            return _fill(DENSE, w, initial=self.study.variants[w.variant].initial)
+            return _fill(DENSE, w, initial=self._variants[w.variant].initial)
         return _fill(TICKET, w)
+
+    @cached_property
+    def _compared(self) -> dict[tuple[str, str, str], dict[str, list[str]]]:
+        """By run (backbone, task, seed) and sparsity the variants whose masks are compared: where there are two."""
+        found: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+        for group in self.study.groups():
+            run = found.setdefault((group.backbone, group.task, str(group.seed)), {})
+            for value in filter(None, group.sparsities):  # a dense one has no mask
+                run.setdefault(str(value), []).append(group.variant)
+        shared = {run: {s: names for s, names in of_run.items() if len(names) > 1} for run, of_run in found.items()}
+        return {run: of_run for run, of_run in shared.items() if of_run}
+
+    def _tickets_compared(self, w: Wildcards) -> dict[str, dict[str, str]]:
+        """Paths of the tickets of a run whose masks are compared, by sparsity and variant."""
+        return {
+            value: {variant: _fill(TICKET, w, variant=variant, sparsity=value) for variant in variants}
+            for value, variants in self._compared[w.backbone, w.task, w.seed].items()
+        }
+
+    def compared(self, w: Wildcards) -> list[str]:
+        """The tickets of a run whose masks are compared."""
+        return [path for paths in self._tickets_compared(w).values() for path in paths.values()]
+
+    def similarities(self) -> list[str]:
+        """The comparisons of masks, one a run where there are two masks of one sparsity."""
+        return [
+            SIMILARITY.format(study=self.study.study, backbone=backbone, task=task, seed=seed)
+            for backbone, task, seed in self._compared
+        ]
 
     def records(self) -> list[str]:
         """The records of all cells, in the order of the study."""
@@ -203,7 +287,10 @@ class Dag:
 
     def run(self, w: Wildcards) -> str:
         """The options of every job that trains."""
-        protocol = self.study.training[w.backbone].model_dump(mode="json")
+        variant, sparsity_ = getattr(w, "variant", None), getattr(w, "sparsity", None)
+        protocol = self.study.protocol(w.backbone, w.task, variant, sparsity_ and Decimal(sparsity_)).model_dump(
+            mode="json"
+        )
         limits = self.study.limits(w.task).model_dump(mode="json", exclude={"num_validation"})
         own = _options(seed=w.seed, training=protocol, limits=limits)
         return f"{self.backbone(w)} {self.task(w)} {own} {self._place()}"
@@ -219,13 +306,13 @@ class Dag:
     def settings(self, w: Wildcards) -> str:
         """The method of a variant and its settings."""
         method = self._methods[w.variant]
-        return _options(method=method.name, settings=method.settings.model_dump(mode="json"))
+        return _options(method=method.source, settings=method.settings.model_dump(mode="json"))
 
     def look_ahead_settings(self, w: Wildcards) -> str:
         """Those settings of a variant that a look-ahead copy depends on."""
         settings = self._soup(w)
         own = settings.model_dump(mode="json", include=set(soup.LookAhead.model_fields))
-        return _options(settings=own, contribution=settings.contribution)
+        return f"{_options(settings=own, contribution=settings.contribution)} {self.scope(w)}"
 
     def within(self, w: Wildcards, input: Any) -> str:
         """The option that names the current mask; the first round has none."""
@@ -233,12 +320,21 @@ class Dag:
 
     def rule(self, w: Wildcards) -> str:
         """The rule of superposition of a variant."""
-        return _options(rule=self._soup(w).rule)
+        return f"{_options(rule=self._soup(w).rule)} {self.scope(w)}"
+
+    def scope(self, w: Wildcards) -> str:
+        """Whether a variant ranks all layers together."""
+        return _options(scope=self._methods[w.variant].settings.scope)  # type: ignore[attr-defined]
 
     def cell(self, w: Wildcards) -> str:
         """What the record of a ticket begins with."""
         keys = {"study": w.study, "backbone": w.backbone, "task": w.task, "seed": int(w.seed), "variant": w.variant}
         return _options(cell=keys)
+
+    def comparison(self, w: Wildcards) -> str:
+        """What masks of a run are compared, and what the record of it begins with."""
+        keys = {"study": w.study, "backbone": w.backbone, "task": w.task, "seed": int(w.seed)}
+        return _options(tickets=self._tickets_compared(w), cell=keys)
 
     def cells(self) -> str:
         """The blocks of the grid with the sparsities of each variant, for `isp collect`; in the order of the study."""
@@ -253,15 +349,26 @@ class Dag:
     def versions(self, stage: str, w: Wildcards | None = None) -> str:
         """The versions of the code that a stage's results depend on; a job reruns when they change."""
         modules: dict[str, ModuleType] = {stage: importlib.import_module(f"isp.stages.{stage}")}
-        if stage in ("initialise", "finetune_dense", "train_segment", "weak_mask", "retrain", "pretrain"):
+        if stage in (
+            "initialise",
+            "finetune_dense",
+            "train_segment",
+            "weak_mask",
+            "retrain",
+            "pretrain",
+            "find_ticket",
+        ):
             modules["training"] = training
         if stage == "finetune_dense":
             modules["dense"] = registry.load("method", "dense")
-        if stage in ("prune_one_shot", "prune_iterative", "weak_mask", "aggregate") and w is not None:
+        of_method = ("prune_one_shot", "prune_iterative", "weak_mask", "aggregate", "find_ticket", "pool_tickets")
+        if stage in of_method and w is not None:
             modules[self.method(w)] = self._methods[w.variant].module
-        if stage in ("train_segment", "weak_mask", "aggregate"):
+        if stage in ("train_segment", "weak_mask", "aggregate") or (stage == "find_ticket" and self._is_soup(w)):
             modules["isp"] = soup  # holds the mathematics of the whole family
         found = {name: module.VERSION for name, module in modules.items()}
+        if stage in of_method and w is not None and self._methods[w.variant].source.endswith(".py"):
+            found[self.method(w)] = self._methods[w.variant].module.__name__  # ends in the checksum of the file
         if stage in ("prepare", "pretrain", "convert", "initialise") and w is not None:
             found[f"backbone {w.backbone}"] = self.study.backbone(w.backbone).version
         if stage in ("split", "prepare", "initialise", "evaluate") and w is not None:

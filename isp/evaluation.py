@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isp.costs import counting
+from isp.families import Validation
 from isp.metrics import score
-from isp.training import lengths_of
+from isp.training import lengths_of, load_weights
 
 
 class Labelled(Protocol):
@@ -42,3 +44,15 @@ def evaluate(model: nn.Module, examples: Labelled, metrics: Sequence[str]) -> di
     """Each of the metrics over all examples, in percent."""
     outputs, labels = outputs_of(model, examples)
     return {metric: score(metric, outputs, labels) for metric in metrics}
+
+
+def validation_by(model: nn.Module, examples: Labelled, metric: str) -> Validation:
+    """A choice by one metric over all examples; `model` is the workspace, its weights are overwritten."""
+
+    def reached(weights: Mapping[str, Tensor]) -> float:
+        load_weights(model, weights)
+        return evaluate(model, examples, [metric])[metric]
+
+    with counting(model) as counter:
+        evaluate(model, examples, [metric])
+    return Validation(score=reached, cost=counter.cost())

@@ -7,6 +7,7 @@ of a mask is needed (ties, packing), it is: names sorted, then the flat index in
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from isp.errors import MaskError
-from isp.sparsity import num_pruned
+from isp.sparsity import Scope, num_pruned
 
 Mask = dict[str, Tensor]
 Weights = Mapping[str, Tensor]
@@ -83,23 +84,88 @@ def votes(masks: Sequence[Mask]) -> dict[str, Tensor]:
     return {name: sum(mask[name].to(torch.int16) for mask in masks) for name in masks[0]}  # type: ignore[misc]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """How far two masks overlap, as counts, from which every similarity follows. Overlaps of layers add up.
+
+    Attributes:
+        weights: how many weights the masks cover.
+        kept_a: how many of them the first mask keeps.
+        kept_b: how many the second keeps.
+        kept_both: how many both keep.
+    """
+
+    weights: int = 0
+    kept_a: int = 0
+    kept_b: int = 0
+    kept_both: int = 0
+
+    def __add__(self, other: Overlap) -> Overlap:
+        return Overlap(
+            weights=self.weights + other.weights,
+            kept_a=self.kept_a + other.kept_a,
+            kept_b=self.kept_b + other.kept_b,
+            kept_both=self.kept_both + other.kept_both,
+        )
+
+    @property
+    def cosine(self) -> float:
+        """Cosine similarity of the masks as 0/1 vectors (Fig. 3, right), in [0, 1]; 0 if one of them is empty."""
+        norms = (self.kept_a * self.kept_b) ** 0.5
+        return self.kept_both / norms if norms else 0.0
+
+    @property
+    def jaccard(self) -> float:
+        """Kept by both over kept by any, in [0, 1]; 1 for two empty masks."""
+        any_ = self.kept_a + self.kept_b - self.kept_both
+        return self.kept_both / any_ if any_ else 1.0
+
+    @property
+    def hamming(self) -> float:
+        """Fraction of weights on which the masks differ, in [0, 1]."""
+        return (self.kept_a + self.kept_b - 2 * self.kept_both) / self.weights
+
+
+def overlap_by_layer(a: Mask, b: Mask) -> dict[str, Overlap]:
+    """The overlap of two masks in each tensor, in the order of `a`.
+
+    Raises:
+        MaskError: they are not over the same weights; names the first parameter that differs.
+    """
+    check_fits(b, a, "the other mask")
+    return {
+        name: Overlap(
+            weights=a[name].numel(),
+            kept_a=num_kept({name: a[name]}),
+            kept_b=num_kept({name: b[name]}),
+            kept_both=num_kept({name: a[name] & b[name]}),
+        )
+        for name in a
+    }
+
+
+def overlap(a: Mask, b: Mask) -> Overlap:
+    """The overlap of two masks over all their weights.
+
+    Raises:
+        MaskError: they are not over the same weights.
+    """
+    return sum(overlap_by_layer(a, b).values(), Overlap())
+
+
 def hamming(a: Mask, b: Mask) -> float:
     """Fraction of weights on which two masks differ, in [0, 1]."""
-    return sum(int((a[name] ^ b[name]).sum()) for name in a) / num_weights(a)
+    return overlap(a, b).hamming
 
 
 def jaccard(a: Mask, b: Mask) -> float:
     """Kept by both over kept by any, in [0, 1]; 1 for two empty masks."""
-    both = sum(int((a[name] & b[name]).sum()) for name in a)
-    any_ = num_kept(a) + num_kept(b) - both
-    return both / any_ if any_ else 1.0
+    return overlap(a, b).jaccard
 
 
 def cosine(a: Mask, b: Mask) -> float:
     """Cosine similarity of the masks as 0/1 vectors (Fig. 3, right), in [0, 1]; 0 if one of them is empty."""
-    both = sum(int((a[name] & b[name]).sum()) for name in a)
-    norms = (num_kept(a) * num_kept(b)) ** 0.5
-    return both / norms if norms else 0.0
+    return overlap(a, b).cosine
 
 
 # --- exact selection by rank ------------------------------------------------------------------------------------------
@@ -110,15 +176,18 @@ def magnitudes(weights: Weights) -> dict[str, Tensor]:
     return {name: weights[name].detach().abs().float() for name in weights}
 
 
-def prune_by_magnitude(weights: Weights, sparsity: Decimal, within: Mask | None = None) -> Mask:
-    """Global magnitude pruning: keep the largest |w| so that exactly `sparsity` of all weights is zero.
+def prune_by_magnitude(
+    weights: Weights, sparsity: Decimal, within: Mask | None = None, *, scope: Scope = "global"
+) -> Mask:
+    """Magnitude pruning: keep the largest |w| so that exactly `sparsity` of all weights is zero.
 
     Args:
         weights: the prunable weights.
         sparsity: of all of `weights`, not of what is left.
         within: only weights that this mask keeps may be kept.
+        scope: whether all weights are ranked together, or each tensor is pruned to `sparsity` (see `keep_top`).
     """
-    return keep_top(weights, sparsity=sparsity, within=within, absolute=True)
+    return keep_top(weights, sparsity=sparsity, within=within, absolute=True, scope=scope)
 
 
 def keep_top(
@@ -128,13 +197,20 @@ def keep_top(
     ties: Weights | None = None,
     within: Mask | None = None,
     absolute: bool = False,
+    scope: Scope = "global",
 ) -> Mask:
     """Keep the weights of highest score so that exactly round(sparsity * n) weights are dropped.
 
-    Weights are ranked over all tensors together, in fp32, by score, then by |ties|, then by position (names sorted,
-    flat index; the earlier is kept). A rank and not a threshold, so that ties never change the count. The k-th largest
-    score is found by two counting passes over the upper and the lower 16 bits (a radix selection): linear in n, with
-    temporary memory of a few times the largest tensor.
+    Weights are ranked in fp32, by score, then by |ties|, then by position (names sorted, flat index; the earlier is
+    kept). A rank and not a threshold, so that ties never change the count. The k-th largest score is found by two
+    counting passes over the upper and the lower 16 bits (a radix selection): linear in n, with temporary memory of a
+    few times the largest tensor.
+
+    With scope "global" they are ranked over all tensors together. With "layer" every tensor is ranked by itself and
+    pruned to the same sparsity: of the weights kept in all it keeps its share by size, rounded by largest remainders
+    (of equal ones the earlier name's), so that the total is that of the global scope. What a tensor cannot fill because
+    `within` has fewer of its weights is shared out among the others, in the same way, by how many more they could keep.
+    Counts rounded like this may move by one against the trend, so masks of rising sparsity nest only through `within`.
 
     Args:
         scores: a score for each weight; any real dtype, cast to fp32.
@@ -142,6 +218,7 @@ def keep_top(
         ties: breaks ties by magnitude; usually the current weights.
         within: candidates; weights outside it are always dropped.
         absolute: rank by |score|.
+        scope: "global" or "layer".
 
     Raises:
         MaskError: a score is NaN, names or shapes differ, or `within` has fewer candidates than are to be kept.
@@ -163,8 +240,45 @@ def keep_top(
     if within is not None:
         within = {name: within[name].to(scores[name].device) for name in names}
     kept = {name: torch.zeros(scores[name].shape, dtype=torch.bool, device=scores[name].device) for name in names}
-    candidates = {name: None if within is None else within[name] for name in names}
     rankings = [(scores, absolute)] + ([(ties, True)] if ties is not None else [])
+    if scope == "global":
+        _keep(kept, names, rankings, within, wanted)
+    else:
+        counts = _counts_by_layer({name: scores[name].numel() for name in names}, within, wanted)
+        for name in names:
+            _keep(kept, [name], rankings, within, counts[name])
+    return {name: kept[name] for name in scores}
+
+
+def _counts_by_layer(sizes: Mapping[str, int], within: Mask | None, wanted: int) -> dict[str, int]:
+    """How many weights each tensor keeps, `wanted` in all; `keep_top` says how."""
+    counts = _apportion(wanted, sizes)
+    if within is not None:
+        alive = {name: int(torch.count_nonzero(within[name])) for name in sizes}
+        counts = {name: min(counts[name], alive[name]) for name in sizes}
+        more = _apportion(wanted - sum(counts.values()), {name: alive[name] - counts[name] for name in sizes})
+        counts = {name: counts[name] + more[name] for name in sizes}
+    return counts
+
+
+def _apportion(amount: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Whole shares of `amount` in proportion to `sizes`, by largest remainders; none is larger than its size.
+
+    Args:
+        amount: 0 to the sum of the sizes.
+        sizes: 0 or more; their order decides between equal remainders.
+    """
+    total = max(1, sum(sizes.values()))
+    shares = {name: amount * size // total for name, size in sizes.items()}
+    by_remainder = sorted(sizes, key=lambda name: amount * sizes[name] % total, reverse=True)  # stable
+    for name in by_remainder[: amount - sum(shares.values())]:
+        shares[name] += 1
+    return shares
+
+
+def _keep(kept: Mask, names: list[str], rankings: list[tuple[Weights, bool]], within: Mask | None, wanted: int) -> None:
+    """Mark in `kept` the `wanted` highest weights among the tensors `names`, by one ranking after the other."""
+    candidates = {name: None if within is None else within[name] for name in names}
     for ranking, by_magnitude in rankings:
         threshold, num_above = _threshold(names, ranking, by_magnitude, candidates, wanted)
         for name in names:
@@ -186,7 +300,6 @@ def keep_top(
         elif wanted > 0:
             kept[name].view(-1)[tied.reshape(-1).nonzero().squeeze(1)[:wanted]] = True
         wanted -= min(num_tied, wanted)
-    return {name: kept[name] for name in scores}
 
 
 def _threshold(

@@ -1,8 +1,14 @@
-"""Methods, tasks and backbones are found by file stem: one file in the folder is one entry, no list to edit."""
+"""Methods, tasks and backbones are found by file stem: one file in the folder is one entry, no list to edit.
+
+A method may also be a file elsewhere, named by its path.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
+import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +31,10 @@ def load(kind: Kind, name: str) -> ModuleType:
     """The module of an entry.
 
     Raises:
-        ConfigError: no such entry; names the allowed ones and the nearest.
+        ConfigError: no such entry; names the allowed ones and the nearest. Or a method's file that cannot be loaded.
     """
+    if kind == "method" and name.endswith(".py"):
+        return _load_file(Path(name))
     if name not in names(kind):
         raise ConfigError(unknown(kind, name, names(kind)))
     return importlib.import_module(f"isp.{kind}s.{name}")
@@ -35,3 +43,31 @@ def load(kind: Kind, name: str) -> ModuleType:
 def summary(kind: Kind, name: str) -> str:
     """The first line of an entry's docstring."""
     return (load(kind, name).__doc__ or "").strip().split("\n")[0]
+
+
+def _load_file(path: Path) -> ModuleType:
+    """A method from a file, read once as long as the file stays what it is."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"method {str(path)!r}: cannot be read ({error.strerror})") from None
+    name = f"isp_method_{path.stem}_{hashlib.sha256(content).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where pydantic looks for the names in annotations
+    try:
+        spec.loader.exec_module(module)
+        missing = [each for each in ("FAMILY", "VERSION", "Settings") if not hasattr(module, each)]
+        if missing:
+            raise ConfigError(f"method {str(path)!r}: defines no {' and no '.join(missing)}")
+    except ConfigError:
+        del sys.modules[name]
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise ConfigError(f"method {str(path)!r}: cannot be loaded ({type(error).__name__}: {error})") from None
+    return module

@@ -13,6 +13,8 @@ from isp.errors import ConfigError
 
 PLACES = Decimal("0.0001")
 RateOf = Literal["remaining", "original"]
+Scope = Literal["global", "layer"]
+"""Whether weights are ranked over all layers together (the paper), or in each layer for itself."""
 
 
 def parse_sparsity(value: str | float | Decimal) -> Decimal:

@@ -26,6 +26,8 @@ from isp.seeds import seed as named_seed
 from isp.settings import Settings
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
+Observe = Callable[[Mapping[str, nn.Parameter]], None]
+"""Looks at the trained parameters and their gradients, changes neither."""
 
 
 VERSION = 2
@@ -226,7 +228,7 @@ class Trainer:
         return {name: state.weights[name] for name in self.prunable}
 
     def run(
-        self, state: State, until: int, mask: Mask | None = None, on_step: Callable[[int], None] = lambda _: None
+        self, state: State, until: int, mask: Mask | None = None, observe: Observe | None = None
     ) -> tuple[State, Cost]:
         """Train from `state.step` to step `until` under `mask`.
 
@@ -237,7 +239,7 @@ class Trainer:
             state: where to begin; it is not changed.
             until: the step to reach, `state.step` or later.
             mask: over the prunable parameters, or None for dense training.
-            on_step: called with the number of steps done after every update, the model holding the current weights.
+            observe: called before every update with the trained parameters, whose gradients are masked but not clipped.
 
         Raises:
             TrainingDiverged: loss or gradient norm not finite; carries the last good state.
@@ -260,6 +262,8 @@ class Trainer:
                         gradient = parameters[name].grad
                         if gradient is not None:
                             gradient.mul_(kept)
+                if observe is not None:
+                    observe(parameters)
                 norm = nn.utils.clip_grad_norm_(parameters.values(), limit)
                 if not torch.isfinite(loss.detach() + norm):
                     _restore(self.model, buffers)
@@ -271,7 +275,6 @@ class Trainer:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 self.progress(1)
-                on_step(step + 1)
             done = self._leave(optimizer, parameters, max(until, state.step))
         return done, self.cost(range(state.step, until), mask)
 

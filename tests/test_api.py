@@ -189,3 +189,31 @@ def test_a_ticket_of_another_model(tmp_path: Path) -> None:
     isp.save_ticket(tmp_path / "ticket", ticket)
     with pytest.raises(ConfigError, match=r"the ticket .*ticket are of another model: 'attention"):
         isp.load_ticket(tmp_path / "ticket", nn.Linear(2, 2))
+
+
+def test_what_a_method_chooses_by() -> None:
+    """A function that scores the model, or examples, of which the mean loss is taken."""
+    protocol = {**SHORT, "sparsity": 0.7, "method": "lottery_pools", "settings": {"rate": 0.4, "coefficients": [0.5]}}
+    held_out = (DATA.inputs[:40], DATA.labels[:40])
+
+    def score(model: nn.Module) -> float:
+        with torch.no_grad():
+            return -nn.functional.cross_entropy(model(held_out[0]), held_out[1]).item()
+
+    by_function = isp.prune(tiny_model(), DATA, validation=score, **protocol)
+    by_examples = isp.prune(tiny_model(), DATA, validation=held_out, **protocol)
+    assert equal(by_function.weights, by_examples.weights)
+    assert by_function.finding == by_examples.finding
+    assert by_function.rounds[-1]["evaluations"] == 4  # the ticket's own, and with dense and two rounds
+    assert by_function.finding.samples == 4 * 3 * 16 + 4 * 40
+    with pytest.raises(ConfigError, match=r"chooses by validation examples: give some \(validation\)"):
+        isp.prune(tiny_model(), DATA, **protocol)
+
+
+def test_a_method_from_a_file(tmp_path: Path) -> None:
+    source = Path(isp.__file__).parent / "methods" / "one_shot.py"
+    (tmp_path / "mine.py").write_text(source.read_text())
+    mine = isp.prune(tiny_model(), DATA, sparsity=0.7, method=str(tmp_path / "mine.py"), **SHORT)
+    known = isp.prune(tiny_model(), DATA, sparsity=0.7, method="one_shot", **SHORT)
+    assert equal(mine.weights, known.weights)
+    assert mine.method == "mine"

@@ -133,6 +133,35 @@ def test_a_ticket_whose_masked_weights_are_not_zero_is_refused(tmp_path: Path) -
         artifacts.load_ticket(tmp_path / "ticket")
 
 
+def test_the_mask_of_a_ticket_is_read_without_its_weights(tmp_path: Path) -> None:
+    path = tmp_path / "ticket"
+    weights = {name: torch.where(mask, 1.0, 0.0) for name, mask in MASK.items()}
+    artifacts.save_ticket(path, weights, MASK, {"method": "isp"})
+    mask, about = artifacts.load_ticket_mask(path)
+    assert all(torch.equal(mask[name], MASK[name]) for name in MASK)
+    assert about["method"] == "isp"
+    content = bytearray(path.read_bytes())  # weights of four bytes, aligned, come before the bits of the mask
+    bits = masks.pack(MASK).numpy().tobytes()
+    place = len(content) - len(bits)
+    assert content[place:] == bits
+    damaged = content.copy()
+    damaged[place - 1] ^= 1
+    path.write_bytes(damaged)
+    artifacts.load_ticket_mask(path)  # a weight, which nobody reads
+    with pytest.raises(ArtifactError, match="checksum does not match"):
+        artifacts.load_ticket(path)
+    content[place] ^= 0x80
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"its mask was altered or damaged, it keeps \d+ weights, not"):
+        artifacts.load_ticket_mask(path)
+    path.write_bytes(content[:-1])
+    with pytest.raises(ArtifactError, match=r"truncated .* \(stage: retrain or finetune_dense\)"):
+        artifacts.load_ticket_mask(path)
+    artifacts.save_mask(path, MASK, {})
+    with pytest.raises(ArtifactError, match="holds mask, but ticket is needed here"):
+        artifacts.load_ticket_mask(path)
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mask"
     path.write_text("before")

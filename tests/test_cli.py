@@ -92,7 +92,13 @@ def test_collecting_and_reporting_need_no_torch() -> None:
         ("convert --backbone clip_tiny --data-root n --manifest m --output a", "it is pre-trained here"),
         ("download --task '{kind: texts}' --data-root none --output m.json", "task: missing key 'id'"),
         ("collect --runs none --cells nonsense --output out", "not a list of {backbone, tasks, seeds, variants"),
-        ("tables --metrics none.csv --timings a --rounds b --output out", "none.csv: no such file; make it first"),
+        (
+            "tables --metrics none.csv --timings a --rounds b --layers c --similarity d --output out",
+            "none.csv: no such file; make it first",
+        ),
+        ("compare_masks --tickets '{0.5: a}' --cell '{}' --output out", "not {sparsity: {variant: path}}"),
+        ("compare_masks --tickets '{0.5: {a: x}}' --cell '{}' --output out", "x: no such ticket file; make it first"),
+        ("collect --runs none --cells '[]' --similarity none --output out", "none: no such file; make it first (stage"),
         ("list things", "allowed are methods, tasks, backbones"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ MALFORMED = [
         "variants.more: no block of the grid uses it; name it in one, or leave it out",
     ),
     ("variants.Bad Name", {"method": "isp"}, "variants.Bad Name.[key] = 'Bad Name': string should match pattern"),
-    ("variants.isp.method", "ips", "unknown method 'ips'; did you mean 'isp'? (allowed: dense, isp, "),
+    ("variants.isp.method", "ips", "unknown method 'ips'; did you mean 'isp'? (allowed: dense, "),
     ("variants.isp.method", ..., "missing key 'variants.isp.method'"),
     ("variants.isp.setings", {}, "unknown key variants.isp 'setings'; did you mean 'settings'? (allowed: initial, "),
     ("variants.dense.initial", "imagenet", "variants.dense.initial = 'imagenet': input should be 'pretrained' or"),
@@ -108,7 +109,6 @@ MALFORMED = [
     (f"{ISP}.rule", "vote", "rule = 'vote': input should be 'votes', 'mean_score', 'union' or"),
     (f"{ISP}.denoisers", -1, "denoisers = -1: input should be greater than or equal to 0"),
     (f"{ISP}.look_ahead_steps", 0, "look_ahead_steps = 0: input should be greater than or equal to 1"),
-    (f"{ISP}.weight_decays", [], "weight_decays = []: tuple should have at least 1 item"),
     (f"{ISP}.learning_rate_factors", [2, 1], "learning_rate_factors = [2.0, 1.0]: allowed are two numbers with 0 <"),
     ("variants.dense.settings", {"rate": 0.1}, "settings of method 'dense': unknown key 'rate' (allowed: none)"),
     (f"{BLOCK}.sparsities", [1.0], "sparsity 1.0: outside [0, 1)"),
@@ -128,6 +128,11 @@ MALFORMED = [
     (f"{TRAINING}.steps", 20, "variants.isp, on task 'digits': the rounds overrun the budget"),
     (f"{TRAINING}.batch_size", 901, "batch_size = 901: larger than the 900 training examples there are"),
     (f"{ISP}.data_fraction", 0.02, "data_fraction = 0.02: a look-ahead's 18 of 900 training examples make no batch"),
+    # equal budgets, methods from files
+    ("variants.dense.steps_of", "ips", "variants.dense.steps_of: unknown variant 'ips'; did you mean 'isp'?"),
+    ("variants.dense.steps_of", "isp", "variants.dense.steps_of: method 'dense' does not train in one run of T steps"),
+    ("variants.isp", {"method": "snip", "steps_of": "dense"}, "the steps of 'dense' are its T; name a variant"),
+    ("variants.isp.method", "none.py", "method 'none.py': cannot be read (No such file or directory)"),
     # definitions
     ("define.backbones.mine", {"family": "gpt", "id": "a/b"}, "mine.family = 'gpt': input should be 'clip' or 'bert'"),
     ("define.backbones.mine", {"family": "bert"}, "a backbone needs either an id (owner/name on the hub) or a folder"),
@@ -160,6 +165,36 @@ def test_what_is_wrong_is_named_with_what_is_allowed(tmp_path: Path, path: str, 
         load_study(file)
     assert str(caught.value).startswith(f"{file}: ")
     assert message in str(caught.value)
+
+
+def test_an_equal_budget_is_all_steps_of_the_others_ticket() -> None:
+    """At 0.9 ISP takes 7 rounds of s = 0.3 with 4 copies of 50 steps: T is raised from 300 by 7 * 4 * 50."""
+    study = change("variants.cheap", {"method": "one_shot", "steps_of": "isp"})
+    study["variants"]["isp"]["settings"] = {"rate": 0.3, "segment_fraction": 0.075, "denoisers": 4}
+    study["grid"][0]["variants"] = ["isp", "cheap"]
+    del study["variants"]["dense"]
+    found = parse_study(study, "test")
+    assert found.protocol("clip_tiny", "digits").steps == 300
+    assert found.protocol("clip_tiny", "digits", "isp", Decimal("0.9")).steps == 300
+    assert found.protocol("clip_tiny", "digits", "cheap", Decimal("0.9")).steps == 300 + 7 * 4 * 50
+    assert found.protocol("clip_tiny", "digits", "cheap", Decimal("0.8")).steps == 300 + 5 * 4 * 50
+    study["variants"]["isp"] = {"method": "isp_code"}
+    with pytest.raises(ConfigError, match="the steps of 'isp' are not known beforehand"):
+        parse_study(study, "test")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"FAMILY = 'one_shot'", "defines no VERSION and no Settings"),
+        (b"import nothing_like_that", r"cannot be loaded \(ModuleNotFoundError: No module named"),
+        (b"def", r"cannot be loaded \(SyntaxError"),
+    ],
+)
+def test_a_methods_file_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "mine.py").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"mine.py': {message}"):
+        make_method(str(tmp_path / "mine.py"))
 
 
 def test_a_backbone_and_a_task_of_ones_own() -> None:
@@ -200,7 +235,9 @@ def test_files(tmp_path: Path) -> None:
             load_study(path)
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "config").glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent.parent / "config").rglob("*.yaml")), ids=lambda p: p.name
+)
 def test_the_study_files_of_the_repository_are_valid(path: Path) -> None:
     assert list(load_study(path).groups())
 

@@ -12,28 +12,51 @@ import pytest
 import torch
 from torch import nn
 
-from isp import families, masks, registry
+from isp import artifacts, families, masks, registry
 from isp.costs import Cost
 from isp.errors import ConfigError
-from isp.families import Ticket, find_tickets, make_method, planned_steps
+from isp.evaluation import validation_by
+from isp.families import Method, Ticket, Validation, find_tickets, make_method, planned_steps
+from isp.methods import progressive
 from isp.seeds import seed as named_seed
 from isp.sparsity import num_pruned, parse_sparsity
-from isp.training import Trainer, Training, learning_rate, state_of
-from tests.conftest import tiny_model
+from isp.training import State, Trainer, Training, learning_rate, state_of
+from tests.conftest import Noisy, tiny_model
 from tests.test_isp import equal
 
 MakeTrainer = Callable[..., Trainer]
 QUICK: dict[str, dict[str, Any]] = {
     "denoised": {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 2, "look_ahead_steps": 3},
     "iterative": {"rate": 0.4},
+    "pooled": {"rate": 0.4},
+    "synflow": {"rounds": 5},
 }
+"""Settings of families and of single methods under which they are quick."""
 METHODS = registry.names("method")
 PRUNING = [name for name in METHODS if registry.load("method", name).FAMILY != "dense"]
 
 
+def quick(method: str, **settings: Any) -> Method:
+    family = QUICK.get(registry.load("method", method).FAMILY, {})
+    return make_method(method, family | QUICK.get(method, {}) | settings)
+
+
 def find(trainer: Trainer, method: str, *sparsities: str, **settings: Any) -> list[Ticket]:
-    chosen = make_method(method, QUICK.get(registry.load("method", method).FAMILY, {}) | settings)
-    return list(find_tickets(chosen, trainer, state_of(tiny_model()), [parse_sparsity(s) for s in sparsities]))
+    asked = [parse_sparsity(s) for s in sparsities]
+    chosen = quick(method, **settings)
+    return list(find_tickets(chosen, trainer, state_of(tiny_model()), asked, held_out(trainer)))
+
+
+def held_out(trainer: Trainer) -> Validation:
+    """Accuracy on examples of their own; what a score costs is counted."""
+    return validation_by(copy.deepcopy(trainer.model), Still(30), "accuracy")
+
+
+class Still(Noisy):
+    """Examples that are the same every time."""
+
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.inputs[indices], self.labels[indices]
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------
@@ -78,15 +101,57 @@ def test_a_ticket_does_not_depend_on_the_others(make: MakeTrainer, name: str) ->
         assert alone.rounds == ticket.rounds
 
 
+class Cut(Trainer):
+    """Stops every run in the middle, writes state and mask to files, and goes on from them with fresh objects."""
+
+    folder: Path
+
+    def run(self, state: State, until: int, mask: Any = None, observe: Any = None) -> tuple[State, Cost]:
+        middle = (state.step + until) // 2
+        half, first = Trainer.run(self, state, middle, mask, observe)
+        artifacts.save_state(self.folder / "state", half, {})
+        half, _ = artifacts.load_state(self.folder / "state")
+        if mask is not None:
+            artifacts.save_mask(self.folder / "mask", mask, {})
+            mask, _ = artifacts.load_mask(self.folder / "mask")
+        fresh = Trainer(**{**vars(self), "model": tiny_model(), "examples": Noisy()})
+        done, second = fresh.run(half, until, mask, observe)
+        return done, first + second
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_is_cut_everywhere_ends_in_the_same_bits(
+    make: MakeTrainer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sparsity = "0" if name == "dense" else "0.7"
+    monkeypatch.setattr(Cut, "folder", tmp_path, raising=False)
+    (whole,) = find(make(), name, sparsity)
+    (cut,) = find(Cut(**vars(make())), name, sparsity)
+    assert equal(whole.weights, cut.weights)
+    assert equal(whole.mask, cut.mask)
+    assert whole.cost == cut.cost
+
+
+@pytest.mark.parametrize("name", [n for n in PRUNING if hasattr(registry.load("method", n), "scores")])
+def test_masks_of_the_same_scores_nest(make: MakeTrainer, name: str) -> None:
+    low, high = find(make(), name, "0.3", "0.6")
+    assert equal(masks.intersection(low.mask, high.mask), high.mask)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_plan_and_the_cost_are_what_was_trained(make: MakeTrainer, name: str) -> None:
     trainer = make()
     sparsities = [parse_sparsity("0" if name == "dense" else "0.7")]
-    chosen = make_method(name, QUICK.get(registry.load("method", name).FAMILY))
+    chosen = quick(name)
     done: list[int] = []
     counting = Trainer(**{**vars(trainer), "progress": done.append})
-    (ticket,) = find_tickets(chosen, counting, state_of(tiny_model()), sparsities)
-    assert planned_steps(chosen, trainer.training, 80, sparsities) == sum(done) == ticket.cost.steps
+    (ticket,) = find_tickets(chosen, counting, state_of(tiny_model()), sparsities, held_out(trainer))
+    assert sum(done) == ticket.cost.steps
+    planned = planned_steps(chosen, trainer.training, 80, sparsities)
+    if getattr(chosen.settings, "rounds", "nominal") == "measured":
+        assert ticket.cost.steps <= planned  # how many rounds there are is not known beforehand
+    else:
+        assert ticket.cost.steps == planned
     assert ticket.cost.samples >= 16 * sum(done)
     assert ticket.cost.flops >= ticket.cost.sparse_flops
 
@@ -186,6 +251,217 @@ def test_lth_costs_by_hand_and_shares_its_rounds(make: MakeTrainer) -> None:
     )
 
 
-def test_lth_masks_nest(make: MakeTrainer) -> None:
-    low, high = find(make(), "lth", "0.4", "0.64")
+@pytest.mark.parametrize("name", [n for n in PRUNING if registry.load("method", n).FAMILY == "iterative"])
+def test_masks_of_rounds_nest(make: MakeTrainer, name: str) -> None:
+    low, high = find(make(), name, "0.4", "0.64")
     assert equal(masks.intersection(low.mask, high.mask), high.mask)
+
+
+def trained(trainer: Trainer, model: nn.Module, optimizer: Any, steps: range, mask: dict[str, torch.Tensor]) -> None:
+    """The loop without any of our code but the order of the data and the seeds."""
+    with torch.no_grad():
+        for n in mask:
+            model.get_parameter(n).mul_(mask[n])
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if moment in optimizer.state[model.get_parameter(n)]:
+                    optimizer.state[model.get_parameter(n)][moment].mul_(mask[n])
+    model.train()
+    for step in steps:
+        torch.manual_seed(named_seed("step", seed=trainer.seed, step=step))
+        inputs, labels = trainer.examples.batch(trainer.order(step))
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        for n in mask:
+            model.get_parameter(n).grad.mul_(mask[n])
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = learning_rate(trainer.training, step)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def adamw(model: nn.Module) -> torch.optim.AdamW:
+    return torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.1, fused=True)
+
+
+def largest(model: nn.Module, names: tuple[str, ...], num: int) -> dict[str, torch.Tensor]:
+    """The mask of the largest weights by a plain sort."""
+    flat = torch.cat([model.get_parameter(n).detach().abs().flatten() for n in sorted(names)])
+    kept = torch.zeros(len(flat), dtype=torch.bool).index_fill_(0, flat.argsort(descending=True)[:num], True)
+    parts = kept.split([model.get_parameter(n).numel() for n in sorted(names)])
+    return {n: part.view_as(model.get_parameter(n)) for n, part in zip(sorted(names), parts, strict=True)}
+
+
+def test_rewinding_goes_back_to_weights_and_moments_of_a_step(make: MakeTrainer) -> None:
+    """0.4, then 0.6: the dense run, then two trainings from step 7 with the moments of step 7."""
+    trainer = make()
+    (ticket,) = find(trainer, "lth_rewind", "0.6", rewind_steps=7)
+    early = tiny_model()
+    early_optimizer = adamw(early)
+    trained(trainer, early, early_optimizer, range(7), {})
+    dense, memory = copy.deepcopy(early), copy.deepcopy(early_optimizer.state_dict())
+    optimizer = adamw(dense)
+    optimizer.load_state_dict(copy.deepcopy(memory))
+    trained(trainer, dense, optimizer, range(7, 30), {})
+    model = dense
+    for reached in (0.4, 0.6):
+        mask = largest(model, trainer.prunable, 592 - round(592 * reached))
+        model = copy.deepcopy(early)
+        optimizer = adamw(model)
+        optimizer.load_state_dict(copy.deepcopy(memory))
+        trained(trainer, model, optimizer, range(7, 30), mask)
+    assert equal(ticket.weights, model.state_dict())
+    assert (ticket.finding.steps, ticket.retraining.steps) == (30 + 23, 23)
+    assert [record["steps"] for record in ticket.rounds] == [30, 23]
+
+
+def test_a_rewind_point_outside_the_budget(make: MakeTrainer) -> None:
+    with pytest.raises(ConfigError, match="rewind_steps = 30: allowed are 1 to 29"):
+        find(make(), "lth_rewind", "0.5", rewind_steps=30)
+
+
+# --- pooled -----------------------------------------------------------------------------------------------------------
+
+
+def test_lottery_pools_equal_a_naive_implementation(make: MakeTrainer) -> None:
+    trainer = make(steps=10)
+    coefficients = (0.1, 0.5, 0.9)
+    start, second, first = (find(trainer, "lth", s)[0] for s in ("0.75", "0.64", "0.4"))
+    (dense,) = find_tickets(make_method("dense"), trainer, state_of(tiny_model()), [Decimal("0.0000")])
+    model, (inputs, labels) = tiny_model(), Still(30).batch(torch.arange(30))
+
+    def score(weights: Any) -> float:
+        model.load_state_dict(weights)
+        model.eval()
+        with torch.no_grad():
+            return -nn.functional.cross_entropy(model(inputs), labels).item()
+
+    (ticket,) = find_tickets(
+        make_method("lottery_pools", {"rate": 0.4, "coefficients": coefficients}),
+        trainer,
+        state_of(tiny_model()),
+        [Decimal("0.75")],
+        Validation(score=score, cost=Cost(samples=30)),
+    )
+    current, best, taken = dict(start.weights), score(start.weights), []
+    for candidate in (second, first, dense):
+        found = 0.0
+        options = []
+        for share in coefficients:
+            mixed = {n: (1 - share) * current[n] + share * candidate.weights[n] for n in current}
+            model.load_state_dict(mixed)
+            mask = largest(model, trainer.prunable, 592 - 444)
+            options.append({n: w * mask[n] if n in mask else w for n, w in mixed.items()})
+        base = current
+        for share, option in zip(coefficients, options, strict=True):
+            if score(option) > best:
+                best, found, base = score(option), share, option
+        current = base
+        taken.append(found)
+    assert ticket.rounds[-1] == {"pooled": taken, "evaluations": 10}
+    assert any(taken)
+    for name, tensor in ticket.weights.items():
+        assert torch.allclose(tensor, current[name], atol=1e-6)
+    assert ticket.finding.steps == 4 * 10
+    assert ticket.finding.samples == 4 * 10 * 16 + 10 * 30
+    assert ticket.retraining == Cost()
+
+
+def test_a_pool_chooses_by_validation_examples_or_not_at_all(make: MakeTrainer) -> None:
+    with pytest.raises(ConfigError, match="'lottery_pools' chooses by validation examples: give some"):
+        list(find_tickets(make_method("lottery_pools"), make(), state_of(tiny_model()), [Decimal("0.5")]))
+
+
+# --- single-pass ------------------------------------------------------------------------------------------------------
+
+
+def test_the_periodic_schedule_by_hand() -> None:
+    """0.1 of the original an event, the third and last at 0.8 of 30 steps."""
+    settings = progressive.Settings()
+    found = progressive.schedule(settings, Decimal("0.2500"), 30)
+    assert {step: str(value) for step, value in found.items()} == {8: "0.1000", 16: "0.2000", 24: "0.2500"}
+
+
+def test_the_cubic_schedule_is_zhu_and_guptas() -> None:
+    settings = progressive.Settings(schedule="cubic", events=4, end=0.5)
+    found = progressive.schedule(settings, Decimal("0.8000"), 80)
+    expected = [0.8 - 0.8 * (1 - step / 40) ** 3 for step in (10, 20, 30, 40)]
+    assert list(found) == [10, 20, 30, 40]
+    assert [float(value) for value in found.values()] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["periodic", "cubic"])
+@pytest.mark.parametrize("steps", [2, 3, 17])
+def test_schedules_rise_to_the_target_before_the_end(schedule: str, steps: int) -> None:
+    settings = progressive.Settings(schedule=schedule)
+    found = progressive.schedule(settings, Decimal("0.9500"), steps)
+    assert list(found) == sorted(found)
+    assert list(found.values()) == sorted(found.values())
+    assert max(found) < steps
+    assert found[max(found)] == Decimal("0.9500")
+
+
+def test_progressive_equals_a_naive_implementation_to_the_bit(make: MakeTrainer) -> None:
+    trainer = make()
+    (ticket,) = find(trainer, "progressive", "0.25")
+    model, mask, before = tiny_model(), {}, 0
+    optimizer = adamw(model)
+    for step, kept in ((8, 592 - 59), (16, 592 - 118), (24, 592 - 148), (30, 0)):
+        trained(trainer, model, optimizer, range(before, step), mask)
+        mask, before = largest(model, trainer.prunable, kept), step
+    assert equal(ticket.weights, model.state_dict())
+    assert (ticket.finding.steps, ticket.retraining.steps) == (24, 6)
+
+
+def test_movement_scores_are_the_sum_of_minus_gradient_times_weight(make: MakeTrainer) -> None:
+    trainer = make()
+    (ticket,) = find(trainer, "movement", "0.5", schedule="cubic", events=1, end=0.5)
+    model = tiny_model()
+    optimizer = adamw(model)
+    scores = {n: torch.zeros_like(model.get_parameter(n)) for n in trainer.prunable}
+    for step in range(15):
+        torch.manual_seed(named_seed("step", seed=0, step=step))
+        inputs, labels = trainer.examples.batch(trainer.order(step))
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        for n in scores:
+            scores[n] -= (model.get_parameter(n).grad * model.get_parameter(n)).detach()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = learning_rate(trainer.training, step)
+        optimizer.step()
+        optimizer.zero_grad()
+    flat = torch.cat([scores[n].flatten() for n in sorted(scores)])
+    ours = torch.cat([ticket.mask[n].flatten() for n in sorted(scores)])
+    assert flat[ours].min() >= flat[~ours].max()
+
+
+@pytest.mark.parametrize(("distance", "draw"), [(1.0, 5), (0.0, 15)])
+def test_early_bird_draws_when_the_queue_is_full_and_settled_or_time_is_up(
+    make: MakeTrainer, distance: float, draw: int
+) -> None:
+    (ticket,) = find(make(), "early_bird", "0.5", interval=1 / 30, distance=distance)
+    assert ticket.rounds == [{"round": 0, "sparsity": "0.5000", "step": draw}]
+    assert (ticket.finding.steps, ticket.retraining.steps) == (draw, 30 - draw)
+
+
+@pytest.mark.parametrize("sparsity", ["0.3", "0.7"])
+def test_early_bird_stops_where_a_naive_implementation_does(make: MakeTrainer, sparsity: str) -> None:
+    trainer = make()
+    model = tiny_model()
+    optimizer = adamw(model)
+    found: list[torch.Tensor] = []
+    distances = {}
+    for step in range(1, 15):
+        trained(trainer, model, optimizer, range(step - 1, step), {})
+        mask = largest(model, trainer.prunable, 592 - round(592 * float(sparsity)))
+        found.append(torch.cat([mask[n].flatten() for n in sorted(mask)]))
+        if len(found) >= 5:
+            distances[step] = max(int((old != found[-1]).sum()) / 592 for old in found[-5:-1])
+    threshold = min(distances.values())  # so that it is met, but not at once
+    expected = next(step for step, distance in distances.items() if distance <= threshold)
+    (ticket,) = find(trainer, "early_bird", sparsity, interval=1 / 30, distance=threshold)
+    assert ticket.rounds[0]["step"] == expected
+    assert 5 < expected < 15
+
+
+def test_a_run_of_one_step_cannot_prune_on_its_way(make: MakeTrainer) -> None:
+    for name in ("progressive", "early_bird", "movement"):
+        with pytest.raises(ConfigError, match="steps = 1: pruning within a run takes at least 2"):
+            find(make(steps=1, warmup_steps=0), name, "0.5")

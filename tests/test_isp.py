@@ -93,8 +93,17 @@ def test_literal_equals_magnitude_and_the_other_rules_do_not(seed: int) -> None:
 
 
 def test_agreement_by_hand() -> None:
-    assert isp.agreement(WEAK) == pytest.approx(1 / 3)  # every pair shares one of three
+    third = pytest.approx(1 / 3)  # every pair shares one of three
+    assert isp.agreement(WEAK) == (third, {"a": third})
     assert isp.agreement(WEAK[:1]) is None
+
+
+def test_agreement_of_layers_by_hand() -> None:
+    """The pairs share 1 of 1, 0 of 1, 0 of 1 in layer a, both of two in layer b, so 3 of 3, 2 of 3, 2 of 3 in all."""
+    keeps, drops, both = (torch.tensor(kept, dtype=torch.bool) for kept in ([1, 0], [0, 0], [1, 1]))
+    found = isp.agreement([{"a": keeps, "b": both}, {"a": keeps, "b": both}, {"a": drops, "b": both}])
+    assert found == (pytest.approx(7 / 9), {"a": pytest.approx(1 / 3), "b": 1})
+    assert isp.agreement([{"a": drops, "b": both}, {"a": drops, "b": keeps}]) == (1 / 2, {"a": None, "b": 1 / 2})
 
 
 # --- rounds and members -----------------------------------------------------------------------------------------------
@@ -133,7 +142,7 @@ def naive_isp(sparsity: float, settings: isp.Settings, total: int, batch_size: i
     prunable = [n for n, p in model.named_parameters() if p.dim() == 2 and not n.startswith("head")]
     sizes = {n: model.get_parameter(n).numel() for n in prunable}
 
-    def train(model, optimizer, mask, begin, end, seed, order, factor=1.0):
+    def train(model, optimizer, mask, begin, end, seed, order, factor=1.0, warmup=warmup, total=total):
         model.train()
         for step in range(begin, end):
             torch.manual_seed(named_seed("step", seed=seed, step=step))
@@ -170,35 +179,54 @@ def naive_isp(sparsity: float, settings: isp.Settings, total: int, batch_size: i
     while reached < sparsity:
         train(model, optimizer, mask, step, step + t * (i + 1), 0, order)
         step += t * (i + 1)
-        reached = min(round(1 - (1 - settings.rate) ** (i + 1), 4), sparsity)
+        no_more = settings.rounds == "measured" and step + t * (i + 2) >= total
+        at_once = sparsity - reached < settings.stop_within or no_more
+        following = 1 - (1 - reached) * (1 - settings.rate)
+        if settings.rounds == "nominal":
+            following = 1 - (1 - settings.rate) ** (i + 1)
+        reached = sparsity if at_once else min(round(following, 4), sparsity)
         keep = n - round(reached * n)
-        own = flatten({p: model.get_parameter(p) for p in prunable})
+        current = flatten({p: model.get_parameter(p) for p in prunable})
         alive = flatten(mask) if mask else [1.0] * n
         votes, mean = [0.0] * n, [0.0] * n
         union = [False] * n
-        for index in range(settings.denoisers):
+        copies = 0 if at_once else settings.denoisers
+        for index in range(copies):
             member = isp.member(settings, len(data), 0, i, index)
             look = copy.deepcopy(model)
-            own_optimizer = torch.optim.AdamW(look.parameters(), lr=0.0, weight_decay=member.weight_decay, fused=True)
+            decay = 0.1 if member.weight_decay is None else member.weight_decay
+            own_optimizer = torch.optim.AdamW(look.parameters(), lr=0.0, weight_decay=decay, fused=True)
             if settings.optimizer == "inherited":
                 for ours, theirs in zip(look.parameters(), model.parameters(), strict=True):
                     own_optimizer.state[ours] = copy.deepcopy(optimizer.state[theirs])
             own_order = BatchOrder(len(data), batch_size, member.seed, member.subset)
-            end = step + settings.look_ahead_steps
-            train(look, own_optimizer, mask, step, end, member.seed, own_order, member.learning_rate_factor)
+            if settings.warmup_steps:
+                slope = (total - step) / (total - warmup) if step >= warmup else (step + 1) / warmup
+                own = {"factor": member.learning_rate_factor * slope, "warmup": settings.warmup_steps}
+                own |= {"total": 2 * settings.warmup_steps}
+                train(look, own_optimizer, mask, 0, settings.look_ahead_steps, member.seed, own_order, **own)
+            else:
+                end = step + settings.look_ahead_steps
+                train(look, own_optimizer, mask, step, end, member.seed, own_order, member.learning_rate_factor)
             magnitude = flatten({p: look.get_parameter(p) for p in prunable})
             weak = flatten(largest(magnitude, [0.0] * n, keep, alive))
             votes = [a + b for a, b in zip(votes, weak, strict=True)]
             mean = [a + b for a, b in zip(mean, magnitude, strict=True)]
             union = [a or b > 0 for a, b in zip(union, weak, strict=True)]
-        if settings.denoisers == 0 or settings.rule == "literal":
-            mask = largest(own, [0.0] * n, keep, alive)
+        if copies == 0 or (settings.rule == "literal" and settings.adjust == "rounds"):
+            mask = largest(current, [0.0] * n, keep, alive)
         elif settings.rule == "votes":
-            mask = largest(votes, own, keep, alive)
+            mask = largest(votes, current, keep, alive)
         elif settings.rule == "mean_score":
-            mask = largest(torch.tensor([m / settings.denoisers for m in mean]).tolist(), own, keep, alive)
+            mask = largest(torch.tensor([m / settings.denoisers for m in mean]).tolist(), current, keep, alive)
         else:
-            mask = largest(own, [0.0] * n, keep, union)
+            if settings.rule == "literal":
+                magnitude = flatten(largest(current, [0.0] * n, keep, alive))
+                union = [a or b > 0 for a, b in zip(union, magnitude, strict=True)]
+            loose = settings.adjust == "target" and reached < sparsity
+            mask = largest(current, [0.0] * n, sum(union) if loose else keep, union)
+        if settings.rounds == "measured" and reached < sparsity:
+            reached = min(round(1 - sum(flatten(mask)) / n, 4), sparsity)
         with torch.no_grad():
             for p in prunable:
                 model.get_parameter(p).mul_(mask[p])
@@ -218,6 +246,56 @@ def test_isp_equals_the_naive_implementation_to_the_bit(make: MakeTrainer, rule:
     assert equal(ticket.weights, model.state_dict())
 
 
+SWITCHES: dict[str, dict[str, Any]] = {
+    "adjust": {"rule": "union", "adjust": "target"},
+    "adjust, literal": {"rule": "literal", "adjust": "target"},
+    "rounds": {"rounds": "measured"},
+    "stop_within": {"stop_within": 0.15},
+    "warmup_steps": {"warmup_steps": 20},
+    "the run's weight decay": {"weight_decays": []},
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_switch_equals_the_naive_implementation_to_the_bit(make: MakeTrainer, name: str) -> None:
+    settings = QUICK | SWITCHES[name]
+    (ticket,) = find(make(), "0.85", **settings)
+    model = naive_isp(0.85, isp.Settings(**settings), total=30, batch_size=16)
+    assert equal(ticket.weights, model.state_dict())
+    (default,) = find(make(), "0.85", **QUICK)
+    differs = not equal(ticket.weights, default.weights)
+    assert differs == (name != "rounds")  # exact masks have the nominal sparsity, measured or not
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.85])
+def test_the_authors_code_equals_the_naive_implementation_to_the_bit(make: MakeTrainer, sparsity: float) -> None:
+    """At 0.85 the rounds eat the budget, and the rest is pruned at once."""
+    small = {"segment_fraction": 0.2, "denoisers": 3, "look_ahead_steps": 4}
+    (ticket,) = find(make(), str(sparsity), method="isp_code", **small)
+    chosen = make_method("isp_code", small).settings
+    assert isinstance(chosen, isp.Settings)
+    model = naive_isp(sparsity, chosen, total=30, batch_size=16)
+    assert equal(ticket.weights, model.state_dict())
+    *unions, last = ticket.rounds
+    assert unions
+    assert all(float(record["measured"]) < float(record["sparsity"]) for record in unions)  # a union keeps more
+    assert float(last["measured"]) == pytest.approx(sparsity, abs=1 / 592)
+
+
+def test_an_adjustment_at_the_target_needs_a_union() -> None:
+    with pytest.raises(ConfigError, match="adjust = 'target' with rule = 'votes'"):
+        make_method("isp", {"adjust": "target"})
+
+
+def test_rounds_that_stop_early_by_hand() -> None:
+    """0.2, 0.36, 0.488, 0.5904, …: before the fourth, 0.55 is 0.062 away; before the fifth it would be reached."""
+    settings = isp.Settings(rate=0.2, stop_within=0.065)
+    assert [str(s) for s in isp.sparsities(settings, Decimal("0.5500"))] == ["0.2000", "0.3600", "0.4880", "0.5500"]
+    assert [str(s) for s in isp.sparsities(settings, Decimal("0.4000"))] == ["0.2000", "0.3600", "0.4000"]
+    assert isp.rest_at_once(settings, Decimal("0.4880"), Decimal("0.5500"))
+    assert not isp.rest_at_once(settings.model_copy(update={"stop_within": 0.0}), Decimal("0.55"), Decimal("0.55"))
+
+
 def test_no_denoisers_and_the_literal_rule_both_equal_plain_magnitude_pruning(make: MakeTrainer) -> None:
     (none,) = find(make(), "0.85", **QUICK | {"denoisers": 0})
     (literal,) = find(make(), "0.85", method="isp_literal", **QUICK)
@@ -231,6 +309,10 @@ def test_the_default_rule_changes_something_in_every_round(make: MakeTrainer) ->
     (ticket,) = find(make(learning_rate=0.03), "0.85", **QUICK | {"look_ahead_steps": 10})
     assert [record["changed"] > 0 for record in ticket.rounds] == [True] * 4
     assert all(0 < record["agreement"] < 1 for record in ticket.rounds)
+    for record in ticket.rounds:
+        by_layer = record["agreement_by_layer"]
+        assert set(by_layer) == set(ticket.mask)
+        assert min(by_layer.values()) <= record["agreement"] <= max(by_layer.values())
 
 
 def test_a_ticket_does_not_depend_on_which_others_are_asked_for(make: MakeTrainer) -> None:

@@ -1,10 +1,15 @@
+import math
 from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import hamming
+from sklearn.metrics import jaccard_score
+from sklearn.metrics.pairwise import cosine_similarity
 
 from isp import masks
 from isp.errors import MaskError
@@ -44,6 +49,38 @@ def test_similarities_by_hand() -> None:
     assert masks.cosine(empty, empty) == 0
 
 
+def test_overlap_by_hand() -> None:
+    x, y = masks.overlap_by_layer(A, B).values()
+    assert (x.weights, x.kept_a, x.kept_b, x.kept_both) == (4, 2, 2, 1)
+    assert (x.cosine, x.jaccard, x.hamming) == (1 / 2, 1 / 3, 2 / 4)
+    assert (y.cosine, y.jaccard, y.hamming) == (1, 1, 0)
+    assert x + y == masks.overlap(A, B)
+    with pytest.raises(MaskError, match="no parameter 'y'"):
+        masks.overlap(A, {"x": B["x"]})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_similarities_equal_those_of_scikit_learn_and_scipy(seed: int) -> None:
+    """In all and by layer; masks of unequal sparsity."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"b": (7, 30), "a": (50,)}
+    one, two = ({n: torch.rand(s, generator=generator) < p for n, s in shapes.items()} for p in (0.3, 0.6))
+    flat = [np.concatenate([found[name].numpy().ravel() for name in shapes]) for found in (one, two)]
+    layers = masks.overlap_by_layer(one, two)
+    for overlap, (a, b) in [
+        (masks.overlap(one, two), flat),
+        *((layers[name], (one[name].numpy().ravel(), two[name].numpy().ravel())) for name in shapes),
+    ]:
+        assert overlap.cosine == pytest.approx(cosine_similarity([a.astype(float)], [b.astype(float)])[0, 0])
+        assert overlap.jaccard == pytest.approx(jaccard_score(a, b))
+        assert overlap.hamming == pytest.approx(hamming(a, b))
+    assert list(layers) == ["b", "a"]
+    assert (masks.cosine(one, two), masks.hamming(one, two)) == (
+        masks.overlap(one, two).cosine,
+        masks.overlap(one, two).hamming,
+    )
+
+
 def test_rank_by_hand() -> None:
     weights = {"b": torch.tensor([0.5, -3.0]), "a": torch.tensor([[1.0, -2.0], [0.0, 0.1]])}
     kept = masks.prune_by_magnitude(weights, Decimal("0.5"))
@@ -68,7 +105,9 @@ def test_averaged_binary_masks_hit_the_exact_count() -> None:
     assert masks.num_kept(masks.keep_top(votes, sparsity=Decimal("0.5"))) == 5_000
 
 
-def naive(scores: dict, ties: dict | None, within: dict | None, sparsity: Decimal, absolute: bool) -> dict:
+def naive(
+    scores: dict, ties: dict | None, within: dict | None, sparsity: Decimal, absolute: bool, scope: str = "global"
+) -> dict:
     """The same by a full sort of Python tuples."""
     entries = []
     for name in sorted(scores):
@@ -76,11 +115,30 @@ def naive(scores: dict, ties: dict | None, within: dict | None, sparsity: Decima
             if within is None or within[name].reshape(-1)[index]:
                 tie = abs(ties[name].float().reshape(-1)[index].item()) if ties else 0.0
                 entries.append((-(abs(value) if absolute else value), -tie, name, index))
+    entries.sort()
     total = sum(tensor.numel() for tensor in scores.values())
+    wanted = total - num_pruned(sparsity, total)
+    chosen = entries[:wanted]
+    if scope == "layer":
+        by_name = {name: [entry for entry in entries if entry[2] == name] for name in sorted(scores)}
+        counts = naive_shares(wanted, {name: scores[name].numel() for name in by_name})
+        counts = {name: min(counts[name], len(by_name[name])) for name in by_name}
+        more = naive_shares(wanted - sum(counts.values()), {name: len(by_name[name]) - counts[name] for name in counts})
+        chosen = [entry for name in by_name for entry in by_name[name][: counts[name] + more[name]]]
     kept = {name: torch.zeros(tensor.numel(), dtype=torch.bool) for name, tensor in scores.items()}
-    for _, _, name, index in sorted(entries)[: total - num_pruned(sparsity, total)]:
+    for _, _, name, index in chosen:
         kept[name][index] = True
     return {name: kept[name].view(scores[name].shape) for name in scores}
+
+
+def naive_shares(amount: int, sizes: dict[str, int]) -> dict[str, int]:
+    """One at a time to the largest remainder, the earlier name first."""
+    exact = {name: Fraction(amount * size, sum(sizes.values()) or 1) for name, size in sizes.items()}
+    shares = {name: math.floor(share) for name, share in exact.items()}
+    while sum(shares.values()) < amount:
+        most = max(exact[name] - shares[name] for name in sizes)
+        shares[next(name for name in sorted(sizes) if exact[name] - shares[name] == most)] += 1
+    return shares
 
 
 VALUES = st.one_of(
@@ -102,16 +160,54 @@ def test_selection_equals_a_sort(data: st.DataObject) -> None:
     within = data.draw(st.sampled_from([None, within]))
     sparsity = Decimal(data.draw(st.integers(0, 9999))) / 10_000
     absolute = data.draw(st.booleans())
+    scope = data.draw(st.sampled_from(["global", "layer"]))
     total = masks.num_weights(scores)
     wanted = total - num_pruned(sparsity, total)
     if within is not None and masks.num_kept(within) < wanted:
         with pytest.raises(MaskError, match="not reachable"):
-            masks.keep_top(scores, sparsity=sparsity, ties=ties, within=within, absolute=absolute)
+            masks.keep_top(scores, sparsity=sparsity, ties=ties, within=within, absolute=absolute, scope=scope)
         return
-    kept = masks.keep_top(scores, sparsity=sparsity, ties=ties, within=within, absolute=absolute)
-    expected = naive(scores, ties, within, sparsity, absolute)
+    kept = masks.keep_top(scores, sparsity=sparsity, ties=ties, within=within, absolute=absolute, scope=scope)
+    expected = naive(scores, ties, within, sparsity, absolute, scope)
     assert masks.num_kept(kept) == wanted
     assert all(torch.equal(kept[name], expected[name]) for name in scores)
+
+
+def test_scope_layer_by_hand() -> None:
+    """Half of 3 and 5 weights: 1.5 and 2.5 are kept, of equal remainders the earlier name is rounded up."""
+    weights = {"b": torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0]), "a": torch.tensor([1.0, -3.0, 2.0])}
+    kept = masks.prune_by_magnitude(weights, Decimal("0.5"), scope="layer")
+    assert kept["a"].tolist() == [F, T, T]
+    assert kept["b"].tolist() == [T, T, F, F, F]
+
+
+def test_what_a_layer_cannot_fill_goes_to_the_others_by_hand() -> None:
+    """Half of 4, 4 and 8 weights is 2, 2 and 4; `a` has one left, `b` one and `c` three to spare: it goes to `c`."""
+    weights = {name: torch.arange(size, 0.0, -1) for name, size in (("a", 4), ("b", 4), ("c", 8))}
+    within = mask(a=[F, F, F, T], b=[T, F, T, T], c=[T] * 7 + [F])
+    kept = masks.prune_by_magnitude(weights, Decimal("0.5"), within, scope="layer")
+    assert kept["a"].tolist() == [F, F, F, T]
+    assert kept["b"].tolist() == [T, F, T, F]
+    assert kept["c"].tolist() == [T] * 5 + [F] * 3
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 60)), min_size=1, max_size=6), st.integers(0, 9999))
+def test_layers_keep_their_share(sizes: list[tuple[int, int]], per_myriad: int) -> None:
+    """Without a mask each tensor is within one weight of its share; under one, below it only if all are kept."""
+    sparsity = Decimal(per_myriad) / 10_000
+    scores = {f"p{i}": torch.arange(float(size)) for i, (size, _) in enumerate(sizes)}
+    alive = {f"p{i}": torch.arange(size) < left for i, (size, left) in enumerate(sizes)}
+    total = masks.num_weights(scores)
+    wanted = total - num_pruned(sparsity, total)
+    counts = {n: int(k.sum()) for n, k in masks.keep_top(scores, sparsity=sparsity, scope="layer").items()}
+    assert sum(counts.values()) == wanted
+    assert all(abs(counts[n] - Fraction(wanted * len(scores[n]), total)) < 1 for n in scores)
+    if masks.num_kept(alive) >= wanted:
+        kept = masks.keep_top(scores, sparsity=sparsity, within=alive, scope="layer")
+        assert masks.num_kept(kept) == wanted
+        for n in scores:
+            assert not (kept[n] & ~alive[n]).any()
+            assert int(kept[n].sum()) >= min(counts[n], int(alive[n].sum()))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int16])

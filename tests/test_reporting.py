@@ -1,5 +1,8 @@
 import csv
 import io
+import itertools
+import math
+import random
 import statistics
 import subprocess
 import sys
@@ -12,8 +15,8 @@ import pytest
 
 from isp.errors import IspError
 from isp.files import read_csv, write_csv
-from isp.reporting import collect, figures, tables
-from isp.reporting.rows import chain, percent
+from isp.reporting import FIGURES, collect, drawing, figures, mask_figures, tables
+from isp.reporting.rows import by_chance, chain, percent, short_names
 
 LAYERS = [
     f"visual.transformer.resblocks.{block}.{name}"
@@ -47,6 +50,7 @@ def record(variant: str, sparsity: str, seed: int = 0, validation: float = 90.0,
         "layers": [
             {"layer": name, "weights": 100, "zero_weights": 10 * index + seed} for index, name in enumerate(LAYERS)
         ],
+        "collapsed": [],
         "measured": {
             "finding_seconds": 60.0 + seed,
             "retraining_seconds": 7.5,
@@ -71,6 +75,11 @@ def way(target: str, look_aheads: bool = True, seed: int = 0) -> list[dict[str, 
             "sparsity": sparsity,
             "changed": (0.01 * (index + 1) + 0.001 * seed) if look_aheads else 0.0,
             "agreement": (0.9 + 0.02 * seed) if look_aheads else None,
+            "agreement_by_layer": (
+                {name: 0.5 + 0.1 * layer + 0.01 * index + 0.02 * seed for layer, name in enumerate(LAYERS[::-1])}
+                if look_aheads
+                else None
+            ),
         }
         for index, sparsity in enumerate([*nominal, target])
     ]
@@ -91,25 +100,77 @@ def study(seeds: Sequence[int] = (0, 1)) -> list[dict[str, Any]]:
     return records
 
 
+def overlap(weights: int, kept_a: int, kept_b: int, both: int) -> dict[str, Any]:
+    return {
+        **{"weights": weights, "kept_a": kept_a, "kept_b": kept_b, "kept_both": both},
+        "cosine": round(both / math.sqrt(kept_a * kept_b), 6),
+        "jaccard": round(both / (kept_a + kept_b - both), 6),
+        "hamming": (kept_a + kept_b - 2 * both) / weights,
+    }
+
+
+def pair(a: str, b: str, sparsity: str, both: int) -> dict[str, Any]:
+    """Masks over 400 weights in four layers, sorted by name as masks are, that share `both` kept weights a layer."""
+    kept = round(100 * (1 - float(sparsity)))
+    layers = [{"layer": name, **overlap(100, kept, kept, both)} for name in sorted(LAYERS, reverse=True)]
+    whole = overlap(400, 4 * kept, 4 * kept, 4 * both)
+    return {"variant_a": a, "variant_b": b, "sparsity": sparsity, **whole, "layers": layers}
+
+
+def comparisons(records: Sequence[dict[str, Any]], both: int = 30) -> list[dict[str, Any]]:
+    """Comparisons of the masks of records, as the workflow makes them; each seed shares one more weight a layer."""
+    runs: dict[tuple[str, str, int], dict[str, list[str]]] = {}
+    for each in records:
+        run = runs.setdefault((each["backbone"], each["task"], each["seed"]), {})
+        if float(each["sparsity"]):
+            run.setdefault(each["sparsity"], []).append(each["variant"])
+    return [
+        {
+            **{"study": "s", "backbone": backbone, "task": task, "seed": seed},
+            "pairs": [
+                pair(a, b, sparsity, both + seed)
+                for sparsity, variants in of_run.items()
+                for a, b in itertools.combinations(variants, 2)
+            ],
+        }
+        for (backbone, task, seed), of_run in runs.items()
+    ]
+
+
 class Rows:
     """The collected rows of records as they come back from CSV files."""
 
-    def __init__(self, records: list[dict[str, Any]], folder: Path) -> None:
-        for name in ("metrics", "timings", "rounds", "layers"):
-            rows, columns = getattr(collect, name)(records), getattr(collect, name.upper())
+    def __init__(self, records: list[dict[str, Any]], folder: Path, both: int = 30) -> None:
+        pairs = comparisons(records, both)
+        made = {
+            name: getattr(collect, name)(records) for name in ("metrics", "timings", "rounds", "layers", "agreement")
+        }
+        made |= {
+            "similarity": collect.similarity(pairs),
+            "similarity_layers": collect.similarity_layers(pairs, records),
+        }
+        for name, rows in made.items():
+            columns = getattr(collect, name.upper())
             assert all(tuple(row) == columns for row in rows)
             write_csv(folder / f"{name}.csv", rows, columns)
         self.metrics = read_csv(folder / "metrics.csv", "collect")
         self.timings = read_csv(folder / "timings.csv", "collect")
         self.rounds = read_csv(folder / "rounds.csv", "collect")
         self.layers = read_csv(folder / "layers.csv", "collect")
+        self.agreement = read_csv(folder / "agreement.csv", "collect")
+        self.similarity = read_csv(folder / "similarity.csv", "collect")
+        self.similarity_layers = read_csv(folder / "similarity_layers.csv", "collect")
 
-    def drawings(self) -> dict[str, figures.Drawing]:
+    def drawings(self) -> dict[str, drawing.Drawing]:
         return {
-            "SCORE_BY_SPARSITY": figures.score_by_sparsity(self.metrics),
-            "SCORE_BY_COST": figures.score_by_cost(self.metrics),
-            "DENOISERS": figures.denoisers(self.rounds),
-            "LAYER_SPARSITY": figures.layer_sparsity(self.layers),
+            "score_by_sparsity": figures.score_by_sparsity(self.metrics),
+            "score_by_cost": figures.score_by_cost(self.metrics),
+            "denoisers": figures.denoisers(self.rounds),
+            "agreement_by_layer": mask_figures.agreement_by_layer(self.agreement),
+            "layer_sparsity": mask_figures.layer_sparsity(self.layers),
+            "mask_similarity": mask_figures.mask_similarity(self.similarity),
+            "mask_similarity_by_sparsity": mask_figures.mask_similarity_by_sparsity(self.similarity, self.metrics),
+            "mask_similarity_by_layer": mask_figures.mask_similarity_by_layer(self.similarity_layers, self.metrics),
         }
 
 
@@ -124,7 +185,7 @@ def only(rows: Sequence[dict[str, Any]], **values: Any) -> dict[str, Any]:
 
 
 def test_reporting_imports_no_torch() -> None:
-    modules = "isp.reporting.collect, isp.reporting.tables, isp.reporting.figures"
+    modules = "isp.reporting.collect, isp.reporting.tables, isp.reporting.figures, isp.reporting.mask_figures"
     heavy = "{'torch', 'open_clip', 'typer', 'matplotlib.pyplot'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", f"import {modules}, sys; assert not {heavy}, {heavy}"], check=True)
 
@@ -151,6 +212,7 @@ def test_majority_and_a_second_metric() -> None:
 
 def test_rounds_that_tickets_share_come_once() -> None:
     records = [record("lth", "0.4000", rounds=[{"round": 0, "sparsity": "0.2000", "steps": 3}])]
+    records += [record("pools", "0.4000", rounds=[{"steps": 3}])]  # other families record what they like
     records += [record("isp", target, rounds=way(target)) for target in ("0.4000", "0.5000")]
     found = [(row["round"], row["sparsity"]) for row in collect.rounds(records)]
     assert found == [(0, "0.2000"), (1, "0.3600"), (2, "0.4000"), (2, "0.4880"), (3, "0.5000")]
@@ -163,6 +225,41 @@ def test_rows_keep_the_order_of_the_records() -> None:
     for made in (collect.metrics(records), collect.timings(records)):
         assert [row["variant"] for row in made] == ["z", "a", "m"]
     assert [row["layer"] for row in collect.layers(records)][:4] == LAYERS
+
+
+def test_agreement_has_a_row_for_each_event_and_layer(rows: Rows) -> None:
+    own = [row for row in rows.agreement if row["seed"] == "1"]
+    assert {row["variant"] for row in rows.agreement} == {"isp_n4"}  # without look-aheads there is none
+    assert [row["layer"] for row in own[:4]] == LAYERS  # the model's order, not the record's
+    assert len(own) == 5 * 4  # rounds 0 and 1, round 2 twice, round 3
+    assert only(own, round="1", layer=LAYERS[3])["agreement"] == str(0.5 + 0.01 + 0.02)
+
+
+def test_pairs_of_masks_have_a_row_each_and_one_a_layer(rows: Rows) -> None:
+    pairs = [(row["variant_a"], row["variant_b"]) for row in rows.similarity if row["seed"] == "0"]
+    at_40 = list(itertools.combinations(["one_shot", "isp_n0", "isp_n4", "lth"], 2))
+    assert pairs == [*at_40, ("isp_n0", "isp_n4")]  # and the pair of 50 %
+    row = only(rows.similarity, seed="1", variant_b="lth", variant_a="isp_n0")
+    assert [float(row[name]) for name in ("weights", "kept_a", "kept_b", "kept_both")] == [400, 240, 240, 124]
+    assert float(row["cosine"]) == pytest.approx(124 / 240, abs=1e-6)
+    assert float(row["jaccard"]) == pytest.approx(124 / 356, abs=1e-6)
+    assert [each["layer"] for each in rows.similarity_layers[:4]] == LAYERS
+    assert len(rows.similarity_layers) == 4 * len(rows.similarity)
+
+
+def test_a_run_of_one_variant_has_no_pairs(tmp_path: Path) -> None:
+    rows = Rows([record("isp", "0.8000", rounds=way("0.8000")), record("dense", "0.0000")], tmp_path)
+    assert rows.similarity == rows.similarity_layers == []
+    assert tables.similarity(rows.similarity) == []
+    for name, (figure, drawn) in rows.drawings().items():
+        if name.startswith("mask_similarity"):
+            assert drawn == []
+            assert "No two pruned tickets of one sparsity" in figure.texts[0].get_text()
+
+
+def test_collapsed_layers_are_counted() -> None:
+    (row,) = collect.metrics([record("isp", "0.9000", collapsed=LAYERS[1:])])
+    assert row["collapsed_layers"] == 3
 
 
 def test_the_way_of_a_ticket_leaves_out_other_targets(rows: Rows) -> None:
@@ -233,6 +330,21 @@ def test_costs_by_hand(rows: Rows) -> None:
     assert list(lines)[:4] == [("dense", "0"), ("one_shot", "0.4"), ("isp_n0", "0.4"), ("isp_n0", "0.5")]
 
 
+def test_spending_by_hand(rows: Rows) -> None:
+    """100 steps of finding and 200 of retraining, of 32 samples and 1 GFLOP each; dense spends 200."""
+    metrics, timings = rows.metrics, rows.timings
+    ((header, body),) = tables.spending(metrics, timings)
+    assert header == ["b on t", "sparsity", "steps", "samples", "FLOP", "sparse FLOP", "seconds", "of dense"]
+    found = {(line[0], line[1]): line[2:] for line in body}
+    assert found["dense", "0"] == ["0 + 200", "0 + 6,400", "0 + 200 G", "0 + 20 G", "60 + 8", "1.00"]
+    assert found["lth", "0.4"] == ["100 + 200", "3,200 + 6,400", "100 G + 200 G", "10 G + 20 G", "60 + 8", "1.50"]
+    (row,) = [row for row in tables.spending_csv(metrics, timings) if row["variant"] == "lth"]
+    assert (row["finding_samples"], row["retraining_flops"], row["flops_of_dense"]) == (3200, 2 * 10**11, 1.5)
+    assert tuple(row) == tables.SPENDING
+    without = tables.spending_csv([row for row in metrics if row["variant"] != "dense"], timings)
+    assert {row["flops_of_dense"] for row in without} == {""}
+
+
 def test_tables_for_machines_have_numbers_apart(rows: Rows) -> None:
     found = tables.costs_csv(rows.metrics, rows.timings, rows.rounds)
     assert all(tuple(row) == tables.COSTS for row in found)
@@ -241,6 +353,75 @@ def test_tables_for_machines_have_numbers_apart(rows: Rows) -> None:
     assert (row["finding_steps"], row["flops"], row["seconds_mean"]) == (100, 300 * 10**9, 68)
     assert (row["changed_least"], row["changed_most"]) == (0.01, pytest.approx(0.041))
     assert all(tuple(row) == tables.SCORES for row in tables.scores_csv(rows.metrics))
+
+
+def test_similarity_by_hand(rows: Rows) -> None:
+    ((header, body),) = tables.similarity(rows.similarity)
+    assert header == ["b on t", "sparsity", "seeds", "cosine", "Jaccard", "Hamming"]
+    # 120 and 124 of 240 kept weights are shared; chance: 0.6, 0.36 / 0.84, 2 * 0.4 * 0.6
+    assert body[0] == [
+        "one_shot, isp_n0",
+        "0.4",
+        "2",
+        "0.508 ± 0.012 (0.600)",
+        "0.341 ± 0.011 (0.429)",
+        "0.590 ± 0.014 (0.480)",
+    ]
+    assert [line[:2] for line in body[3:5]] == [["isp_n0, isp_n4", "0.4"], ["isp_n0, isp_n4", "0.5"]]
+    found = tables.similarity_csv(rows.similarity)
+    assert all(tuple(row) == tables.SIMILARITY for row in found)
+    row = only(found, variant_a="isp_n0", variant_b="isp_n4", sparsity="0.5000")
+    assert row["cosine_mean"] == pytest.approx(statistics.fmean([120 / 200, 124 / 200]))
+    assert row["hamming_mean"] == pytest.approx(statistics.fmean([160 / 400, 152 / 400]))
+    assert [row[f"{name}_by_chance"] for name in ("cosine", "jaccard", "hamming")] == [0.5, 0.333333, 0.5]
+
+
+def test_chance_is_what_random_masks_have() -> None:
+    generator = random.Random(0)
+    kept = [{index for index in range(100_000) if generator.random() < share} for share in (0.3, 0.6)]
+    both = len(kept[0] & kept[1])
+    row = {key: str(value) for key, value in overlap(100_000, len(kept[0]), len(kept[1]), both).items()}
+    found = by_chance([row])
+    assert found == {name: pytest.approx(float(row[name]), abs=0.01) for name in ("cosine", "jaccard", "hamming")}
+
+
+def test_a_warning_names_collapsed_layers(tmp_path: Path) -> None:
+    def layers(*gone: int) -> list[dict[str, Any]]:
+        return [{"layer": n, "weights": 9, "zero_weights": 9 if i in gone else 8} for i, n in enumerate(LAYERS)]
+
+    records = [
+        record("isp", "0.9000", seed=0, layers=layers(1, 3)),
+        record("isp", "0.9000", seed=1, layers=layers(3)),
+        record("isp", "0.8000", seed=0, layers=layers()),
+        record("lth", "0.9500", seed=0, layers=layers(0)),
+    ]
+    rows = Rows(records, tmp_path)
+    warning = tables.collapse(rows.layers)
+    assert warning.splitlines()[2:] == [
+        "- b on t, isp at 0.9, seed 0: 0 c_fc; seeds 0, 1: 1 c_fc",
+        "- b on t, lth at 0.95, seed 0: 0 in_proj",
+    ]
+    assert tables.markdown(tables.scores(rows.metrics), "Legend.", warning).endswith(f"Legend.\n\n{warning}\n")
+    assert tables.collapse(Rows(study(), tmp_path).layers) == ""
+    figure, drawn = mask_figures.layer_sparsity(rows.layers)
+    assert sum(row["collapsed_seeds"] for row in drawn) == 4
+    assert figure.legends[0].get_texts()[0].get_text() == "keeps no weight at all in some seed"
+    crosses = {
+        (axes.get_title(loc="left").split("\n")[1], column, line)
+        for axes in figure.axes
+        for cross in axes.get_lines()
+        if cross.get_marker() == "X"
+        for column, line in cross.get_xydata().astype(int).tolist()
+    }
+    assert crosses == {("90 %", 1, 0), ("90 %", 3, 0), ("95 %", 0, 1)}
+    assert mask_figures.layer_sparsity(Rows(study(), tmp_path).layers)[0].legends == []
+
+
+def test_many_collapsed_layers_are_not_all_named(tmp_path: Path) -> None:
+    names = [f"blocks.{index}.fc.weight" for index in range(40)]
+    gone = [{"layer": name, "weights": 9, "zero_weights": 9} for name in names]
+    warning = tables.collapse(Rows([record("isp", "0.9000", layers=gone)], tmp_path).layers)
+    assert warning.endswith("10 fc, 11 fc and 28 more")
 
 
 def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
@@ -290,9 +471,12 @@ def test_foreign_rows_are_named() -> None:
 
 
 def test_figures_say_what_they_draw(rows: Rows) -> None:
-    for name, (_, drawn) in rows.drawings().items():
+    drawings = rows.drawings()
+    assert tuple(drawings) == FIGURES
+    for name, (_, drawn) in drawings.items():
+        columns = getattr(figures if hasattr(figures, name) else mask_figures, name.upper())
         assert drawn
-        assert all(tuple(row) == getattr(figures, name) for row in drawn)
+        assert all(tuple(row) == columns for row in drawn)
 
 
 def test_drawn_scores_are_means_and_deviations(rows: Rows) -> None:
@@ -361,18 +545,18 @@ def test_a_study_without_look_aheads_says_so(tmp_path: Path) -> None:
     figure, drawn = figures.denoisers(Rows(records, tmp_path).rounds)
     assert drawn == []
     assert "No variant of this study looks ahead" in figure.texts[0].get_text()
-    assert figures.render(figure, "png")
+    assert drawing.render(figure, "png")
 
 
 def test_masks_without_agreement_are_drawn(tmp_path: Path) -> None:
     rounds = [event | {"agreement": None} for event in way("0.5000")]
     figure, drawn = figures.denoisers(Rows([record("isp", "0.5000", rounds=rounds)], tmp_path).rounds)
     assert {row["agreement_mean"] for row in drawn} == {""}
-    assert figures.render(figure, "png")
+    assert drawing.render(figure, "png")
 
 
 def test_drawn_layers_by_hand(rows: Rows) -> None:
-    figure, drawn = figures.layer_sparsity(rows.layers)
+    figure, drawn = mask_figures.layer_sparsity(rows.layers)
     row = only(drawn, variant="isp_n4", sparsity="0.5000", layer=LAYERS[3])
     assert row["label"] == "1 c_fc"
     assert row["layer_sparsity_mean"] == pytest.approx(0.305)  # 30 and 31 of 100
@@ -381,6 +565,105 @@ def test_drawn_layers_by_hand(rows: Rows) -> None:
     assert panel is not None
     assert panel.shape == (4, 4)  # four pruned variants, four layers
     assert list(panel[0].round(6)) == [0.5, 10.5, 20.5, 30.5]
+
+
+def test_drawn_agreement_by_hand(rows: Rows) -> None:
+    figure, drawn = mask_figures.agreement_by_layer(rows.agreement)
+    assert len(drawn) == 4 * 4  # the ticket of 40 % leaves the way, so it is not drawn
+    assert only(drawn, round=2, layer=LAYERS[0])["agreement_mean"] == pytest.approx(0.5 + 0.3 + 0.02 + 0.01)
+    axes, *_ = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0: 20 %", "1: 36 %", "2: 48.8 %", "3: 50 %"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0 in_proj", "0 c_fc", "1 in_proj", "1 c_fc"]
+    values = axes.get_images()[0].get_array()
+    assert values is not None
+    assert list(values[3].round(6)) == [0.84, 0.74, 0.64, 0.54]
+
+
+def test_a_layer_without_weak_weights_is_crossed_out(tmp_path: Path) -> None:
+    rounds = [
+        event | {"agreement_by_layer": {name: None if name == LAYERS[2] else 0.5 for name in LAYERS}}
+        for event in way("0.3000")
+    ]
+    rows = Rows([record("isp", "0.3000", rounds=rounds)], tmp_path)
+    assert only(rows.agreement, round="0", layer=LAYERS[2])["agreement"] == ""
+    figure, drawn = mask_figures.agreement_by_layer(rows.agreement)
+    assert only(drawn, round=1, layer=LAYERS[2])["agreement_mean"] == ""
+    crosses = [line.get_xydata().tolist() for line in figure.axes[0].get_lines() if line.get_marker() == "X"]
+    assert crosses == [[[2, 0], [2, 1]]]
+    values = figure.axes[0].get_images()[0].get_array()
+    assert values is not None
+    assert values.mask.tolist() == [[False, False, True, False]] * 2
+    assert drawing.render(figure, "png")
+
+
+def test_drawn_similarity_by_hand(rows: Rows) -> None:
+    figure, drawn = mask_figures.mask_similarity(rows.similarity)
+    assert len(drawn) == 6 + 1
+    at_40, at_50, *_ = figure.axes
+    assert at_40.get_title(loc="left") == "b on t\n40 %, chance 0.60"
+    assert [label.get_text() for label in at_40.get_yticklabels()] == ["isp_n0", "isp_n4", "lth"]
+    assert [label.get_text() for label in at_40.get_xticklabels()] == ["one_shot", "isp_n0", "isp_n4"]
+    assert {text.get_position() for text in at_40.texts} == {(0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2)}
+    assert [text.get_text() for text in at_50.texts] == [".61"]
+    values = at_50.get_images()[0].get_array()
+    assert values is not None
+    assert values[0, 0] == pytest.approx((0.61 - 0.5) / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("cosine", "text"), [(1.0, "1"), (0.999999, ">.99"), (0.9949, ".99"), (0.5, ".50"), (0.0, ".00")]
+)
+def test_only_equal_masks_are_1(cosine: float, text: str) -> None:
+    assert mask_figures._brief(cosine) == text
+
+
+def test_similarity_to_the_reference(rows: Rows) -> None:
+    figure, drawn = mask_figures.mask_similarity_by_sparsity(rows.similarity, rows.metrics)
+    assert {row["reference"] for row in drawn} == {"one_shot"}
+    assert [row["variant"] for row in drawn] == ["isp_n0", "isp_n4", "lth"]
+    (axes,) = figure.axes
+    assert "to the mask of one_shot" in axes.get_ylabel()
+    assert [0.6] in [list(line.get_ydata()) for line in axes.get_lines()]  # chance at 40 %
+    assert figure.legends[1].get_texts()[0].get_text() == "chance: random masks"
+
+
+def test_references(tmp_path: Path) -> None:
+    records = [record(name, "0.8000", method=method) for name, method in (("a", "random"), ("b", "lth"))]
+    assert mask_figures.references(Rows(records, tmp_path).metrics) == {("t", "b"): "a"}
+    records = [record("dense", "0.0000", method="one_shot"), *records, record("c", "0.9000", method="one_shot")]
+    assert mask_figures.references(Rows(records, tmp_path).metrics) == {("t", "b"): "c"}
+    assert mask_figures.references(Rows(records[:1], tmp_path).metrics) == {}
+
+
+def test_drawn_similarity_of_layers_by_hand(rows: Rows, tmp_path: Path) -> None:
+    _, drawn = mask_figures.mask_similarity_by_layer(rows.similarity_layers, rows.metrics)
+    row = only(drawn, variant="lth", layer=LAYERS[2])
+    assert (row["label"], row["reference"], row["empty_seeds"]) == ("1 in_proj", "one_shot", 0)
+    assert row["cosine_mean"] == pytest.approx(30.5 / 60, abs=1e-6)
+    assert (row["cosine_by_chance"], row["above_chance"]) == (0.6, 0)  # less than chance
+    alike = Rows(study(), tmp_path, both=54)
+    figure, drawn = mask_figures.mask_similarity_by_layer(alike.similarity_layers, alike.metrics)
+    assert only(drawn, variant="lth", layer=LAYERS[2])["above_chance"] == pytest.approx(
+        (54.5 / 60 - 0.6) / 0.4, abs=1e-5
+    )
+    panel = figure.axes[0].get_images()[0].get_array()
+    assert panel is not None
+    assert panel.shape == (3, 4)
+
+
+def test_an_empty_layer_is_not_compared(rows: Rows) -> None:
+    """In the first seed one of the masks keeps nothing of a layer, in the other layer it does so in both."""
+    pairs = [
+        row | {"kept_a": "0", "kept_both": "0", "cosine": "0.0"}
+        if row["layer"] == LAYERS[0] or (row["layer"], row["seed"]) == (LAYERS[1], "0")
+        else row
+        for row in rows.similarity_layers
+    ]
+    _, drawn = mask_figures.mask_similarity_by_layer(pairs, rows.metrics)
+    gone, once, never = (only(drawn, variant="lth", layer=name) for name in LAYERS[:3])
+    assert (gone["cosine_mean"], gone["above_chance"], gone["empty_seeds"]) == ("", "", 2)
+    assert (once["cosine_mean"], once["empty_seeds"]) == (pytest.approx(31 / 60, abs=1e-6), 1)
+    assert never["empty_seeds"] == 0
 
 
 @pytest.mark.parametrize(
@@ -397,15 +680,15 @@ def test_drawn_layers_by_hand(rows: Rows) -> None:
     ],
 )
 def test_short_names(layers: list[str], short: list[str]) -> None:
-    assert list(figures.short_names(layers).values()) == short
+    assert list(short_names(layers).values()) == short
 
 
 def test_the_same_rows_give_the_same_bytes(rows: Rows, tmp_path: Path) -> None:
     for turn in ("first", "second"):
         for name, (figure, _) in rows.drawings().items():
-            figures.save(figure, tmp_path / turn / f"{name}.v1")
+            drawing.save(figure, tmp_path / turn / f"{name}.v1")
     first = sorted((tmp_path / "first").iterdir())
-    assert len(first) == 8
+    assert len(first) == 16
     for path in first:
         content = path.read_bytes()
         assert content == (tmp_path / "second" / path.name).read_bytes()
@@ -416,14 +699,15 @@ def test_the_same_rows_give_the_same_bytes(rows: Rows, tmp_path: Path) -> None:
 
 def test_fourteen_variants_can_be_told_apart(tmp_path: Path) -> None:
     names = [f"variant_{index}" for index in range(14)]
-    looks = figures.looks(names)
+    looks = drawing.looks(names)
     assert len({(look.color, look.hollow) for look in looks.values()}) == 14
     records = [
         record(name, sparsity, validation=90 - index) for index, name in enumerate(names) for sparsity in NOMINAL
     ]
     for figure, drawn in Rows(records, tmp_path).drawings().values():
-        assert figures.render(figure, "png")
-        assert not drawn or {row["variant"] for row in drawn} == set(names)
+        assert drawing.render(figure, "png")
+        shown = {row[key] for row in drawn for key in ("variant", "reference", "variant_a", "variant_b") if key in row}
+        assert not drawn or shown == set(names)
 
 
 def test_without_tickets_there_is_a_figure_that_says_so(tmp_path: Path) -> None:

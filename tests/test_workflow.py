@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -13,8 +14,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -22,10 +25,14 @@ import yaml
 import isp
 from isp import artifacts, cli, registry
 from isp.backbones import _bert as bert
-from isp.config import Study, load_study
+from isp.config import Study, load_study, parse_study
+from isp.dag import Dag
 from isp.data.preparation import limited
 from isp.definitions import task_of
+from isp.evaluation import evaluate as score
 from isp.families import Ticket
+from isp.reporting import FIGURES
+from isp.stages.evaluate import evaluate
 from tests.test_backbones import SMALL_BERT, bert_folder
 from tests.test_isp import equal as same
 from tests.test_tasks import imitate
@@ -68,14 +75,86 @@ def test_a_row_for_every_ticket_and_every_output(smoke: Path) -> None:
         assert int(row["zero_weights"]) == round(float(row["sparsity"]) * 196_608)
         assert int(row["retraining_steps"]) + int(row["finding_steps"]) >= 12
     assert not {"seconds", "peak_memory_mb"} & rows(folder / "metrics.csv")[0].keys()
-    for figure in ("score_by_sparsity", "score_by_cost", "denoisers", "layer_sparsity"):
+    for figure in FIGURES:
         for suffix in ("png", "pdf", "csv"):
             assert (folder / "figures" / f"{figure}.{suffix}").stat().st_size > 0
-    for name in ("scores.csv", "scores.md", "costs.csv", "costs.md"):
+    for name in ("scores.csv", "scores.md", "costs.csv", "costs.md", "similarity.csv", "similarity.md"):
         assert "isp_mean_score" in (folder / "tables" / name).read_text()
     assert {row["variant"] for row in rows(folder / "rounds.csv")} == {
-        *("isp", "isp_n0", "isp_union", "isp_mean_score", "isp_literal")
+        *("isp", "isp_n0", "isp_union", "isp_mean_score", "isp_layer", "isp_literal", "isp_code")
     }
+
+
+def test_every_two_masks_are_compared(smoke: Path) -> None:
+    """All pairs of one sparsity, none of two, and the numbers are those of the flat masks."""
+    folder = smoke / "results/smoke"
+    variants = [group.variant for group in load_study(STUDY).groups() if any(group.sparsities)]
+    found = rows(folder / "similarity.csv")
+    expected = [(a, b, s) for s in ("0.5000", "0.6000") for a, b in itertools.combinations(variants, 2)]
+    assert [(row["variant_a"], row["variant_b"], row["sparsity"]) for row in found] == expected
+    masks = {
+        name: artifacts.load_ticket(smoke / RUN / name / "0.6000/ticket.safetensors")[1] for name in ("isp", "lth")
+    }
+    a, b = (np.concatenate([mask[name].numpy().ravel() for name in sorted(mask)]) for mask in masks.values())
+    row = found[expected.index(("isp", "lth", "0.6000"))]
+    assert float(row["cosine"]) == pytest.approx((a & b).sum() / (a.sum() * b.sum()) ** 0.5, abs=1e-6)
+    assert float(row["hamming"]) == pytest.approx((a != b).mean(), abs=1e-6)
+    row = found[expected.index(("isp_n0", "isp_literal", "0.6000"))]
+    assert row["cosine"] == "1.0"  # the literal rule is plain magnitude pruning
+    layers = rows(folder / "similarity_layers.csv")
+    assert len(layers) == 16 * len(found)
+    assert [row["layer"] for row in layers[:16]] == [row["layer"] for row in rows(folder / "layers.csv")[:16]]
+    own = [row for row in layers if (row["variant_a"], row["variant_b"], row["sparsity"]) == ("isp", "lth", "0.6000")]
+    for row in own:
+        one, two = (mask[row["layer"]].numpy() for mask in masks.values())
+        assert float(row["jaccard"]) == pytest.approx((one & two).sum() / (one | two).sum(), abs=1e-6)
+    agreed = {row["variant"] for row in rows(folder / "agreement.csv")}
+    assert {"isp", "isp_union", "isp_literal"} <= agreed
+    assert not {"isp_n0", "isp_mean_score", "lth"} & agreed  # none of them has weak masks
+
+
+def test_a_collapsed_layer_is_warned_of(smoke: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A ticket of which one layer is emptied by hand."""
+    layer = "visual.transformer.resblocks.1.mlp.c_proj.weight"
+    ticket = isp.load_ticket(smoke / RUN / "isp/0.6000/ticket.safetensors")
+    ticket.mask[layer][:] = False
+    ticket.weights[layer][:] = 0
+    isp.save_ticket(tmp_path / "ticket", ticket)
+    found = {}
+    for name, path in (("whole", smoke / RUN / "isp/0.6000/ticket.safetensors"), ("emptied", tmp_path / "ticket")):
+        evaluate(
+            ticket=path,
+            backbone="clip_tiny",
+            task="digits",
+            limits={},
+            validation=smoke / "resources/prepared/clip_tiny/digits/validation.safetensors",
+            test=smoke / "resources/prepared/clip_tiny/digits/test.safetensors",
+            cell={},
+            output=tmp_path / "metrics.json",
+        )
+        found[name] = json.loads((tmp_path / "metrics.json").read_text())["collapsed"], capsys.readouterr().err
+    assert found["whole"][0] == []
+    assert "warning" not in found["whole"][1]
+    assert found["emptied"][0] == [layer]
+    assert f"warning: layer collapse, no weight is left in {layer}\n" in found["emptied"][1]
+
+
+def test_what_is_compared() -> None:
+    """Blocks add up; only runs with two masks of one sparsity are compared, and only those masks."""
+    study = yaml.safe_load(STUDY.read_text())
+    block = study["grid"][0]
+    study["grid"] = [
+        {**block, "variants": ["dense", "random", "one_shot"], "sparsities": ["0.5", "0.6"], "seeds": [0]},
+        {**block, "variants": ["isp"], "sparsities": ["0.5", "0.7"], "seeds": [0, 1]},
+        {**block, "variants": ["dense"], "sparsities": [], "seeds": [2]},
+    ]
+    study["variants"] = {name: study["variants"][name] for name in ("dense", "random", "one_shot", "isp")}
+    dag = Dag(parse_study(study, "here"))
+    assert dag.similarities() == [str(RUN / "similarity.json")]
+    w: Any = SimpleNamespace(study="smoke", backbone="clip_tiny", task="digits", seed="0")
+    at_50 = [f"{RUN}/{name}/0.5000/ticket.safetensors" for name in ("random", "one_shot", "isp")]
+    at_60 = [f"{RUN}/{name}/0.6000/ticket.safetensors" for name in ("random", "one_shot")]
+    assert dag.compared(w) == [*at_50, *at_60]
 
 
 def test_a_ticket_is_what_isp_prune_gives_to_the_bit(smoke: Path) -> None:
@@ -96,8 +175,14 @@ def same_as_in_process(folder: Path, study: Study) -> set[str]:
         train = backbone.examples(limited(tensors, limits.num_train), architecture, limits.augmentation)
         assert len(train) == study.num_train(task)
         initial, _ = artifacts.load_state(run / "initial" / f"{variant.initial}.safetensors")
+        held_out, _ = artifacts.load_examples(
+            folder / f"resources/prepared/{name}/{task}/validation.safetensors", "validation"
+        )
+        examples = backbone.examples(limited(held_out, limits.num_validation), architecture, "none")
+        metric = study.task(task).metrics[0]
         for sparsity in group.sparsities:
             model = backbone.restore(initial.weights, architecture)
+            protocol = study.protocol(name, task, group.variant, sparsity)
             expected = isp.prune(
                 model,
                 train,
@@ -106,7 +191,8 @@ def same_as_in_process(folder: Path, study: Study) -> set[str]:
                 settings=variant.settings,
                 prunable=backbone.prunable,
                 seed=group.seed,
-                **study.training[name].model_dump(),
+                validation=lambda model: score(model, examples, [metric])[metric],  # noqa: B023
+                **protocol.model_dump(),
             )
             dense = run / "dense" / f"{variant.initial}.safetensors"
             path = run / group.variant / str(sparsity) / "ticket.safetensors" if sparsity else dense
@@ -155,6 +241,8 @@ def test_only_evaluate_reads_test_examples() -> None:
         if inputs and '"test"' in inputs[1]:
             readers.append(rule.split(":")[0])
     assert readers == ["evaluate"]
+    choosers = re.findall(r"^rule (\w+):(?:(?!^rule ).)*?^        validation=", text, re.MULTILINE | re.DOTALL)
+    assert sorted(choosers) == ["evaluate", "pool_tickets", "prepare"]  # the last writes them
     assert text.count('"{split}", "test"') == 2  # and prepare, which writes them
 
 
@@ -228,7 +316,11 @@ def test_committed_results_do_not_stop_a_fresh_clone_from_running(smoke: Path, t
         shutil.copy(path, tmp_path / "results/smoke")
     done = snakemake(tmp_path, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "smoke: 91 jobs to run" in done.stdout
+    jobs = re.search(r"smoke: (\d+) jobs to run", done.stdout)
+    assert jobs
+    (tmp_path / "empty").mkdir()
+    assert jobs[0] in snakemake(tmp_path / "empty", "--dry-run").stdout
+    assert int(jobs[1]) > 100
 
 
 def planned(folder: Path, study: dict[str, Any]) -> set[str]:
@@ -255,13 +347,16 @@ def scored(files: set[str]) -> set[str]:
     return {path for path in files if path.endswith("metrics.json")}
 
 
-def of(variant: str, *, but: tuple[str, ...] = ()) -> Callable[[set[str]], set[str]]:
-    return lambda files: {path for path in files if path.startswith(f"{variant}/") and path not in but}
+def of(*variants: str, but: tuple[str, ...] = ()) -> Callable[[set[str]], set[str]]:
+    """The variants' files, and the comparison of their masks with others'."""
+    return lambda files: {
+        path for path in files if (path.split("/")[0] in variants or path == "similarity.json") and path not in but
+    }
 
 
 ISP = "variants.isp.settings"
 FIRST_WEAK = ("isp/round0/to0.5000/weak0.safetensors", "isp/round0/to0.5000/weak1.safetensors")
-FIRST_STATE = "isp/round0/state.safetensors"
+FIRST_STATE, UNION_STATE = "isp/round0/state.safetensors", "isp_union/round0/state.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -272,11 +367,15 @@ FIRST_STATE = "isp/round0/state.safetensors"
         # C: the copies of round 0 and everything after them
         (f"{ISP}.look_ahead_steps", 3, of("isp", but=(FIRST_STATE,))),
         # the rule: the masks of round 0 and everything after them
-        ("tasks.digits.num_validation", 41, scored),
+        # what is chosen by validation examples, and all scores
+        ("tasks.digits.num_validation", 41, lambda files: scored(files) | of("lottery_pools", "pools_alone")(files)),
         (f"{ISP}.rule", "union", of("isp", but=(FIRST_STATE, *FIRST_WEAK))),
         # what is made of the copies is the same for another rule, but not for mean_score
         (f"{ISP}.rule", "mean_score", of("isp", but=(FIRST_STATE,))),
-        ("variants.lth.settings.rate", 0.4, of("lth")),
+        # and what pooled its rounds, which are now others'
+        ("variants.lth.settings.rate", 0.4, of("lth", "lottery_pools")),
+        # an equal budget follows the variant whose steps it has
+        ("variants.isp_union.settings.look_ahead_steps", 3, of("isp_union", "one_shot_equal", but=(UNION_STATE,))),
         ("variants.one_shot", {"method": "random"}, of("one_shot")),
         ("training.clip_tiny.steps", 14, lambda files: files),
         ("threads", 2, lambda files: files),
@@ -293,14 +392,15 @@ def test_a_change_reruns_what_depends_on_it(
         path for path in everything if path.startswith("lth/")
     }  # files that the changed study has no use for
     assert plan, "nothing would be run"
-    assert {path.split("/")[0] for path in plan} <= {path.split("/")[0] for path in reruns(everything)}
+    ran = {path.split("/")[0].removesuffix(".rounds") for path in plan}
+    assert ran <= {path.split("/")[0] for path in reruns(everything)}
 
 
 @pytest.mark.parametrize(
     ("key", "value", "new"),
     [
-        ("grid.0.sparsities", ["0.5", "0.6", "0.7"], r"(random|one_shot|isp\w*|lth)/.*0\.7000/.*"),
-        ("grid.0.sparsities", ["0.5", "0.7"], r"(random|one_shot|isp\w*|lth)/.*0\.7000/.*"),
+        ("grid.0.sparsities", ["0.5", "0.6", "0.7"], r"[\w.]+/.*0\.7000/.*"),
+        ("grid.0.sparsities", ["0.5", "0.7"], r"[\w.]+/.*0\.7000/.*"),
         ("variants.more", {"method": "random"}, r"more/0\.[56]000/.*"),
     ],
 )
@@ -310,7 +410,7 @@ def test_what_is_added_runs_alone(smoke: Path, key: str, value: Any, new: str) -
         study["grid"][0]["variants"].append("more")
     plan = planned(smoke, study)
     assert plan
-    assert not [path for path in plan if not re.fullmatch(new, path)]
+    assert not [path for path in plan - {"similarity.json"} if not re.fullmatch(new, path)]
 
 
 def test_a_raised_version_reruns_and_a_cosmetic_edit_does_not(smoke: Path, tmp_path: Path) -> None:
@@ -318,7 +418,7 @@ def test_a_raised_version_reruns_and_a_cosmetic_edit_does_not(smoke: Path, tmp_p
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     stage = tmp_path / "isp" / "stages" / "aggregate.py"
     shutil.copy(ROOT / "environment.yml", tmp_path)
-    for text, expected in (("", 0), ("\nVERSION = 2\n", 1)):
+    for text, expected in (("", 0), ("\nVERSION = 99\n", 1)):
         stage.write_text(stage.read_text() + "\n# edited\n" + text)
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(tmp_path / "workflow" / "Snakefile")]
         done = subprocess.run(
@@ -339,7 +439,7 @@ def test_the_report(smoke: Path) -> None:
     done = snakemake(smoke, "--report", "report.html")
     assert done.returncode == 0, done.stderr
     page = (smoke / "report.html").read_text()
-    for words in ("score_by_sparsity", "layer_sparsity", "Figures", "Tables", "Numbers"):
+    for words in (*FIGURES, "similarity of masks", "Figures", "Tables", "Numbers"):
         assert words in page
 
 
@@ -393,17 +493,19 @@ def test_killed_three_times_it_ends_in_the_same_bits(
         return next((p for p in psutil.process_iter(["cmdline"]) if _serves(p, snakemake.pid)), None)
 
     def stage(snakemake: subprocess.Popen[str]) -> psutil.Process | None:
-        """A job that has only begun, so that it does not end by itself meanwhile."""
         found = server(snakemake)
-        jobs = found.children() if found else []
-        return next((job for job in jobs if time.time() - job.create_time() < 0.2), None)
+        return next(iter(found.children()), None) if found else None
 
     def kill(find: Callable[[subprocess.Popen[str]], psutil.Process | None], snakemake: subprocess.Popen[str]) -> bool:
         try:
             process = find(snakemake)
-            if process:
-                process.kill()
-            return bool(process)
+            if process is None:
+                return False
+            process.suspend()  # so that it does not end by itself meanwhile
+            if process.status() != psutil.STATUS_STOPPED:
+                return False
+            process.kill()
+            return True
         except psutil.NoSuchProcess:
             return False
 
@@ -561,3 +663,30 @@ def test_isp_run(short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert f"{folder}/" in printed
     (row,) = rows(folder / "metrics.csv")
     assert (row["method"], row["sparsity"], row["retraining_steps"]) == ("one_shot", "0.5000", "6")
+
+
+def test_the_recipe_for_a_method_followed_to_the_letter(
+    short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CONTRIBUTING's file dropped into a folder and its line of a study: it runs, and is in the table."""
+    recipe = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a method")[1]
+    code, line = (re.search(f"```{kind}\n(.*?)```", recipe, re.DOTALL)[1] for kind in ("python", "yaml"))  # type: ignore[index]
+    (tmp_path / "gradient.py").write_text(code)
+    study = yaml.safe_load(STUDY.read_text())
+    study["variants"] = {"one_shot": {"method": "one_shot"}} | yaml.safe_load(line)["variants"]
+    study["grid"][0]["variants"] = list(study["variants"])
+    study["study"] = "recipe"
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    shutil.copytree(short_pretraining, tmp_path / "resources")
+    done = snakemake(tmp_path, study=tmp_path / "study.yaml")
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "results/recipe/tables/scores.md").read_text()
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:4]] == ["one_shot", "gradient"]
+    tickets = rows(tmp_path / "results/recipe/metrics.csv")
+    assert [row["method"] for row in tickets] == ["one_shot"] * 2 + ["gradient"] * 2
+    assert all(int(row["finding_samples"]) == 4 * 16 for row in tickets if row["method"] == "gradient")
+    monkeypatch.chdir(tmp_path)
+    assert same_as_in_process(tmp_path, load_study(tmp_path / "study.yaml")) == {"one_shot", "gradient.py"}
+    (tmp_path / "gradient.py").write_text(code.replace(".abs()", ".square()"))
+    again = snakemake(tmp_path, "--dry-run", study=tmp_path / "study.yaml")
+    assert "prune_one_shot" in again.stdout + again.stderr

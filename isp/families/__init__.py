@@ -7,9 +7,10 @@ picks the family of a method.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -56,10 +57,31 @@ class Ticket:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What a pooled method chooses by: validation examples, never test ones.
+
+    Attributes:
+        score: of all weights of a model; higher is better.
+        cost: of scoring once.
+    """
+
+    score: Callable[[Mapping[str, Tensor]], float]
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
-    """A method with its settings."""
+    """A method with its settings.
+
+    Attributes:
+        name: the stem of its file.
+        source: what it is asked for by: its name, or the path of a file that is not in the package.
+        module: its file.
+        settings: of it.
+    """
 
     name: str
+    source: str
     module: ModuleType
     settings: Settings
 
@@ -70,7 +92,7 @@ class Method:
 
 
 def make_method(name: str, settings: dict[str, Any] | None = None, where: str = "") -> Method:
-    """A method by name, its settings validated.
+    """A method by name, or by the path of its file, its settings validated.
 
     Raises:
         ConfigError: unknown method or setting, or a value that is not allowed.
@@ -78,7 +100,10 @@ def make_method(name: str, settings: dict[str, Any] | None = None, where: str = 
     module = registry.load("method", name)
     prefix = f"{where}: " if where else ""
     return Method(
-        name=name, module=module, settings=parse(module.Settings, settings, f"{prefix}settings of method {name!r}")
+        name=Path(name).stem,
+        source=name,
+        module=module,
+        settings=parse(module.Settings, settings, f"{prefix}settings of method {name!r}"),
     )
 
 
@@ -100,6 +125,8 @@ def check_sparsities(method: Method, sparsities: Sequence[Decimal]) -> None:
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
     """Steps that `find_tickets` will train, what the tickets share counted once.
 
+    At most, where the number of rounds follows from what is measured on the way (`rounds: measured`).
+
     Args:
         method: from `make_method`.
         training: the protocol.
@@ -114,7 +141,13 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
     return int(method.family.planned_steps(method, training, num_examples, sorted(sparsities)))
 
 
-def find_tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
+def find_tickets(
+    method: Method,
+    trainer: Trainer,
+    initial: State,
+    sparsities: Sequence[Decimal],
+    validation: Validation | None = None,
+) -> Iterator[Ticket]:
     """The method's tickets at the given sparsities, in rising order; what they have in common is computed once.
 
     A ticket does not depend on which others are asked for.
@@ -124,9 +157,10 @@ def find_tickets(method: Method, trainer: Trainer, initial: State, sparsities: S
         trainer: model, training examples, protocol and seed.
         initial: the pre-trained weights and head, step 0.
         sparsities: from `parse_sparsity`.
+        validation: what methods of the pooled family choose by; no other looks at it.
 
     Raises:
-        ConfigError: the schedule overruns the budget, or a sparsity keeps no weight.
+        ConfigError: the schedule overruns the budget, a sparsity keeps no weight, or there is nothing to choose by.
         TrainingDiverged: a loss that is not finite.
     """
     planned_steps(method, trainer.training, len(trainer.examples), sparsities)
@@ -142,7 +176,12 @@ def find_tickets(method: Method, trainer: Trainer, initial: State, sparsities: S
         "seed": trainer.seed,
         "device": str(next(iter(initial.weights.values())).device),
     }
-    for ticket in method.family.tickets(method, trainer, initial, sorted(sparsities)):
+    chosen_by = {}
+    if method.module.FAMILY == "pooled":
+        if validation is None:
+            raise ConfigError(f"method {method.name!r} chooses by validation examples: give some (validation)")
+        chosen_by = {"validation": validation}
+    for ticket in method.family.tickets(method, trainer, initial, sorted(sparsities), **chosen_by):
         check_ticket(ticket)
         yield replace(ticket, origin=origin)
 

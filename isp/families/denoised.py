@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
+from isp import masks
 from isp.costs import Cost
 from isp.errors import ConfigError, TrainingDiverged
 from isp.families import Method, Ticket
 from isp.masks import Mask, Weights
 from isp.methods import isp
-from isp.training import State, Trainer, Training
+from isp.sparsity import PLACES, Scope
+from isp.training import State, Trainer, Training, learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +40,30 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
             f"data_fraction = {settings.data_fraction}: a look-ahead's {subset} of {num_examples} training examples "
             f"make no batch of batch_size = {training.batch_size}; raise the one or lower the other"
         )
+    if not settings.chained:
+        return sum(_steps_alone(settings, training, num_examples, target) for target in sparsities)
     plans = {target: _rounds(settings, training, num_examples, target) for target in sparsities}
     longest = plans[max(sparsities)]
     look_aheads = len(longest) * settings.denoisers * settings.look_ahead_steps
     return longest[-1].stop + look_aheads + sum(training.steps - plan[-1].stop for plan in plans.values())
+
+
+def _steps_alone(settings: isp.Settings, training: Training, num_examples: int, target: Decimal) -> int:
+    """Those of a run of its own; at most, if sparsities are measured."""
+    per_round = settings.denoisers * settings.look_ahead_steps
+    if settings.rounds == "nominal":
+        plan = _rounds(settings, training, num_examples, target)
+        before = plan[-2].sparsity if len(plan) > 1 else Decimal(0)
+        return training.steps + (len(plan) - isp.rest_at_once(settings, before, target)) * per_round
+    steps_per_epoch, index = num_examples // training.batch_size, 0
+    if isp.steps_until(settings, 0, steps_per_epoch) >= training.steps:
+        raise ConfigError(
+            f"the first round ends at step {isp.steps_until(settings, 0, steps_per_epoch)} of {training.steps}: raise "
+            "steps or lower segment_fraction"
+        )
+    while isp.steps_until(settings, index + 1, steps_per_epoch) < training.steps:
+        index += 1
+    return training.steps + index * per_round
 
 
 def look_ahead(
@@ -49,19 +71,22 @@ def look_ahead(
 ) -> tuple[dict[str, Tensor], Cost]:
     """Train copy `index` of a round for C steps and return its prunable weights; the copy itself is thrown away.
 
-    It goes on from the state's step of the run's schedule, times the copy's own factor, under the current mask.
+    It goes on from the state's step of the run's schedule, times the copy's own factor, under the current mask; with
+    `warmup_steps` under a schedule of its own, as in the authors' code.
     """
     member = isp.member(settings, len(trainer.examples), trainer.seed, round_index, index)
-    protocol = trainer.training.model_copy(
-        update={
-            "learning_rate": trainer.training.learning_rate * member.learning_rate_factor,
-            "weight_decay": member.weight_decay,
-        }
-    )
-    own = replace(trainer, training=protocol, seed=member.seed, subset=member.subset)
+    run, warmup = trainer.training, settings.warmup_steps
+    update: dict[str, Any] = {"learning_rate": run.learning_rate * member.learning_rate_factor}
+    if member.weight_decay is not None:
+        update["weight_decay"] = member.weight_decay
     start = state if settings.optimizer == "inherited" else replace(state, optimizer={})
+    if warmup:
+        current = learning_rate(run, state.step) * member.learning_rate_factor
+        update |= {"learning_rate": current, "warmup_steps": warmup, "steps": 2 * warmup}
+        start = replace(start, step=0)
+    own = replace(trainer, training=run.model_copy(update=update), seed=member.seed, subset=member.subset)
     try:
-        copy, cost = own.run(start, state.step + settings.look_ahead_steps, mask)
+        copy, cost = own.run(start, start.step + settings.look_ahead_steps, mask)
     except TrainingDiverged as error:
         problem = f"look-ahead {index} of round {round_index} (learning rate x {member.learning_rate_factor:.3g}): "
         raise TrainingDiverged(problem + error.problem, error.step, state, mask) from None
@@ -75,6 +100,8 @@ def aggregate(
     sparsity: Decimal,
     within: Mask | None,
     about: Mapping[str, Any],
+    scope: Scope = "global",
+    adjust: bool = True,
 ) -> Event:
     """Superpose the contributions of a round's copies into its mask, and record what the denoisers changed.
 
@@ -85,16 +112,23 @@ def aggregate(
         sparsity: of the event.
         within: the run's current mask.
         about: what the record begins with: the round, the step it is pruned at.
+        scope: whether layers are ranked together.
+        adjust: False leaves a union with more weights than `sparsity` says.
     """
-    mask = isp.superpose(rule, weights, contributions, sparsity, within)
-    record = {**about, "sparsity": str(sparsity), "changed": isp.changed(mask, weights, sparsity, within)}
-    record["agreement"] = None if rule == "mean_score" else isp.agreement(contributions)  # type: ignore[arg-type]
+    mask = isp.superpose(rule, weights, contributions, sparsity, within, scope, adjust)
+    changed = isp.changed(mask, weights, sparsity, within, scope)
+    record = {**about, "sparsity": str(sparsity), "changed": changed}
+    agreed = None if rule == "mean_score" else isp.agreement(contributions)  # type: ignore[arg-type]
+    record["agreement"], record["agreement_by_layer"] = agreed or (None, None)
     return Event(mask=mask, record=record)
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
     """One ticket a sparsity. Targets share segments and look-aheads until they leave the chain of rounds."""
     settings = _settings(method)
+    if not settings.chained:
+        yield from (_ticket_alone(method, trainer, initial, target) for target in sparsities)
+        return
     plans = {t: _rounds(settings, trainer.training, len(trainer.examples), t) for t in sparsities}
     state, mask, spent = initial, None, Cost()
     records: list[dict[str, Any]] = []
@@ -109,11 +143,11 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
             copy, cost = look_ahead(settings, trainer, state, within, nominal.index, index)
             spent += cost
             for sparsity, found in contributions.items():
-                found.append(isp.weak(settings.contribution, copy, sparsity, within))
+                found.append(isp.weak(settings.contribution, copy, sparsity, within, settings.scope))
         for event in events:
             found = contributions[event.sparsity]
             about = {"round": event.index, "step": state.step}
-            pruned = aggregate(settings.rule, weights, found, event.sparsity, within, about)
+            pruned = aggregate(settings.rule, weights, found, event.sparsity, within, about, settings.scope)
             mask = pruned.mask
             if event in leaving:
                 final, retraining = trainer.run(state, trainer.training.steps, mask)
@@ -127,6 +161,50 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
                     rounds=[*records, pruned.record],
                 )
         records.append(pruned.record)
+
+
+def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Decimal) -> Ticket:
+    """A run for one target, whose rounds depend on what the masks before them turned out to be.
+
+    If the budget leaves no room for another round, the rest is pruned at once.
+    """
+    settings, total = _settings(method), trainer.training.steps
+    steps_per_epoch = trainer.order.steps_per_epoch
+    state, mask, spent, reached, index = initial, None, Cost(), Decimal(0), 0
+    records: list[dict[str, Any]] = []
+    while reached < target:
+        state, cost = trainer.run(state, isp.steps_until(settings, index, steps_per_epoch), mask)
+        spent += cost
+        weights = trainer.prunable_weights(state)
+        no_more = isp.steps_until(settings, index + 1, steps_per_epoch) >= total
+        at_once = isp.rest_at_once(settings, reached, target) or (no_more and settings.rounds == "measured")
+        nominal = settings.rounds == "nominal"
+        following = isp.sparsities(settings, target)[index] if nominal else isp.next_sparsity(settings, reached, target)
+        sparsity = target if at_once else following
+        contributions: list[Weights] = []
+        for member in range(0 if at_once else settings.denoisers):
+            copy, cost = look_ahead(settings, trainer, state, mask, index, member)
+            spent += cost
+            contributions.append(isp.weak(settings.contribution, copy, sparsity, mask, settings.scope))
+        about = {"round": index, "step": state.step}
+        adjust = settings.adjust == "rounds" or sparsity == target
+        event = aggregate(settings.rule, weights, contributions, sparsity, mask, about, settings.scope, adjust)
+        mask = event.mask
+        measured = Decimal(masks.sparsity(mask)).quantize(PLACES)
+        records.append({**event.record, "measured": str(measured)})
+        reached = sparsity if nominal or sparsity == target else min(measured, target)
+        index += 1
+    final, retraining = trainer.run(state, total, mask)
+    assert mask is not None
+    return Ticket(
+        method=method.name,
+        sparsity=target,
+        mask=mask,
+        weights=final.weights,
+        finding=spent,
+        retraining=retraining,
+        rounds=records,
+    )
 
 
 def _settings(method: Method) -> isp.Settings:

@@ -1,4 +1,8 @@
-"""Iterative magnitude pruning: rounds of T steps, each from the initial state under the mask of the round before."""
+"""Iterative magnitude pruning: rounds of training to T, each rewound, under the mask of the round before.
+
+Every round starts from the initial state, or from the dense run's state at step `rewind_steps` where a method has that
+setting.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +10,53 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
+from torch import Tensor
+
 from isp import masks
+from isp.costs import Cost
 from isp.errors import ConfigError
 from isp.families import Method, Ticket
 from isp.masks import Mask, Weights
-from isp.sparsity import sparsities_to
+from isp.sparsity import Scope, sparsities_to
 from isp.training import State, Trainer, Training
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
-    """T for the dense run, T a round of the common chain, and T a target that is not one of the chain's sparsities.
+    """T for the dense run, and as much, less the rewind point, a round of the chain and a target that is not on it.
 
     Raises:
-        ConfigError: a rate so small that two rounds have the same sparsity.
+        ConfigError: a rate so small that two rounds have the same sparsity, or a rewind point outside the budget.
     """
+    if rewind_step(method) >= training.steps:
+        raise ConfigError(
+            f"rewind_steps = {rewind_step(method)}: allowed are 1 to {training.steps - 1}, below the {training.steps} "
+            "steps of the budget"
+        )
     chain = _chain(method, max(sparsities))
     if len(set(chain)) < len(chain):
         rate = method.settings.rate  # type: ignore[attr-defined]
         raise ConfigError(f"rate = {rate}: so small that two rounds have the same sparsity, to four decimals")
     events = set(enumerate(chain))
     events |= {(len(_chain(method, target)) - 1, target) for target in sparsities}
-    return (1 + len(events)) * training.steps
+    return training.steps + len(events) * (training.steps - rewind_step(method))
+
+
+def rewind_step(method: Method) -> int:
+    """The step that rounds go back to."""
+    return int(getattr(method.settings, "rewind_steps", 0))
+
+
+def scope_of(method: Method) -> Scope:
+    """Whether layers are ranked together."""
+    return method.settings.scope  # type: ignore[attr-defined, no-any-return]
 
 
 def prune(
-    weights: Weights, sparsity: Decimal, within: Mask | None, index: int, steps: int
+    weights: Weights, sparsity: Decimal, within: Mask | None, scope: Scope, index: int, steps: int
 ) -> tuple[Mask, dict[str, Any]]:
     """The mask of round `index` (the largest weights at the end of its training) and the round's record."""
     record = {"round": index, "sparsity": str(sparsity), "steps": steps}
-    return masks.prune_by_magnitude(weights, sparsity, within), record
+    return masks.prune_by_magnitude(weights, sparsity, within, scope=scope), record
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
@@ -42,19 +64,29 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
 
     Where a target is one of the chain's own sparsities, the next round's training is the ticket.
     """
-    total = trainer.training.steps
+    return (ticket for ticket, _ in tickets_and_rounds(method, trainer, initial, sparsities, keep=False))
+
+
+def tickets_and_rounds(
+    method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal], keep: bool = True
+) -> Iterator[tuple[Ticket, list[dict[str, Tensor]]]]:
+    """The tickets, each with all weights at the end of the dense run and of the rounds before it, if they are kept."""
+    total, rewind = trainer.training.steps, rewind_step(method)
     last_round = {target: len(_chain(method, target)) - 1 for target in sparsities}
-    state, spent = trainer.run(initial, total)
+    start, cost = trainer.run(initial, rewind) if rewind else (initial, Cost())
+    state, rest = trainer.run(start, total)
+    spent = cost = cost + rest
     mask = None
     records: list[dict[str, Any]] = []
+    before = [state.weights] if keep else []
     for index, nominal in enumerate(_chain(method, max(sparsities))):
-        within, weights = mask, trainer.prunable_weights(state)
+        within, weights, steps = mask, trainer.prunable_weights(state), cost.steps
         leaving = {target for target in sparsities if last_round[target] == index}
         for sparsity in sorted({nominal, *leaving}):  # the nominal one, the largest, comes last and goes on
-            mask, record = prune(weights, sparsity, within, index, total)
-            state, cost = trainer.run(initial, total, mask)
+            mask, record = prune(weights, sparsity, within, scope_of(method), index, steps)
+            state, cost = trainer.run(start, total, mask)
             if sparsity in leaving:
-                yield Ticket(
+                ticket = Ticket(
                     method=method.name,
                     sparsity=sparsity,
                     mask=mask,
@@ -63,8 +95,10 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
                     retraining=cost,
                     rounds=[*records, record],
                 )
+                yield ticket, before
         spent += cost
         records.append(record)
+        before = [*before, state.weights] if keep else []
 
 
 def _chain(method: Method, target: Decimal) -> list[Decimal]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from isp import masks
-from isp.costs import Cost
+from isp.costs import Cost, counting
 from isp.families import Method, Ticket
-from isp.masks import Mask, Weights
+from isp.masks import Mask
 from isp.methods import Probe
 from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
+from isp.sparsity import Scope
 from isp.training import State, Trainer, Training, load_weights
+
+T = TypeVar("T")
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
@@ -25,42 +28,54 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
     return len(sparsities) * training.steps
 
 
-def score(method: Method, trainer: Trainer, initial: State) -> tuple[dict[str, Tensor], Cost]:
-    """The method's scores at the initial weights, and what the batches it looked at cost."""
-    load_weights(trainer.model, initial.weights)
-    trainer.model.eval()
-    parameters = dict(trainer.model.named_parameters())
-    num_batches, order = 0, trainer.order
+def find(
+    method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]
+) -> Iterator[tuple[Mask, Cost]]:
+    """The method's mask at each sparsity, and what finding it cost, had it been found alone.
 
-    def batches(count: int) -> Iterator[Any]:
-        nonlocal num_batches
-        for step in range(count):
-            num_batches += 1
-            yield trainer.examples.batch(order(step))
-
-    probe = Probe(
-        weights={name: parameters[name] for name in trainer.prunable},
-        model=trainer.model,
-        loss=trainer.loss,
-        batches=batches,
-    )
-    with forked_rng(next(trainer.model.parameters()).device):
-        torch.manual_seed(named_seed("one-shot scores", seed=trainer.seed))
-        scores = method.module.scores(probe, method.settings, trainer.seed)
-    trainer.model.zero_grad(set_to_none=True)
-    return scores, replace(trainer.cost(range(num_batches)), steps=0)
+    Scores are computed once for all sparsities; the highest are kept in the scope of the settings, ties by |w|.
+    """
+    module, settings, seed = method.module, method.settings, trainer.seed
+    if hasattr(module, "mask"):
+        for sparsity in sparsities:
+            yield probe(trainer, initial, partial(module.mask, settings=settings, seed=seed, sparsity=sparsity))
+        return
+    scope: Scope = getattr(settings, "scope", "global")
+    scores, cost = probe(trainer, initial, partial(module.scores, settings=settings, seed=seed))
+    ties = trainer.prunable_weights(initial)
+    for sparsity in sparsities:
+        yield masks.keep_top(scores, sparsity=sparsity, ties=ties, scope=scope), cost
 
 
-def prune(scores: Weights, trainer: Trainer, initial: State, sparsity: Decimal) -> Mask:
-    """The mask that keeps the highest scores, ties by |w|."""
-    return masks.keep_top(scores, sparsity=sparsity, ties=trainer.prunable_weights(initial))
+def probe(trainer: Trainer, initial: State, look: Callable[[Probe], T]) -> tuple[T, Cost]:
+    """What `look` makes of the model at the initial weights, and what the work it did cost.
+
+    There are no optimizer steps. The model counts as dense: sparse FLOPs are the executed ones, also where a method
+    prunes in rounds.
+    """
+    model, order = trainer.model, trainer.order
+    load_weights(model, initial.weights)
+    model.eval()
+    parameters = dict(model.named_parameters())
+    with forked_rng(next(model.parameters()).device), counting(model) as counter:
+        torch.manual_seed(named_seed("one-shot", seed=trainer.seed))
+
+        def batches(count: int) -> Iterator[Any]:
+            for step in range(count):
+                with counter.paused():
+                    torch.manual_seed(named_seed("one-shot batch", seed=trainer.seed, step=step))
+                    batch = trainer.examples.batch(order(step))
+                yield batch
+
+        weights: dict[str, Tensor] = {name: parameters[name] for name in trainer.prunable}
+        found = look(Probe(weights=weights, model=model, loss=trainer.loss, batches=batches))
+    model.zero_grad(set_to_none=True)
+    return found, counter.cost()
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
-    """One ticket a sparsity; the scores are shared."""
-    scores, finding = score(method, trainer, initial)
-    for sparsity in sparsities:
-        mask = prune(scores, trainer, initial, sparsity)
+    """One ticket a sparsity."""
+    for sparsity, (mask, finding) in zip(sparsities, find(method, trainer, initial, sparsities), strict=True):
         state, retraining = trainer.run(initial, trainer.training.steps, mask)
         yield Ticket(
             method=method.name,

@@ -5,7 +5,14 @@ the family, which decides how the method is run (`isp/families/`):
 
 - "dense": nothing; trains without a mask.
 - "one_shot": `scores(probe, settings, seed)`, a score for every prunable weight; the highest are kept, before training.
+  Or, where the scores depend on the sparsity, `mask(probe, settings, seed, sparsity)`, the mask itself. Its `Settings`
+  derive from `Scored`.
+- "single_pass": `events(settings, sparsity, steps)`, the steps of a run at which it looks at the weights, ascending,
+  all below T; `prune(event, settings)`, a mask, or None for not yet; and, if it must see every step, `observe(memory,
+  names, parameters)`, called with the gradients of every update.
 - "iterative": nothing more; rounds of full training as lottery-ticket rewinding (its settings say how).
+- "pooled": nothing more; interpolation of the tickets of an iterative method, mathematics in
+  `methods/lottery_pools.py`.
 - "denoised": nothing more; rounds of Instant Soup Pruning, whose mathematics is in `methods/isp.py`.
 """
 
@@ -13,25 +20,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
-Family = Literal["dense", "one_shot", "iterative", "denoised"]
+from isp.masks import Mask
+from isp.settings import Settings
+from isp.sparsity import Scope
+
+Family = Literal["dense", "one_shot", "single_pass", "iterative", "pooled", "denoised"]
+
+
+class Scored(Settings):
+    """Settings of every method that ranks weights."""
+
+    scope: Scope = Field(default="global", description="whether all layers are ranked together or each for itself")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
     """What a one-shot method may look at: the model at the initial weights and batches of training data, nothing else.
 
+    While the method runs, attention is computed by plain matrix products, which can be differentiated twice, and every
+    one of its FLOPs is counted as cost.
+
     Attributes:
         weights: the prunable parameters by name, those of `model` itself; a method must not change them.
         model: the model, in evaluation mode (dropout off), holding the initial weights.
-        loss: maps (model, batch) to a scalar.
-        batches: the first n batches of the training order; using one is counted as cost.
+        loss: maps (model, batch) to a scalar, the mean over the batch.
+        batches: the first n batches of the training order; the same ones at every call.
     """
 
     weights: dict[str, Tensor]
     model: nn.Module
     loss: Callable[[nn.Module, Any], Tensor]
     batches: Callable[[int], Iterator[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What a single-pass method sees when it may prune.
+
+    Attributes:
+        step: steps done.
+        steps: T.
+        sparsity: the target.
+        weights: the current prunable weights.
+        within: the current mask; what it dropped stays dropped.
+        memory: tensors that the method keeps between events, empty at first.
+    """
+
+    step: int
+    steps: int
+    sparsity: Decimal
+    weights: dict[str, Tensor]
+    within: Mask | None
+    memory: dict[str, Tensor]

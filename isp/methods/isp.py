@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,9 +27,9 @@ from torch import Tensor
 from isp import masks, settings
 from isp.errors import ConfigError
 from isp.masks import Mask, Weights
-from isp.methods import Family
+from isp.methods import Family, Scored
 from isp.seeds import seed as named_seed
-from isp.sparsity import sparsities_to
+from isp.sparsity import PLACES, Scope, sparsities_to
 
 FAMILY: Family = "denoised"
 VERSION = 1
@@ -45,10 +46,16 @@ class LookAhead(settings.Settings):
         default=(0.5, 2.0), description="range of a copy's factor on the learning rate, drawn log-uniformly"
     )
     weight_decays: tuple[float, ...] = Field(
-        default=(0.0, 0.01, 0.1), min_length=1, description="weight decays that a copy draws from"
+        default=(0.0, 0.01, 0.1), description="weight decays that a copy draws from; none: the run's own"
     )
     optimizer: Literal["inherited", "fresh"] = Field(
         default="inherited", description="whether a copy goes on with the run's AdamW moments or starts with none"
+    )
+    warmup_steps: int = Field(
+        default=0,
+        ge=0,
+        description="steps in which a copy's learning rate rises to the run's current one, falling to zero in as many; "
+        "0: it goes on under the run's schedule",
     )
     data_fraction: float = Field(
         default=0.5, gt=0, le=1, description="share of the training set in a copy's random subset"
@@ -64,7 +71,7 @@ class LookAhead(settings.Settings):
         return self
 
 
-class Settings(LookAhead):
+class Settings(LookAhead, Scored):
     """Rounds, look-aheads and their superposition. Defaults: Table 1 for CLIP, `segment_fraction` from the code."""
 
     rate: float = Field(default=0.15, ge=0.001, lt=1, description="s, share of the weights that a round prunes")
@@ -72,6 +79,31 @@ class Settings(LookAhead):
     segment_fraction: float = Field(default=0.075, gt=0, le=1, description="t as a share of the steps of an epoch")
     denoisers: int = Field(default=5, ge=0, description="N, look-ahead copies a round; 0: plain magnitude pruning")
     rule: Rule = Field(default="votes", description="how the weak masks are superposed")
+    adjust: Literal["rounds", "target"] = Field(
+        default="rounds",
+        description="whether a union is pruned to the exact sparsity in every round, or only at the target",
+    )
+    rounds: Literal["nominal", "measured"] = Field(
+        default="nominal",
+        description="whether a round's sparsity follows from its number, or from that of the mask before it",
+    )
+    stop_within: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="once so close to the target, the rest is pruned at once by magnitude, without look-aheads",
+    )
+
+    @model_validator(mode="after")
+    def _check_adjustment(self) -> Settings:
+        if self.adjust == "target" and self.rule not in ("union", "literal"):
+            raise ValueError(f"adjust = 'target' with rule = {self.rule!r}: allowed are the rules union and literal")
+        return self
+
+    @property
+    def chained(self) -> bool:
+        """Whether targets share a chain of rounds whose events are known beforehand; else each has a run of its own."""
+        return self.adjust == "rounds" and self.rounds == "nominal" and self.stop_within == 0
 
     @property
     def contribution(self) -> Contribution:
@@ -102,13 +134,32 @@ def steps_until(settings: Settings, index: int, steps_per_epoch: int) -> int:
     return segment_unit(settings, steps_per_epoch) * (index + 1) * (index + 2) // 2
 
 
+def sparsities(settings: Settings, target: Decimal) -> list[Decimal]:
+    """The nominal sparsities of the rounds to `target`, which comes early where the rest is pruned at once."""
+    chain = sparsities_to(target, settings.rate, settings.rate_of)
+    early = [index for index, before in enumerate([Decimal(0), *chain[:-1]]) if rest_at_once(settings, before, target)]
+    return [*chain[: early[0]], target] if early else chain
+
+
+def rest_at_once(settings: Settings, reached: Decimal, target: Decimal) -> bool:
+    """Whether a run at sparsity `reached` is so close to the target that it prunes the rest without look-aheads."""
+    return target - reached < Decimal(str(settings.stop_within))
+
+
+def next_sparsity(settings: Settings, reached: Decimal, target: Decimal) -> Decimal:
+    """The sparsity that a round prunes to when the mask before it had `reached`."""
+    rate = Decimal(str(settings.rate))
+    exact = 1 - (1 - reached) * (1 - rate) if settings.rate_of == "remaining" else reached + rate
+    return min(exact.quantize(PLACES), target)
+
+
 def rounds(settings: Settings, target: Decimal, steps_per_epoch: int, total_steps: int) -> list[Round]:
     """The rounds that lead to `target`. The last round's sparsity is the target, the others' nominal.
 
     Raises:
         ConfigError: the rounds leave no step of the budget T = `total_steps` for training at the final mask.
     """
-    chain = sparsities_to(target, settings.rate, settings.rate_of)
+    chain = sparsities(settings, target)
     stops = [0, *(steps_until(settings, index, steps_per_epoch) for index in range(len(chain)))]
     if stops[-1] >= total_steps:
         raise ConfigError(
@@ -130,13 +181,13 @@ class Member:
     Attributes:
         seed: of its data order, augmentation and dropout.
         learning_rate_factor: on the run's schedule.
-        weight_decay: AdamW's.
+        weight_decay: AdamW's; None: the run's own.
         subset: the examples it trains on, int64.
     """
 
     seed: int
     learning_rate_factor: float
-    weight_decay: float
+    weight_decay: float | None
     subset: Tensor
 
 
@@ -151,20 +202,29 @@ def member(settings: LookAhead, num_examples: int, seed: int, round_index: int, 
     generator = torch.Generator().manual_seed(own)
     low, high = settings.learning_rate_factors
     place = torch.rand((), generator=generator, dtype=torch.float64).item()
-    decay = settings.weight_decays[int(torch.randint(len(settings.weight_decays), (), generator=generator))]
+    decays = settings.weight_decays
+    decay = decays[int(torch.randint(len(decays), (), generator=generator))] if decays else None
     subset = torch.randperm(num_examples, generator=generator)[: subset_size(settings, num_examples)].sort().values
     return Member(own, math.exp(math.log(low) + place * (math.log(high) - math.log(low))), decay, subset)
 
 
-def weak(contribution: Contribution, copy: Weights, sparsity: Decimal, within: Mask | None) -> dict[str, Tensor]:
+def weak(
+    contribution: Contribution, copy: Weights, sparsity: Decimal, within: Mask | None, scope: Scope = "global"
+) -> dict[str, Tensor]:
     """What a look-ahead copy contributes: its magnitude mask at the event's sparsity, or its magnitudes."""
     if contribution == "magnitudes":
         return masks.magnitudes(copy)
-    return masks.prune_by_magnitude(copy, sparsity, within)
+    return masks.prune_by_magnitude(copy, sparsity, within, scope=scope)
 
 
 def superpose(
-    rule: Rule, weights: Weights, contributions: Sequence[Weights], sparsity: Decimal, within: Mask | None
+    rule: Rule,
+    weights: Weights,
+    contributions: Sequence[Weights],
+    sparsity: Decimal,
+    within: Mask | None,
+    scope: Scope = "global",
+    adjust: bool = True,
 ) -> Mask:
     """Superpose the contributions of the look-ahead copies into one mask of exactly `sparsity`.
 
@@ -182,28 +242,43 @@ def superpose(
         contributions: from `weak`, one a copy.
         sparsity: of the event, over all prunable weights.
         within: the run's current mask; what it dropped stays dropped.
+        scope: whether layers are ranked together.
+        adjust: False leaves a union as it is, with more weights than `sparsity` says.
     """
     if not contributions:
-        return masks.prune_by_magnitude(weights, sparsity, within)
+        return masks.prune_by_magnitude(weights, sparsity, within, scope=scope)
+    keep_top = partial(masks.keep_top, sparsity=sparsity, ties=weights, within=within, scope=scope)
     if rule == "votes":
-        return masks.keep_top(masks.votes(contributions), sparsity=sparsity, ties=weights, within=within)  # type: ignore[arg-type]
+        return keep_top(masks.votes(contributions))  # type: ignore[arg-type]
     if rule == "mean_score":
         # Summed in fp64, where fp32 magnitudes add up exactly enough for the order of the copies not to show.
         mean = {name: sum(copy[name].double() for copy in contributions) / len(contributions) for name in weights}
-        return masks.keep_top(mean, sparsity=sparsity, ties=weights, within=within)  # type: ignore[arg-type]
+        return keep_top(mean)  # type: ignore[arg-type]
     superposed = masks.union(*contributions)  # type: ignore[arg-type]
     if rule == "literal":
-        superposed = masks.union(superposed, masks.prune_by_magnitude(weights, sparsity, within))
-    return masks.prune_by_magnitude(weights, sparsity, superposed)
+        superposed = masks.union(superposed, masks.prune_by_magnitude(weights, sparsity, within, scope=scope))
+    return masks.prune_by_magnitude(weights, sparsity, superposed, scope=scope) if adjust else superposed
 
 
-def changed(mask: Mask, weights: Weights, sparsity: Decimal, within: Mask | None) -> float:
+def changed(mask: Mask, weights: Weights, sparsity: Decimal, within: Mask | None, scope: Scope = "global") -> float:
     """Share of the kept weights that the denoisers changed: those that plain magnitude pruning would have dropped."""
-    plain = masks.prune_by_magnitude(weights, sparsity, within)
+    plain = masks.prune_by_magnitude(weights, sparsity, within, scope=scope)
     return 1 - masks.num_kept(masks.intersection(mask, plain)) / max(1, masks.num_kept(mask))
 
 
-def agreement(contributions: Sequence[Mask]) -> float | None:
-    """Mean Jaccard index over all pairs of weak masks; None with fewer than two."""
-    pairs = [(a, b) for i, a in enumerate(contributions) for b in contributions[:i]]
-    return sum(masks.jaccard(a, b) for a, b in pairs) / len(pairs) if pairs else None
+def agreement(contributions: Sequence[Mask]) -> tuple[float, dict[str, float | None]] | None:
+    """Mean Jaccard index over all pairs of weak masks, in all and by layer; None with fewer than two masks.
+
+    A layer of which no mask keeps a weight has None, for there is nothing to agree on.
+    """
+    pairs = [masks.overlap_by_layer(a, b) for i, a in enumerate(contributions) for b in contributions[:i]]
+    if not pairs:
+        return None
+    total = _mean_jaccard([sum(layers.values(), masks.Overlap()) for layers in pairs])
+    by_layer = {name: [layers[name] for layers in pairs] for name in pairs[0]}
+    some = {name: any(pair.kept_a or pair.kept_b for pair in found) for name, found in by_layer.items()}
+    return total, {name: _mean_jaccard(found) if some[name] else None for name, found in by_layer.items()}
+
+
+def _mean_jaccard(pairs: Sequence[masks.Overlap]) -> float:
+    return sum(pair.jaccard for pair in pairs) / len(pairs)

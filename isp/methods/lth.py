@@ -12,14 +12,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from isp import settings
-from isp.methods import Family
+from isp.methods import Family, Scored
 
 FAMILY: Family = "iterative"
 VERSION = 1
 
 
-class Settings(settings.Settings):
+class Settings(Scored):
     """How fast the rounds prune."""
 
     rate: float = Field(default=0.2, ge=0.001, lt=1, description="share of the weights that a round prunes")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from isp import settings
 from isp.masks import magnitudes
-from isp.methods import Family, Probe
+from isp.methods import Family, Probe, Scored
 
 FAMILY: Family = "one_shot"
 VERSION = 1
 
 
-class Settings(settings.Settings):
-    """No settings."""
+class Settings(Scored):
+    """The scope alone."""
 
 
 def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isp import settings
-from isp.methods import Family, Probe
+from isp.methods import Family, Probe, Scored
 from isp.seeds import seed as named_seed
 
 FAMILY: Family = "one_shot"
 VERSION = 1
 
 
-class Settings(settings.Settings):
-    """No settings."""
+class Settings(Scored):
+    """The scope alone."""
 
 
 def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 Record = Mapping[str, Any]
 """What the evaluate stage wrote about one ticket."""
+Comparison = Mapping[str, Any]
+"""What the compare_masks stage wrote about the masks of one run."""
 
 RUN = ("study", "backbone", "task", "seed", "variant", "method")
 TICKET = (*RUN, "sparsity")
@@ -21,7 +23,7 @@ SCORES = (
     *("second_metric", "second_validation", "second_test"),
 )
 METRICS = (
-    *(*TICKET, "zero_weights", "prunable_weights", *SCORES),
+    *(*TICKET, "zero_weights", "prunable_weights", "collapsed_layers", *SCORES),
     *(f"{part}_{key}" for part in ("finding", "retraining") for key in COST),
 )
 """Columns of `metrics`."""
@@ -31,12 +33,21 @@ ROUNDS = (*RUN, "round", "sparsity", "changed", "agreement")
 """Columns of `rounds`."""
 LAYERS = (*TICKET, "layer", "weights", "zero_weights")
 """Columns of `layers`."""
+AGREEMENT = (*RUN, "round", "sparsity", "layer", "agreement")
+"""Columns of `agreement`."""
+_PAIR = ("study", "backbone", "task", "seed", "variant_a", "variant_b", "sparsity")
+_OVERLAP = ("weights", "kept_a", "kept_b", "kept_both", "cosine", "jaccard", "hamming")
+SIMILARITY = (*_PAIR, *_OVERLAP)
+"""Columns of `similarity`."""
+SIMILARITY_LAYERS = (*_PAIR, "layer", *_OVERLAP)
+"""Columns of `similarity_layers`."""
 
 
 def metrics(records: Iterable[Record]) -> list[dict[str, Any]]:
     """A row a ticket with its scores and costs: only what is the same in every run on such a machine."""
     return [
         {key: record[key] for key in (*TICKET, "zero_weights", "prunable_weights")}
+        | {"collapsed_layers": len(record["collapsed"])}
         | _scores(record)
         | {f"{part}_{key}": record[part][key] for part in ("finding", "retraining") for key in COST}
         for record in records
@@ -61,18 +72,35 @@ def timings(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 def rounds(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """A row for each prune event of the methods that record what the denoisers changed.
+    """A row for each prune event of the methods that record what the denoisers changed."""
+    return [run | {key: event[key] for key in ROUNDS[len(RUN) :]} for run, event, _ in _events(records)]
 
-    Tickets of one variant and seed share the events on their way, so each event comes up in several records; it is
-    one row here.
+
+def agreement(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """A row for each layer of each prune event that was made of weak masks, layers in the model's order."""
+    return [
+        run | {"round": event["round"], "sparsity": event["sparsity"], "layer": name, "agreement": by_layer[name]}
+        for run, event, layers in _events(records)
+        if (by_layer := event["agreement_by_layer"])
+        for name in layers
+    ]
+
+
+def _events(records: Iterable[Record]) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[str]]]:
+    """Each prune event once, with the keys of its run and the names of its model's layers.
+
+    Tickets of one variant and seed share the events on their way, so each event comes up in several records.
     """
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    seen = set()
     for record in records:
+        run = {key: record[key] for key in RUN}
         for event in record["rounds"]:
-            if "changed" in event:
-                row = {key: record[key] for key in RUN} | {key: event[key] for key in ROUNDS[len(RUN) :]}
-                rows.setdefault((*(record[key] for key in RUN), event["round"], event["sparsity"]), row)
-    return list(rows.values())
+            if "changed" not in event:  # of a method without denoisers
+                continue
+            key = (*run.values(), event["round"], event["sparsity"])
+            if key not in seen:
+                seen.add(key)
+                yield run, event, _names(record)
 
 
 def layers(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -82,3 +110,30 @@ def layers(records: Iterable[Record]) -> list[dict[str, Any]]:
         for record in records
         for layer in record["layers"]
     ]
+
+
+def similarity(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
+    """A row for every two variants of a run and every sparsity that both are pruned to: how alike their masks are."""
+    return [_named(run, pair) | {key: pair[key] for key in _OVERLAP} for run in comparisons for pair in run["pairs"]]
+
+
+def similarity_layers(comparisons: Iterable[Comparison], records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The same for each layer; layers in the model's order, which the records of the tickets know."""
+    orders: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        orders.setdefault((record["backbone"], record["task"]), _names(record))
+    rows = []
+    for run in comparisons:
+        order = orders[run["backbone"], run["task"]]
+        for pair in run["pairs"]:
+            for layer in sorted(pair["layers"], key=lambda layer: order.index(layer["layer"])):
+                rows.append(_named(run, pair) | {key: layer[key] for key in ("layer", *_OVERLAP)})
+    return rows
+
+
+def _named(run: Comparison, pair: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: run[key] for key in _PAIR[:4]} | {key: pair[key] for key in _PAIR[4:]}
+
+
+def _names(record: Record) -> list[str]:
+    return [layer["layer"] for layer in record["layers"]]

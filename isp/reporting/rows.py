@@ -1,10 +1,11 @@
-"""What tables and figures share: rows as read from a CSV file, grouped in their order, and numbers over seeds."""
+"""What tables and figures share: rows as read from a CSV file, grouped in their order, numbers over seeds, names."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from math import sqrt
 
 from isp.errors import IspError
 
@@ -13,6 +14,8 @@ Row = Mapping[str, str]
 
 CELL = ("task", "backbone")
 """What has a table or a panel of its own."""
+SIMILARITIES = ("cosine", "jaccard", "hamming")
+"""Of two masks."""
 
 
 def group(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
@@ -67,6 +70,23 @@ def summary(name: str, values: Sequence[float], places: int = 4) -> dict[str, fl
     }
 
 
+def by_chance(pairs: Sequence[Row]) -> dict[str, float]:
+    """The `SIMILARITIES` of random masks that keep as many weights as the given pairs of masks do, mean over pairs.
+
+    Where the masks keep shares p and q, random ones both keep p q of the weights on average: cosine sqrt(p q), Jaccard
+    p q / (p + q - p q), Hamming p + q - 2 p q. For two masks of sparsity s that is 1 - s, (1 - s) / (1 + s) and
+    2 s (1 - s).
+    """
+    columns = [numbers(pairs, column) for column in ("weights", "kept_a", "kept_b")]
+    shares = [(a / weights, b / weights) for weights, a, b in zip(*columns, strict=True)]
+    found = {
+        "cosine": [sqrt(p * q) for p, q in shares],
+        "jaccard": [p * q / (p + q - p * q) if p + q else 1.0 for p, q in shares],
+        "hamming": [p + q - 2 * p * q for p, q in shares],
+    }
+    return {name: statistics.fmean(values) for name, values in found.items()}
+
+
 def sparsities(rows: Iterable[Row]) -> list[str]:
     """The sparsities that occur, as written, ascending."""
     return sorted(distinct(rows, "sparsity"), key=Decimal)
@@ -91,3 +111,25 @@ def chain(events: Iterable[Row], target: str | None = None) -> list[Row]:
         ):
             way[index] = row
     return [way[index] for index in sorted(way)]
+
+
+def short_names(layers: Sequence[str]) -> dict[str, str]:
+    """Short, distinct names: the number of the block and the end of the path, "0 in_proj".
+
+    Of the path's end as many parts are taken as tell the layers apart; what all names end in ("weight") is left out.
+    """
+    parts = {layer: (layer.removesuffix("weight").rstrip("._") or layer).split(".") for layer in layers}
+    split = {}
+    for layer, path in parts.items():
+        block = next((index for index, part in enumerate(path) if part.isdigit()), -1)
+        split[layer] = (path[block] + " " if block >= 0 else "", path[block + 1 :] or path)
+    names = {layer: head + tail[-1] for layer, (head, tail) in split.items()}
+    for length in range(2, max((len(path) for path in parts.values()), default=0) + 1):
+        taken = list(names.values())
+        names = {
+            layer: head + ".".join(tail[-length:]) if taken.count(names[layer]) > 1 else names[layer]
+            for layer, (head, tail) in split.items()
+        }
+    if len(set(names.values())) < len(names):
+        return {layer: layer for layer in layers}
+    return names

@@ -1,16 +1,18 @@
-"""The tables of a study from its collected rows: scores at a glance, and every ticket's scores beside its costs.
+"""The tables of a study from its collected rows: scores at a glance, scores beside costs, and how alike masks are.
 
-`scores` and `costs` give tables for people, `markdown` and `text` write them down; `scores_csv` and `costs_csv` give
-the same for machines, means and deviations apart. All rows are as read from CSV files, every value text.
+`scores`, `costs`, `spending` and `similarity` give tables for people, `markdown` and `text` write them down;
+`scores_csv`, `costs_csv`, `spending_csv` and `similarity_csv` give the same for machines, means and deviations apart;
+`collapse` is a warning to stand under them. All rows are as read from CSV files, every value text.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from isp.reporting import rows as r
+from isp.reporting.collect import COST
 from isp.reporting.rows import Row
 
 Table = tuple[list[str], list[list[str]]]
@@ -23,6 +25,14 @@ COSTS = (
     *("seconds_mean", "seconds_sd", "changed_least", "changed_most"),
 )
 """Columns of `costs_csv`."""
+_SPENT = tuple(f"{part}_{key}" for part in ("finding", "retraining") for key in (*COST, "seconds"))
+SPENDING = ("task", "backbone", "variant", "method", "sparsity", "seeds", *_SPENT, "flops_of_dense")
+"""Columns of `spending_csv`."""
+SIMILARITY = (
+    *("task", "backbone", "variant_a", "variant_b", "sparsity", "seeds"),
+    *(f"{name}_{part}" for name in r.SIMILARITIES for part in ("mean", "sd", "by_chance")),
+)
+"""Columns of `similarity_csv`."""
 
 SCORES_LEGEND = (
     "Validation scores in percent by sparsity, mean ± standard deviation over seeds. steps: optimizer steps, finding "
@@ -34,6 +44,19 @@ COSTS_LEGEND = (
     "masked weights (theoretical). seconds: measured, finding and retraining. changed: share of the kept weights that "
     "the denoisers changed, least and most of all rounds on the ticket's way (0 without look-aheads)."
 )
+SPENDING_LEGEND = (
+    "What a ticket cost by itself, mean over seeds: until its mask was known + under its mask. samples: examples that "
+    "went through the model; FLOP: executed; sparse FLOP: without masked weights (theoretical); seconds: measured (a "
+    "method that finds and trains in one job has all of them under finding). of dense: executed FLOPs over those of "
+    "fine-tuning the dense model."
+)
+SIMILARITY_LEGEND = (
+    "How alike the masks of two variants' tickets of one sparsity are, mean ± standard deviation over seeds, in "
+    "brackets what random masks of that sparsity have on average. cosine: of the masks as 0/1 vectors; Jaccard: "
+    "weights that both keep over weights that any keeps; Hamming: share of the weights on which they differ."
+)
+NO_PAIRS = "No two pruned tickets of one sparsity to compare."
+_NAMED = 12  # layers that a warning names
 
 _FINDING, _RETRAINING = "finding_steps", "retraining_steps"
 
@@ -46,12 +69,12 @@ def si(value: float) -> str:
     return f"{value:.3g}"
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Sequence[float], places: int = 2) -> str:
     """Mean and sample standard deviation as text, "97.10 ± 0.32"; for one value without the latter, for none empty."""
     if not values:
         return ""
     spread = r.deviation(values)
-    return f"{statistics.fmean(values):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+    return f"{statistics.fmean(values):.{places}f}" + ("" if spread is None else f" ± {spread:.{places}f}")
 
 
 def scores(metrics: Sequence[Row]) -> list[Table]:
@@ -113,14 +136,88 @@ def costs_csv(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[R
     return found
 
 
-def markdown(tables: Sequence[Table], legend: str = "") -> str:
-    """The tables as Markdown, under them the legend."""
+def spending(metrics: Sequence[Row], timings: Sequence[Row]) -> list[Table]:
+    """For each task and backbone, a row a variant and sparsity: what was spent on finding and on retraining."""
+    tables: dict[tuple[str, ...], Table] = {}
+    for row in spending_csv(metrics, timings):
+        both = [[row[f"{part}_{key}"] for part in ("finding", "retraining")] for key in (*COST, "seconds")]
+        write: list[Callable[[float], str]] = [_whole, _whole, si, si, _whole]
+        cells = [" + ".join(map(one, pair)) for one, pair in zip(write, both, strict=True)]
+        ratio = f"{row['flops_of_dense']:.2f}" if row["flops_of_dense"] != "" else ""
+        names = (row["task"], row["backbone"])
+        header = [_title(names), "sparsity", "steps", "samples", "FLOP", "sparse FLOP", "seconds", "of dense"]
+        line = [row["variant"], f"{float(row['sparsity']):g}", *cells, ratio]
+        tables.setdefault(names, (header, []))[1].append(line)
+    return list(tables.values())
+
+
+def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[str, Any]]:
+    """A row for each task, backbone, variant and sparsity with the columns `SPENDING`."""
+    took, found = _tickets(timings), []
+    dense = {
+        names: statistics.fmean(r.numbers(dense_rows, *_flops("flops")))
+        for names, rows in r.group(metrics, *r.CELL).items()
+        if (dense_rows := [row for row in rows if not float(r.cell(row, "sparsity"))])
+    }
+    for key, rows in _tickets(metrics).items():
+        row: dict[str, Any] = {column: r.cell(rows[0], column) for column in SPENDING[:5]} | {"seeds": len(rows)}
+        for column in _SPENT:
+            row[column] = _mean(took[key] if column.endswith("seconds") else rows, column)
+        whole = statistics.fmean(r.numbers(rows, *_flops("flops")))
+        row["flops_of_dense"] = round(whole / dense[key[:2]], 4) if dense.get(key[:2]) else ""
+        found.append(row)
+    return found
+
+
+def similarity(similarity: Sequence[Row]) -> list[Table]:
+    """For each task and backbone, a row a pair of variants and sparsity: how alike their masks are, and by chance."""
+    tables: dict[tuple[str, ...], Table] = {}
+    for (*title, a, b, sparsity), rows in _pairs(similarity).items():
+        chance = r.by_chance(rows)
+        texts = [f"{mean_and_deviation(r.numbers(rows, name), 3)} ({chance[name]:.3f})" for name in r.SIMILARITIES]
+        header = [_title(title), "sparsity", "seeds", "cosine", "Jaccard", "Hamming"]
+        line = [f"{a}, {b}", f"{float(sparsity):g}", str(len(rows)), *texts]
+        tables.setdefault(tuple(title), (header, []))[1].append(line)
+    return list(tables.values())
+
+
+def similarity_csv(similarity: Sequence[Row]) -> list[dict[str, Any]]:
+    """A row for each task, backbone, pair of variants and sparsity with the columns `SIMILARITY`."""
+    found = []
+    for key, rows in _pairs(similarity).items():
+        chance, row = r.by_chance(rows), dict(zip(SIMILARITY, (*key, len(rows)), strict=False))
+        for name in r.SIMILARITIES:
+            row |= r.summary(name, r.numbers(rows, name), 6) | {f"{name}_by_chance": round(chance[name], 6)}
+        found.append(row)
+    return found
+
+
+def collapse(layers: Sequence[Row]) -> str:
+    """A warning that names the tickets with layers that keep no weight at all, and those layers; empty without any."""
+    lines = []
+    for names, cell in r.group(layers, *r.CELL).items():
+        labels = r.short_names(r.distinct(cell, "layer"))
+        gone = [row for row in cell if r.cell(row, "zero_weights") == r.cell(row, "weights")]
+        for (variant, sparsity), rows in r.group(gone, "variant", "sparsity").items():
+            by_seeds: dict[str, list[str]] = {}
+            for (layer,), same in r.group(rows, "layer").items():
+                seeds = r.distinct(same, "seed")
+                by_seeds.setdefault(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}", []).append(labels[layer])
+            found = "; ".join(f"{seeds}: {_some(layers)}" for seeds, layers in by_seeds.items())
+            lines.append(f"- {_title(names)}, {variant} at {float(sparsity):g}, {found}")
+    return (
+        "\n".join(["Layer collapse: these tickets have layers that keep no weight at all.\n", *lines]) if lines else ""
+    )
+
+
+def markdown(tables: Sequence[Table], *notes: str) -> str:
+    """The tables as Markdown, under them notes, such as the legend; empty ones are left out."""
     parts = ["".join(map(_line, [header, ["---"] * len(header), *body])) for header, body in tables]
-    return "\n".join([*parts, f"{legend}\n"] if legend else parts)
+    return "\n".join([*parts, *(f"{note}\n" for note in notes if note)])
 
 
-def text(tables: Sequence[Table]) -> str:
-    """The tables aligned for a terminal; columns that are empty are left out."""
+def text(tables: Sequence[Table], *notes: str) -> str:
+    """The tables aligned for a terminal, under them notes; empty columns and notes are left out."""
     parts = []
     for header, body in tables:
         shown = [index for index in range(len(header)) if any(line[index] for line in body)]
@@ -130,7 +227,7 @@ def text(tables: Sequence[Table]) -> str:
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in table
         ]
         parts.append("\n".join(aligned) + "\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, *(f"{note}\n" for note in notes if note)])
 
 
 def _tickets(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
@@ -141,6 +238,22 @@ def _tickets(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
         for (variant,), own in r.group(cell, "variant").items()
         for (sparsity,), same in r.group(own, "sparsity").items()
     }
+
+
+def _pairs(similarity: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by pair of masks but for the seed; sparsities of a pair stay together."""
+    return {
+        (*names, *pair, sparsity): own[(sparsity,)]
+        for names, cell in r.group(similarity, *r.CELL).items()
+        for pair, rows in r.group(cell, "variant_a", "variant_b").items()
+        for own in [r.group(rows, "sparsity")]
+        for sparsity in r.sparsities(rows)
+    }
+
+
+def _some(layers: Sequence[str]) -> str:
+    more = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
+    return ", ".join(layers[:_NAMED]) + more
 
 
 def _scores_of(rows: Sequence[Row]) -> dict[str, Any]:
@@ -157,6 +270,10 @@ def _changed(runs: Mapping[tuple[str, ...], Sequence[Row]], ticket: tuple[str, .
     *names, target = ticket
     ways = [r.chain(events, target) for events in r.group(runs.get(tuple(names), []), "seed").values()]
     return [share for way in ways for share in r.numbers(way, "changed")]
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
 
 
 def _flops(kind: str) -> tuple[str, str]:

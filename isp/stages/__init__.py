@@ -10,6 +10,7 @@ from __future__ import annotations
 NAMES = (
     *("download", "split", "pretrain", "convert", "prepare", "initialise", "finetune_dense"),
     *("prune_one_shot", "prune_iterative", "train_segment", "weak_mask", "aggregate", "retrain"),
-    *("evaluate", "collect", "tables", "figures"),
+    *("find_ticket", "pool_tickets"),
+    *("compare_masks", "evaluate", "collect", "tables", "figures"),
 )
 """The stages in the order of the workflow."""

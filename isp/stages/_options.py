@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from isp import sparsity
 from isp.errors import IspError
 
 
@@ -45,15 +46,18 @@ Training = Annotated[
         help="The protocol: steps (T), batch_size, learning_rate, warmup_steps, weight_decay, clip_norm, precision.",
     ),
 ]
-MethodName = Annotated[str, typer.Option(help="`isp list methods` shows them.")]
+MethodName = Annotated[str, typer.Option(help="`isp list methods` shows them; or the path of a method's file.")]
 MethodSettings = Annotated[
     dict[str, Any], typer.Option(parser=mapping, metavar="YAML", help="Of the method; the keys are in its file.")
 ]
 Round = Annotated[int, typer.Option("--round", min=0, help="Number of the round, from 0.")]
 Sparsity = Annotated[str, typer.Option(help="Share of the prunable weights that are zero, in (0, 1).")]
+Scope = Annotated[sparsity.Scope, typer.Option(help="Whether all layers are ranked together or each for itself.")]
 Within = Annotated[Path | None, typer.Option(help="The current mask; what it dropped stays dropped. Left out: dense.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch; the bits of the result depend on it.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Output = Annotated[Path, typer.Option(help="The artifact to write.")]
 Metrics = Annotated[Path, typer.Option(help="metrics.csv of a study, from `isp collect`.")]
 Rounds = Annotated[Path, typer.Option(help="rounds.csv of a study, from `isp collect`.")]
+Layers = Annotated[Path, typer.Option(help="layers.csv of a study, from `isp collect`.")]
+Similarity = Annotated[Path, typer.Option(help="similarity.csv of a study, from `isp collect`.")]

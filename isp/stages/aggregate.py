@@ -11,10 +11,10 @@ from isp import artifacts
 from isp.families import denoised
 from isp.methods import isp
 from isp.sparsity import parse_sparsity
-from isp.stages._options import Output, Round, Sparsity, Within
+from isp.stages._options import Output, Round, Scope, Sparsity, Within
 from isp.stages._work import inputs, spending, spent, working
 
-VERSION = 1
+VERSION = 3
 
 
 def aggregate(
@@ -25,6 +25,7 @@ def aggregate(
     output: Output,
     weak: Annotated[list[Path] | None, typer.Option(help="A weak mask; once for each. None: plain magnitude.")] = None,
     within: Within = None,
+    scope: Scope = "global",
 ) -> None:
     """Superpose weak masks into one of exactly SPARSITY, and record what they changed and how they agree."""
     target = parse_sparsity(sparsity)
@@ -36,11 +37,17 @@ def aggregate(
         names = mask or (contributions[0][0] if contributions else about["step_flops"]["flops"]["by_weight"])
         weights = {name: found.weights[name] for name in names}
         at = {"round": round_, "step": found.step}
-        event = denoised.aggregate(rule, weights, [part for part, _ in contributions], target, mask, at)
+        event = denoised.aggregate(rule, weights, [part for part, _ in contributions], target, mask, at, scope)
         cost, took = spent(about)
         for _, header in contributions:
             own_cost, own_took = spent(header)
             cost, took = cost + own_cost, took + own_took
-        header = {"stage": "aggregate", "version": VERSION, "rule": rule, "rounds": [*about["rounds"], event.record]}
+        header = {
+            "stage": "aggregate",
+            "version": VERSION,
+            "rule": rule,
+            "scope": scope,
+            "rounds": [*about["rounds"], event.record],
+        }
         header |= inputs(state=state, within=within, weak=weak)
         artifacts.save_mask(output, event.mask, header | spending(cost, took + work.measured()))

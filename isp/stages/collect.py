@@ -1,4 +1,4 @@
-"""Gather the records of a study's tickets into its tables of figures: metrics, timings, rounds, layers."""
+"""Gather the records of a study's tickets, and the comparisons of their masks, into CSV files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from isp import files
 from isp.errors import IspError
 from isp.reporting import collect as rows
 
-VERSION = 1
+VERSION = 2
+NAMES = ("metrics", "timings", "rounds", "layers", "agreement", "similarity", "similarity_layers")
+"""The CSV files."""
 
 
 class Blocks(list[dict[str, Any]]):
@@ -39,11 +41,14 @@ def collect(
     cells: Annotated[
         Blocks, typer.Option(parser=blocks, metavar="YAML", help="The cells, as blocks, in the order of the rows.")
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write metrics.csv, timings.csv, rounds.csv, layers.csv to.")],
+    output: Annotated[Path, typer.Option(help=f"Folder to write {', '.join(f'{name}.csv' for name in NAMES)} to.")],
+    similarity: Annotated[
+        list[Path] | None, typer.Option(help="From `isp compare_masks`; once for each run of the study.")
+    ] = None,
 ) -> None:
-    """Read the record of every cell and write one row a ticket, a round or a layer.
+    """Read the record of every cell and write one row a ticket, a round, a layer or a pair of masks.
 
-    metrics.csv, rounds.csv and layers.csv hold only what is the same in every run; timings.csv what was measured.
+    All files but timings.csv hold only what is the same in every run; that one holds what was measured.
     """
     records = [
         files.read_json(
@@ -55,11 +60,15 @@ def collect(
         for variant, sparsities in block["variants"].items()
         for sparsity in sparsities
     ]
-    files.ready(*(output / f"{name}.csv" for name in ("metrics", "timings", "rounds", "layers")))
+    comparisons = [files.read_json(path, "compare_masks") for path in similarity or []]
+    files.ready(*(output / f"{name}.csv" for name in NAMES))
     for name, found, columns in (
         ("metrics", rows.metrics(records), rows.METRICS),
         ("timings", rows.timings(records), rows.TIMINGS),
         ("rounds", rows.rounds(records), rows.ROUNDS),
         ("layers", rows.layers(records), rows.LAYERS),
+        ("agreement", rows.agreement(records), rows.AGREEMENT),
+        ("similarity", rows.similarity(comparisons), rows.SIMILARITY),
+        ("similarity_layers", rows.similarity_layers(comparisons, records), rows.SIMILARITY_LAYERS),
     ):
         files.write_csv(output / f"{name}.csv", found, columns)

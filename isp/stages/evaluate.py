@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from isp.stages._options import Backbone, Device, Limits, Output, Task, Threads,
 from isp.stages._work import working
 from isp.tasks import TaskLimits
 
-VERSION = 2
+VERSION = 3
 
 
 def evaluate(
@@ -66,6 +67,9 @@ def evaluate(
             for name in parameters
             if name in found.mask
         ]
+        collapsed = [layer["layer"] for layer in layers if layer["zero_weights"] == layer["weights"]]
+        if collapsed:
+            print(f"warning: layer collapse, no weight is left in {', '.join(collapsed)}", file=sys.stderr, flush=True)
         record: dict[str, Any] = {
             **cell,
             "method": found.method,
@@ -78,6 +82,7 @@ def evaluate(
             "retraining": asdict(found.retraining),
             "rounds": found.rounds,
             "layers": layers,
+            "collapsed": collapsed,
             "measured": _measured(found.origin["measured"], work.measured()),
         }
         files.write_json(output, record)

@@ -11,33 +11,51 @@ import typer
 from isp import files
 from isp.errors import ConfigError, unknown
 from isp.reporting import FIGURES
-from isp.reporting import figures as drawn
+from isp.reporting import figures as scores
+from isp.reporting import mask_figures as masks
+from isp.reporting.drawing import Drawing, save
 from isp.reporting.rows import distinct
-from isp.stages._options import Metrics, Rounds
+from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
-VERSION = 1
+VERSION = 3
 
 
 def figures(
     figure: Annotated[str, typer.Option(help=f"One of {', '.join(FIGURES)}.")],
     metrics: Metrics,
     rounds: Rounds,
-    layers: Annotated[Path, typer.Option(help="layers.csv of a study, from `isp collect`.")],
+    layers: Layers,
+    agreement: Annotated[Path, typer.Option(help="agreement.csv of a study, from `isp collect`.")],
+    similarity: Similarity,
+    similarity_layers: Annotated[Path, typer.Option(help="similarity_layers.csv of a study, from `isp collect`.")],
     output: Annotated[Path, typer.Option(help="Folder to write FIGURE.{png,pdf,csv} to.")],
 ) -> None:
     """Draw one figure."""
     if figure not in FIGURES:
         raise ConfigError(unknown("figure", figure, FIGURES))
-    found, events, by_layer = (files.read_csv(path, "collect") for path in (metrics, rounds, layers))
-    variants = distinct(found, "variant")
-    draw: dict[str, tuple[Callable[[], drawn.Drawing], Sequence[str]]] = {
-        "score_by_sparsity": (lambda: drawn.score_by_sparsity(found), drawn.SCORE_BY_SPARSITY),
-        "score_by_cost": (lambda: drawn.score_by_cost(found), drawn.SCORE_BY_COST),
-        "denoisers": (lambda: drawn.denoisers(events, variants), drawn.DENOISERS),
-        "layer_sparsity": (lambda: drawn.layer_sparsity(by_layer), drawn.LAYER_SPARSITY),
+    found = files.read_csv(metrics, "collect")
+
+    def read(path: Path) -> list[dict[str, str]]:
+        return files.read_csv(path, "collect")
+
+    draw: dict[str, tuple[Callable[[], Drawing], Sequence[str]]] = {
+        "score_by_sparsity": (lambda: scores.score_by_sparsity(found), scores.SCORE_BY_SPARSITY),
+        "score_by_cost": (lambda: scores.score_by_cost(found), scores.SCORE_BY_COST),
+        "denoisers": (lambda: scores.denoisers(read(rounds), distinct(found, "variant")), scores.DENOISERS),
+        "agreement_by_layer": (lambda: masks.agreement_by_layer(read(agreement)), masks.AGREEMENT_BY_LAYER),
+        "layer_sparsity": (lambda: masks.layer_sparsity(read(layers)), masks.LAYER_SPARSITY),
+        "mask_similarity": (lambda: masks.mask_similarity(read(similarity)), masks.MASK_SIMILARITY),
+        "mask_similarity_by_sparsity": (
+            lambda: masks.mask_similarity_by_sparsity(read(similarity), found),
+            masks.MASK_SIMILARITY_BY_SPARSITY,
+        ),
+        "mask_similarity_by_layer": (
+            lambda: masks.mask_similarity_by_layer(read(similarity_layers), found),
+            masks.MASK_SIMILARITY_BY_LAYER,
+        ),
     }
     make, columns = draw[figure]
     picture, rows = make()
     files.ready(*(output / f"{figure}.{suffix}" for suffix in ("png", "pdf", "csv")))
-    drawn.save(picture, output / figure)
+    save(picture, output / figure)
     files.write_csv(output / f"{figure}.csv", rows, columns)

@@ -12,7 +12,7 @@ from isp.api import load_ticket
 from isp.costs import Measured
 from isp.families import iterative
 from isp.sparsity import parse_sparsity
-from isp.stages._options import Output, Round, Sparsity
+from isp.stages._options import Output, Round, Scope, Sparsity
 from isp.stages._work import inputs, spending, working
 
 VERSION = 1
@@ -23,13 +23,14 @@ def prune_iterative(
     round_: Round,
     sparsity: Sparsity,
     output: Output,
+    scope: Scope = "global",
 ) -> None:
     """Keep the largest weights of a ticket, within its mask."""
     target = parse_sparsity(sparsity)
     with working(output) as work:
         found = load_ticket(ticket)
         weights = {name: found.weights[name] for name in found.mask}
-        mask, record = iterative.prune(weights, target, found.mask, round_, found.retraining.steps)
+        mask, record = iterative.prune(weights, target, found.mask, scope, round_, found.retraining.steps)
         before = found.origin["measured"]
         took = Measured(**before["finding"]) + Measured(**before["retraining"]) + work.measured()
         about = {"stage": "prune_iterative", "version": VERSION, "rounds": [*found.rounds, record]}

@@ -44,14 +44,13 @@ def prune_one_shot(
     threads: Threads = 1,
     device: Device = "cpu",
 ) -> None:
-    """Score the prunable weights before training and write the mask of the highest scores."""
+    """Find the mask of a one-shot method before training, usually that of the highest scores, and write it."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
     with working(output, threads=threads, device=device) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about)
-        scores, cost = one_shot.score(chosen, trainer, state)
-        mask = one_shot.prune(scores, trainer, state, target)
+        ((mask, cost),) = one_shot.find(chosen, trainer, state, [target])
         about = {"stage": "prune_one_shot", "version": VERSION, "method": method, "settings": settings}
         about |= {
             **setup.described(),

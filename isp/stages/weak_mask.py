@@ -20,6 +20,7 @@ from isp.stages._options import (
     MethodSettings,
     Output,
     Round,
+    Scope,
     Seed,
     Sparsity,
     Task,
@@ -49,13 +50,14 @@ def weak_mask(
     contribution: Annotated[
         isp.Contribution, typer.Option(help="What to write: the mask, or (for the rule mean_score) the magnitudes.")
     ] = "mask",
+    scope: Scope = "global",
     threads: Threads = 1,
     device: Device = "cpu",
 ) -> None:
     """Train a copy for C steps under a protocol and data of its own, and prune it.
 
     SETTINGS are those of look-aheads only: look_ahead_steps, learning_rate_factors, weight_decays, optimizer,
-    data_fraction.
+    warmup_steps, data_fraction.
     """
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     protocol, target = parse(isp.LookAhead, settings, "--settings"), parse_sparsity(sparsity)
@@ -64,7 +66,7 @@ def weak_mask(
         mask = artifacts.load_mask(within)[0] if within else None
         trainer = setup.trainer(start, about, work.progress)
         copy, cost = denoised.look_ahead(protocol, trainer, start, mask, round_, member)
-        found = isp.weak(contribution, {name: tensor.cpu() for name, tensor in copy.items()}, target, mask)
+        found = isp.weak(contribution, {name: tensor.cpu() for name, tensor in copy.items()}, target, mask, scope)
         header = {"stage": "weak_mask", "version": VERSION, "settings": settings, **setup.described()}
         header |= inputs(state=state, within=within, data=data)
         save = artifacts.save_weights if contribution == "magnitudes" else artifacts.save_mask

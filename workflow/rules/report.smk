@@ -1,11 +1,15 @@
 # From records to what people read. None of this imports torch.
 
-COLLECTED = [
-    f"{paths.STUDY}/{name}.csv" for name in ("metrics", "timings", "rounds", "layers")
-]
+COLLECTED = {
+    name: f"{paths.STUDY}/{name}.csv"
+    for name in (
+        *("metrics", "timings", "rounds", "layers"),
+        *("agreement", "similarity", "similarity_layers"),
+    )
+}
 TABLES = [
     f"{paths.STUDY}/tables/{name}.{suffix}"
-    for name in ("scores", "costs")
+    for name in ("scores", "costs", "similarity", "spending")
     for suffix in ("csv", "md")
 ]
 TABLES.append(f"{paths.STUDY}/tables/costs.txt")
@@ -16,22 +20,26 @@ FIGURES = [
 
 rule collect:
     input:
-        dag.records(),
+        records=dag.records(),
+        similarities=dag.similarities(),
     output:
         metrics=report(
-            COLLECTED[0],
+            COLLECTED["metrics"],
             caption="../report/metrics.rst",
             category="Numbers",
             labels={"what": "scores, sparsity, steps, FLOPs", "form": "csv"},
         ),
         timings=report(
-            COLLECTED[1],
+            COLLECTED["timings"],
             caption="../report/timings.rst",
             category="Numbers",
             labels={"what": "seconds, memory, device", "form": "csv"},
         ),
-        rounds=COLLECTED[2],
-        layers=COLLECTED[3],
+        rounds=COLLECTED["rounds"],
+        layers=COLLECTED["layers"],
+        agreement=COLLECTED["agreement"],
+        similarity=COLLECTED["similarity"],
+        similarity_layers=COLLECTED["similarity_layers"],
     log:
         f"{paths.STUDY}/logs/collect.log",
     conda:
@@ -45,18 +53,21 @@ rule collect:
         version=dag.versions("collect"),
         runs=f"{paths.STUDY}/runs",
         cells=dag.cells(),
+        similarities=" ".join(f"--similarity {path}" for path in dag.similarities()),
         folder=paths.STUDY,
     message:
-        "collecting the records of all tickets"
+        "collecting the records of all tickets and comparisons"
     shell:
-        "isp collect --runs {params.runs} {params.cells} --output {params.folder} > {log} 2>&1"
+        "isp collect --runs {params.runs} {params.cells} {params.similarities} --output {params.folder} > {log} 2>&1"
 
 
 rule tables:
     input:
-        metrics=COLLECTED[0],
-        timings=COLLECTED[1],
-        rounds=COLLECTED[2],
+        metrics=COLLECTED["metrics"],
+        timings=COLLECTED["timings"],
+        rounds=COLLECTED["rounds"],
+        layers=COLLECTED["layers"],
+        similarity=COLLECTED["similarity"],
     output:
         report(
             TABLES[0],
@@ -72,7 +83,21 @@ rule tables:
             labels={"what": "scores and costs", "form": "csv"},
         ),
         TABLES[3],
-        TABLES[4],
+        report(
+            TABLES[4],
+            caption="../report/similarity.rst",
+            category="Tables",
+            labels={"what": "similarity of masks", "form": "csv"},
+        ),
+        TABLES[5],
+        report(
+            TABLES[6],
+            caption="../report/spending.rst",
+            category="Tables",
+            labels={"what": "spent on finding and on retraining", "form": "csv"},
+        ),
+        TABLES[7],
+        TABLES[8],
     log:
         f"{paths.STUDY}/logs/tables.log",
     conda:
@@ -89,14 +114,17 @@ rule tables:
         "tables"
     shell:
         "isp tables --metrics {input.metrics} --timings {input.timings} --rounds {input.rounds}"
-        " --output {params.folder} > {log} 2>&1"
+        " --layers {input.layers} --similarity {input.similarity} --output {params.folder} > {log} 2>&1"
 
 
 rule figures:
     input:
-        metrics=COLLECTED[0],
-        rounds=COLLECTED[2],
-        layers=COLLECTED[3],
+        metrics=COLLECTED["metrics"],
+        rounds=COLLECTED["rounds"],
+        layers=COLLECTED["layers"],
+        agreement=COLLECTED["agreement"],
+        similarity=COLLECTED["similarity"],
+        similarity_layers=COLLECTED["similarity_layers"],
     output:
         report(
             FIGURES[0],
@@ -129,4 +157,5 @@ rule figures:
         "figure {wildcards.figure}"
     shell:
         "isp figures --figure {wildcards.figure} --metrics {input.metrics} --rounds {input.rounds}"
-        " --layers {input.layers} --output {params.folder} > {log} 2>&1"
+        " --layers {input.layers} --agreement {input.agreement} --similarity {input.similarity}"
+        " --similarity-layers {input.similarity_layers} --output {params.folder} > {log} 2>&1"

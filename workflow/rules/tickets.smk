@@ -1,4 +1,4 @@
-# Tickets of every family, and their scores. Only `evaluate` has test examples among its inputs.
+# Tickets of every family, how alike their masks are, and their scores. Only `evaluate` has test examples among its inputs.
 
 
 rule retrain:
@@ -10,9 +10,7 @@ rule retrain:
     log:
         paths.log(paths.TICKET),
     wildcard_constraints:
-        variant="|".join(
-            dag.variants(family) for family in ("one_shot", "iterative", "denoised")
-        ),
+        variant=dag.variants("one_shot", "iterative", "denoised"),
     conda:
         ENVIRONMENT
     threads: study.threads
@@ -29,6 +27,57 @@ rule retrain:
     shell:
         "isp retrain --start {input.start} --mask {input.mask} --method {params.method}"
         " --sparsity {wildcards.sparsity} --data {input.data} {params.run} --output {output} > {log} 2>&1"
+
+
+rule find_ticket:
+    input:
+        initial=dag.initial,
+        data=paths.PREPARED.replace("{split}", "train"),
+    output:
+        paths.TICKET,
+    log:
+        paths.log(paths.TICKET),
+    wildcard_constraints:
+        variant=dag.variants("one_job"),
+    conda:
+        ENVIRONMENT
+    threads: study.threads
+    resources:
+        mem_mb=6000,
+        runtime=240,
+        gpu=GPU,
+    params:
+        version=lambda w: dag.versions("find_ticket", w),
+        method=dag.settings,
+        run=dag.run,
+    message:
+        "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: training and pruning to {wildcards.sparsity}"
+    shell:
+        "isp find_ticket --initial {input.initial} --data {input.data} {params.method}"
+        " --sparsity {wildcards.sparsity} {params.run} --output {output} > {log} 2>&1"
+
+
+rule compare_masks:
+    input:
+        dag.compared,
+    output:
+        paths.SIMILARITY,
+    log:
+        paths.log(paths.SIMILARITY),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=0,
+    params:
+        version=dag.versions("compare_masks"),
+        comparison=dag.comparison,
+    message:
+        "{wildcards.task}, seed {wildcards.seed}: comparing the masks of all variants"
+    shell:
+        "isp compare_masks {params.comparison} --output {output} > {log} 2>&1"
 
 
 rule evaluate:

@@ -1,0 +1,69 @@
+"""Post-hoc interpolation of the tickets of iterative magnitude pruning, chosen on validation examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from torch import Tensor
+
+from isp.costs import Cost
+from isp.families import Method, Ticket, Validation, iterative
+from isp.methods import lottery_pools
+from isp.training import State, Trainer, Training
+
+
+def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
+    """Those of the tickets that are pooled; pooling trains nothing."""
+    return iterative.planned_steps(method, training, num_examples, sparsities)
+
+
+def pool(
+    method: Method, ticket: Ticket, rounds: Sequence[Mapping[str, Tensor]], validation: Validation
+) -> tuple[Ticket, Cost]:
+    """The pooled ticket, and what the evaluations cost.
+
+    All that the ticket cost counts as finding: its own training is an ingredient like the others.
+
+    Args:
+        method: with the settings of `lottery_pools`.
+        ticket: of the target sparsity.
+        rounds: all weights at the end of the dense run and of the rounds before, in their order.
+        validation: chooses.
+    """
+    settings = method.settings
+    assert isinstance(settings, lottery_pools.Settings)
+    evaluations = 0
+
+    def score(weights: Mapping[str, Tensor]) -> float:
+        nonlocal evaluations
+        evaluations += 1
+        return validation.score(weights)
+
+    nearest_first = list(reversed(rounds))
+    weights, mask, taken = lottery_pools.pool(
+        ticket.weights, ticket.mask, nearest_first, score, ticket.sparsity, settings
+    )
+    cost = sum([validation.cost] * evaluations, Cost())
+    record: dict[str, Any] = {"pooled": taken, "evaluations": evaluations}
+    pooled = replace(
+        ticket,
+        method=method.name,
+        mask=mask,
+        weights=dict(weights),
+        finding=ticket.cost + cost,
+        retraining=Cost(),
+        rounds=[*ticket.rounds, record],
+    )
+    return pooled, cost
+
+
+def tickets(
+    method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal], validation: Validation
+) -> Iterator[Ticket]:
+    """One ticket a sparsity; the rounds are shared."""
+    for ticket, rounds in iterative.tickets_and_rounds(method, trainer, initial, sparsities):
+        pooled, _ = pool(method, ticket, rounds, validation)
+        yield pooled

@@ -1,0 +1,99 @@
+"""Lottery Pools: better tickets by interpolating those of one run of iterative magnitude pruning.
+
+Yin et al. 2023, "Lottery Pools: Winning More by Interpolating Tickets without Increasing Training or Inference Cost".
+The ingredients are the weights at the end of the rounds of `lth`, the dense run included. Starting from the ticket of
+the target sparsity, candidates come in the order of their distance in rounds; each is interpolated with what there is
+at every coefficient, pruned by magnitude back to the target, and the best of these is kept if it scores better on
+validation examples. All evaluations are counted as cost.
+
+Departure: their chain of tickets goes on beyond the target, so that sparser tickets are candidates, too; here the chain
+ends at the target, as no ticket may depend on which others are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from isp import masks
+from isp.masks import Mask
+from isp.methods import Family
+from isp.methods import lth as _lth
+from isp.sparsity import Scope
+
+FAMILY: Family = "pooled"
+VERSION = 1
+
+COEFFICIENTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+class Settings(_lth.Settings):
+    """As `lth`, whose tickets are pooled, and the coefficients to try."""
+
+    coefficients: tuple[float, ...] = Field(
+        default=COEFFICIENTS, min_length=1, description="shares of a candidate in the interpolation, in (0, 1)"
+    )
+
+    @field_validator("coefficients")
+    @classmethod
+    def _inside(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < value < 1 for value in values):
+            raise ValueError(f"{list(values)}: allowed are numbers in (0, 1)")
+        return values
+
+
+def interpolated(new: Mapping[str, Tensor], current: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Floating-point tensors share * new + (1 - share) * current; others, such as counters, are the current ones."""
+    return {
+        name: tensor.lerp(new[name], share) if tensor.is_floating_point() else tensor
+        for name, tensor in current.items()
+    }
+
+
+def pruned(
+    weights: Mapping[str, Tensor], prunable: Sequence[str], sparsity: Decimal, scope: Scope
+) -> tuple[dict[str, Tensor], Mask]:
+    """The weights, the smallest of the prunable ones set to zero, and the mask."""
+    mask = masks.prune_by_magnitude({name: weights[name] for name in prunable}, sparsity, scope=scope)
+    sparse = {
+        name: tensor.masked_fill(~mask[name], 0.0) if name in mask else tensor for name, tensor in weights.items()
+    }
+    return sparse, mask
+
+
+def pool(
+    ticket: Mapping[str, Tensor],
+    mask: Mask,
+    candidates: Sequence[Mapping[str, Tensor]],
+    score: Callable[[Mapping[str, Tensor]], float],
+    sparsity: Decimal,
+    settings: Settings,
+) -> tuple[Mapping[str, Tensor], Mask, list[float]]:
+    """Interpolate a ticket with candidates, nearest first.
+
+    Args:
+        ticket: all weights of the ticket to begin with.
+        mask: of the ticket.
+        candidates: all weights of others, in the order in which they are tried.
+        score: on validation examples; higher is better.
+        sparsity: of the ticket.
+        settings: coefficients and scope.
+
+    Returns:
+        Weights, mask, and for each candidate the coefficient that was taken; 0 where none was better.
+    """
+    best, current, taken = score(ticket), ticket, []
+    for candidate in candidates:
+        found: tuple[float, dict[str, Tensor], Mask] | None = None
+        for share in settings.coefficients:
+            sparse, own = pruned(interpolated(candidate, current, share), list(mask), sparsity, settings.scope)
+            reached = score(sparse)
+            if reached > best:
+                best, found = reached, (share, sparse, own)
+        taken.append(found[0] if found else 0.0)
+        if found:
+            _, current, mask = found
+    return current, mask, taken

@@ -1,0 +1,180 @@
+"""SynFlow: prune in many small steps by each weight's share of the synaptic flow, then fine-tune for T steps.
+
+Tanaka, Kunin, Yamins & Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic flow",
+NeurIPS 2020. R is the sum of the outputs for inputs of ones when every parameter is replaced by its absolute value; a
+weight's score is |w| * dR/d|w| at the current mask. After round k of n the sparsity is 1 - (1 - S)^(k / n). With
+positive weights the scores of a layer add up to what flows through it, so a layer about to be cut off has high ones.
+
+That argument needs functions of degree one that keep what is positive positive. A transformer has others, which are
+replaced while the flow is computed (weights, buffers and the model itself stay as they are):
+
+- LayerNorm divides by the root mean square of its inputs, taken as a constant, and subtracts no mean.
+- Softmax (attention) divides the logits, which are positive then, by their sum, taken as a constant, instead of making
+  exponentials, which saturate: queries and keys would get no flow and be pruned completely. A mask m that is added to
+  logits multiplies their share by exp(m).
+- `nn.Tanh` (BERT's pooler) is the identity, its slope at 0; it is saturated everywhere else.
+
+Other departures: weights are pre-trained; buffers are replaced by absolute values, too (as in the authors' code); of
+texts, whose token ids are no numbers to be set to one, the first training example is used, so this is not data-free
+there; parameters that are not pruned take part with their absolute values, biases included (the authors' code has
+biases as well). What is left unchanged is the unit length of CLIP's features, and that residual branches, which can be
+cut off without cutting the network, are not protected from it.
+
+All is computed in fp64, where the flow of a deep network does not overflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from isp.errors import ConfigError
+from isp.masks import Mask, keep_top, ones
+from isp.methods import Family, Probe, Scored
+
+FAMILY: Family = "one_shot"
+VERSION = 1
+
+
+class Settings(Scored):
+    """Scope and rounds."""
+
+    rounds: int = Field(default=100, ge=1, description="n, in how many steps the sparsity is reached")
+
+
+def mask(probe: Probe, settings: Settings, seed: int, sparsity: Decimal) -> Mask:
+    """The mask after the last round; ties by |w|.
+
+    Raises:
+        ConfigError: the model's output is neither a tensor nor has `logits`.
+        MaskError: the flow is too large for fp64.
+    """
+    inputs = example(next(probe.batches(1)))
+    state = positive_state(probe.model)
+    kept = ones(probe.weights)
+    for k in range(1, settings.rounds + 1):
+        reached = sparsity if k == settings.rounds else 1 - (1 - sparsity) ** (Decimal(k) / settings.rounds)
+        scores = flow(probe.model, state, kept, inputs)
+        largest = max(score.max() for score in scores.values())
+        scores = {name: score / largest.clamp_min(1e-300) for name, score in scores.items()}  # ranked in fp32
+        kept = keep_top(scores, sparsity=reached, ties=probe.weights, within=kept, scope=settings.scope)
+    return kept
+
+
+def positive_state(model: nn.Module) -> dict[str, Tensor]:
+    """Absolute values of all parameters and buffers, fp64; whole numbers as they are."""
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        name: tensor.detach().double().abs() if tensor.is_floating_point() else tensor for name, tensor in state.items()
+    }
+
+
+def flow(
+    model: nn.Module, state: Mapping[str, Tensor], kept: Mask, inputs: tuple[tuple[Any, ...], dict[str, Any]]
+) -> dict[str, Tensor]:
+    """The share |w| * dR/d|w| of every prunable weight under the mask `kept`, fp64.
+
+    Args:
+        model: is called with `state` in place of its own parameters and buffers.
+        state: from `positive_state`.
+        kept: the mask.
+        inputs: positional and keyword arguments of the model, from `example`.
+    """
+    args, kwargs = inputs
+    weights = {name: (state[name] * kept[name]).requires_grad_() for name in kept}
+    with torch.enable_grad(), positive_functions():
+        outputs = functional_call(model, {**state, **weights}, args, kwargs)
+        outputs = getattr(outputs, "logits", outputs)
+        if not isinstance(outputs, Tensor):
+            raise ConfigError(
+                f"method 'synflow': the model's output is a {type(outputs).__name__}; allowed are a tensor, or an "
+                f"object with a tensor `logits`"
+            )
+        gradients = torch.autograd.grad(outputs.sum(), list(weights.values()), materialize_grads=True)
+    return {name: (weights[name] * own).abs().detach() for name, own in zip(weights, gradients, strict=True)}
+
+
+def example(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of the model for one example: floating-point tensors as ones (fp64), others as in the batch's first.
+
+    Of a batch (inputs, labels) the inputs alone, of a dict all of it.
+    """
+
+    def first(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {key: first(value) for key, value in part.items()}
+        if not isinstance(part, Tensor) or not part.dim():
+            return part
+        return torch.ones_like(part[:1], dtype=torch.float64) if part.is_floating_point() else part[:1]
+
+    return ((), first(batch)) if isinstance(batch, Mapping) else ((first(batch[0]),), {})
+
+
+# --- functions under which the flow stays positive --------------------------------------------------------------------
+
+
+@contextmanager
+def positive_functions() -> Iterator[None]:
+    """A context in which torch's LayerNorm, softmax, attention and `nn.Tanh` are those of a positive flow.
+
+    They are replaced by name, because `nn.MultiheadAttention` and transformers' attention look them up in
+    `torch.nn.functional` and nothing else sees inside of both; code that calls `torch.softmax` keeps the true one.
+    """
+    replaced: list[tuple[Any, str, Callable[..., Tensor]]] = [
+        (F, "layer_norm", _layer_norm),
+        (F, "softmax", _softmax),
+        (F, "scaled_dot_product_attention", _attention),
+        (nn.Tanh, "forward", lambda module, inputs: inputs),
+    ]
+    originals = [getattr(owner, name) for owner, name, _ in replaced]
+    try:
+        for owner, name, function in replaced:
+            setattr(owner, name, function)
+        yield
+    finally:
+        for (owner, name, _), original in zip(replaced, originals, strict=True):
+            setattr(owner, name, original)
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    mean_square = input.detach().square().mean(tuple(range(-len(normalized_shape), 0)), keepdim=True)
+    output = input / (mean_square + eps).sqrt()
+    output = output if weight is None else output * weight
+    return output if bias is None else output + bias
+
+
+def _softmax(input: Tensor, dim: int = -1, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    positive = input.clamp_min(0)  # negative is only what a mask excludes
+    return positive / positive.detach().sum(dim, keepdim=True).clamp_min(1e-300)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if enable_gqa:
+        key, value = (each.repeat_interleave(query.shape[-3] // each.shape[-3], -3) for each in (key, value))
+    logits = query @ key.transpose(-1, -2)  # no scale: it would cancel
+    if attn_mask is not None:
+        logits = logits * (attn_mask if attn_mask.dtype == torch.bool else attn_mask.exp())
+    return _softmax(logits.tril() if is_causal else logits) @ value

@@ -1,0 +1,211 @@
+"""What figures share: looks of variants, legends, notes, and files that are the same for the same rows.
+
+No global state of pyplot is used, and nothing in a written figure depends on the day or the version, so the same rows
+give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+
+from isp.files import write_bytes
+from isp.reporting import rows as r
+
+Drawing = tuple[Figure, list[dict[str, Any]]]
+"""A figure, and the rows of what it draws."""
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours without yellow, which is faint on white; told apart by the colour-blind."""
+LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+MARKERS = "osD^vP*Xph<>8"
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+}
+DPI = 150
+COLUMNS = 3  # panels beside each other
+WIDTH = 3.2  # inches of a panel's data
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a variant is drawn in every figure: a colour, and when colours run out another line and hollow markers."""
+
+    color: str
+    line: Any
+    marker: str
+    hollow: bool
+
+    @property
+    def face(self) -> str:
+        """The colour inside a marker."""
+        return "white" if self.hollow else self.color
+
+
+def looks(variants: Sequence[str]) -> dict[str, Look]:
+    """A look for each variant, by their order."""
+    found = {}
+    for index, variant in enumerate(variants):
+        turn = index // len(PALETTE)
+        marker = MARKERS[index % len(MARKERS)]
+        found[variant] = Look(PALETTE[index % len(PALETTE)], LINES[turn % len(LINES)], marker, turn % 2 == 1)
+    return found
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `path`.png and `path`.pdf.
+
+    Raises:
+        IspError: they cannot be written.
+    """
+    formats: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
+    for format in formats:
+        write_bytes(path.with_name(f"{path.name}.{format}"), render(figure, format))
+
+
+def render(figure: Figure, format: Literal["png", "pdf"]) -> bytes:
+    """The figure's file, without dates and versions."""
+    metadata = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
+    content = io.BytesIO()
+    with style():
+        figure.savefig(content, format=format, dpi=DPI, metadata=metadata[format])
+    return content.getvalue()
+
+
+def error_bars(
+    axes: Axes,
+    places: Sequence[float],
+    rows: Sequence[dict[str, Any]],
+    name: str,
+    look: Look,
+    marker: str = "",
+    scale: float = 1,
+) -> None:
+    """A line through means with a bar of one deviation up and down where there is one."""
+    means = [row[f"{name}_mean"] * scale for row in rows]
+    spreads = [(row[f"{name}_sd"] or 0) * scale for row in rows]
+    axes.errorbar(
+        places,
+        means,
+        yerr=spreads if any(spreads) else None,
+        color=look.color,
+        linestyle=look.line,
+        linewidth=1.3,
+        elinewidth=0.9,
+        capsize=2,
+        marker=marker or look.marker,
+        markersize=5,
+        markerfacecolor=look.face,
+    )
+
+
+def figure_of(drawn: Sequence[dict[str, Any]], width: float) -> Figure:
+    """A figure for panels of `width` inches and a legend beside them."""
+    count, variants = len(cells_of(drawn)), variants_of(drawn)
+    legend = 0.9 + 0.08 * max(map(len, variants)), 1.0 + 0.2 * len(variants) + 0.2 * len(r.distinct(drawn, "sparsity"))
+    height = 0.4 + 3.1 * ceil(count / COLUMNS)
+    size = (legend[0] + (width + 0.7) * min(count, COLUMNS), max(height, legend[1]))
+    return Figure(figsize=size, layout="constrained")
+
+
+def panels(figure: Figure, drawn: Sequence[dict[str, Any]]) -> Iterator[tuple[Axes, list[dict[str, Any]]]]:
+    """Axes for each task and backbone, under its name, and the rows that belong there."""
+    cells = cells_of(drawn)
+    grid = figure.add_gridspec(ceil(len(cells) / COLUMNS), min(len(cells), COLUMNS))
+    for index, ((task, backbone), rows) in enumerate(cells.items()):
+        axes = figure.add_subplot(grid[divmod(index, COLUMNS)])
+        axes.set_title(f"{backbone} on {task}", loc="left")
+        yield axes, rows
+
+
+def legend_of(
+    figure: Figure, styles: Mapping[str, Look], drawn: Sequence[dict[str, Any]], markers: bool = True
+) -> Legend:
+    """A legend of variants beside the panels, and above them how many seeds there were.
+
+    Args:
+        figure: to draw on.
+        styles: the looks of the variants.
+        drawn: rows; variants that have only sparsity 0 are lines without markers.
+        markers: whether markers tell variants apart; without, every variant has a dot.
+    """
+    figure.suptitle(seeds_note(drawn), fontsize=9, x=0.01, ha="left")
+    pruned = {row["variant"] for row in drawn if float(row["sparsity"])}
+    levels = set(styles) - pruned if markers else set()  # drawn as a line across, without markers
+    handles = [
+        Line2D(
+            *([], []),
+            color=look.color,
+            linestyle=look.line,
+            linewidth=1.3,
+            marker="" if variant in levels else look.marker if markers else "o",
+            markersize=5,
+            markerfacecolor=look.face,
+            label=f"{variant} (0 %)" if variant in levels else variant,
+        )
+        for variant, look in styles.items()
+    ]
+    return figure.legend(handles=handles, loc="outside right upper", handlelength=3, alignment="left")
+
+
+def seeds_note(drawn: Sequence[dict[str, Any]], spread: bool = True) -> str:
+    """How many seeds the rows are means over, and with `spread` what the bars are."""
+    seeds = sorted({row["seeds"] for row in drawn})
+    if seeds == [1]:
+        return "one seed" + (", so no deviations" if spread else "")
+    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return f"mean {'± standard deviation ' if spread else ''}over {count} seeds"
+
+
+def message(text: str) -> Figure:
+    """A figure that says why there is nothing to draw."""
+    with style():
+        figure = Figure(figsize=(6, 1.2))
+        figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=10)
+    return figure
+
+
+def cells_of(drawn: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Rows by task and backbone."""
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in drawn:
+        cells.setdefault((row["task"], row["backbone"]), []).append(row)
+    return cells
+
+
+def rows_of(drawn: Sequence[dict[str, Any]], variant: str) -> list[dict[str, Any]]:
+    """The rows of a variant."""
+    return [row for row in drawn if row["variant"] == variant]
+
+
+def variants_of(drawn: Sequence[dict[str, Any]]) -> list[str]:
+    """The variants in order of first appearance."""
+    return list(dict.fromkeys(row["variant"] for row in drawn))
+
+
+def style() -> AbstractContextManager[None]:
+    """Matplotlib's defaults and ours, whatever a user's matplotlibrc says."""
+    return matplotlib.style.context(["default", STYLE])

@@ -1,0 +1,470 @@
+"""The figures of masks from a study's collected rows: which layers they prune, and how alike they are.
+
+Each function returns a figure and the rows of exactly what it draws, under its constant of columns.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+
+from isp.reporting import drawing as d
+from isp.reporting import rows as r
+from isp.reporting import tables
+from isp.reporting.drawing import Drawing
+from isp.reporting.rows import Row
+
+LAYER_SPARSITY = (
+    *("task", "backbone", "sparsity", "variant", "layer", "label", "seeds"),
+    *("layer_sparsity_mean", "collapsed_seeds"),
+)
+"""Columns of what `layer_sparsity` draws, as fractions; collapsed_seeds: in how many the layer keeps no weight."""
+MASK_SIMILARITY = (
+    *("task", "backbone", "sparsity", "variant_a", "variant_b", "seeds"),
+    *("cosine_mean", "cosine_sd", "cosine_by_chance"),
+)
+"""Columns of what `mask_similarity` draws."""
+MASK_SIMILARITY_BY_SPARSITY = (
+    *("task", "backbone", "reference", "variant", "sparsity", "seeds"),
+    *("cosine_mean", "cosine_sd", "cosine_by_chance"),
+)
+"""Columns of what `mask_similarity_by_sparsity` draws."""
+MASK_SIMILARITY_BY_LAYER = (
+    *("task", "backbone", "reference", "sparsity", "variant", "layer", "label", "seeds"),
+    *("cosine_mean", "cosine_by_chance", "above_chance", "empty_seeds"),
+)
+"""Columns of what `mask_similarity_by_layer` draws.
+
+above_chance: 0 is chance, 1 equal masks; empty_seeds: in how many one of the two masks keeps no weight of the layer, so
+that there is nothing to compare and they are left out.
+"""
+AGREEMENT_BY_LAYER = (
+    *("task", "backbone", "variant", "round", "sparsity", "layer", "label", "seeds"),
+    "agreement_mean",
+)
+"""Columns of what `agreement_by_layer` draws."""
+
+_T = TypeVar("_T")
+_COLORS = "viridis"
+_LINE = 16.0  # inches that panels may take beside each other
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def layer_sparsity(layers: Sequence[Row]) -> Drawing:
+    """Sparsity of every prunable layer: a panel a task, backbone and sparsity, a row a variant, a column a layer."""
+    drawn = _layers([row for row in layers if float(r.cell(row, "sparsity"))])
+    if not drawn:
+        return d.message("No pruned tickets to show."), drawn
+    shares = {sparsity: [100 * row["layer_sparsity_mean"] for row in same] for sparsity, same in _by_sparsity(drawn)}
+    lines = []
+    for (task, backbone), rows in d.cells_of(drawn).items():
+        variants = d.variants_of(rows)
+        lines.append(
+            [
+                _Panel(
+                    title=f"{backbone} on {task}\n{r.percent(sparsity)} %",
+                    rows={variant: d.rows_of(same, variant) for variant in variants},
+                    value="layer_sparsity_mean",
+                    scale=100,
+                    # tickets of one sparsity have one scale, whatever their task
+                    colors=_scale(shares[sparsity]),
+                    marked=lambda row: row["collapsed_seeds"] > 0,
+                )
+                for sparsity, same in _by_sparsity(rows)
+            ]
+        )
+    note = f"sparsity of each layer, {d.seeds_note(drawn, spread=False)}"
+    return _maps_of_layers(lines, note, "sparsity (%)", "keeps no weight at all in some seed"), drawn
+
+
+def _layers(layers: Sequence[Row]) -> list[dict[str, Any]]:
+    drawn = []
+    for (task, backbone), cell in r.group(layers, *r.CELL).items():
+        labels = r.short_names(r.distinct(cell, "layer"))
+        tickets = r.group(cell, "variant", "sparsity", "layer")
+        variants = r.distinct(cell, "variant")
+        for (variant, sparsity, layer), rows in sorted(tickets.items(), key=lambda item: variants.index(item[0][0])):
+            zeros, weights = r.numbers(rows, "zero_weights"), r.numbers(rows, "weights")
+            shares = [zero / count for zero, count in zip(zeros, weights, strict=True)]
+            named: dict[str, Any] = {"task": task, "backbone": backbone, "sparsity": sparsity}
+            named |= {"variant": variant, "layer": layer, "label": labels[layer], "seeds": len(rows)}
+            named |= {"layer_sparsity_mean": round(statistics.fmean(shares), 6), "collapsed_seeds": shares.count(1)}
+            drawn.append(named)
+    return drawn
+
+
+def agreement_by_layer(agreement: Sequence[Row]) -> Drawing:
+    """How far weak masks agree: a panel a task, backbone and variant, a row a round, a column a layer."""
+    drawn = _agreement(agreement)
+    if not drawn:
+        return d.message("No variant of this study makes two weak masks a round, so there is no agreement."), drawn
+    colors = _scale([row["agreement_mean"] for row in drawn if row["agreement_mean"] != ""])
+    lines = []
+    for (task, backbone), rows in d.cells_of(drawn).items():
+        panels = []
+        for variant in d.variants_of(rows):
+            rounds: dict[str, list[dict[str, Any]]] = {}
+            for row in sorted(d.rows_of(rows, variant), key=lambda row: row["round"]):
+                rounds.setdefault(f"{row['round']}: {r.percent(row['sparsity'])} %", []).append(row)
+            title = f"{variant}\n{backbone} on {task}"
+            panels.append(_Panel(title=title, rows=rounds, value="agreement_mean", colors=colors, marked=_nothing_left))
+        lines.append(panels)
+    note = f"agreement of the weak masks of each round, {d.seeds_note(drawn, spread=False)}"
+    mark = "no weak mask keeps a weight"
+    return _maps_of_layers(lines, note, "mean Jaccard index", mark, "round: sparsity it prunes to"), drawn
+
+
+def _nothing_left(row: Mapping[str, Any]) -> bool:
+    return bool(row["agreement_mean"] == "")
+
+
+def _agreement(agreement: Sequence[Row]) -> list[dict[str, Any]]:
+    """A row for each layer of each round on the way to the sparsest ticket."""
+    drawn = []
+    for (task, backbone), cell in r.group(agreement, *r.CELL).items():
+        labels = r.short_names(r.distinct(cell, "layer"))
+        for (variant,), rows in r.group(cell, "variant").items():
+            seeds = r.group(rows, "seed").values()
+            way = {(row["round"], row["sparsity"]) for same in seeds for row in r.chain(same)}
+            for (index, sparsity, layer), events in r.group(rows, "round", "sparsity", "layer").items():
+                if (index, sparsity) in way:
+                    named: dict[str, Any] = {"task": task, "backbone": backbone, "variant": variant}
+                    named |= {"round": int(index), "sparsity": sparsity, "layer": layer, "label": labels[layer]}
+                    mean = r.summary("agreement", r.numbers(events, "agreement"), 6)["agreement_mean"]
+                    drawn.append(named | {"seeds": len(events), "agreement_mean": mean})
+    return drawn
+
+
+# --- similarity -------------------------------------------------------------------------------------------------------
+
+
+def mask_similarity(similarity: Sequence[Row]) -> Drawing:
+    """Cosine similarity of every two variants' masks, a triangle of pairs a task, backbone and sparsity."""
+    drawn = [{column: row[column] for column in MASK_SIMILARITY} for row in tables.similarity_csv(similarity)]
+    if not drawn:
+        return d.message(tables.NO_PAIRS), drawn
+    order = list(dict.fromkeys(name for row in drawn for name in (row["variant_a"], row["variant_b"])))
+    lines = []
+    for rows in d.cells_of(drawn).values():
+        lines.append([same for _, same in _by_sparsity(rows)])
+    with d.style():
+        square = 0.33  # inches of a number
+        width = square * max(3, len(order) - 1)
+        names = 0.2 + 0.08 * max(map(len, order))
+        lines = _wrapped(lines, width + names)
+        across = max(map(len, lines))
+        size = (1.5 + (width + names) * across, 0.5 + (square * max(2, len(order) - 1) + names + 0.4) * len(lines))
+        figure = Figure(figsize=size, layout="compressed")
+        grid = figure.add_gridspec(len(lines), across)
+        panels = []
+        for line, of_line in enumerate(lines):
+            for column, rows in enumerate(of_line):
+                panels.append(figure.add_subplot(grid[line, column]))
+                _triangle(panels[-1], rows, order)
+        scale = ScalarMappable(Normalize(0, 1), _COLORS)
+        bar = figure.colorbar(scale, ax=panels, shrink=min(1, 2 / size[1]), aspect=15, anchor=(0, 1))
+        bar.set_ticks([0, 1], labels=["as by chance", "equal masks"])
+        bar.outline.set_visible(False)
+        note = (
+            f"cosine similarity of masks, {d.seeds_note(drawn, spread=False)}\ncolours run from chance to equal masks"
+        )
+        figure.suptitle(note, fontsize=9, x=0.01, ha="left")
+    return figure, drawn
+
+
+def _triangle(axes: Axes, rows: Sequence[dict[str, Any]], order: Sequence[str]) -> None:
+    """A square with its number for every pair of variants, below the diagonal."""
+    chance = statistics.fmean(row["cosine_by_chance"] for row in rows)
+    found = {row[side] for row in rows for side in ("variant_a", "variant_b")}
+    variants = [name for name in order if name in found]
+    values = np.full((len(variants) - 1, len(variants) - 1), np.nan)
+    for row in rows:
+        column, line = sorted((variants.index(row["variant_a"]), variants.index(row["variant_b"])))
+        shade = _above(row["cosine_mean"], row["cosine_by_chance"])
+        values[line - 1, column] = shade
+        color = "black" if shade > 0.55 else "white"
+        axes.text(column, line - 1, _brief(row["cosine_mean"]), ha="center", va="center", fontsize=7, color=color)
+    axes.imshow(values, cmap=_COLORS, norm=Normalize(0, 1), interpolation="nearest")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(range(len(variants) - 1), variants[:-1], rotation=90)
+    axes.set_yticks(range(len(variants) - 1), variants[1:])
+    axes.tick_params(length=0)
+    title = f"{rows[0]['backbone']} on {rows[0]['task']}\n{r.percent(rows[0]['sparsity'])} %, chance {chance:.2f}"
+    axes.set_title(title, loc="left")
+
+
+def _brief(cosine: float) -> str:
+    """Two decimals; "1" is only what is equal."""
+    return "1" if cosine == 1 else ">.99" if cosine >= 0.995 else f"{cosine:.2f}".removeprefix("0")
+
+
+def mask_similarity_by_sparsity(similarity: Sequence[Row], metrics: Sequence[Row]) -> Drawing:
+    """Cosine similarity to a reference's mask (see `references`) against sparsity, a line a variant (Fig. 3, right).
+
+    Args:
+        similarity: rows of `collect.similarity`.
+        metrics: rows of `collect.metrics`: methods of the variants, and their order, so that colours are those of the
+            other figures.
+    """
+    chosen, drawn = references(metrics), []
+    for row in tables.similarity_csv(similarity):
+        reference = chosen[row["task"], row["backbone"]]
+        if reference in (row["variant_a"], row["variant_b"]):
+            own = row | {"reference": reference, "variant": _other(row, reference)}
+            drawn.append({column: own[column] for column in MASK_SIMILARITY_BY_SPARSITY})
+    if not drawn:
+        return d.message(tables.NO_PAIRS), drawn
+    with d.style():
+        styles = d.looks(r.distinct(metrics, "variant"))
+        figure = d.figure_of(drawn, d.WIDTH)
+        for axes, rows in d.panels(figure, drawn):
+            chances = {row["sparsity"]: row["cosine_by_chance"] for row in rows}
+            sparsities = sorted(chances, key=float)
+            places = {sparsity: place for place, sparsity in enumerate(sparsities)}
+            axes.plot([chances[sparsity] for sparsity in sparsities], **_CHANCE)
+            lines = d.variants_of(rows)
+            for position, variant in enumerate(lines):
+                shift = 0.1 * ((position + 0.5) / len(lines) - 0.5)  # so that equal lines do not hide one another
+                points = sorted(d.rows_of(rows, variant), key=lambda row: float(row["sparsity"]))
+                d.error_bars(
+                    axes, [places[row["sparsity"]] + shift for row in points], points, "cosine", styles[variant]
+                )
+            axes.set_xlim(-0.5, len(sparsities) - 0.5)
+            axes.set_ylim(0, 1.03)
+            axes.set_xticks(range(len(sparsities)), [r.percent(sparsity) for sparsity in sparsities])
+            axes.grid(visible=False, axis="x")
+            axes.set_xlabel("sparsity (%)")
+            axes.set_ylabel(f"cosine similarity\nto the mask of {rows[0]['reference']}")
+        legend = d.legend_of(figure, {name: styles[name] for name in styles if name in d.variants_of(drawn)}, drawn)
+        legend.set_title("variant")
+        handle = Line2D([], [], **_CHANCE, label="chance: random masks")
+        figure.legend(handles=[handle], loc="outside right lower", handlelength=3)
+    return figure, drawn
+
+
+_CHANCE: dict[str, Any] = {"color": "#cccccc", "linewidth": 5, "solid_capstyle": "round"}
+
+
+def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence[Row]) -> Drawing:
+    """How far above chance each layer's mask is like the reference's: panels and rows as in `layer_sparsity`.
+
+    Args:
+        similarity_layers: rows of `collect.similarity_layers`.
+        metrics: rows of `collect.metrics`, for the methods of the variants.
+    """
+    drawn = _likeness(similarity_layers, references(metrics))
+    if not drawn:
+        return d.message(tables.NO_PAIRS), drawn
+    colors, lines = Normalize(0, 1), []
+    for (task, backbone), rows in d.cells_of(drawn).items():
+        variants, reference = d.variants_of(rows), rows[0]["reference"]
+        lines.append(
+            [
+                _Panel(
+                    title=f"{backbone} on {task}\n{r.percent(sparsity)} %, against {reference}",
+                    rows={variant: d.rows_of(same, variant) for variant in variants},
+                    value="above_chance",
+                    colors=colors,
+                    marked=lambda row: row["empty_seeds"] > 0,
+                )
+                for sparsity, same in _by_sparsity(rows)
+            ]
+        )
+    note = f"similarity of each layer's mask to that of one variant, {d.seeds_note(drawn, spread=False)}"
+    note += "\n0: as random masks that keep as many weights of the layer, 1: equal masks"
+    return _maps_of_layers(lines, note, "cosine above chance", "one of the two keeps no weight in some seed"), drawn
+
+
+def _likeness(similarity_layers: Sequence[Row], chosen: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
+    """A row for each layer, sparsity and variant with the similarity to the mask of the chosen reference."""
+    drawn = []
+    for (task, backbone), cell in r.group(similarity_layers, *r.CELL).items():
+        reference, labels = chosen[task, backbone], r.short_names(r.distinct(cell, "layer"))
+        own = [{**row, "variant": _other(row, reference)} for row in cell if reference in _pair(row)]
+        for (sparsity, variant, layer), rows in r.group(own, "sparsity", "variant", "layer").items():
+            both = [row for row in rows if float(row["kept_a"]) and float(row["kept_b"])]
+            named: dict[str, Any] = {"task": task, "backbone": backbone, "reference": reference, "sparsity": sparsity}
+            named |= {"variant": variant, "layer": layer, "label": labels[layer], "seeds": len(rows)}
+            named |= {
+                "cosine_mean": "",
+                "cosine_by_chance": "",
+                "above_chance": "",
+                "empty_seeds": len(rows) - len(both),
+            }
+            if both:
+                mean, chance = statistics.fmean(r.numbers(both, "cosine")), r.by_chance(both)["cosine"]
+                values = {"cosine_mean": mean, "cosine_by_chance": chance, "above_chance": _above(mean, chance)}
+                named |= {name: round(value, 6) for name, value in values.items()}
+            drawn.append(named)
+    return drawn
+
+
+def references(metrics: Sequence[Row]) -> dict[tuple[str, str], str]:
+    """For each task and backbone the variant that masks are held against: the first of method one_shot.
+
+    Where there is none, the first that prunes.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for (task, backbone), rows in r.group(metrics, *r.CELL).items():
+        pruned = [row for row in rows if float(r.cell(row, "sparsity"))]
+        if pruned:  # the least by a key that is the same is the first
+            found[task, backbone] = min(pruned, key=lambda row: row["method"] != "one_shot")["variant"]
+    return found
+
+
+def _pair(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["variant_a"], row["variant_b"]
+
+
+def _other(row: Mapping[str, Any], reference: str) -> str:
+    a, b = _pair(row)
+    return b if a == reference else a
+
+
+def _above(cosine: float, chance: float) -> float:
+    """Where a cosine lies between chance, 0, and equal masks, 1."""
+    return max(0.0, (cosine - chance) / (1 - chance)) if chance < 1 else 1.0
+
+
+# --- maps of layers ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Panel:
+    """A heat map with a column for each layer.
+
+    Attributes:
+        title: above it.
+        rows: what it draws, by the names of its lines.
+        value: the column of a row that its colour is of, times `scale`; empty: none.
+        colors: the scale of the values.
+        marked: whether a row has a cross on it.
+    """
+
+    title: str
+    rows: Mapping[str, Sequence[Mapping[str, Any]]]
+    value: str
+    scale: float = 1
+    colors: Normalize
+    marked: Callable[[Mapping[str, Any]], bool] = lambda _: False
+
+    @property
+    def labels(self) -> list[str]:
+        """Short names of the layers."""
+        return list(dict.fromkeys(row["label"] for rows in self.rows.values() for row in rows))
+
+
+def _maps_of_layers(
+    lines: Sequence[Sequence[_Panel]], note: str, bar_label: str, mark: str = "", rows_are: str = ""
+) -> Figure:
+    """Panels in lines; a line that is too long goes on in the next.
+
+    Args:
+        lines: the panels.
+        note: above them.
+        bar_label: what the colours are.
+        mark: what a cross is; in the legend where there is one.
+        rows_are: what the lines of a panel are, written beside the first panel of each line.
+    """
+    with d.style():
+        panels = [panel for line in lines for panel in line]
+        width = min(max(2.6, 0.15 * max(len(panel.labels) for panel in panels)), 5.5)
+        names = 0.075 * max(len(name) for panel in panels for name in panel.rows)
+        lines = _wrapped(lines, width + 0.9)
+        across = max(map(len, lines))
+        heights = [max(1.1, 0.21 * max(len(panel.rows) for panel in line)) for line in lines]
+        size = (0.5 + names + (width + 0.9) * across, 0.5 + sum(heights) + 1.25 * len(lines))
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.06))
+        grid = figure.add_gridspec(len(lines), across, height_ratios=heights)
+        marked = False
+        for line, of_line in enumerate(lines):
+            for column, panel in enumerate(of_line):
+                axes = figure.add_subplot(grid[line, column])
+                marked |= _heatmap(axes, panel, width)
+                axes.set_title(panel.title, loc="left")
+                axes.tick_params(labelleft=column == 0 or [*panel.rows] != [*of_line[column - 1].rows])
+                if column == 0 and rows_are:
+                    axes.set_ylabel(rows_are)
+                bar = figure.colorbar(ScalarMappable(panel.colors, _COLORS), ax=axes, pad=0.02, aspect=15)
+                bar.set_label(bar_label)
+                bar.outline.set_visible(False)
+        figure.suptitle(note, fontsize=9, x=0.01, ha="left")
+        if marked:
+            handle = Line2D([], [], **_CROSS, label=mark)
+            figure.legend(handles=[handle], loc="outside lower right")
+    return figure
+
+
+_CROSS: dict[str, Any] = {
+    "marker": "X",
+    "color": "#D55E00",
+    "markeredgecolor": "white",
+    "markersize": 7,
+    "linestyle": "",
+}
+"""Seen on every colour of a map."""
+
+
+def _heatmap(axes: Axes, panel: _Panel, width: float) -> bool:
+    """A cell a line and layer; grey where there is nothing, a thin line between blocks. Whether any is marked."""
+    labels = panel.labels
+    values: npt.NDArray[np.float64] = np.full((len(panel.rows), len(labels)), np.nan)
+    at = {label: index for index, label in enumerate(labels)}
+    crosses = []
+    for line, rows in enumerate(panel.rows.values()):
+        for row in rows:
+            if row[panel.value] != "":
+                values[line, at[row["label"]]] = row[panel.value] * panel.scale
+            if panel.marked(row):
+                crosses.append((at[row["label"]], line))
+    axes.imshow(values, cmap=_COLORS, norm=panel.colors, aspect="auto", interpolation="nearest")
+    if crosses:
+        axes.plot(*zip(*crosses, strict=True), **_CROSS)
+    axes.set_facecolor("#dddddd")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.set_yticks(range(len(panel.rows)), list(panel.rows))
+    blocks = [label.split(" ")[0] for label in labels]
+    starts = [index for index in range(1, len(labels)) if blocks[index] != blocks[index - 1]]
+    for start in starts:
+        axes.axvline(start - 0.5, color="white", linewidth=0.8)
+    step = ceil(0.12 * len(labels) / width)  # a label needs 0.12 inch
+    if step > 1 and starts:
+        # only whole blocks, or an even part of one, so that the labels keep step with the blocks
+        step = next((part for part in range(step, starts[0] + 1) if starts[0] % part == 0), step)
+    axes.set_xticks(range(0, len(labels), step), list(labels)[::step], rotation=90, fontsize=7.5)
+    axes.tick_params(length=0)
+    return bool(crosses)
+
+
+def _scale(values: Sequence[float]) -> Normalize:
+    return Normalize(min(values), max(max(values), min(values) + 0.01))
+
+
+def _by_sparsity(drawn: Iterable[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Rows by sparsity, ascending."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in drawn:
+        found.setdefault(row["sparsity"], []).append(row)
+    return sorted(found.items(), key=lambda item: float(item[0]))
+
+
+def _wrapped(lines: Sequence[Sequence[_T]], width: float) -> list[list[_T]]:
+    """Lines of things that are `width` inches wide, none longer than a page is wide."""
+    most = max(1, int(_LINE / width))
+    return [list(line[start : start + most]) for line in lines for start in range(0, len(line), most)]

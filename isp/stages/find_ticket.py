@@ -1,0 +1,68 @@
+"""A ticket in one job: of methods that prune within one run, or whose rounds are not known beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp import artifacts
+from isp.api import save_ticket
+from isp.costs import Measured
+from isp.families import find_tickets, make_method
+from isp.sparsity import parse_sparsity
+from isp.stages._options import (
+    Backbone,
+    Data,
+    Device,
+    Limits,
+    MethodName,
+    MethodSettings,
+    Output,
+    Seed,
+    Sparsity,
+    Task,
+    Threads,
+    Training,
+)
+from isp.stages._work import Setup, inputs, taken, working
+
+VERSION = 1
+
+
+def find_ticket(
+    initial: Annotated[Path, typer.Option(help="The state to begin from, from `isp initialise`.")],
+    method: MethodName,
+    settings: MethodSettings,
+    sparsity: Sparsity,
+    backbone: Backbone,
+    task: Task,
+    seed: Seed,
+    data: Data,
+    training: Training,
+    limits: Limits,
+    output: Output,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Run a method from the initial state to step T and write the ticket; all its seconds count as finding."""
+    setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
+    chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
+    with working(output, threads=threads, device=device) as work:
+        state, about = artifacts.load_state(initial)
+        trainer = setup.trainer(state, about, work.progress)
+        (ticket,) = find_tickets(chosen, trainer, state, [target])
+        origin = {
+            **ticket.origin,
+            "stage": "find_ticket",
+            "version": VERSION,
+            "architecture": about["architecture"],
+            **setup.described(),
+            **inputs(initial=initial, data=data),
+            **taken(work.measured(), Measured()),
+        }
+        weights = {name: tensor.cpu() for name, tensor in ticket.weights.items()}
+        mask = {name: kept.cpu() for name, kept in ticket.mask.items()}
+        save_ticket(output, replace(ticket, weights=weights, mask=mask, origin=origin))
