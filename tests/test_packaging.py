@@ -61,7 +61,11 @@ def test_what_is_installed_is_what_is_locked(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("study", "page"), [("quick", "README"), ("glue", "README"), ("mnist", "README"), ("full", "docs/full")]
+    ("study", "page"),
+    [
+        *(("quick", "README"), ("glue", "README"), ("mnist", "README")),
+        *(("full", "docs/full"), ("ablation_rule", "docs/superposition")),
+    ],
 )
 def test_pages_show_the_committed_results(study: str, page: str) -> None:
     """No number is typed into a table of scores."""
