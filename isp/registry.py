@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import sys
 from functools import cache
 from pathlib import Path
@@ -54,13 +53,11 @@ def _load_file(path: Path) -> ModuleType:
     name = f"isp_method_{path.stem}_{hashlib.sha256(content).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
     sys.modules[name] = module  # where pydantic looks for the names in annotations
     try:
-        spec.loader.exec_module(module)
+        # What was read is what runs: Python's own loader may take an older file's byte code, and leaves some beside it.
+        exec(compile(content, str(path), "exec"), module.__dict__)
         missing = [each for each in ("FAMILY", "VERSION", "Settings") if not hasattr(module, each)]
         if missing:
             raise ConfigError(f"method {str(path)!r}: defines no {' and no '.join(missing)}")

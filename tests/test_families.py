@@ -209,54 +209,6 @@ def test_a_method_that_looks_at_batches_pays_for_them(make: MakeTrainer, monkeyp
 # --- iterative --------------------------------------------------------------------------------------------------------
 
 
-def test_lth_equals_a_naive_implementation_to_the_bit(make: MakeTrainer) -> None:
-    """0.4, 0.64, then 0.75: four trainings, each from the initial weights, head included."""
-    trainer = make()
-    (ticket,) = find(trainer, "lth", "0.75")
-    names = sorted(trainer.prunable)
-    initial, mask = tiny_model(), {}
-    for reached in (None, 0.4, 0.64, 0.75):
-        if reached is not None:
-            flat = torch.cat([model.get_parameter(n).detach().abs().flatten() for n in names]).tolist()  # noqa: F821
-            ranked = sorted(range(len(flat)), key=lambda i: (-flat[i], i))[: 592 - round(592 * reached)]
-            kept = torch.zeros(592, dtype=torch.bool).index_fill_(0, torch.tensor(ranked), True)
-            parts = kept.split([initial.get_parameter(n).numel() for n in names])
-            mask = {n: part.view_as(initial.get_parameter(n)) for n, part in zip(names, parts, strict=True)}
-        model = copy.deepcopy(initial)
-        with torch.no_grad():
-            for n in mask:
-                model.get_parameter(n).mul_(mask[n])
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.1, fused=True)
-        for step in range(30):
-            torch.manual_seed(named_seed("step", seed=0, step=step))
-            inputs, labels = trainer.examples.batch(trainer.order(step))
-            nn.functional.cross_entropy(model(inputs), labels).backward()
-            for n in mask:
-                model.get_parameter(n).grad.mul_(mask[n])
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.param_groups[0]["lr"] = learning_rate(trainer.training, step)
-            optimizer.step()
-            optimizer.zero_grad()
-    assert equal(ticket.weights, model.state_dict())
-
-
-def test_lth_costs_by_hand_and_shares_its_rounds(make: MakeTrainer) -> None:
-    trainer = make()
-    tickets = find(trainer, "lth", "0.64", "0.7", "0.75")
-    assert [(t.finding.steps, t.retraining.steps) for t in tickets] == [(60, 30), (90, 30), (90, 30)]
-    assert [record["sparsity"] for record in tickets[2].rounds] == ["0.4000", "0.6400", "0.7500"]
-    # dense, 0.4, 0.64 (both a target and the chain's own), 0.7, 0.75
-    assert (
-        planned_steps(make_method("lth", {"rate": 0.4}), trainer.training, 80, [t.sparsity for t in tickets]) == 5 * 30
-    )
-
-
-@pytest.mark.parametrize("name", [n for n in PRUNING if registry.load("method", n).FAMILY == "iterative"])
-def test_masks_of_rounds_nest(make: MakeTrainer, name: str) -> None:
-    low, high = find(make(), name, "0.4", "0.64")
-    assert equal(masks.intersection(low.mask, high.mask), high.mask)
-
-
 def trained(trainer: Trainer, model: nn.Module, optimizer: Any, steps: range, mask: dict[str, torch.Tensor]) -> None:
     """The loop without any of our code but the order of the data and the seeds."""
     with torch.no_grad():
@@ -288,6 +240,36 @@ def largest(model: nn.Module, names: tuple[str, ...], num: int) -> dict[str, tor
     kept = torch.zeros(len(flat), dtype=torch.bool).index_fill_(0, flat.argsort(descending=True)[:num], True)
     parts = kept.split([model.get_parameter(n).numel() for n in sorted(names)])
     return {n: part.view_as(model.get_parameter(n)) for n, part in zip(sorted(names), parts, strict=True)}
+
+
+def test_lth_equals_a_naive_implementation_to_the_bit(make: MakeTrainer) -> None:
+    """0.4, 0.64, then 0.75: four trainings, each from the initial weights, head included."""
+    trainer = make()
+    (ticket,) = find(trainer, "lth", "0.75")
+    mask: dict[str, torch.Tensor] = {}
+    for reached in (0.4, 0.64, 0.75, None):
+        model = tiny_model()
+        trained(trainer, model, adamw(model), range(30), mask)
+        if reached is not None:
+            mask = largest(model, trainer.prunable, 592 - round(592 * reached))
+    assert equal(ticket.weights, model.state_dict())
+
+
+def test_lth_costs_by_hand_and_shares_its_rounds(make: MakeTrainer) -> None:
+    trainer = make()
+    tickets = find(trainer, "lth", "0.64", "0.7", "0.75")
+    assert [(t.finding.steps, t.retraining.steps) for t in tickets] == [(60, 30), (90, 30), (90, 30)]
+    assert [record["sparsity"] for record in tickets[2].rounds] == ["0.4000", "0.6400", "0.7500"]
+    # dense, 0.4, 0.64 (both a target and the chain's own), 0.7, 0.75
+    assert (
+        planned_steps(make_method("lth", {"rate": 0.4}), trainer.training, 80, [t.sparsity for t in tickets]) == 5 * 30
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in PRUNING if registry.load("method", n).FAMILY == "iterative"])
+def test_masks_of_rounds_nest(make: MakeTrainer, name: str) -> None:
+    low, high = find(make(), name, "0.4", "0.64")
+    assert equal(masks.intersection(low.mask, high.mask), high.mask)
 
 
 def test_rewinding_goes_back_to_weights_and_moments_of_a_step(make: MakeTrainer) -> None:

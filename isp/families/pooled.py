@@ -20,10 +20,8 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
     return iterative.planned_steps(method, training, num_examples, sparsities)
 
 
-def pool(
-    method: Method, ticket: Ticket, rounds: Sequence[Mapping[str, Tensor]], validation: Validation
-) -> tuple[Ticket, Cost]:
-    """The pooled ticket, and what the evaluations cost.
+def pool(method: Method, ticket: Ticket, rounds: Sequence[Mapping[str, Tensor]], validation: Validation) -> Ticket:
+    """The pooled ticket; the evaluations are part of its cost.
 
     All that the ticket cost counts as finding: its own training is an ingredient like the others.
 
@@ -48,7 +46,7 @@ def pool(
     )
     cost = sum([validation.cost] * evaluations, Cost())
     record: dict[str, Any] = {"pooled": taken, "evaluations": evaluations}
-    pooled = replace(
+    return replace(
         ticket,
         method=method.name,
         mask=mask,
@@ -57,7 +55,6 @@ def pool(
         retraining=Cost(),
         rounds=[*ticket.rounds, record],
     )
-    return pooled, cost
 
 
 def tickets(
@@ -65,5 +62,4 @@ def tickets(
 ) -> Iterator[Ticket]:
     """One ticket a sparsity; the rounds are shared."""
     for ticket, rounds in iterative.tickets_and_rounds(method, trainer, initial, sparsities):
-        pooled, _ = pool(method, ticket, rounds, validation)
-        yield pooled
+        yield pool(method, ticket, rounds, validation)

@@ -47,7 +47,7 @@ def pool_tickets(
         examples = made.examples({name: each.to(device) for name, each in tensors.items()}, architecture, "none")
         chooses = validation_by(model, examples, definition.metrics[0])
         rounds = [load_ticket(path).weights for path in candidate]
-        ticket_, _ = pooled.pool(chosen, found, rounds, chooses)
+        best = pooled.pool(chosen, found, rounds, chooses)
         before = found.origin["measured"]
         took = Measured(**before["finding"]) + Measured(**before["retraining"]) + work.measured()
         kept: dict[str, Any] = {key: found.origin[key] for key in ("architecture", "training", "seed", "limits")}
@@ -62,6 +62,6 @@ def pool_tickets(
             **inputs(ticket=ticket, candidates=candidate, validation=validation),
             **taken(took, Measured()),
         }
-        made_ticket = replace(ticket_, origin=origin)
-        check_ticket(made_ticket)
-        save_ticket(output, made_ticket)
+        best = replace(best, origin=origin)
+        check_ticket(best)
+        save_ticket(output, best)
