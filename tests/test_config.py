@@ -106,7 +106,7 @@ MALFORMED = [
     (f"{ISP}.rate", 1e-9, "rate = 1e-09: input should be greater than or equal to 0.001"),
     (f"{ISP}.rates", 0.1, "unknown key 'rates'; did you mean 'rate'? (allowed: "),
     (f"{ISP}.rate_of", "left", "rate_of = 'left': input should be 'remaining' or 'original'"),
-    (f"{ISP}.rule", "vote", "rule = 'vote': input should be 'votes', 'mean_score', 'union' or"),
+    (f"{ISP}.rule", "vote", "rule = 'vote': input should be 'mean_score', 'votes', 'union' or"),
     (f"{ISP}.denoisers", -1, "denoisers = -1: input should be greater than or equal to 0"),
     (f"{ISP}.look_ahead_steps", 0, "look_ahead_steps = 0: input should be greater than or equal to 1"),
     (f"{ISP}.learning_rate_factors", [2, 1], "learning_rate_factors = [2.0, 1.0]: allowed are two numbers with 0 <"),

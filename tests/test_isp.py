@@ -18,12 +18,13 @@ from isp.errors import ConfigError, TrainingDiverged
 from isp.families import Ticket, denoised, find_tickets, make_method, planned_steps
 from isp.methods import isp
 from isp.seeds import seed as named_seed
-from isp.sparsity import parse_sparsity
+from isp.sparsity import Scope, parse_sparsity
 from isp.training import BatchOrder, Trainer, state_of
 from tests.conftest import Noisy, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
 QUICK: dict[str, Any] = {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 3, "look_ahead_steps": 4}
+RULES: list[isp.Rule] = ["mean_score", "votes", "union", "literal"]
 
 
 def find(trainer: Trainer, *sparsities: str, method: str = "isp", **settings: Any) -> list[Ticket]:
@@ -65,7 +66,7 @@ def random_event(seed: int) -> tuple[masks.Weights, masks.Mask, list[dict[str, t
     return weights, within, copies
 
 
-@pytest.mark.parametrize("rule", ["votes", "mean_score", "union", "literal"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("seed", range(3))
 def test_rules_are_exact_stay_within_and_do_not_see_the_order(rule: isp.Rule, seed: int) -> None:
     weights, within, copies = random_event(seed)
@@ -83,7 +84,7 @@ def test_rules_are_exact_stay_within_and_do_not_see_the_order(rule: isp.Rule, se
 def test_literal_equals_magnitude_and_the_other_rules_do_not(seed: int) -> None:
     weights, within, copies = random_event(seed)
     plain = masks.prune_by_magnitude(weights, Decimal("0.6"), within)
-    for rule in ("votes", "mean_score", "union", "literal"):
+    for rule in RULES:
         settings = isp.Settings(rule=rule)
         weak = [isp.weak(settings.contribution, copy, Decimal("0.6"), within) for copy in copies]
         mask = isp.superpose(rule, weights, weak, Decimal("0.6"), within)
@@ -96,6 +97,19 @@ def test_agreement_by_hand() -> None:
     third = pytest.approx(1 / 3)  # every pair shares one of three
     assert isp.agreement(WEAK) == (third, {"a": third})
     assert isp.agreement(WEAK[:1]) is None
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_agreement_is_recorded_whatever_the_copies_contribute(scope: Scope) -> None:
+    """Averaged magnitudes are cut once; what is compared are the masks that the copies would have been pruned to."""
+    weights, within, copies = random_event(0)
+    found = {}
+    for rule in RULES:
+        parts = [isp.weak(isp.Settings(rule=rule).contribution, copy, HALF, within, scope) for copy in copies]
+        record = denoised.aggregate(rule, weights, parts, HALF, within, {}, scope).record
+        found[rule] = record["agreement"], record["agreement_by_layer"]
+    assert 0 < found["votes"][0] < 1
+    assert all(other == found["votes"] for other in found.values())
 
 
 def test_agreement_of_layers_by_hand() -> None:
@@ -237,7 +251,7 @@ def naive_isp(sparsity: float, settings: isp.Settings, total: int, batch_size: i
     return model
 
 
-@pytest.mark.parametrize("rule", ["votes", "mean_score", "union", "literal"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("optimizer", ["inherited", "fresh"])
 def test_isp_equals_the_naive_implementation_to_the_bit(make: MakeTrainer, rule: str, optimizer: str) -> None:
     settings = {**QUICK, "rule": rule, "optimizer": optimizer}
@@ -283,7 +297,7 @@ def test_the_authors_code_equals_the_naive_implementation_to_the_bit(make: MakeT
 
 
 def test_an_adjustment_at_the_target_needs_a_union() -> None:
-    with pytest.raises(ConfigError, match="adjust = 'target' with rule = 'votes'"):
+    with pytest.raises(ConfigError, match="adjust = 'target' with rule = 'mean_score'"):
         make_method("isp", {"adjust": "target"})
 
 
@@ -299,14 +313,15 @@ def test_rounds_that_stop_early_by_hand() -> None:
 def test_no_denoisers_and_the_literal_rule_both_equal_plain_magnitude_pruning(make: MakeTrainer) -> None:
     (none,) = find(make(), "0.85", **QUICK | {"denoisers": 0})
     (literal,) = find(make(), "0.85", method="isp_literal", **QUICK)
-    (votes,) = find(make(), "0.85", **QUICK)
+    (averaged,) = find(make(), "0.85", **QUICK)
     assert equal(none.weights, literal.weights)
     assert equal(none.weights, naive_isp(0.85, isp.Settings(**QUICK | {"denoisers": 0}), 30, 16).state_dict())
-    assert not equal(none.weights, votes.weights)
+    assert not equal(none.weights, averaged.weights)
 
 
-def test_the_default_rule_changes_something_in_every_round(make: MakeTrainer) -> None:
-    (ticket,) = find(make(learning_rate=0.03), "0.85", **QUICK | {"look_ahead_steps": 10})
+@pytest.mark.parametrize("rule", ["mean_score", "votes"])
+def test_denoisers_change_something_in_every_round(make: MakeTrainer, rule: str) -> None:
+    (ticket,) = find(make(learning_rate=0.03), "0.85", **QUICK | {"look_ahead_steps": 10, "rule": rule})
     assert [record["changed"] > 0 for record in ticket.rounds] == [True] * 4
     assert all(0 < record["agreement"] < 1 for record in ticket.rounds)
     for record in ticket.rounds:
@@ -354,9 +369,14 @@ def test_look_ahead_beyond_the_budget_stands_still(make: MakeTrainer) -> None:
     assert equal(copied, trainer.prunable_weights(end))
 
 
-def test_rounds_through_files_with_fresh_objects_for_each_step(make: MakeTrainer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", ["mean_score", "votes"])
+def test_rounds_through_files_with_fresh_objects_for_each_step(make: MakeTrainer, tmp_path: Path, rule: str) -> None:
     """Segments, look-aheads, aggregation and retraining as jobs that know nothing but what earlier ones wrote."""
-    settings = isp.Settings(**QUICK)
+    settings = isp.Settings(**QUICK, rule=rule)
+    save, load = {
+        "magnitudes": (artifacts.save_weights, artifacts.load_weights),
+        "mask": (artifacts.save_mask, artifacts.load_mask),
+    }[settings.contribution]
     rounds = isp.rounds(settings, parse_sparsity("0.85"), 5, 30)
     artifacts.save_state(tmp_path / "state", state_of(tiny_model()), {})
     within = None
@@ -368,8 +388,8 @@ def test_rounds_through_files_with_fresh_objects_for_each_step(make: MakeTrainer
             state, _ = artifacts.load_state(tmp_path / "state")
             copied, _ = denoised.look_ahead(settings, make(), state, within, round_.index, index)
             weak = isp.weak(settings.contribution, copied, round_.sparsity, within)
-            artifacts.save_mask(tmp_path / f"weak{index}", weak, {})
-        contributions = [artifacts.load_mask(tmp_path / f"weak{index}")[0] for index in range(settings.denoisers)]
+            save(tmp_path / f"weak{index}", weak, {})
+        contributions = [load(tmp_path / f"weak{index}")[0] for index in range(settings.denoisers)]
         state, _ = artifacts.load_state(tmp_path / "state")
         weights = make().prunable_weights(state)
         event = denoised.aggregate(settings.rule, weights, contributions, round_.sparsity, within, {})
@@ -379,7 +399,7 @@ def test_rounds_through_files_with_fresh_objects_for_each_step(make: MakeTrainer
         state, _ = artifacts.load_state(tmp_path / "state")
         state, _ = make().run(state, stop, within)
         artifacts.save_state(tmp_path / "state", state, {})
-    (ticket,) = find(make(), "0.85", **QUICK)
+    (ticket,) = find(make(), "0.85", **QUICK, rule=rule)
     assert equal(state.weights, ticket.weights)
 
 

@@ -79,9 +79,9 @@ def test_a_row_for_every_ticket_and_every_output(smoke: Path) -> None:
         for suffix in ("png", "pdf", "csv"):
             assert (folder / "figures" / f"{figure}.{suffix}").stat().st_size > 0
     for name in ("scores.csv", "scores.md", "costs.csv", "costs.md", "similarity.csv", "similarity.md"):
-        assert "isp_mean_score" in (folder / "tables" / name).read_text()
+        assert "isp_votes" in (folder / "tables" / name).read_text()
     assert {row["variant"] for row in rows(folder / "rounds.csv")} == {
-        *("isp", "isp_n0", "isp_union", "isp_mean_score", "isp_layer", "isp_literal", "isp_code")
+        *("isp", "isp_n0", "isp_union", "isp_votes", "isp_layer", "isp_literal", "isp_code")
     }
 
 
@@ -109,8 +109,8 @@ def test_every_two_masks_are_compared(smoke: Path) -> None:
         one, two = (mask[row["layer"]].numpy() for mask in masks.values())
         assert float(row["jaccard"]) == pytest.approx((one & two).sum() / (one | two).sum(), abs=1e-6)
     agreed = {row["variant"] for row in rows(folder / "agreement.csv")}
-    assert {"isp", "isp_union", "isp_literal"} <= agreed
-    assert not {"isp_n0", "isp_mean_score", "lth"} & agreed  # none of them has weak masks
+    assert {"isp", "isp_votes", "isp_union", "isp_literal"} <= agreed
+    assert not {"isp_n0", "lth"} & agreed  # none of them has weak masks
 
 
 def test_a_collapsed_layer_is_warned_of(smoke: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,11 +212,11 @@ def assert_same(found: Ticket, expected: Ticket) -> None:
 
 def test_a_stage_in_a_fresh_process_gives_the_same_bits(smoke: Path, tmp_path: Path) -> None:
     """What the workflow's fork server made, made again by a process of its own."""
-    made = smoke / RUN / "isp/round1/to0.6000/weak1.safetensors"
+    made = smoke / RUN / "isp_votes/round1/to0.6000/weak1.safetensors"
     mask, about = artifacts.load_mask(made)
     options = {
-        "state": smoke / RUN / "isp/round1/state.safetensors",
-        "within": smoke / RUN / "isp/round0/to0.5000/mask.safetensors",
+        "state": smoke / RUN / "isp_votes/round1/state.safetensors",
+        "within": smoke / RUN / "isp_votes/round0/to0.5000/mask.safetensors",
         "data": smoke / "resources/prepared/clip_tiny/digits/train.safetensors",
         "settings": json.dumps(about["settings"]),
         "training": json.dumps(about["training"]),
@@ -355,23 +355,28 @@ def of(*variants: str, but: tuple[str, ...] = ()) -> Callable[[set[str]], set[st
 
 
 ISP = "variants.isp.settings"
-FIRST_WEAK = ("isp/round0/to0.5000/weak0.safetensors", "isp/round0/to0.5000/weak1.safetensors")
 FIRST_STATE, UNION_STATE = "isp/round0/state.safetensors", "isp_union/round0/state.safetensors"
+
+
+def of_first_round(variant: str) -> tuple[str, ...]:
+    """The state and the copies of a variant's round 0."""
+    names = ("state", "to0.5000/weak0", "to0.5000/weak1")
+    return tuple(f"{variant}/round0/{name}.safetensors" for name in names)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "reruns"),
     [
         # N: one more copy in round 0; everything after its mask, but not the copies and the state that were there
-        (f"{ISP}.denoisers", 3, of("isp", but=(FIRST_STATE, *FIRST_WEAK))),
+        (f"{ISP}.denoisers", 3, of("isp", but=of_first_round("isp"))),
         # C: the copies of round 0 and everything after them
         (f"{ISP}.look_ahead_steps", 3, of("isp", but=(FIRST_STATE,))),
-        # the rule: the masks of round 0 and everything after them
         # what is chosen by validation examples, and all scores
         ("tasks.digits.num_validation", 41, lambda files: scored(files) | of("lottery_pools", "pools_alone")(files)),
-        (f"{ISP}.rule", "union", of("isp", but=(FIRST_STATE, *FIRST_WEAK))),
-        # what is made of the copies is the same for another rule, but not for mean_score
-        (f"{ISP}.rule", "mean_score", of("isp", but=(FIRST_STATE,))),
+        # the rule: the masks of round 0 and everything after them
+        ("variants.isp_votes.settings.rule", "union", of("isp_votes", but=of_first_round("isp_votes"))),
+        # and the copies, if the rule asks them for magnitudes instead of masks
+        (f"{ISP}.rule", "union", of("isp", but=(FIRST_STATE,))),
         # and what pooled its rounds, which are now others'
         ("variants.lth.settings.rate", 0.4, of("lth", "lottery_pools")),
         # an equal budget follows the variant whose steps it has
@@ -641,7 +646,10 @@ def test_a_malformed_study_file_is_named_before_anything_is_written(tmp_path: Pa
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(changed("variants.isp.settings.rule", "vote")))
     done = snakemake(tmp_path, study=tmp_path / "bad.yaml")
     assert done.returncode
-    assert "bad.yaml: variants.isp: settings of method 'isp': rule = 'vote': input should be 'votes'" in done.stderr
+    assert (
+        "bad.yaml: variants.isp: settings of method 'isp': rule = 'vote': input should be 'mean_score', 'votes', "
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "results").exists()
 

@@ -118,7 +118,9 @@ def aggregate(
     mask = isp.superpose(rule, weights, contributions, sparsity, within, scope, adjust)
     changed = isp.changed(mask, weights, sparsity, within, scope)
     record = {**about, "sparsity": str(sparsity), "changed": changed}
-    agreed = None if rule == "mean_score" else isp.agreement(contributions)  # type: ignore[arg-type]
+    if rule == "mean_score":  # compare the masks that the copies would have been pruned to
+        contributions = [masks.prune_by_magnitude(copy, sparsity, within, scope=scope) for copy in contributions]
+    agreed = isp.agreement(contributions)  # type: ignore[arg-type]
     record["agreement"], record["agreement_by_layer"] = agreed or (None, None)
     return Event(mask=mask, record=record)
 

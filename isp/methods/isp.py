@@ -7,8 +7,9 @@ is training at the final mask.
 
 Departure, and why: Algorithm 2 as written puts the current weights' own magnitude mask into the union and then takes
 the largest current weights inside the union, which is that own mask again, whatever the look-aheads found. So the rule
-of superposition is a setting (`rule`), and the default follows the abstract ("superpose them to average out the
-noise"): the votes of the look-ahead masks. `isp_literal` is the text taken literally.
+of superposition is a setting (`rule`). The default, chosen on validation data (docs/superposition.md), averages the
+copies' magnitudes and cuts once: the abstract's "superpose them to average out the noise", with the averaging before
+the cut. `votes` counts the masks, cut one by one; `isp_literal` is the text taken literally.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from isp.seeds import seed as named_seed
 from isp.sparsity import PLACES, Scope, sparsities_to
 
 FAMILY: Family = "denoised"
-VERSION = 1
+VERSION = 2
 
-Rule = Literal["votes", "mean_score", "union", "literal"]
+Rule = Literal["mean_score", "votes", "union", "literal"]
 Contribution = Literal["mask", "magnitudes"]
 
 
@@ -78,7 +79,7 @@ class Settings(LookAhead, Scored):
     rate_of: Literal["remaining", "original"] = Field(default="remaining", description="what `rate` is a share of")
     segment_fraction: float = Field(default=0.075, gt=0, le=1, description="t as a share of the steps of an epoch")
     denoisers: int = Field(default=5, ge=0, description="N, look-ahead copies a round; 0: plain magnitude pruning")
-    rule: Rule = Field(default="votes", description="how the weak masks are superposed")
+    rule: Rule = Field(default="mean_score", description="how the weak masks are superposed")
     adjust: Literal["rounds", "target"] = Field(
         default="rounds",
         description="whether a union is pruned to the exact sparsity in every round, or only at the target",
@@ -230,8 +231,8 @@ def superpose(
 
     Every rule is exchangeable (the order of the copies does not matter), and with no copies each is magnitude pruning.
 
-    - votes: keep the weights that most look-ahead masks keep, ties by current |w| (the abstract's averaging).
-    - mean_score: keep the largest mean look-ahead |w|, ties by current |w|.
+    - mean_score: keep the largest mean look-ahead |w|, ties by current |w| (the default).
+    - votes: keep the weights that most look-ahead masks keep, ties by current |w|.
     - union: keep the largest current |w| inside the union of the look-ahead masks.
     - literal: the same with the current weights' own mask in the union, the text of Algorithm 2. It equals magnitude
       pruning: the union contains the k largest current weights, and the adjustment takes the k largest inside it.

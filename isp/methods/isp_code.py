@@ -3,7 +3,7 @@
 It differs from the paper, and from `isp`, in what is a setting of its own each:
 
 - `rule: union` and `adjust: target`: a round's mask is the union of the look-ahead masks alone, and it is not pruned
-  back to the round's sparsity, so that more weights live on than s says (`isp`: votes, exact in every round).
+  back to the round's sparsity, so that more weights live on than s says (`isp`: mean magnitude, exact in every round).
 - `rounds: measured`: a round prunes s of what the union has left, so their number is not known beforehand.
 - `stop_within: 0.05`: less than 5 points from the target the rest is pruned at once, without look-aheads.
 - `optimizer: fresh` and `warmup_steps: 500`: a copy starts AdamW anew and warms up for 500 steps, of which it does a

@@ -14,7 +14,7 @@ from isp.sparsity import parse_sparsity
 from isp.stages._options import Output, Round, Scope, Sparsity, Within
 from isp.stages._work import inputs, spending, spent, working
 
-VERSION = 3
+VERSION = 4
 
 
 def aggregate(

@@ -29,7 +29,7 @@ from isp.stages._options import (
 )
 from isp.stages._work import Setup, inputs, taken, working
 
-VERSION = 1
+VERSION = 2
 
 
 def find_ticket(

@@ -73,7 +73,7 @@ rule aggregate:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=6000,
         runtime=10,
         gpu=0,
     params:
