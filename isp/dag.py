@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from isp import registry, sparsity, training
 from isp.config import Study, Variant
-from isp.families import Method, iterative, make_method
+from isp.families import Method, iterative
 from isp.methods import isp as soup
 
 # --- paths ------------------------------------------------------------------------------------------------------------
@@ -103,72 +103,81 @@ class Dag:
         """The study's, and chains of rounds that nothing but a pooled variant needs, as variants of their own."""
         found = dict(self.study.variants)
         for name, variant in self.study.variants.items():
-            if self.study.method(name).module.FAMILY == "pooled" and self._equal_chain(name) is None:
-                settings = {key: value for key, value in variant.settings.items() if key != "coefficients"}
-                found[self._own_chain(name)] = variant.model_copy(update={"method": "lth", "settings": settings})
+            if self.study.method(name).module.FAMILY != "pooled":
+                continue
+            if any(self._equal_chain(name, backbone) is None for backbone in self.study.training):
+                settings = _without_coefficients(variant.settings)
+                special = {backbone: _without_coefficients(own) for backbone, own in variant.by_backbone.items()}
+                chain = {"method": "lth", "settings": settings, "by_backbone": special}
+                found[self._own_chain(name)] = variant.model_copy(update=chain)
         return found
 
     @staticmethod
     def _own_chain(variant: str) -> str:
         return f"{variant}.rounds"
 
-    def _equal_chain(self, variant: str) -> str | None:
+    def _equal_chain(self, variant: str, backbone: str) -> str | None:
         """An iterative variant of the study whose rounds are those that a pooled one needs."""
         for name, other in self.study.variants.items():
-            method = self.study.method(name)
+            method = self.study.method(name, backbone)
             if method.name == "lth" and other.initial == self.study.variants[variant].initial:
-                wanted: Any = self.study.method(variant).settings
+                wanted: Any = self.study.method(variant, backbone).settings
                 if method.settings.model_dump() == wanted.model_dump(exclude={"coefficients"}):
                     return name
         return None
 
     def _chain_of(self, w: Wildcards) -> str:
         """The variant whose rounds a pooled one uses."""
-        return self._equal_chain(w.variant) or self._own_chain(w.variant)
+        return self._equal_chain(w.variant, w.backbone) or self._own_chain(w.variant)
 
     @cached_property
-    def _methods(self) -> dict[str, Method]:
-        return {name: make_method(variant.method, variant.settings) for name, variant in self._variants.items()}
+    def _methods(self) -> dict[tuple[str, str], Method]:
+        """By variant and backbone."""
+        study = self.study.model_copy(update={"variants": self._variants})
+        return {(name, b): study.method(name, b) for name in self._variants for b in study.training}
+
+    def _method(self, w: Wildcards) -> Method:
+        return self._methods[w.variant, w.backbone]
 
     def _way(self, variant: str) -> str:
         """How the tickets of a variant are made: as its family says, or each in one job."""
-        method = self._methods[variant]
+        method = self._methods[variant, next(iter(self.study.training))]  # on others it is made the same way
         family = str(method.module.FAMILY)
         chained = getattr(method.settings, "chained", True)
         return "one_job" if family == "single_pass" or not chained else family
 
     def variants(self, *ways: str) -> str:
         """A pattern of the variants whose tickets are made in one of these ways: a family, or "one_job"."""
-        names = [name for name in self._methods if self._way(name) in ways]
+        names = [name for name in self._variants if self._way(name) in ways]
         return "|".join(name.replace(".", r"\.") for name in names) or NOTHING
 
     def _soup(self, w: Wildcards) -> soup.Settings:
         """The settings of a variant of the denoised family; the rules ask for no other."""
-        settings = self._methods[w.variant].settings
+        settings = self._method(w).settings
         assert isinstance(settings, soup.Settings)
         return settings
 
     def _is_soup(self, w: Wildcards | None) -> bool:
-        return w is not None and isinstance(self._methods[w.variant].settings, soup.Settings)
+        return w is not None and isinstance(self._method(w).settings, soup.Settings)
 
     def method(self, w: Wildcards) -> str:
         """Name of the method of a variant."""
-        return self._methods[w.variant].name
+        return self._method(w).name
 
     def chain(self, w: Wildcards) -> list[Decimal]:
         """The sparsities of the rounds that lead to `w.sparsity`, which is the last of them."""
-        settings: Any = self._methods[w.variant].settings
+        settings: Any = self._method(w).settings
         return sparsity.sparsities_to(Decimal(w.sparsity), settings.rate, settings.rate_of)
 
     def nominal(self, w: Wildcards, round_: int) -> Decimal:
         """The sparsity that the chain goes on with after a round."""
-        settings: Any = self._methods[w.variant].settings
+        settings: Any = self._method(w).settings
         return sparsity.nominal(round_, settings.rate, settings.rate_of)
 
     def until(self, w: Wildcards) -> int:
         """The step at which round `w.round` prunes."""
-        protocol = self.study.training[w.backbone]
-        return soup.steps_until(self._soup(w), int(w.round), self.study.num_train(w.task) // protocol.batch_size)
+        batch_size = self.study.training[w.backbone].batch_size
+        return soup.steps_until(self._soup(w), int(w.round), self.study.num_train(w.task) // batch_size)
 
     def backbones(self, embedded: bool) -> str:
         """A pattern of the backbones that are pre-trained here, or of those that are downloaded."""
@@ -209,7 +218,7 @@ class Dag:
 
     def rewind_point(self, w: Wildcards) -> str:
         """The state that every round of iterative pruning trains from."""
-        step = iterative.rewind_step(self._methods[w.variant])
+        step = iterative.rewind_step(self._method(w))
         return _fill(REWIND_POINT, w, initial=self._variants[w.variant].initial, step=step) if step else self.initial(w)
 
     def pooling(self, w: Wildcards) -> dict[str, str | list[str]]:
@@ -221,7 +230,7 @@ class Dag:
 
     def retraining(self, w: Wildcards) -> dict[str, str]:
         """A ticket is trained from a state under a mask."""
-        family = self._methods[w.variant].module.FAMILY
+        family = self._method(w).module.FAMILY
         if family == "one_shot":
             return {"start": self.initial(w), "mask": _fill(ONE_SHOT_MASK, w)}
         last = len(self.chain(w)) - 1
@@ -230,7 +239,7 @@ class Dag:
 
     def ticket(self, w: Wildcards) -> str:
         """The ticket of a cell; dense variants share that of the dense run."""
-        if self._methods[w.variant].module.FAMILY == "dense":
+        if self._method(w).module.FAMILY == "dense":
             return _fill(DENSE, w, initial=self._variants[w.variant].initial)
         return _fill(TICKET, w)
 
@@ -305,7 +314,7 @@ class Dag:
 
     def settings(self, w: Wildcards) -> str:
         """The method of a variant and its settings."""
-        method = self._methods[w.variant]
+        method = self._method(w)
         return _options(method=method.source, settings=method.settings.model_dump(mode="json"))
 
     def look_ahead_settings(self, w: Wildcards) -> str:
@@ -324,7 +333,7 @@ class Dag:
 
     def scope(self, w: Wildcards) -> str:
         """Whether a variant ranks all layers together."""
-        return _options(scope=self._methods[w.variant].settings.scope)  # type: ignore[attr-defined]
+        return _options(scope=self._method(w).settings.scope)  # type: ignore[attr-defined]
 
     def cell(self, w: Wildcards) -> str:
         """What the record of a ticket begins with."""
@@ -363,12 +372,12 @@ class Dag:
             modules["dense"] = registry.load("method", "dense")
         of_method = ("prune_one_shot", "prune_iterative", "weak_mask", "aggregate", "find_ticket", "pool_tickets")
         if stage in of_method and w is not None:
-            modules[self.method(w)] = self._methods[w.variant].module
+            modules[self.method(w)] = self._method(w).module
         if stage in ("train_segment", "weak_mask", "aggregate") or (stage == "find_ticket" and self._is_soup(w)):
             modules["isp"] = soup  # holds the mathematics of the whole family
         found = {name: module.VERSION for name, module in modules.items()}
-        if stage in of_method and w is not None and self._methods[w.variant].source.endswith(".py"):
-            found[self.method(w)] = self._methods[w.variant].module.__name__  # ends in the checksum of the file
+        if stage in of_method and w is not None and self._method(w).source.endswith(".py"):
+            found[self.method(w)] = self._method(w).module.__name__  # ends in the checksum of the file
         if stage in ("prepare", "pretrain", "convert", "initialise") and w is not None:
             found[f"backbone {w.backbone}"] = self.study.backbone(w.backbone).version
         if stage in ("split", "prepare", "initialise", "evaluate") and w is not None:
@@ -376,6 +385,10 @@ class Dag:
         if stage == "pretrain" and w is not None:
             found["protocol"] = registry.load("backbone", w.backbone).PRETRAINING.model_dump(mode="json")
         return json.dumps(found)
+
+
+def _without_coefficients(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != "coefficients"}
 
 
 def _fill(pattern: str, w: Wildcards, **changed: Any) -> str:
