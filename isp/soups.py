@@ -41,8 +41,10 @@ def interpolated(new: Weights, current: Weights, share: float) -> dict[str, Tens
     """
     if share == 0:
         return dict(current)
-    mix = (lambda name: new[name]) if share == 1 else (lambda name: current[name].lerp(new[name], share))
-    return {name: mix(name) if tensor.is_floating_point() else tensor for name, tensor in current.items()}
+    return {
+        name: (new[name] if share == 1 else tensor.lerp(new[name], share)) if tensor.is_floating_point() else tensor
+        for name, tensor in current.items()
+    }
 
 
 def average(members: Sequence[Weights]) -> dict[str, Tensor]:

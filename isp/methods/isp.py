@@ -42,14 +42,9 @@ Contribution = Literal["mask", "magnitudes"]
 class Varied(Protocol):
     """Settings of what copies draw: a protocol and data of their own."""
 
-    @property
-    def learning_rate_factors(self) -> tuple[float, float]: ...
-
-    @property
-    def weight_decays(self) -> tuple[float, ...]: ...
-
-    @property
-    def data_fraction(self) -> float: ...
+    learning_rate_factors: tuple[float, float]
+    weight_decays: tuple[float, ...]
+    data_fraction: float
 
 
 def check_varied(settings: Varied) -> None:
