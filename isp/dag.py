@@ -32,6 +32,7 @@ WEIGHTS = "resources/backbones/{backbone}.safetensors"
 PREPARED = "resources/prepared/{backbone}/{task}/{split}.safetensors"
 
 STUDY = "results/{study}"
+DESCRIPTION = f"{STUDY}/study.json"
 RUN = f"{STUDY}/runs/{{backbone}}/{{task}}/seed{{seed}}"
 INITIAL = f"{RUN}/initial/{{initial}}.safetensors"
 DENSE = f"{RUN}/dense/{{initial}}.safetensors"
@@ -354,6 +355,10 @@ class Dag:
             keys = {"backbone": block.backbone, "tasks": block.tasks, "seeds": block.seeds}
             blocks.append({**keys, "variants": sparsities})
         return _options(cells=blocks)
+
+    def described(self) -> str:
+        """The study as its file says it, but for where data lie."""
+        return _options(study=self.study.model_dump(mode="json", exclude={"data_root"}, exclude_unset=True))
 
     def versions(self, stage: str, w: Wildcards | None = None) -> str:
         """The versions of the code that a stage's results depend on; a job reruns when they change."""
