@@ -137,7 +137,8 @@ class Dag:
         study = self.study.model_copy(update={"variants": self._variants})
         return {(name, b): study.method(name, b) for name in self._variants for b in study.training}
 
-    def _method(self, w: Wildcards) -> Method:
+    def method_of(self, w: Wildcards) -> Method:
+        """The method of a variant, with its settings."""
         return self._methods[w.variant, w.backbone]
 
     def _way(self, variant: str) -> str:
@@ -154,25 +155,25 @@ class Dag:
 
     def _soup(self, w: Wildcards) -> soup.Settings:
         """The settings of a variant of the denoised family; the rules ask for no other."""
-        settings = self._method(w).settings
+        settings = self.method_of(w).settings
         assert isinstance(settings, soup.Settings)
         return settings
 
     def _is_soup(self, w: Wildcards | None) -> bool:
-        return w is not None and isinstance(self._method(w).settings, soup.Settings)
+        return w is not None and isinstance(self.method_of(w).settings, soup.Settings)
 
     def method(self, w: Wildcards) -> str:
-        """Name of the method of a variant."""
-        return self._method(w).name
+        """Its name."""
+        return self.method_of(w).name
 
     def chain(self, w: Wildcards) -> list[Decimal]:
         """The sparsities of the rounds that lead to `w.sparsity`, which is the last of them."""
-        settings: Any = self._method(w).settings
+        settings: Any = self.method_of(w).settings
         return sparsity.sparsities_to(Decimal(w.sparsity), settings.rate, settings.rate_of)
 
     def nominal(self, w: Wildcards, round_: int) -> Decimal:
         """The sparsity that the chain goes on with after a round."""
-        settings: Any = self._method(w).settings
+        settings: Any = self.method_of(w).settings
         return sparsity.nominal(round_, settings.rate, settings.rate_of)
 
     def until(self, w: Wildcards) -> int:
@@ -189,60 +190,60 @@ class Dag:
 
     def initial(self, w: Wildcards) -> str:
         """The state that a variant begins from."""
-        return _fill(INITIAL, w, initial=self._variants[w.variant].initial)
+        return fill(INITIAL, w, initial=self._variants[w.variant].initial)
 
     def _within(self, w: Wildcards) -> dict[str, str]:
         """The mask that round `w.round` trains under: that of the round before."""
         index = int(w.round) - 1
-        return {} if index < 0 else {"within": _fill(ROUND_MASK, w, round=index, sparsity=self.nominal(w, index))}
+        return {} if index < 0 else {"within": fill(ROUND_MASK, w, round=index, sparsity=self.nominal(w, index))}
 
     def segment(self, w: Wildcards) -> dict[str, str]:
         """A segment goes on from the state and mask of the round before."""
         first = int(w.round) == 0
-        return {"start": self.initial(w) if first else _fill(STATE, w, round=int(w.round) - 1), **self._within(w)}
+        return {"start": self.initial(w) if first else fill(STATE, w, round=int(w.round) - 1), **self._within(w)}
 
     def look_ahead(self, w: Wildcards) -> dict[str, str]:
         """A look-ahead copy starts from the round's state, under the current mask."""
-        return {"state": _fill(STATE, w), **self._within(w)}
+        return {"state": fill(STATE, w), **self._within(w)}
 
     def aggregation(self, w: Wildcards) -> dict[str, str | list[str]]:
         """A round's mask is made of its state, the current mask and the weak masks."""
         copies = range(self._soup(w).denoisers)
-        return {**self.look_ahead(w), "weak": [_fill(WEAK, w, member=index) for index in copies]}
+        return {**self.look_ahead(w), "weak": [fill(WEAK, w, member=index) for index in copies]}
 
     def previous_ticket(self, w: Wildcards) -> str:
         """A round of iterative pruning prunes the ticket of the round before; round 0 the dense one."""
         index = int(w.round) - 1
         if index < 0:
-            return _fill(DENSE, w, initial=self._variants[w.variant].initial)
-        return _fill(TICKET, w, sparsity=self.nominal(w, index))
+            return fill(DENSE, w, initial=self._variants[w.variant].initial)
+        return fill(TICKET, w, sparsity=self.nominal(w, index))
 
     def rewind_point(self, w: Wildcards) -> str:
         """The state that every round of iterative pruning trains from."""
-        step = iterative.rewind_step(self._method(w))
-        return _fill(REWIND_POINT, w, initial=self._variants[w.variant].initial, step=step) if step else self.initial(w)
+        step = iterative.rewind_step(self.method_of(w))
+        return fill(REWIND_POINT, w, initial=self._variants[w.variant].initial, step=step) if step else self.initial(w)
 
     def pooling(self, w: Wildcards) -> dict[str, str | list[str]]:
         """A pooled ticket is made of that of its sparsity, the dense one, and those of the rounds before."""
         chain = self._chain_of(w)
-        before = [_fill(TICKET, w, variant=chain, sparsity=value) for value in self.chain(w)[:-1]]
-        dense = _fill(DENSE, w, initial=self._variants[w.variant].initial)
-        return {"ticket": _fill(TICKET, w, variant=chain), "candidates": [dense, *before]}
+        before = [fill(TICKET, w, variant=chain, sparsity=value) for value in self.chain(w)[:-1]]
+        dense = fill(DENSE, w, initial=self._variants[w.variant].initial)
+        return {"ticket": fill(TICKET, w, variant=chain), "candidates": [dense, *before]}
 
     def retraining(self, w: Wildcards) -> dict[str, str]:
         """A ticket is trained from a state under a mask."""
-        family = self._method(w).module.FAMILY
+        family = self.method_of(w).module.FAMILY
         if family == "one_shot":
-            return {"start": self.initial(w), "mask": _fill(ONE_SHOT_MASK, w)}
+            return {"start": self.initial(w), "mask": fill(ONE_SHOT_MASK, w)}
         last = len(self.chain(w)) - 1
-        start = self.rewind_point(w) if family == "iterative" else _fill(STATE, w, round=last)
-        return {"start": start, "mask": _fill(ROUND_MASK, w, round=last)}
+        start = self.rewind_point(w) if family == "iterative" else fill(STATE, w, round=last)
+        return {"start": start, "mask": fill(ROUND_MASK, w, round=last)}
 
     def ticket(self, w: Wildcards) -> str:
         """The ticket of a cell; dense variants share that of the dense run."""
-        if self._method(w).module.FAMILY == "dense":
-            return _fill(DENSE, w, initial=self._variants[w.variant].initial)
-        return _fill(TICKET, w)
+        if self.method_of(w).module.FAMILY == "dense":
+            return fill(DENSE, w, initial=self._variants[w.variant].initial)
+        return fill(TICKET, w)
 
     @cached_property
     def _compared(self) -> dict[tuple[str, str, str], dict[str, list[str]]]:
@@ -258,7 +259,7 @@ class Dag:
     def _tickets_compared(self, w: Wildcards) -> dict[str, dict[str, str]]:
         """Paths of the tickets of a run whose masks are compared, by sparsity and variant."""
         return {
-            value: {variant: _fill(TICKET, w, variant=variant, sparsity=value) for variant in variants}
+            value: {variant: fill(TICKET, w, variant=variant, sparsity=value) for variant in variants}
             for value, variants in self._compared[w.backbone, w.task, w.seed].items()
         }
 
@@ -315,7 +316,7 @@ class Dag:
 
     def settings(self, w: Wildcards) -> str:
         """The method of a variant and its settings."""
-        method = self._method(w)
+        method = self.method_of(w)
         return _options(method=method.source, settings=method.settings.model_dump(mode="json"))
 
     def look_ahead_settings(self, w: Wildcards) -> str:
@@ -334,7 +335,7 @@ class Dag:
 
     def scope(self, w: Wildcards) -> str:
         """Whether a variant ranks all layers together."""
-        return _options(scope=self._method(w).settings.scope)  # type: ignore[attr-defined]
+        return _options(scope=self.method_of(w).settings.scope)  # type: ignore[attr-defined]
 
     def cell(self, w: Wildcards) -> str:
         """What the record of a ticket begins with."""
@@ -377,12 +378,12 @@ class Dag:
             modules["dense"] = registry.load("method", "dense")
         of_method = ("prune_one_shot", "prune_iterative", "weak_mask", "aggregate", "find_ticket", "pool_tickets")
         if stage in of_method and w is not None:
-            modules[self.method(w)] = self._method(w).module
+            modules[self.method(w)] = self.method_of(w).module
         if stage in ("train_segment", "weak_mask", "aggregate") or (stage == "find_ticket" and self._is_soup(w)):
             modules["isp"] = soup  # holds the mathematics of the whole family
         found = {name: module.VERSION for name, module in modules.items()}
-        if stage in of_method and w is not None and self._method(w).source.endswith(".py"):
-            found[self.method(w)] = self._method(w).module.__name__  # ends in the checksum of the file
+        if stage in of_method and w is not None and self.method_of(w).source.endswith(".py"):
+            found[self.method(w)] = self.method_of(w).module.__name__  # ends in the checksum of the file
         if stage in ("prepare", "pretrain", "convert", "initialise") and w is not None:
             found[f"backbone {w.backbone}"] = self.study.backbone(w.backbone).version
         if stage in ("split", "prepare", "initialise", "evaluate") and w is not None:
@@ -396,7 +397,7 @@ def _without_coefficients(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "coefficients"}
 
 
-def _fill(pattern: str, w: Wildcards, **changed: Any) -> str:
+def fill(pattern: str, w: Wildcards, **changed: Any) -> str:
     """A path with the wildcards of a job, some of them changed."""
     values: Mapping[str, Any] = {key: getattr(w, key) for key in _keys(pattern) if key not in changed}
     return pattern.format(**values, **{key: value for key, value in changed.items() if key in _keys(pattern)})
