@@ -34,6 +34,7 @@ WEIGHTS = "resources/backbones/{backbone}.safetensors"
 PREPARED = "resources/prepared/{backbone}/{task}/{split}.safetensors"
 
 STUDY = "results/{study}"
+DESCRIPTION = f"{STUDY}/study.json"
 RUN = f"{STUDY}/runs/{{backbone}}/{{task}}/seed{{seed}}"
 INITIAL = f"{RUN}/initial/{{initial}}.safetensors"
 DENSE = f"{RUN}/dense/{{initial}}.safetensors"
@@ -142,7 +143,8 @@ class Dag:
         study = self.study.model_copy(update={"variants": self._variants})
         return {(name, b): study.method(name, b) for name in self._variants for b in study.training}
 
-    def _method(self, w: Wildcards) -> Method:
+    def method_of(self, w: Wildcards) -> Method:
+        """The method of a variant, with its settings."""
         return self._methods[w.variant, w.backbone]
 
     def _way(self, variant: str) -> str:
@@ -161,25 +163,25 @@ class Dag:
 
     def _soup(self, w: Wildcards) -> soup.Settings:
         """The settings of a variant of the denoised family; the rules ask for no other."""
-        settings = self._method(w).settings
+        settings = self.method_of(w).settings
         assert isinstance(settings, soup.Settings)
         return settings
 
     def _is_soup(self, w: Wildcards | None) -> bool:
-        return w is not None and isinstance(self._method(w).settings, soup.Settings)
+        return w is not None and isinstance(self.method_of(w).settings, soup.Settings)
 
     def method(self, w: Wildcards) -> str:
-        """Name of the method of a variant."""
-        return self._method(w).name
+        """Its name."""
+        return self.method_of(w).name
 
     def chain(self, w: Wildcards) -> list[Decimal]:
         """The sparsities of the rounds that lead to `w.sparsity`, which is the last of them."""
-        settings: Any = self._method(w).settings
+        settings: Any = self.method_of(w).settings
         return sparsity.sparsities_to(Decimal(w.sparsity), settings.rate, settings.rate_of)
 
     def nominal(self, w: Wildcards, round_: int) -> Decimal:
         """The sparsity that the chain goes on with after a round."""
-        settings: Any = self._method(w).settings
+        settings: Any = self.method_of(w).settings
         return sparsity.nominal(round_, settings.rate, settings.rate_of)
 
     def until(self, w: Wildcards) -> int:
@@ -196,45 +198,45 @@ class Dag:
 
     def initial(self, w: Wildcards) -> str:
         """The state that a variant begins from."""
-        return _fill(INITIAL, w, initial=self._variants[w.variant].initial)
+        return fill(INITIAL, w, initial=self._variants[w.variant].initial)
 
     def _within(self, w: Wildcards) -> dict[str, str]:
         """The mask that round `w.round` trains under: that of the round before."""
         index = int(w.round) - 1
-        return {} if index < 0 else {"within": _fill(ROUND_MASK, w, round=index, sparsity=self.nominal(w, index))}
+        return {} if index < 0 else {"within": fill(ROUND_MASK, w, round=index, sparsity=self.nominal(w, index))}
 
     def segment(self, w: Wildcards) -> dict[str, str]:
         """A segment goes on from the state and mask of the round before."""
         first = int(w.round) == 0
-        return {"start": self.initial(w) if first else _fill(STATE, w, round=int(w.round) - 1), **self._within(w)}
+        return {"start": self.initial(w) if first else fill(STATE, w, round=int(w.round) - 1), **self._within(w)}
 
     def look_ahead(self, w: Wildcards) -> dict[str, str]:
         """A look-ahead copy starts from the round's state, under the current mask."""
-        return {"state": _fill(STATE, w), **self._within(w)}
+        return {"state": fill(STATE, w), **self._within(w)}
 
     def aggregation(self, w: Wildcards) -> dict[str, str | list[str]]:
         """A round's mask is made of its state, the current mask and the weak masks."""
         copies = range(self._soup(w).denoisers)
-        return {**self.look_ahead(w), "weak": [_fill(WEAK, w, member=index) for index in copies]}
+        return {**self.look_ahead(w), "weak": [fill(WEAK, w, member=index) for index in copies]}
 
     def previous_ticket(self, w: Wildcards) -> str:
         """A round of iterative pruning prunes the ticket of the round before; round 0 the dense one."""
         index = int(w.round) - 1
         if index < 0:
-            return _fill(DENSE, w, initial=self._variants[w.variant].initial)
-        return _fill(TICKET, w, sparsity=self.nominal(w, index))
+            return fill(DENSE, w, initial=self._variants[w.variant].initial)
+        return fill(TICKET, w, sparsity=self.nominal(w, index))
 
     def rewind_point(self, w: Wildcards) -> str:
         """The state that every round of iterative pruning trains from."""
-        step = iterative.rewind_step(self._method(w))
-        return _fill(REWIND_POINT, w, initial=self._variants[w.variant].initial, step=step) if step else self.initial(w)
+        step = iterative.rewind_step(self.method_of(w))
+        return fill(REWIND_POINT, w, initial=self._variants[w.variant].initial, step=step) if step else self.initial(w)
 
     def pooling(self, w: Wildcards) -> dict[str, str | list[str]]:
         """A pooled ticket is made of that of its sparsity, the dense one, and those of the rounds before."""
         chain = self._chain_of(w)
-        before = [_fill(TICKET, w, variant=chain, sparsity=value) for value in self.chain(w)[:-1]]
-        dense = _fill(DENSE, w, initial=self._variants[w.variant].initial)
-        return {"ticket": _fill(TICKET, w, variant=chain), "candidates": [dense, *before]}
+        before = [fill(TICKET, w, variant=chain, sparsity=value) for value in self.chain(w)[:-1]]
+        dense = fill(DENSE, w, initial=self._variants[w.variant].initial)
+        return {"ticket": fill(TICKET, w, variant=chain), "candidates": [dense, *before]}
 
     def _of_member(self, variant: str, w: Wildcards) -> dict[str, Any] | None:
         """What a member of a variant's soups depends on; None if it has none."""
@@ -248,34 +250,34 @@ class Dag:
 
         The first member of a dense soup is the dense run.
         """
-        count = souped.settings_of(self._method(w)).members
+        count = souped.settings_of(self.method_of(w)).members
         own = self._of_member(w.variant, w)
         owner = next(name for name in self._variants if self._of_member(name, w) == own)
-        paths = [_fill(MEMBER, w, variant=owner, member=index) for index in range(count)]
-        dense = _fill(DENSE, w, initial=self._variants[w.variant].initial)
+        paths = [fill(MEMBER, w, variant=owner, member=index) for index in range(count)]
+        dense = fill(DENSE, w, initial=self._variants[w.variant].initial)
         return paths if Decimal(w.sparsity) else [dense, *paths[1:]]
 
     def subnetworks(self, w: Wildcards) -> list[str]:
         """The weak subnetworks that are merged."""
-        count = instant.settings_of(self._method(w)).subnetworks
-        return [_fill(SUBNETWORK, w, member=index) for index in range(count)]
+        count = instant.settings_of(self.method_of(w)).subnetworks
+        return [fill(SUBNETWORK, w, member=index) for index in range(count)]
 
     def retraining(self, w: Wildcards) -> dict[str, str]:
         """A ticket is trained from a state under a mask."""
-        family = self._method(w).module.FAMILY
+        family = self.method_of(w).module.FAMILY
         if family == "one_shot":
-            return {"start": self.initial(w), "mask": _fill(ONE_SHOT_MASK, w)}
+            return {"start": self.initial(w), "mask": fill(ONE_SHOT_MASK, w)}
         if family == "instant":
-            return {"start": _fill(MERGED, w), "mask": _fill(MERGED_MASK, w)}
+            return {"start": fill(MERGED, w), "mask": fill(MERGED_MASK, w)}
         last = len(self.chain(w)) - 1
-        start = self.rewind_point(w) if family == "iterative" else _fill(STATE, w, round=last)
-        return {"start": start, "mask": _fill(ROUND_MASK, w, round=last)}
+        start = self.rewind_point(w) if family == "iterative" else fill(STATE, w, round=last)
+        return {"start": start, "mask": fill(ROUND_MASK, w, round=last)}
 
     def ticket(self, w: Wildcards) -> str:
         """The ticket of a cell; dense variants share that of the dense run."""
-        if self._method(w).module.FAMILY == "dense":
-            return _fill(DENSE, w, initial=self._variants[w.variant].initial)
-        return _fill(TICKET, w)
+        if self.method_of(w).module.FAMILY == "dense":
+            return fill(DENSE, w, initial=self._variants[w.variant].initial)
+        return fill(TICKET, w)
 
     @cached_property
     def _compared(self) -> dict[tuple[str, str, str], dict[str, list[str]]]:
@@ -291,7 +293,7 @@ class Dag:
     def _tickets_compared(self, w: Wildcards) -> dict[str, dict[str, str]]:
         """Paths of the tickets of a run whose masks are compared, by sparsity and variant."""
         return {
-            value: {variant: _fill(TICKET, w, variant=variant, sparsity=value) for variant in variants}
+            value: {variant: fill(TICKET, w, variant=variant, sparsity=value) for variant in variants}
             for value, variants in self._compared[w.backbone, w.task, w.seed].items()
         }
 
@@ -348,7 +350,7 @@ class Dag:
 
     def settings(self, w: Wildcards) -> str:
         """The method of a variant and its settings."""
-        method = self._method(w)
+        method = self.method_of(w)
         return _options(method=method.source, settings=method.settings.model_dump(mode="json"))
 
     def look_ahead_settings(self, w: Wildcards) -> str:
@@ -359,11 +361,11 @@ class Dag:
 
     def member_settings(self, w: Wildcards) -> str:
         """Those settings of a variant that a member of its soups depends on."""
-        return _options(settings=souped.settings_of(self._method(w)).of_member(Decimal(w.sparsity)))
+        return _options(settings=souped.settings_of(self.method_of(w)).of_member(Decimal(w.sparsity)))
 
     def subnetwork_settings(self, w: Wildcards) -> str:
         """Those settings of a variant that a weak subnetwork depends on."""
-        return _options(settings=instant.settings_of(self._method(w)).of_subnetwork())
+        return _options(settings=instant.settings_of(self.method_of(w)).of_subnetwork())
 
     def within(self, w: Wildcards, input: Any) -> str:
         """The option that names the current mask; the first round has none."""
@@ -375,7 +377,7 @@ class Dag:
 
     def scope(self, w: Wildcards) -> str:
         """Whether a variant ranks all layers together."""
-        return _options(scope=self._method(w).settings.scope)  # type: ignore[attr-defined]
+        return _options(scope=self.method_of(w).settings.scope)  # type: ignore[attr-defined]
 
     def cell(self, w: Wildcards) -> str:
         """What the record of a ticket begins with."""
@@ -396,6 +398,10 @@ class Dag:
             keys = {"backbone": block.backbone, "tasks": block.tasks, "seeds": block.seeds}
             blocks.append({**keys, "variants": sparsities})
         return _options(cells=blocks)
+
+    def described(self) -> str:
+        """The study as its file says it, but for where data lie."""
+        return _options(study=self.study.model_dump(mode="json", exclude={"data_root"}, exclude_unset=True))
 
     def versions(self, stage: str, w: Wildcards | None = None) -> str:
         """The versions of the code that a stage's results depend on; a job reruns when they change."""
@@ -419,7 +425,7 @@ class Dag:
             *("average_members", "choose_members", "train_subnetwork", "merge_subnetworks"),
         )
         if stage in of_method and w is not None:
-            modules[self.method(w)] = self._method(w).module
+            modules[self.method(w)] = self.method_of(w).module
         if stage in ("train_segment", "weak_mask", "aggregate") or (stage == "find_ticket" and self._is_soup(w)):
             modules["isp"] = soup  # holds the mathematics of the whole family
         if stage in ("train_member", "train_subnetwork"):
@@ -427,8 +433,8 @@ class Dag:
         if stage == "train_member":
             modules["uniform_soup"] = uniform_soup  # holds what all soups' members are
         found = {name: module.VERSION for name, module in modules.items()}
-        if stage in of_method and w is not None and self._method(w).source.endswith(".py"):
-            found[self.method(w)] = self._method(w).module.__name__  # ends in the checksum of the file
+        if stage in of_method and w is not None and self.method_of(w).source.endswith(".py"):
+            found[self.method(w)] = self.method_of(w).module.__name__  # ends in the checksum of the file
         if stage in ("prepare", "pretrain", "convert", "initialise") and w is not None:
             found[f"backbone {w.backbone}"] = self.study.backbone(w.backbone).version
         if stage in ("split", "prepare", "initialise", "evaluate") and w is not None:
@@ -442,7 +448,7 @@ def _without_coefficients(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "coefficients"}
 
 
-def _fill(pattern: str, w: Wildcards, **changed: Any) -> str:
+def fill(pattern: str, w: Wildcards, **changed: Any) -> str:
     """A path with the wildcards of a job, some of them changed."""
     values: Mapping[str, Any] = {key: getattr(w, key) for key in _keys(pattern) if key not in changed}
     return pattern.format(**values, **{key: value for key, value in changed.items() if key in _keys(pattern)})
