@@ -74,6 +74,29 @@ class Validation:
     cost: Cost
 
 
+@dataclass
+class Evaluations:
+    """Scores by validation examples, counted.
+
+    Attributes:
+        validation: what is asked.
+        count: how often it was.
+    """
+
+    validation: Validation
+    count: int = 0
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> float:
+        """The score of all weights of a model."""
+        self.count += 1
+        return self.validation.score(weights)
+
+    @property
+    def cost(self) -> Cost:
+        """Of all evaluations until now."""
+        return sum([self.validation.cost] * self.count, Cost())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """A method with its settings.

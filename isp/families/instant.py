@@ -11,9 +11,8 @@ from torch import Tensor
 
 from isp import masks, soups
 from isp.costs import Cost
-from isp.families import Method, Ticket, Validation
+from isp.families import Evaluations, Method, Ticket, Validation
 from isp.families.denoised import check_subset, train_copy
-from isp.masks import Weights
 from isp.methods import instant_model_soup
 from isp.training import State, Trainer, Training
 
@@ -68,13 +67,7 @@ def merge(
     settings: instant_model_soup.Settings, initial: State, weak: Sequence[Subnetwork], validation: Validation
 ) -> tuple[State, Cost, list[dict[str, Any]]]:
     """The state to fine-tune from, what finding it cost, and a record of each subnetwork and of the evaluations."""
-    evaluations = 0
-
-    def score(weights: Weights) -> float:
-        nonlocal evaluations
-        evaluations += 1
-        return validation.score(weights)
-
+    score = Evaluations(validation)
     weights, begun, steps = soups.merge(
         initial.weights, [each.weights for each in weak], score, sorted(settings.coefficients), soups.interpolated
     )
@@ -82,8 +75,8 @@ def merge(
         {"subnetwork": index, "sparsity": str(each.sparsity), **vars(step)}
         for index, (each, step) in enumerate(zip(weak, steps, strict=True))
     ]
-    cost = sum([*(each.cost for each in weak), *[validation.cost] * evaluations], Cost())
-    return replace(initial, weights=weights), cost, [*records, {"start": begun, "evaluations": evaluations}]
+    cost = sum((each.cost for each in weak), score.cost)
+    return replace(initial, weights=weights), cost, [*records, {"start": begun, "evaluations": score.count}]
 
 
 def tickets(

@@ -8,7 +8,7 @@ from typing import Any
 
 from isp import masks, soups
 from isp.costs import Cost
-from isp.families import Method, Ticket, Validation
+from isp.families import Evaluations, Method, Ticket, Validation
 from isp.families.denoised import check_subset, named, varied
 from isp.masks import Weights
 from isp.methods import uniform_soup
@@ -62,24 +62,18 @@ def mix(method: Method, members: Sequence[Ticket], validation: Validation | None
         validation: what a method that has `choose` chooses by.
     """
     scope, sparsity = settings_of(method).scope, members[0].sparsity
-    evaluations = 0
 
     def blend(some: Sequence[Ticket]) -> Weights:
         return soups.sparse_average([m.weights for m in some], [m.mask for m in some], sparsity, scope)[0]
 
-    def score(weights: Weights) -> float:
-        nonlocal evaluations
-        assert validation is not None
-        evaluations += 1
-        return validation.score(weights)
-
     taken, cost = list(members), sum((member.cost for member in members), Cost())
     records: list[dict[str, Any]] = [{"member": index, "taken": True} for index in range(len(members))]
     if validation is not None:
+        score = Evaluations(validation)
         tried: list[soups.Tried] = method.module.choose(members, blend, score)
         taken = [members[each.member] for each in tried if each.taken]
-        cost = sum([validation.cost] * evaluations, cost)
-        records = [*map(vars, tried), {"evaluations": evaluations}]
+        cost += score.cost
+        records = [*map(vars, tried), {"evaluations": score.count}]
     weights, mask = soups.sparse_average([m.weights for m in taken], [m.mask for m in taken], sparsity, scope)
     return Ticket(method=method.name, sparsity=sparsity, mask=mask, weights=weights, finding=cost, rounds=records)
 

@@ -42,7 +42,7 @@ rule average_members:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=6000,
+        mem_mb=12000,
         runtime=10,
         gpu=0,
     params:
@@ -69,7 +69,7 @@ rule choose_members:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
+        mem_mb=12000,
         runtime=240,
         gpu=GPU,
     params:
@@ -128,7 +128,7 @@ rule merge_subnetworks:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
+        mem_mb=12000,
         runtime=240,
         gpu=GPU,
     params:
