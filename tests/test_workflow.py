@@ -329,7 +329,7 @@ def test_committed_results_do_not_stop_a_fresh_clone_from_running(smoke: Path, t
 
 def planned(folder: Path, study: dict[str, Any]) -> set[str]:
     """What a run of a changed study would make below the folder of its seed, up to the records."""
-    (folder / "changed.yaml").write_text(yaml.safe_dump(study))
+    (folder / "changed.yaml").write_text(yaml.safe_dump(study, sort_keys=False))  # shared members lie with the first
     done = snakemake(folder, "--summary", study=folder / "changed.yaml")
     assert done.returncode == 0, done.stderr
     table = list(csv.DictReader(done.stdout.splitlines(), delimiter="\t"))
@@ -388,17 +388,13 @@ def of_first_round(variant: str) -> tuple[str, ...]:
                 | {path for path in files if re.match("greedy_soup_own/.*/ticket|instant_model_soup/.*/[mt]", path)}
             ),
         ),
-        # the number of members: one more, and the soups of all; those that share members keep theirs
+        # the number of members: one more, and the averages of all; the other soups that share them stay
         ("variants.uniform_soup.settings.members", 5, of("uniform_soup", but=MEMBERS)),
-        # what members are made under: at sparsity 0 they make no mask
-        (
-            "variants.greedy_soup_own.settings.prune_at",
-            0.5,
-            of("greedy_soup_own"),
-        ),
+        # when members are pruned
+        ("variants.greedy_soup_own.settings.prune_at", 0.5, of("greedy_soup_own")),
         # how weak subnetworks are mixed, and how they are trained
-        (f"{INSTANT}.coefficients", [0, 0.5], of("instant_model_soup", but=SUBNETWORKS)),
-        (f"{INSTANT}.look_ahead_steps", 4, of("instant_model_soup")),
+        (f"{INSTANT}.coefficients", [0, 0.5], of("instant_model_soup", but=("similarity.json", *SUBNETWORKS))),
+        (f"{INSTANT}.look_ahead_steps", 4, of("instant_model_soup", but=("similarity.json",))),  # no mask to compare
         # the rule: the masks of round 0 and everything after them
         ("variants.isp_votes.settings.rule", "union", of("isp_votes", but=of_first_round("isp_votes"))),
         # and the copies, if the rule asks them for magnitudes instead of masks
