@@ -40,6 +40,56 @@ rule describe:
         "isp describe {params.study} --command {params.command:q} --output {output} > {log} 2>&1"
 
 
+# Before anything is trained, as soon as the lengths of texts are known.
+rule plan:
+    input:
+        dag.prepared(),
+    output:
+        paths.PLAN,
+    log:
+        f"{paths.STUDY}/logs/plan.log",
+    priority: 100
+    conda:
+        ENVIRONMENT
+    threads: study.threads
+    resources:
+        mem_mb=6000,
+        runtime=30,
+        gpu=GPU,
+    params:
+        version=dag.versions("plan"),
+        study=dag.described(),
+    message:
+        "the plan: what all this will take"
+    shell:
+        "isp plan {params.study} --calibrate --output {output} > {log} 2>&1"
+
+
+rule compare_plan:
+    input:
+        records=dag.records(),
+        plan=paths.PLAN,
+        metrics=COLLECTED["metrics"],
+    output:
+        f"{paths.STUDY}/tables/plan.md",
+    log:
+        f"{paths.STUDY}/logs/compare_plan.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        version=dag.versions("compare_plan"),
+        study=dag.described(),
+    message:
+        "what was planned beside what it took"
+    shell:
+        "isp compare_plan {params.study} --plan {input.plan} --metrics {input.metrics} --output {output} > {log} 2>&1"
+
+
 rule collect:
     input:
         records=dag.records(),
