@@ -346,6 +346,10 @@ class Dag:
             blocks.append({**keys, "variants": sparsities})
         return _options(cells=blocks)
 
+    def reference(self) -> str:
+        """The variant that `isp tables` compares the others with."""
+        return _options(reference=self.study.reference_variant())
+
     def versions(self, stage: str, w: Wildcards | None = None) -> str:
         """The versions of the code that a stage's results depend on; a job reruns when they change."""
         modules: dict[str, ModuleType] = {stage: importlib.import_module(f"isp.stages.{stage}")}

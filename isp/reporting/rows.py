@@ -26,6 +26,23 @@ def group(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]
     return groups
 
 
+def tickets(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by (task, backbone, variant, sparsity); variants stay together although the seeds take turns."""
+    return {
+        (*names, variant, sparsity): same
+        for names, cell in group(rows, *CELL).items()
+        for (variant,), own in group(cell, "variant").items()
+        for (sparsity,), same in group(own, "sparsity").items()
+    }
+
+
+def dense(rows: Iterable[Row]) -> str | None:
+    """The variant that stands for the dense model: the one named "dense", else the first whose method is dense."""
+    methods = {cell(row, "variant"): cell(row, "method") for row in rows}
+    names = [name for name, method in methods.items() if method == "dense"]
+    return min(names, key=lambda name: name != "dense", default=None)
+
+
 def distinct(rows: Iterable[Row], column: str) -> list[str]:
     """The values of a column, in order of first appearance."""
     return [value for (value,) in group(rows, column)]
