@@ -152,7 +152,7 @@ def legend_of(
         drawn: rows; variants that have only sparsity 0 are lines without markers.
         markers: whether markers tell variants apart; without, every variant has a dot.
     """
-    figure.suptitle(seeds_note(drawn), fontsize=9, x=0.01, ha="left")
+    figure.suptitle(r.seeds_note(drawn), fontsize=9, x=0.01, ha="left")
     pruned = {row["variant"] for row in drawn if float(row["sparsity"])}
     levels = set(styles) - pruned if markers else set()  # drawn as a line across, without markers
     handles = [
@@ -169,15 +169,6 @@ def legend_of(
         for variant, look in styles.items()
     ]
     return figure.legend(handles=handles, loc="outside right upper", handlelength=3, alignment="left")
-
-
-def seeds_note(drawn: Sequence[dict[str, Any]], spread: bool = True) -> str:
-    """How many seeds the rows are means over, and with `spread` what the bars are."""
-    seeds = sorted({row["seeds"] for row in drawn})
-    if seeds == [1]:
-        return "one seed" + (", so no deviations" if spread else "")
-    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return f"mean {'± standard deviation ' if spread else ''}over {count} seeds"
 
 
 def message(text: str) -> Figure:

@@ -87,7 +87,7 @@ def score_by_cost(metrics: Sequence[Row]) -> Drawing:
             axes.set_xlabel("executed training FLOPs, finding and retraining")
         legend = d.legend_of(figure, {name: styles[name] for name in d.variants_of(drawn)}, drawn, markers=False)
         legend.set_title("variant")
-        figure.suptitle(f"{d.seeds_note(drawn)},\ntickets of equal cost side by side", fontsize=9, x=0.01, ha="left")
+        figure.suptitle(f"{r.seeds_note(drawn)},\ntickets of equal cost side by side", fontsize=9, x=0.01, ha="left")
         handles = [
             Line2D([], [], color="#555555", marker=marker, linestyle="", label=f"{r.percent(sparsity)} %")
             for sparsity, marker in markers.items()

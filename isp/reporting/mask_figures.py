@@ -87,7 +87,7 @@ def layer_sparsity(layers: Sequence[Row]) -> Drawing:
                 for sparsity, same in _by_sparsity(rows)
             ]
         )
-    note = f"sparsity of each layer, {d.seeds_note(drawn, spread=False)}"
+    note = f"sparsity of each layer, {r.seeds_note(drawn, spread=False)}"
     return _maps_of_layers(lines, note, "sparsity (%)", "keeps no weight at all in some seed"), drawn
 
 
@@ -123,7 +123,7 @@ def agreement_by_layer(agreement: Sequence[Row]) -> Drawing:
             title = f"{variant}\n{backbone} on {task}"
             panels.append(_Panel(title=title, rows=rounds, value="agreement_mean", colors=colors, marked=_nothing_left))
         lines.append(panels)
-    note = f"agreement of the weak masks of each round, {d.seeds_note(drawn, spread=False)}"
+    note = f"agreement of the weak masks of each round, {r.seeds_note(drawn, spread=False)}"
     mark = "no weak mask keeps a weight"
     return _maps_of_layers(lines, note, "mean Jaccard index", mark, "round: sparsity it prunes to"), drawn
 
@@ -180,7 +180,7 @@ def mask_similarity(similarity: Sequence[Row]) -> Drawing:
         bar.set_ticks([0, 1], labels=["as by chance", "equal masks"])
         bar.outline.set_visible(False)
         note = (
-            f"cosine similarity of masks, {d.seeds_note(drawn, spread=False)}\ncolours run from chance to equal masks"
+            f"cosine similarity of masks, {r.seeds_note(drawn, spread=False)}\ncolours run from chance to equal masks"
         )
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
     return figure, drawn
@@ -285,7 +285,7 @@ def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence
                 for sparsity, same in _by_sparsity(rows)
             ]
         )
-    note = f"similarity of each layer's mask to that of one variant, {d.seeds_note(drawn, spread=False)}"
+    note = f"similarity of each layer's mask to that of one variant, {r.seeds_note(drawn, spread=False)}"
     note += "\n0: as random masks that keep as many weights of the layer, 1: equal masks"
     return _maps_of_layers(lines, note, "cosine above chance", "one of the two keeps no weight in some seed"), drawn
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from math import sqrt
+from typing import Any
 
 from isp.errors import IspError
 
@@ -85,6 +86,15 @@ def summary(name: str, values: Sequence[float], places: int = 4) -> dict[str, fl
         f"{name}_mean": round(statistics.fmean(values), places) if values else "",
         f"{name}_sd": "" if spread is None else round(spread, places),
     }
+
+
+def seeds_note(made: Iterable[Mapping[str, Any]], spread: bool = True) -> str:
+    """How many seeds rows with a column `seeds` are means over, and with `spread` what stands beside the mean."""
+    seeds = sorted({row["seeds"] for row in made})
+    if seeds == [1]:
+        return "one seed" + (", so no deviations" if spread else "")
+    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return f"mean {'± standard deviation ' if spread else ''}over {count} seeds"
 
 
 def by_chance(pairs: Sequence[Row]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """How sure a study's scores are: intervals over seeds, paired differences to one variant, ranks over tasks.
 
-`cells_csv` and `runs_csv` give the numbers, `cells` and `runs` tables for people. All rows are as read from metrics.csv.
+`cells_csv` and `runs_csv` give the numbers, `cells` and `runs` tables for people. All rows are those of metrics.csv.
 Intervals and p values are Student's t; p values are of each comparison by itself, not corrected for their number.
 """
 
@@ -28,18 +28,18 @@ COLUMNS = (*_OF, "n", "mean", "sd", "low", "high", "to_dense", *_DIFFERENCE, "me
 """Columns of `cells_csv` and `runs_csv`; of: "cell" or "runs", for which what does not apply is empty."""
 
 RUNS_LEGEND = (
-    "Over all runs: a run is a backbone, task and seed, its value the mean over the sparsities that both variants have; "
+    "Over all runs: a run is a backbone, task and seed, its value a mean over the sparsities that both variants have. "
     "difference: of the variant to {reference}, in points, mean over runs with its 95 % interval (Student's t) and p "
-    "(paired t test). Runs of one task are not independent, so the intervals are narrower than the truth: lower bounds "
-    "of the uncertainty. rank: mean over the cells (backbone, task, sparsity) that all ranked variants have, by mean "
-    "score over seeds, 1 is best, ties averaged."
+    "(paired t test). Runs of one task are not independent, so the intervals are lower bounds of the uncertainty. "
+    "rank: mean over the cells (backbone, task, sparsity) that all variants of the table have, by mean score over "
+    "seeds; 1 is best, ties averaged."
 )
 CELLS_LEGEND = (
-    "Test scores in percent over n seeds with the 95 % interval of the mean (Student's t); difference to {reference} "
-    "over the seeds that both have, its 95 % interval and p (paired t test). One seed has no interval, nor have values "
-    "that are all equal, which show no spread to judge by. p values are of each comparison by itself: of twenty, one is "
-    "to_dense 0.05 by chance. to dense: difference to the dense model. The csv has the same for "
-    "validation scores."
+    "Test scores in percent, mean ± standard deviation over n seeds, with the 95 % interval of the mean (Student's t). "
+    "to dense: difference to the dense model. pairs: seeds that the variant and {reference} share; difference: between "
+    "the two over those, its 95 % interval and p (paired t test). One seed has no interval, nor have values that are "
+    "all equal, which show no spread to judge by. p values are of each comparison by itself: of twenty without any "
+    "difference, one is below 0.05 by chance. The csv has the same for validation scores."
 )
 
 
@@ -54,7 +54,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def p_value(differences: Sequence[float]) -> float | None:
-    """Of the paired t test, two-sided: how likely so large a mean difference is if there is none; None as `interval`."""
+    """Of the paired t test, two-sided: how likely such a mean difference is if there is none; None as `interval`."""
     error = _standard_error(differences)
     if error is None:
         return None
@@ -124,7 +124,7 @@ def cells(metrics: Sequence[Row], reference: str) -> list[Table]:
         if row["part"] == "test":
             names = row["task"], row["backbone"]
             values = list(_by_seed(tickets[(*names, row["variant"], row["sparsity"])], "test").values())
-            to_dense = signed(-row["to_dense"]) if row["to_dense"] != "" else ""
+            to_dense = signed(row["to_dense"]) if row["to_dense"] != "" else ""
             line = [row["variant"], f"{float(row['sparsity']):g}", str(row["n"]), mean_and_deviation(values)]
             line += [_range(row, ""), to_dense, *_compared_texts(row)]
             tables.setdefault(names, ([title(names), *header], []))[1].append(line)

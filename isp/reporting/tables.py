@@ -108,7 +108,7 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
     tables: dict[tuple[str, ...], Table] = {}
     seconds, runs = _seconds(timings), r.group(rounds, *r.CELL, "variant")
     for key, rows in r.tickets(metrics).items():
-        *title, variant, sparsity = key
+        *of, variant, sparsity = key
         shares = _changed(runs, key)
         line = [
             variant,
@@ -121,8 +121,8 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
             f"{statistics.fmean(seconds[key]):,.0f}" if seconds.get(key) else "",
             f"{100 * min(shares):.1f}–{100 * max(shares):.1f} %" if shares else "",
         ]
-        header = [title(title), *names, "changed"]
-        tables.setdefault(tuple(title), (header, []))[1].append(line)
+        header = [title(of), *names, "changed"]
+        tables.setdefault(tuple(of), (header, []))[1].append(line)
     return list(tables.values())
 
 
@@ -177,12 +177,12 @@ def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[st
 def similarity(similarity: Sequence[Row]) -> list[Table]:
     """For each task and backbone, a row a pair of variants and sparsity: how alike their masks are, and by chance."""
     tables: dict[tuple[str, ...], Table] = {}
-    for (*title, a, b, sparsity), rows in _pairs(similarity).items():
+    for (*of, a, b, sparsity), rows in _pairs(similarity).items():
         chance = r.by_chance(rows)
         texts = [f"{mean_and_deviation(r.numbers(rows, name), 3)} ({chance[name]:.3f})" for name in r.SIMILARITIES]
-        header = [title(title), "sparsity", "seeds", "cosine", "Jaccard", "Hamming"]
+        header = [title(of), "sparsity", "seeds", "cosine", "Jaccard", "Hamming"]
         line = [f"{a}, {b}", f"{float(sparsity):g}", str(len(rows)), *texts]
-        tables.setdefault(tuple(title), (header, []))[1].append(line)
+        tables.setdefault(tuple(of), (header, []))[1].append(line)
     return list(tables.values())
 
 
