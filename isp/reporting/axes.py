@@ -1,4 +1,4 @@
-"""The axes that several figures share: lines over sparsities, levels of dense variants, limits of scores, logarithms.
+"""The axes that several figures share: scores and cosines over sparsities, levels of dense ones, limits, logarithms.
 
 Rows are as drawn; of what is drawn, `name`, they have the columns `<name>_mean` and `<name>_sd`.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
@@ -19,6 +20,9 @@ from isp.reporting import drawing as d
 from isp.reporting import rows as r
 from isp.reporting import tables
 from isp.reporting.drawing import Look
+
+Places = dict[tuple[str, str], float]
+"""Where on the axis the ticket of a variant and sparsity lies."""
 
 _STEPS = [1, 2, 2.5, 5, 10]  # ticks lie at multiples of these
 
@@ -31,7 +35,7 @@ def room_for_levels(drawn: Sequence[dict[str, Any]]) -> float:
 
 def over_sparsities(
     axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: Mapping[str, Look], room: float
-) -> list[str]:
+) -> Places:
     """A line a variant over evenly spaced sparsities; dense ones lie across, named at the right.
 
     Args:
@@ -42,20 +46,23 @@ def over_sparsities(
         room: as `room_for_levels` says.
 
     Returns:
-        The sparsities; their places are 0, 1 and so on.
+        Where the points lie; dense ones at the end of their level.
     """
     sparsities = sorted({row["sparsity"] for row in rows if float(row["sparsity"])}, key=float)
     end = max(len(sparsities), 1) - 0.5
+    places: Places = {}
     for position, variant in enumerate(own := d.variants_of(rows)):
         # beside each other, so that error bars do not hide one another
         shift = 0.24 * ((position + 0.5) / len(own) - 0.5)
         _line_and_level(axes, d.rows_of(rows, variant), name, styles[variant], sparsities, shift)
+        places |= {(variant, sparsity): index + shift for index, sparsity in enumerate(sparsities)}
+        places |= {(variant, row["sparsity"]): end for row in d.rows_of(rows, variant) if not float(row["sparsity"])}
     axes.set_xlim(-0.5, (end + 0.5) * (1 + room / d.WIDTH) - 0.5)
     axes.set_xticks(range(len(sparsities)), [r.percent(sparsity) for sparsity in sparsities])
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("sparsity (%)")
     _name_levels(axes, rows, name, styles, end)
-    return sparsities
+    return places
 
 
 def _line_and_level(
@@ -87,6 +94,44 @@ def _name_levels(axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: 
             axes.text(end + 0.03, height, row["variant"], color=color, fontsize=8, va="center", transform=place)
 
 
+def cosines(axes: Axes, rows: Sequence[dict[str, Any]], styles: Mapping[str, Look]) -> Places:
+    """Cosine similarities of masks over evenly spaced sparsities, a line a variant, above the band of chance.
+
+    Args:
+        axes: of one panel.
+        rows: what to draw; `cosine_by_chance` is the same in all rows of a sparsity.
+        styles: looks of the variants.
+
+    Returns:
+        Where the points lie.
+    """
+    chances = {row["sparsity"]: row["cosine_by_chance"] for row in rows}
+    sparsities = sorted(chances, key=float)
+    places: Places = {}
+    axes.plot([chances[sparsity] for sparsity in sparsities], **_CHANCE)
+    lines = d.variants_of(rows)
+    for position, variant in enumerate(lines):
+        shift = 0.1 * ((position + 0.5) / len(lines) - 0.5)  # so that equal lines do not hide one another
+        points = sorted(d.rows_of(rows, variant), key=lambda row: float(row["sparsity"]))
+        found = [sparsities.index(row["sparsity"]) + shift for row in points]
+        d.error_bars(axes, found, points, "cosine", styles[variant])
+        places |= {(variant, row["sparsity"]): place for row, place in zip(points, found, strict=True)}
+    axes.set_xlim(-0.5, len(sparsities) - 0.5)
+    axes.set_ylim(0, 1.03)
+    axes.set_xticks(range(len(sparsities)), [r.percent(sparsity) for sparsity in sparsities])
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel("sparsity (%)")
+    return places
+
+
+def chance_handle() -> Line2D:
+    """The band of chance in a legend."""
+    return Line2D([], [], **_CHANCE, label="chance: random masks")
+
+
+_CHANCE: dict[str, Any] = {"color": "#cccccc", "linewidth": 5, "solid_capstyle": "round"}
+
+
 def limit(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> None:
     """Limits over all scores, and a coarser scale at the bottom where collapsed tickets would squeeze the rest.
 
@@ -94,8 +139,8 @@ def limit(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> None:
     """
     means = [row[f"{name}_mean"] for row in rows]
     lower, upper = np.percentile(means, (25, 75))
-    low, high = _limits(rows, name)
-    least, top = _limits([row for row in rows if row[f"{name}_mean"] >= lower - 1.5 * (upper - lower)], name)
+    low, high = limits(rows, name)
+    least, top = limits([row for row in rows if row[f"{name}_mean"] >= lower - 1.5 * (upper - lower)], name)
     border = floor(least)
     if top - border > 0.6 * (high - low):
         axes.set_ylim(low, high)
@@ -121,7 +166,8 @@ def limit(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> None:
     axes.text(0.99, border, text, transform=place, ha="right", va="top", fontsize=7.5, style="italic", color="#444444")
 
 
-def _limits(rows: Sequence[dict[str, Any]], name: str) -> tuple[float, float]:
+def limits(rows: Sequence[dict[str, Any]], name: str) -> tuple[float, float]:
+    """The least and the greatest of means with their deviations, and some margin."""
     ends = [row[f"{name}_mean"] + sign * (row[f"{name}_sd"] or 0) for row in rows for sign in (-1, 1)]
     margin = 0.06 * (max(ends) - min(ends)) or 1.0
     return min(ends) - margin, max(ends) + margin

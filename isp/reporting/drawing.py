@@ -123,11 +123,16 @@ def error_bars(
 
 
 def figure_of(drawn: Sequence[dict[str, Any]], width: float) -> Figure:
-    """A figure for panels of `width` inches and a legend beside them."""
-    count, variants = len(cells_of(drawn)), variants_of(drawn)
+    """A figure for a panel of `width` inches for each task and backbone, and a legend beside them."""
+    count = len(cells_of(drawn))
+    return sized(drawn, width, min(count, COLUMNS), ceil(count / COLUMNS))
+
+
+def sized(drawn: Sequence[dict[str, Any]], width: float, across: int, down: int) -> Figure:
+    """A figure for so many panels of `width` inches across and down, and a legend beside them."""
+    variants = variants_of(drawn)
     legend = 0.9 + 0.08 * max(map(len, variants)), 1.0 + 0.2 * len(variants) + 0.2 * len(r.distinct(drawn, "sparsity"))
-    height = 0.4 + 3.1 * ceil(count / COLUMNS)
-    size = (legend[0] + (width + 0.7) * min(count, COLUMNS), max(height, legend[1]))
+    size = (legend[0] + (width + 0.7) * across, max(0.4 + 3.1 * down, legend[1]))
     return Figure(figsize=size, layout="constrained")
 
 

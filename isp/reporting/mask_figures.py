@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 from isp.reporting import drawing as d
 from isp.reporting import rows as r
 from isp.reporting import tables
+from isp.reporting.axes import chance_handle, cosines
 from isp.reporting.drawing import Drawing
 from isp.reporting.rows import Row
 
@@ -233,31 +234,12 @@ def mask_similarity_by_sparsity(similarity: Sequence[Row], metrics: Sequence[Row
         styles = d.looks(r.distinct(metrics, "variant"))
         figure = d.figure_of(drawn, d.WIDTH)
         for axes, rows in d.panels(figure, drawn):
-            chances = {row["sparsity"]: row["cosine_by_chance"] for row in rows}
-            sparsities = sorted(chances, key=float)
-            places = {sparsity: place for place, sparsity in enumerate(sparsities)}
-            axes.plot([chances[sparsity] for sparsity in sparsities], **_CHANCE)
-            lines = d.variants_of(rows)
-            for position, variant in enumerate(lines):
-                shift = 0.1 * ((position + 0.5) / len(lines) - 0.5)  # so that equal lines do not hide one another
-                points = sorted(d.rows_of(rows, variant), key=lambda row: float(row["sparsity"]))
-                d.error_bars(
-                    axes, [places[row["sparsity"]] + shift for row in points], points, "cosine", styles[variant]
-                )
-            axes.set_xlim(-0.5, len(sparsities) - 0.5)
-            axes.set_ylim(0, 1.03)
-            axes.set_xticks(range(len(sparsities)), [r.percent(sparsity) for sparsity in sparsities])
-            axes.grid(visible=False, axis="x")
-            axes.set_xlabel("sparsity (%)")
+            cosines(axes, rows, styles)
             axes.set_ylabel(f"cosine similarity\nto the mask of {rows[0]['reference']}")
         legend = d.legend_of(figure, {name: styles[name] for name in styles if name in d.variants_of(drawn)}, drawn)
         legend.set_title("variant")
-        handle = Line2D([], [], **_CHANCE, label="chance: random masks")
-        figure.legend(handles=[handle], loc="outside right lower", handlelength=3)
+        figure.legend(handles=[chance_handle()], loc="outside right lower", handlelength=3)
     return figure, drawn
-
-
-_CHANCE: dict[str, Any] = {"color": "#cccccc", "linewidth": 5, "solid_capstyle": "round"}
 
 
 def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence[Row]) -> Drawing:
