@@ -1,4 +1,4 @@
-"""Tables for people (Markdown, text, LaTeX) and for programs (CSV): scores, costs, similarity, statistics, the paper's."""
+"""Tables for people (Markdown, text, LaTeX) and for programs (CSV): scores, costs, masks, statistics, the paper's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tables(
     output: Annotated[
         Path,
         typer.Option(
-            help="Folder to write {scores,costs,spending,similarity,statistics,paper}.{csv,md}, costs.txt, paper.tex to."
+            help="Folder for {scores,costs,spending,similarity,statistics,paper}.{csv,md}, costs.txt and paper.tex."
         ),
     ],
 ) -> None:
