@@ -24,6 +24,28 @@ FIGURES = [
 ]
 
 
+rule describe:
+    output:
+        paths.DESCRIPTION,
+    log:
+        f"{paths.STUDY}/logs/describe.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        version=dag.versions("describe"),
+        study=dag.described(),
+        command=COMMAND,
+    message:
+        "what the study is"
+    shell:
+        "isp describe {params.study} --command {params.command:q} --output {output} > {log} 2>&1"
+
+
 rule collect:
     input:
         records=dag.records(),
