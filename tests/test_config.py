@@ -74,7 +74,11 @@ MALFORMED = [
     ("variants.Bad Name", {"method": "isp"}, "variants.Bad Name.[key] = 'Bad Name': string should match pattern"),
     ("variants.isp.method", "ips", "unknown method 'ips'; did you mean 'isp'? (allowed: dense, "),
     ("variants.isp.method", ..., "missing key 'variants.isp.method'"),
-    ("variants.isp.setings", {}, "unknown key variants.isp 'setings'; did you mean 'settings'? (allowed: by_backbone, "),
+    (
+        "variants.isp.setings",
+        {},
+        "unknown key variants.isp 'setings'; did you mean 'settings'? (allowed: by_backbone, ",
+    ),
     ("variants.dense.initial", "imagenet", "variants.dense.initial = 'imagenet': input should be 'pretrained' or"),
     (f"{BLOCK}.backbone", "clip_tyni", "unknown backbone 'clip_tyni'; did you mean 'clip_tiny'? (allowed: "),
     (f"{BLOCK}.tasks", ["minst"], "unknown task 'minst'; did you mean 'mnist'? (allowed: cars, "),

@@ -240,6 +240,28 @@ def test_tasks_have_columns_of_their_own_sparsities(tmp_path: Path) -> None:
     assert made[5] == "| b2 | t 0 % |"
 
 
+def test_ablations_are_tables_of_their_own(tmp_path: Path) -> None:
+    """What is on some tasks only stands beside the variants of its method, like Tables 4 to 7; so do soups."""
+    records = [
+        *(own for task in ("a", "b") for own in scored("dense", "0.0000", 97.0, task=task)),
+        *(own for task in ("a", "b") for own in scored("isp", "0.8000", 90.0, task=task)),
+        *(own for task in ("a", "b") for own in scored("lth", "0.8000", 95.0, task=task)),
+        *scored("isp", "0.5000", 96.0, task="a"),
+        *scored("n2", "0.8000", 91.0, task="b", method="isp"),
+        *scored("n6", "0.8000", 92.0, task="b", method="isp"),
+        *scored("soup", "0.0000", 98.0, task="b"),
+    ]
+    made = paper.markdown(rows_of(records, tmp_path)).split("\n\n")
+    assert [line for table in made[:3] for line in table.strip().splitlines() if "---" not in line] == [
+        "| b | a 50 % | a 80 % | b 80 % |",
+        "| dense | 97.00 | 97.00 | 97.00 |",
+        "| isp | 96.00 | 90.00 | 90.00 |",
+        "| lth | — | **95.00** | **95.00** |",
+        *("| b | b 80 % |", "| isp | 90.00 |", "| n2 | 91.00 |", "| n6 | **92.00** |"),
+        *("| b | b 0 % |", "| dense | 97.00 |", "| soup | **98.00**† |"),
+    ]
+
+
 def test_without_tickets_the_tables_say_so(tmp_path: Path) -> None:
     metrics = rows_of([], tmp_path)
     assert paper.csv_rows(metrics) == []

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,21 +106,25 @@ def _mark(cells: Sequence[dict[str, Any]], dense: str | None) -> None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
+_Lines = dict[str, dict[tuple[str, str], dict[str, Any]]]
+"""Cells by variant, and by task and sparsity."""
+
+
 @dataclass(frozen=True)
 class _Table:
-    """The table of a backbone.
+    """A table of a backbone.
 
     Attributes:
         backbone: its name.
         columns: the sparsities of each task.
         unpruned: rows above the others, which have one cell a task.
-        pruned: the other rows. Cells by variant, task and sparsity.
+        pruned: the other rows.
     """
 
     backbone: str
     columns: dict[str, list[str]]
-    unpruned: dict[str, dict[tuple[str, str], dict[str, Any]]]
-    pruned: dict[str, dict[tuple[str, str], dict[str, Any]]]
+    unpruned: _Lines
+    pruned: _Lines
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -129,20 +133,62 @@ class _Table:
 
 
 def _tables(metrics: Sequence[Row]) -> list[_Table]:
+    """For each backbone a table of the variants that are on all tasks, and others of those that are on some.
+
+    Of the latter, those with the same cells share a table, beside the variants of the first that have their method
+    (what is not pruned: beside what is not pruned there); so ablations look like Tables 4 to 7.
+    """
     found = []
     run = [row for row in csv_rows(metrics) if row["variant"]]
     for (backbone,), cells in r.group(run, "backbone").items():
-        pruned = [row for row in cells if float(row["sparsity"])]
-        columns = {
-            task: r.sparsities([row for row in pruned if row["task"] == task]) or ["0.0000"]
-            for task in r.distinct(cells, "task")
+        lines: _Lines = {}
+        order = r.distinct(cells, "task")
+        for row in cells:
+            lines.setdefault(row["variant"], {})[row["task"], row["sparsity"]] = dict(row)
+        prunes = {name: any(float(sparsity) for _, sparsity in line) for name, line in lines.items()}
+        tasks = {
+            task for line in lines.values() for task, sparsity in line if float(sparsity) or not any(prunes.values())
         }
-        lines: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-        for (variant,), own in r.group(cells, "variant").items():
-            unpruned = bool(pruned) and not any(float(row["sparsity"]) for row in own)
-            lines[not unpruned][variant] = {(row["task"], row["sparsity"]): row for row in own}
-        found.append(_Table(backbone, columns, *lines))
+        dense = r.dense(cells)
+        whole = [name for name, line in lines.items() if name == dense or tasks <= {task for task, _ in line}]
+        if not any(prunes[name] for name in whole) and any(prunes.values()):
+            whole = list(lines)
+        groups: dict[frozenset[tuple[str, str]], list[str]] = {}
+        for name, line in lines.items():
+            if name not in whole:
+                groups.setdefault(frozenset(line), []).append(name)
+        method = {row["variant"]: row["method"] for row in cells}
+        found.append(_table(backbone, order, {name: lines[name] for name in whole}))
+        for places, names in groups.items():
+            methods = {method[name] for name in names}
+            beside = [
+                name for name in whole if method[name] in methods or not any(prunes[own] for own in (name, *names))
+            ]
+            shown = {name: _only(lines[name], places) for name in lines if name in (*beside, *names)}
+            found.append(_table(backbone, order, {name: line for name, line in shown.items() if line}))
     return found
+
+
+def _only(line: Mapping[tuple[str, str], dict[str, Any]], places: Iterable[tuple[str, str]]) -> dict[Any, Any]:
+    return {place: cell for place, cell in line.items() if place in set(places)}
+
+
+def _table(backbone: str, order: Sequence[str], lines: _Lines) -> _Table:
+    """A table of these lines, tasks in that order; best is what is best in it."""
+    lines = {name: {place: {**cell, "best": ""} for place, cell in line.items()} for name, line in lines.items()}
+    _mark([cell for line in lines.values() for cell in line.values()], None)
+    columns: dict[str, list[str]] = {task: [] for line in lines.values() for task, _ in line}
+    for line in lines.values():
+        for task, sparsity in line:
+            if float(sparsity) and sparsity not in columns[task]:
+                columns[task].append(sparsity)
+    prunes = {name for name, line in lines.items() if any(float(sparsity) for _, sparsity in line)}
+    return _Table(
+        backbone,
+        {task: sorted(columns[task], key=float) or ["0.0000"] for task in order if task in columns},
+        {name: line for name, line in lines.items() if prunes and name not in prunes},
+        {name: line for name, line in lines.items() if not prunes or name in prunes},
+    )
 
 
 def markdown(metrics: Sequence[Row]) -> str:

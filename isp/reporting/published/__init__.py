@@ -29,6 +29,7 @@ TABLE_5 = "Table 5's caption says CIFAR-10, but its values are those of CIFAR-10
 
 _ALIASES = (
     ("isp_n0", "isp_without_denoiser"),
+    ("isp_without_denoiser", "denoisers=0"),
     (r"(?:denoisers_|isp_n|n)(\d+)", r"denoisers=\1"),
     (r"(?:look_ahead_|c)(\d+)", r"look_ahead=\1"),
     ("dense", "finetuned"),
