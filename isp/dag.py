@@ -363,6 +363,10 @@ class Dag:
         places = dict.fromkeys((group.backbone, group.task) for group in self.study.groups())
         return [PREPARED.format(backbone=backbone, task=task, split="train") for backbone, task in places]
 
+    def reference(self) -> str:
+        """The variant that `isp tables` compares the others with."""
+        return _options(reference=self.study.reference_variant())
+
     def described(self) -> str:
         """The study as its file says it, but for where data lie."""
         return _options(study=self.study.model_dump(mode="json", exclude={"data_root"}, exclude_unset=True))

@@ -12,7 +12,13 @@ TABLES = [
     for name in ("scores", "costs", "similarity", "spending")
     for suffix in ("csv", "md")
 ]
-TABLES.append(f"{paths.STUDY}/tables/costs.txt")
+TABLES += [
+    f"{paths.STUDY}/tables/{name}"
+    for name in (
+        *("costs.txt", "statistics.csv", "statistics.md"),
+        *("paper.csv", "paper.md", "paper.tex"),
+    )
+]
 FIGURES = [
     f"{paths.STUDY}/figures/{{figure}}.{suffix}" for suffix in ("png", "pdf", "csv")
 ]
@@ -170,6 +176,21 @@ rule tables:
         ),
         TABLES[7],
         TABLES[8],
+        report(
+            TABLES[9],
+            caption="../report/statistics.rst",
+            category="Tables",
+            labels={"what": "differences, intervals, ranks", "form": "csv"},
+        ),
+        TABLES[10],
+        report(
+            TABLES[11],
+            caption="../report/paper.rst",
+            category="Tables",
+            labels={"what": "the paper's tables", "form": "csv"},
+        ),
+        TABLES[12],
+        TABLES[13],
     log:
         f"{paths.STUDY}/logs/tables.log",
     conda:
@@ -181,12 +202,14 @@ rule tables:
         gpu=0,
     params:
         version=dag.versions("tables"),
+        reference=dag.reference(),
         folder=f"{paths.STUDY}/tables",
     message:
         "tables"
     shell:
         "isp tables --metrics {input.metrics} --timings {input.timings} --rounds {input.rounds}"
-        " --layers {input.layers} --similarity {input.similarity} --output {params.folder} > {log} 2>&1"
+        " --layers {input.layers} --similarity {input.similarity} {params.reference}"
+        " --output {params.folder} > {log} 2>&1"
 
 
 rule figures:
