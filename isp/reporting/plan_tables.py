@@ -1,11 +1,20 @@
-"""A study's plan for people."""
+"""A study's plan for people, and beside it what a run took."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isp.reporting.tables import si, text
+from isp.reporting import rows as r
+from isp.reporting.rows import Row
+from isp.reporting.tables import Table, si, text
+
+COMPARISON_LEGEND = (
+    "The plan that was made before the run beside what the run took. hours: of all jobs, one after the other, start-up "
+    "left out; where jobs run side by side they slow one another down, which the plan's calibration sees only in part. "
+    "steps, FLOP: of a variant's tickets, each by itself, without its evaluation; at most, where the number of rounds "
+    "follows from measured sparsity."
+)
 
 
 def lines(plan: Mapping[str, Any]) -> str:
@@ -33,6 +42,37 @@ def lines(plan: Mapping[str, Any]) -> str:
     return text(tables, *_notes(plan))
 
 
+def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], metrics: Sequence[Row]) -> list[Table]:
+    """What was planned beside what was: by rule jobs and hours, by variant the steps and FLOPs of its tickets.
+
+    Args:
+        plan: from the plan stage.
+        seconds: by rule those of its jobs, from their logs.
+        metrics: rows of `collect.metrics`.
+    """
+    rules = []
+    for row in [*plan["rules"], {"rule": "all", **plan["total"]}]:
+        took = [each for own in seconds.values() for each in own] if row["rule"] == "all" else seconds[row["rule"]]
+        hours = [_hours(row["seconds"]), _hours(sum(took)), _ratio(sum(took), row["seconds"])]
+        rules.append([row["rule"], f"{row['jobs']:,}", f"{len(took):,}", *hours])
+    variants = []
+    tickets = r.group(metrics, "backbone", "variant")
+    for row in plan["variants"]:
+        own = tickets[row["backbone"], row["variant"]]
+        spent = [sum(r.numbers(own, f"finding_{key}", f"retraining_{key}")) for key in ("steps", "flops")]
+        steps = [f"{row['steps_alone']:,}", f"{spent[0]:,.0f}"]
+        flops = [si(row["flops_alone"]), si(spent[1]), _ratio(spent[1], row["flops_alone"])]
+        variants.append([f"{row['variant']} on {row['backbone']}", *steps, *flops])
+    return [
+        (["rule", "jobs planned", "jobs run", "hours planned", "hours taken", "taken / planned"], rules),
+        (["variant", "steps planned", "steps taken", "FLOP planned", "FLOP executed", "executed / planned"], variants),
+    ]
+
+
+def _ratio(taken: float, planned: float) -> str:
+    return f"{taken / planned:.2f}" if planned else ""
+
+
 def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
     return [
         name,
@@ -45,6 +85,7 @@ def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
 
 def _notes(plan: Mapping[str, Any]) -> list[str]:
     without, disk, total = plan["without_sharing"], plan["disk"], plan["total"]
+    saved = _share(plan["with_sharing"]["seconds"], without["seconds"])
     rate = plan["throughput"]
     how = f"at {si(rate)} FLOP a second" if rate else f"by steps timed here, on {plan['device']}"
     parallel = plan["parallel"]
@@ -53,10 +94,10 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
         f"{plan['study']}: {total['all_jobs']:,} jobs, {total['steps']:,} training steps, {si(total['flops'])} FLOP; "
         f"{plan['hours']:,.2f} hours {how}, {plan['wall_hours']:,.2f} with {side}.",
         f"Each ticket made by itself: {without['steps']:,} steps, {si(without['flops'])} FLOP, "
-        f"{without['seconds'] / 3600:,.2f} hours; sharing saves {_share(total['seconds'], without['seconds'])}.",
+        f"{without['seconds'] / 3600:,.2f} hours; sharing saves {saved} of it.",
         f"Disk: {si(disk['kept'])}B stay; states and copies between rounds are {si(disk['temporary'])}B; if they are "
         f"deleted on the way, the most at a time is {si(disk['peak'])}B.",
-        "A variant's jobs and hours are all that its tickets need, also what other variants share with it. Steps of "
+        "A variant's jobs and hours are all that its tickets need but evaluation, also what variants share. Steps of "
         "rounds that follow from measured sparsity are the most there may be. Downloads, pre-training and preparation "
         "are counted as jobs only: studies share them.",
     ]

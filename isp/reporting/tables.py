@@ -69,6 +69,11 @@ def si(value: float) -> str:
     return f"{value:.3g}"
 
 
+def signed(value: float) -> str:
+    """A difference with its sign, two decimals: "+1.00", "−0.25", "+0.00"."""
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
+
+
 def mean_and_deviation(values: Sequence[float], places: int = 2) -> str:
     """Mean and sample standard deviation as text, "97.10 ± 0.32"; for one value without the latter, for none empty."""
     if not values:
@@ -88,13 +93,13 @@ def scores(metrics: Sequence[Row]) -> list[Table]:
             texts = [mean_and_deviation(r.numbers(found.get((column,), []), "validation")) for column in columns]
             sparsest = found[(r.sparsities(own)[-1],)]
             body.append([variant, *texts, f"{statistics.fmean(r.numbers(sparsest, _FINDING, _RETRAINING)):,.0f}"])
-        tables.append(([_title(names), *(f"{float(column):g}" for column in columns), "steps"], body))
+        tables.append(([title(names), *(f"{float(column):g}" for column in columns), "steps"], body))
     return tables
 
 
 def scores_csv(metrics: Sequence[Row]) -> list[dict[str, Any]]:
     """A row for each task, backbone, variant and sparsity with the columns `SCORES`."""
-    return [_scores_of(rows) for rows in _tickets(metrics).values()]
+    return [_scores_of(rows) for rows in r.tickets(metrics).values()]
 
 
 def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row]) -> list[Table]:
@@ -102,8 +107,8 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
     names = ["sparsity", "seeds", "validation", "test", "finding", "retraining", "FLOP", "sparse FLOP", "seconds"]
     tables: dict[tuple[str, ...], Table] = {}
     seconds, runs = _seconds(timings), r.group(rounds, *r.CELL, "variant")
-    for key, rows in _tickets(metrics).items():
-        *title, variant, sparsity = key
+    for key, rows in r.tickets(metrics).items():
+        *of, variant, sparsity = key
         shares = _changed(runs, key)
         line = [
             variant,
@@ -116,8 +121,8 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
             f"{statistics.fmean(seconds[key]):,.0f}" if seconds.get(key) else "",
             f"{100 * min(shares):.1f}–{100 * max(shares):.1f} %" if shares else "",
         ]
-        header = [_title(title), *names, "changed"]
-        tables.setdefault(tuple(title), (header, []))[1].append(line)
+        header = [title(of), *names, "changed"]
+        tables.setdefault(tuple(of), (header, []))[1].append(line)
     return list(tables.values())
 
 
@@ -125,7 +130,7 @@ def costs_csv(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[R
     """A row for each task, backbone, variant and sparsity with the columns `COSTS`; changed as fractions."""
     seconds, runs = _seconds(timings), r.group(rounds, *r.CELL, "variant")
     found = []
-    for key, rows in _tickets(metrics).items():
+    for key, rows in r.tickets(metrics).items():
         shares = _changed(runs, key)
         means = {column: _mean(rows, column) for column in (_FINDING, _RETRAINING)}
         means |= {kind: _mean(rows, *_flops(kind)) for kind in ("flops", "sparse_flops")}
@@ -145,7 +150,7 @@ def spending(metrics: Sequence[Row], timings: Sequence[Row]) -> list[Table]:
         cells = [" + ".join(map(one, pair)) for one, pair in zip(write, both, strict=True)]
         ratio = f"{row['flops_of_dense']:.2f}" if row["flops_of_dense"] != "" else ""
         names = (row["task"], row["backbone"])
-        header = [_title(names), "sparsity", "steps", "samples", "FLOP", "sparse FLOP", "seconds", "of dense"]
+        header = [title(names), "sparsity", "steps", "samples", "FLOP", "sparse FLOP", "seconds", "of dense"]
         line = [row["variant"], f"{float(row['sparsity']):g}", *cells, ratio]
         tables.setdefault(names, (header, []))[1].append(line)
     return list(tables.values())
@@ -153,13 +158,13 @@ def spending(metrics: Sequence[Row], timings: Sequence[Row]) -> list[Table]:
 
 def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[str, Any]]:
     """A row for each task, backbone, variant and sparsity with the columns `SPENDING`."""
-    took, found = _tickets(timings), []
+    took, found = r.tickets(timings), []
     dense = {
         names: statistics.fmean(r.numbers(dense_rows, *_flops("flops")))
         for names, rows in r.group(metrics, *r.CELL).items()
         if (dense_rows := [row for row in rows if not float(r.cell(row, "sparsity"))])
     }
-    for key, rows in _tickets(metrics).items():
+    for key, rows in r.tickets(metrics).items():
         row: dict[str, Any] = {column: r.cell(rows[0], column) for column in SPENDING[:5]} | {"seeds": len(rows)}
         for column in _SPENT:
             row[column] = _mean(took[key] if column.endswith("seconds") else rows, column)
@@ -172,12 +177,12 @@ def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[st
 def similarity(similarity: Sequence[Row]) -> list[Table]:
     """For each task and backbone, a row a pair of variants and sparsity: how alike their masks are, and by chance."""
     tables: dict[tuple[str, ...], Table] = {}
-    for (*title, a, b, sparsity), rows in _pairs(similarity).items():
+    for (*of, a, b, sparsity), rows in _pairs(similarity).items():
         chance = r.by_chance(rows)
         texts = [f"{mean_and_deviation(r.numbers(rows, name), 3)} ({chance[name]:.3f})" for name in r.SIMILARITIES]
-        header = [_title(title), "sparsity", "seeds", "cosine", "Jaccard", "Hamming"]
+        header = [title(of), "sparsity", "seeds", "cosine", "Jaccard", "Hamming"]
         line = [f"{a}, {b}", f"{float(sparsity):g}", str(len(rows)), *texts]
-        tables.setdefault(tuple(title), (header, []))[1].append(line)
+        tables.setdefault(tuple(of), (header, []))[1].append(line)
     return list(tables.values())
 
 
@@ -204,7 +209,7 @@ def collapse(layers: Sequence[Row]) -> str:
                 seeds = r.distinct(same, "seed")
                 by_seeds.setdefault(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}", []).append(labels[layer])
             found = "; ".join(f"{seeds}: {_some(layers)}" for seeds, layers in by_seeds.items())
-            lines.append(f"- {_title(names)}, {variant} at {float(sparsity):g}, {found}")
+            lines.append(f"- {title(names)}, {variant} at {float(sparsity):g}, {found}")
     return (
         "\n".join(["Layer collapse: these tickets have layers that keep no weight at all.\n", *lines]) if lines else ""
     )
@@ -230,16 +235,6 @@ def text(tables: Sequence[Table], *notes: str) -> str:
     return "\n".join([*parts, *(f"{note}\n" for note in notes if note)])
 
 
-def _tickets(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by ticket but for the seed; variants stay together although the seeds take turns."""
-    return {
-        (*names, variant, sparsity): same
-        for names, cell in r.group(rows, *r.CELL).items()
-        for (variant,), own in r.group(cell, "variant").items()
-        for (sparsity,), same in r.group(own, "sparsity").items()
-    }
-
-
 def _pairs(similarity: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
     """Rows by pair of masks but for the seed; sparsities of a pair stay together."""
     return {
@@ -262,7 +257,7 @@ def _scores_of(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _seconds(timings: Sequence[Row]) -> dict[tuple[str, ...], list[float]]:
-    return {key: r.numbers(rows, "finding_seconds", "retraining_seconds") for key, rows in _tickets(timings).items()}
+    return {key: r.numbers(rows, "finding_seconds", "retraining_seconds") for key, rows in r.tickets(timings).items()}
 
 
 def _changed(runs: Mapping[tuple[str, ...], Sequence[Row]], ticket: tuple[str, ...]) -> list[float]:
@@ -285,7 +280,8 @@ def _mean(rows: Sequence[Row], *columns: str) -> int | float:
     return int(mean) if mean.is_integer() else round(mean, 2)
 
 
-def _title(names: Sequence[str]) -> str:
+def title(names: Sequence[str]) -> str:
+    """What a table of a (task, backbone) is of."""
     return " on ".join(reversed(names))
 
 

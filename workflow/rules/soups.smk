@@ -121,7 +121,7 @@ rule merge_subnetworks:
         state=temp(paths.MERGED),
         mask=paths.MERGED_MASK,
     log:
-        paths.log(paths.MERGED),
+        paths.log(paths.MERGED_MASK),
     wildcard_constraints:
         variant=dag.variants("instant"),
     conda:
