@@ -69,6 +69,11 @@ def si(value: float) -> str:
     return f"{value:.3g}"
 
 
+def signed(value: float) -> str:
+    """A difference with its sign, two decimals: "+1.00", "−0.25", "+0.00"."""
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
+
+
 def mean_and_deviation(values: Sequence[float], places: int = 2) -> str:
     """Mean and sample standard deviation as text, "97.10 ± 0.32"; for one value without the latter, for none empty."""
     if not values:
@@ -88,7 +93,7 @@ def scores(metrics: Sequence[Row]) -> list[Table]:
             texts = [mean_and_deviation(r.numbers(found.get((column,), []), "validation")) for column in columns]
             sparsest = found[(r.sparsities(own)[-1],)]
             body.append([variant, *texts, f"{statistics.fmean(r.numbers(sparsest, _FINDING, _RETRAINING)):,.0f}"])
-        tables.append(([_title(names), *(f"{float(column):g}" for column in columns), "steps"], body))
+        tables.append(([title(names), *(f"{float(column):g}" for column in columns), "steps"], body))
     return tables
 
 
@@ -103,7 +108,7 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
     tables: dict[tuple[str, ...], Table] = {}
     seconds, runs = _seconds(timings), r.group(rounds, *r.CELL, "variant")
     for key, rows in _tickets(metrics).items():
-        *title, variant, sparsity = key
+        *of, variant, sparsity = key
         shares = _changed(runs, key)
         line = [
             variant,
@@ -116,8 +121,8 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
             f"{statistics.fmean(seconds[key]):,.0f}" if seconds.get(key) else "",
             f"{100 * min(shares):.1f}–{100 * max(shares):.1f} %" if shares else "",
         ]
-        header = [_title(title), *names, "changed"]
-        tables.setdefault(tuple(title), (header, []))[1].append(line)
+        header = [title(of), *names, "changed"]
+        tables.setdefault(tuple(of), (header, []))[1].append(line)
     return list(tables.values())
 
 
@@ -145,7 +150,7 @@ def spending(metrics: Sequence[Row], timings: Sequence[Row]) -> list[Table]:
         cells = [" + ".join(map(one, pair)) for one, pair in zip(write, both, strict=True)]
         ratio = f"{row['flops_of_dense']:.2f}" if row["flops_of_dense"] != "" else ""
         names = (row["task"], row["backbone"])
-        header = [_title(names), "sparsity", "steps", "samples", "FLOP", "sparse FLOP", "seconds", "of dense"]
+        header = [title(names), "sparsity", "steps", "samples", "FLOP", "sparse FLOP", "seconds", "of dense"]
         line = [row["variant"], f"{float(row['sparsity']):g}", *cells, ratio]
         tables.setdefault(names, (header, []))[1].append(line)
     return list(tables.values())
@@ -172,12 +177,12 @@ def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[st
 def similarity(similarity: Sequence[Row]) -> list[Table]:
     """For each task and backbone, a row a pair of variants and sparsity: how alike their masks are, and by chance."""
     tables: dict[tuple[str, ...], Table] = {}
-    for (*title, a, b, sparsity), rows in _pairs(similarity).items():
+    for (*of, a, b, sparsity), rows in _pairs(similarity).items():
         chance = r.by_chance(rows)
         texts = [f"{mean_and_deviation(r.numbers(rows, name), 3)} ({chance[name]:.3f})" for name in r.SIMILARITIES]
-        header = [_title(title), "sparsity", "seeds", "cosine", "Jaccard", "Hamming"]
+        header = [title(of), "sparsity", "seeds", "cosine", "Jaccard", "Hamming"]
         line = [f"{a}, {b}", f"{float(sparsity):g}", str(len(rows)), *texts]
-        tables.setdefault(tuple(title), (header, []))[1].append(line)
+        tables.setdefault(tuple(of), (header, []))[1].append(line)
     return list(tables.values())
 
 
@@ -204,7 +209,7 @@ def collapse(layers: Sequence[Row]) -> str:
                 seeds = r.distinct(same, "seed")
                 by_seeds.setdefault(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}", []).append(labels[layer])
             found = "; ".join(f"{seeds}: {_some(layers)}" for seeds, layers in by_seeds.items())
-            lines.append(f"- {_title(names)}, {variant} at {float(sparsity):g}, {found}")
+            lines.append(f"- {title(names)}, {variant} at {float(sparsity):g}, {found}")
     return (
         "\n".join(["Layer collapse: these tickets have layers that keep no weight at all.\n", *lines]) if lines else ""
     )
@@ -285,7 +290,8 @@ def _mean(rows: Sequence[Row], *columns: str) -> int | float:
     return int(mean) if mean.is_integer() else round(mean, 2)
 
 
-def _title(names: Sequence[str]) -> str:
+def title(names: Sequence[str]) -> str:
+    """What a table of a (task, backbone) is of."""
     return " on ".join(reversed(names))
 
 

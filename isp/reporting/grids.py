@@ -1,0 +1,123 @@
+"""Any csv table for people: a table for each task and backbone, means beside deviations, numbers that can be sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from isp.reporting import rows as r
+from isp.reporting.rows import Row
+from isp.reporting.tables import si
+
+SPLITS = ("of", "part", "source", "table", "task", "backbone")
+"""Columns that part a table."""
+NAMES = ("variant", "variant_a", "variant_b", "sparsity", "sparsity_percent")
+"""Columns that say what a row is of; they are shown even where all rows have the same."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text, and the number to sort it by if it is one."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A header; numbers are aligned right."""
+
+    name: str
+    numeric: bool
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: what it is of, what all its rows share, and its columns and rows."""
+
+    title: str
+    shared: tuple[tuple[str, str], ...]
+    columns: tuple[Column, ...]
+    body: tuple[tuple[Cell, ...], ...]
+
+
+def grids(rows: Sequence[Row]) -> list[Grid]:
+    """The tables that the rows of a csv file make; columns without any value are left out."""
+    if not rows:
+        return []
+    splits = [column for column in SPLITS if column in rows[0]]
+    return [_grid(dict(zip(splits, values, strict=True)), own) for values, own in r.group(rows, *splits).items()]
+
+
+def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
+    columns = [column for column in rows[0] if column not in of and any(row[column] for row in rows)]
+    inside = {other for column in columns for other in _parts(column, columns)}
+    made = {column: _cells(column, columns, rows) for column in columns if column not in inside}
+    shared = [
+        column
+        for column, cells in made.items()
+        if len(rows) > 2 and column not in NAMES and len({cell.text for cell in cells}) == 1
+    ]
+    shown = [column for column in made if column not in shared]
+    cell = " on ".join(of[key] for key in ("backbone", "task") if of.get(key))
+    return Grid(
+        ", ".join(text for text in (cell, *(of[key] for key in of if key not in r.CELL)) if text),
+        tuple((_words(column), made[column][0].text) for column in shared),
+        tuple(Column(_words(column), any(cell.value is not None for cell in made[column])) for column in shown),
+        tuple(zip(*(made[column] for column in shown), strict=True)),
+    )
+
+
+def _parts(column: str, columns: Sequence[str]) -> list[str]:
+    """The column that is shown within this one: its deviation, or the upper end of an interval."""
+    stem = column.removesuffix("mean").removesuffix("score").rstrip("_") if column != "low" else ""
+    found = [f"{stem}_{ending}".lstrip("_") for ending in ("sd", "std")]
+    if column.endswith("low"):
+        found = [f"{column.removesuffix('low')}high"]
+    return [other for other in found if other in columns and other != column]
+
+
+def _cells(column: str, columns: Sequence[str], rows: Sequence[Row]) -> list[Cell]:
+    values = [number(row[column]) for row in rows]
+    if any(value is None and row[column] for value, row in zip(values, rows, strict=True)):
+        return [Cell(row[column] or "—") for row in rows]
+    write = _writer(column, [value for value in values if value is not None])
+    other = next(iter(_parts(column, columns)), None)
+    scale = 100 if column == "sparsity" else 1
+    made = []
+    for row, value in zip(rows, values, strict=True):
+        text = "—" if value is None else write(value)
+        beside = number(row[other]) if other else None
+        if value is not None and beside is not None:
+            text = f"[{text}, {write(beside)}]" if column.endswith("low") else f"{text} ± {write(beside)}"
+        made.append(Cell(text, None if value is None else value * scale))
+    return made
+
+
+def number(text: str) -> float | None:
+    """The finite number that a text is, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if isfinite(value) else None
+
+
+def _writer(column: str, values: Sequence[float]) -> Callable[[float], str]:
+    """How to write the numbers of a column, all alike: in percent, with SI prefixes, or with as many decimals."""
+    largest = max(map(abs, values), default=0)
+    places = 0 if all(value.is_integer() for value in values) else 2 if largest >= 2 else 3
+    if column in ("sparsity", "sparsity_percent"):
+        return lambda value: f"{value * (100 if column == 'sparsity' else 1):.4g} %"
+    if column.endswith("flops") and largest >= 1e6:
+        return si
+    return lambda value: f"{value:,.{places}f}".replace("-", "−")
+
+
+def _words(column: str) -> str:
+    """A header from the name of a column."""
+    if column in ("mean", "low"):
+        return "interval" if column == "low" else column
+    stem = f"{column.removesuffix('low')}interval" if column.endswith("_low") else column.removesuffix("_mean")
+    return stem.removesuffix("_percent").replace("_", " ").replace("flops", "FLOPs")

@@ -1,0 +1,342 @@
+"""The page of a study: everything a reader wants, in one HTML file that needs nothing else.
+
+A pure function of what was collected, drawn and written: the same in, the same bytes out. The template escapes all
+text, and the page's own policy lets a browser load nothing and run nothing but what the page brings along.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from isp.reporting import alt, tables
+from isp.reporting import rows as r
+from isp.reporting.drawing import DPI
+from isp.reporting.grids import Grid, grids
+from isp.reporting.rows import Row
+from isp.reporting.verdict import Verdict, seeds_note, verdicts
+
+LONGEST = 400
+"""Rows of a table that the page shows; a longer one is only linked."""
+OPEN = 100
+"""Rows of a table that need no click to be seen."""
+SCREEN = 96
+"""Pixels an inch, as browsers count."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a page is made of; only `metrics` has to be there.
+
+    Names are those of files without suffix. `links` are addresses relative to the page, of files that lie beside it.
+    """
+
+    metrics: Sequence[Row]
+    study: Mapping[str, Any] = field(default_factory=dict)
+    layers: Sequence[Row] = ()
+    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    figures: Mapping[str, bytes] = field(default_factory=dict)
+    drawn: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    captions: Mapping[str, str] = field(default_factory=dict)
+    links: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page."""
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    source: str
+    width: int
+    height: int
+    links: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table on the page, in parts; none if it is too long."""
+
+    name: str
+    title: str
+    caption: str
+    rows: int
+    parts: tuple[Grid, ...]
+    links: tuple[str, ...]
+
+    @property
+    def open(self) -> bool:
+        """Whether it is seen without a click."""
+        return self.rows <= OPEN
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with what is in it."""
+
+    id: str
+    title: str
+    intro: str = ""
+    figures: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+
+
+SECTIONS = (
+    Section("scores", "Scores by sparsity", figures=("score_by_sparsity",)),
+    Section("statistics", "Statistics", "How sure the scores are.", tables=("statistics",)),
+    Section("paper", "Beside the paper", "The same methods as published.", tables=("paper",)),
+    Section(
+        "cost",
+        "Cost against accuracy",
+        "What finding a mask and training under it took. To compare methods, use steps and FLOPs; seconds hold for one "
+        "machine, and no run was faster because its weights were zero.",
+        ("score_by_cost",),
+        ("spending", "costs"),
+    ),
+    Section("plan", "Plan against reality", "What was estimated before the run, and what it took.", tables=("plan",)),
+    Section(
+        "denoisers", "Denoisers", "What look-ahead copies do in each round.", ("denoisers", "agreement_by_layer")
+    ),
+    Section(
+        "masks",
+        "Masks",
+        "Which weights the methods keep.",
+        ("mask_similarity_by_sparsity", "mask_similarity", "layer_sparsity", "mask_similarity_by_layer"),
+        ("similarity",),
+    ),
+)
+"""Where figures and tables belong; a table also by the first word of its name. What belongs nowhere comes last."""
+_MORE = Section("more", "More figures and tables")
+_SHOWN_OTHERWISE = ("scores",)
+"""Tables that the verdict is."""
+_TITLES = {
+    "score_by_sparsity": "Score by sparsity",
+    "score_by_cost": "Score by cost",
+    "denoisers": "What denoisers change",
+    "agreement_by_layer": "Agreement of weak masks by layer",
+    "mask_similarity": "Similarity of every two masks",
+    "mask_similarity_by_sparsity": "Similarity to one mask by sparsity",
+    "mask_similarity_by_layer": "Similarity to one mask by layer",
+    "layer_sparsity": "Sparsity by layer",
+    "spending": "Spent on finding and on retraining",
+    "costs": "Scores and costs",
+    "similarity": "Similarity of masks",
+    "statistics": "Intervals and differences",
+    "paper": "In the form of the paper's tables",
+    "plan": "Planned and executed",
+}
+
+
+def render(contents: Contents) -> str:
+    """The page."""
+    found = _Page(contents)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"address": quote, "percent": r.percent, "count": "{:,.0f}".format}
+    return environment.from_string(_file("page.html")).render(page=found) + "\n"
+
+
+def caption_of(text: str, **wildcards: str) -> str:
+    """A caption of Snakemake's report as plain text: a template that knows the wildcards of a job."""
+    return jinja2.Template(text).render(snakemake={"wildcards": wildcards}).strip()
+
+
+def reference_of(study: Mapping[str, Any], metrics: Sequence[Row]) -> str:
+    """The variant to compare others with: the study's `reference`, else "isp", else the first of the method isp."""
+    methods = {row["variant"]: r.cell(row, "method") for row in metrics if float(r.cell(row, "sparsity"))}
+    named = str(_of(study, "study").get("reference") or "")
+    ordered = sorted(methods, key=lambda name: (name != named, name != "isp", methods[name] != "isp"))
+    return next((name for name in ordered if name in (named, "isp") or methods[name] == "isp"), "")
+
+
+def _of(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What lies under a key; nothing where nothing does."""
+    return values.get(key) or {}
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+class _Page:
+    """What the template asks for."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
+        self._study = _of(contents.study, "study")
+        self.metrics = contents.metrics
+        self.css, self.js = Markup(_file("page.css")), Markup(_file("page.js"))
+        self.sections = [section for section in self._sections() if section.figures or section.tables]
+
+    @property
+    def policy(self) -> str:
+        """What a browser may load: pictures within the page, its own style and script."""
+        style, script = ("sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+                         for text in (self.css, self.js))  # fmt: skip
+        return f"default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'"
+
+    @property
+    def name(self) -> str:
+        return str(self._study.get("study") or next(iter(r.distinct(self.metrics, "study")), "study"))
+
+    @property
+    def question(self) -> str:
+        return str(self._contents.study.get("question") or "").strip()
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """The study in numbers."""
+        pruned = [row for row in self.metrics if float(r.cell(row, "sparsity"))]
+        counted = [
+            (len(r.distinct(self.metrics, "variant")), "variant"),
+            (len(r.distinct(self.metrics, "method")), "method"),
+            (len(r.distinct(self.metrics, "task")), "task"),
+            (len(r.distinct(self.metrics, "backbone")), "backbone"),
+            (len(r.distinct(self.metrics, "seed")), "seed"),
+            (len(pruned), "pruned ticket"),
+        ]
+        return [(f"{count:,}", word + "s" * (count != 1)) for count, word in counted]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        untrained = [name for name, variant in self._variants.items() if variant.get("initial") == "random"]
+        return verdicts(self.metrics, reference_of(self._contents.study, self.metrics), untrained)
+
+    @property
+    def seeds_note(self) -> str:
+        return seeds_note(self.metrics, any(name.startswith("statistics") for name in self._contents.tables))
+
+    @property
+    def collapsed(self) -> list[str]:
+        """The tickets with layers that keep no weight."""
+        return [line[2:] for line in tables.collapse(self._contents.layers).splitlines() if line.startswith("- ")]
+
+    @property
+    def _variants(self) -> Mapping[str, Mapping[str, Any]]:
+        return _of(self._contents.study, "variants")
+
+    @property
+    def variants(self) -> list[tuple[str, Mapping[str, Any], list[tuple[str, str]]]]:
+        """Every variant, what is known of it, its settings as texts."""
+        names = list(self._variants) or r.distinct(self.metrics, "variant")
+        methods = {row["variant"]: r.cell(row, "method") for row in self.metrics}
+        found = []
+        for name in names:
+            known = {"method": methods.get(name, "")} | dict(_of(self._variants, name))
+            found.append((name, known, _pairs(_of(known, "settings"))))
+        return found
+
+    @property
+    def protocols(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """The training protocol of each backbone."""
+        return [(name, _pairs(values)) for name, values in _of(self._study, "training").items()]
+
+    @property
+    def tasks(self) -> list[tuple[str, Mapping[str, Any], list[tuple[str, str]]]]:
+        found = []
+        for name in list(_of(self._contents.study, "tasks")) or r.distinct(self.metrics, "task"):
+            known = _of(_of(self._contents.study, "tasks"), name)
+            found.append((name, known, _pairs({key: known[key] for key in known if key != "summary"})))
+        return found
+
+    @property
+    def command(self) -> str:
+        return str(_of(self._contents.study, "provenance").get("command") or "")
+
+    @property
+    def commit(self) -> str:
+        """What to check out to run it again; empty where no commit holds what was run."""
+        found = _of(self._contents.study, "provenance")
+        return "" if found.get("modified") else str(found.get("commit") or "")
+
+    @property
+    def provenance(self) -> list[tuple[str, str]]:
+        found = dict(_of(self._contents.study, "provenance"))
+        if found.pop("modified", False):
+            found["commit"] = f"{found.get('commit') or 'unknown'}, with uncommitted changes"
+        known = {key: value for key, value in found.items() if key not in ("command", "packages") and value}
+        return _pairs({key: self._study[key] for key in ("device", "threads") if key in self._study} | known)
+
+    @property
+    def packages(self) -> list[tuple[str, str]]:
+        return _pairs(_of(_of(self._contents.study, "provenance"), "packages"))
+
+    @property
+    def links(self) -> Sequence[str]:
+        return self._contents.links
+
+    def pictures(self, section: Section) -> list[Picture]:
+        return [self._picture(name) for name in section.figures]
+
+    def listings(self, section: Section) -> list[Listing]:
+        return [self._listing(name) for name in section.tables]
+
+    def nothing_in(self, section: Section) -> list[str]:
+        """Figures that have nothing to show in this study."""
+        return [_title(name) for name in section.figures if not self._contents.drawn.get(name)]
+
+    def _sections(self) -> Iterable[Section]:
+        """Each section with the figures and tables that there are."""
+        figures = list(self._contents.figures)
+        names = [name for name in self._contents.tables if name not in _SHOWN_OTHERWISE and self._contents.tables[name]]
+        for section in SECTIONS:
+            own = [name for name in section.figures if name in figures]
+            listed = [name for key in section.tables for name in names if name == key or name.startswith(f"{key}_")]
+            figures = [name for name in figures if name not in own]
+            names = [name for name in names if name not in listed]
+            yield Section(section.id, section.title, section.intro, tuple(own), tuple(listed))
+        yield Section(_MORE.id, _MORE.title, _MORE.intro, tuple(figures), tuple(names))
+
+    def _picture(self, name: str) -> Picture:
+        content, (width, height) = _reduced(self._contents.figures[name])
+        source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        shown = (round(width * SCREEN / DPI), round(height * SCREEN / DPI))
+        text = alt.describe(name, self._contents.drawn.get(name, ()))
+        caption = self._contents.captions.get(f"figures/{name}", "")
+        return Picture(name, _title(name), text, caption, source, *shown, self._beside("figures", name))
+
+    def _listing(self, name: str) -> Listing:
+        rows = self._contents.tables[name]
+        parts = tuple(grids(rows)) if len(rows) <= LONGEST else ()
+        caption = self._contents.captions.get(f"tables/{name}", "")
+        return Listing(name, _title(name), caption, len(rows), parts, self._beside("tables", name))
+
+    def _beside(self, folder: str, name: str) -> tuple[str, ...]:
+        """Links to the files of a figure or table."""
+        return tuple(link for link in self.links if f"/{link}".rpartition(".")[0].endswith(f"/{folder}/{name}"))
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name) or name.replace("_", " ").capitalize()
+
+
+def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Keys and values as texts; what is not a text as JSON."""
+    return [
+        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for key, value in values.items()
+        if value is not None
+    ]
+
+
+def _reduced(png: bytes) -> tuple[bytes, tuple[int, int]]:
+    """A picture in 256 colours of its own, a third of the size, and its size in pixels."""
+    with Image.open(io.BytesIO(png)) as picture:
+        flat = picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    content = io.BytesIO()
+    flat.save(content, format="PNG", optimize=True)
+    return content.getvalue(), flat.size
