@@ -14,6 +14,8 @@ SPLITS = ("of", "part", "source", "table", "task", "backbone")
 """Columns that part a table."""
 NAMES = ("variant", "variant_a", "variant_b", "sparsity", "sparsity_percent")
 """Columns that say what a row is of; they are shown even where all rows have the same."""
+FINDING, RETRAINING = "finding_", "retraining_"
+"""Costs before and after the mask was known are shown as a sum."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Grid:
     """A table: what it is of, what all its rows share, and its columns and rows."""
 
     title: str
-    shared: tuple[tuple[str, str], ...]
+    notes: tuple[tuple[str, str], ...]
     columns: tuple[Column, ...]
     body: tuple[tuple[Cell, ...], ...]
 
@@ -51,7 +53,8 @@ def grids(rows: Sequence[Row]) -> list[Grid]:
 
 
 def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
-    columns = [column for column in rows[0] if column not in of and any(row[column] for row in rows)]
+    known = {*of, *(("method",) if "variant" in rows[0] else ())}  # a variant's method stands under the settings
+    columns = [column for column in rows[0] if column not in known and any(row[column] for row in rows)]
     inside = {other for column in columns for other in _parts(column, columns)}
     made = {column: _cells(column, columns, rows) for column in columns if column not in inside}
     shared = [
@@ -61,20 +64,25 @@ def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
     ]
     shown = [column for column in made if column not in shared]
     cell = " on ".join(of[key] for key in ("backbone", "task") if of.get(key))
+    notes = [(_words(column), made[column][0].text) for column in shared]
+    if any(column.startswith(FINDING) for column in shown):
+        notes.append(("sums", "finding + retraining"))
     return Grid(
         ", ".join(text for text in (cell, *(of[key] for key in of if key not in r.CELL)) if text),
-        tuple((_words(column), made[column][0].text) for column in shared),
+        tuple(notes),
         tuple(Column(_words(column), any(cell.value is not None for cell in made[column])) for column in shown),
         tuple(zip(*(made[column] for column in shown), strict=True)),
     )
 
 
 def _parts(column: str, columns: Sequence[str]) -> list[str]:
-    """The column that is shown within this one: its deviation, or the upper end of an interval."""
+    """The column that is shown within this one: its deviation, the upper end of an interval, or the second summand."""
     stem = column.removesuffix("mean").removesuffix("score").rstrip("_") if column != "low" else ""
     found = [f"{stem}_{ending}".lstrip("_") for ending in ("sd", "std")]
     if column.endswith("low"):
         found = [f"{column.removesuffix('low')}high"]
+    if column.startswith(FINDING):
+        found = [column.replace(FINDING, RETRAINING, 1)]
     return [other for other in found if other in columns and other != column]
 
 
@@ -82,17 +90,23 @@ def _cells(column: str, columns: Sequence[str], rows: Sequence[Row]) -> list[Cel
     values = [number(row[column]) for row in rows]
     if any(value is None and row[column] for value, row in zip(values, rows, strict=True)):
         return [Cell(row[column] or "—") for row in rows]
-    write = _writer(column, [value for value in values if value is not None])
     other = next(iter(_parts(column, columns)), None)
-    scale = 100 if column == "sparsity" else 1
-    made = []
-    for row, value in zip(rows, values, strict=True):
-        text = "—" if value is None else write(value)
-        beside = number(row[other]) if other else None
-        if value is not None and beside is not None:
-            text = f"[{text}, {write(beside)}]" if column.endswith("low") else f"{text} ± {write(beside)}"
-        made.append(Cell(text, None if value is None else value * scale))
-    return made
+    beside = [number(row[other]) if other else None for row in rows]
+    sums = column.startswith(FINDING)
+    write = _writer(column, [value for value in (*values, *(beside if sums else ())) if value is not None])
+    return [
+        _cell(column, value, more, write, sums) if value is not None else Cell("—")
+        for value, more in zip(values, beside, strict=True)
+    ]
+
+
+def _cell(column: str, value: float, more: float | None, write: Callable[[float], str], sums: bool) -> Cell:
+    text = write(value)
+    if sums and more is not None:
+        return Cell(f"{text} + {write(more)}", value + more)
+    if more is not None:
+        text = f"[{text}, {write(more)}]" if column.endswith("low") else f"{text} ± {write(more)}"
+    return Cell(text, value * 100 if column == "sparsity" else value)
 
 
 def number(text: str) -> float | None:
@@ -119,5 +133,6 @@ def _words(column: str) -> str:
     """A header from the name of a column."""
     if column in ("mean", "low"):
         return "interval" if column == "low" else column
+    column = column.removeprefix(FINDING)
     stem = f"{column.removesuffix('low')}interval" if column.endswith("_low") else column.removesuffix("_mean")
     return stem.removesuffix("_percent").replace("_", " ").replace("flops", "FLOPs")

@@ -95,7 +95,7 @@ class Section:
 
 
 SECTIONS = (
-    Section("scores", "Scores by sparsity", figures=("score_by_sparsity",)),
+    Section("scores", "Scores", figures=("score_by_sparsity",)),
     Section("statistics", "Statistics", "How sure the scores are.", tables=("statistics",)),
     Section("paper", "Beside the paper", "The same methods as published.", tables=("paper",)),
     Section(
@@ -221,6 +221,11 @@ class _Page:
         return seeds_note(self.metrics, any(name.startswith("statistics") for name in self._contents.tables))
 
     @property
+    def has_costs(self) -> bool:
+        """Whether the page shows test scores."""
+        return any("costs" in section.tables for section in self.sections)
+
+    @property
     def collapsed(self) -> list[str]:
         """The tickets with layers that keep no weight."""
         return [line[2:] for line in tables.collapse(self._contents.layers).splitlines() if line.startswith("- ")]
@@ -284,10 +289,6 @@ class _Page:
 
     def listings(self, section: Section) -> list[Listing]:
         return [self._listing(name) for name in section.tables]
-
-    def nothing_in(self, section: Section) -> list[str]:
-        """Figures that have nothing to show in this study."""
-        return [_title(name) for name in section.figures if not self._contents.drawn.get(name)]
 
     def _sections(self) -> Iterable[Section]:
         """Each section with the figures and tables that there are."""
