@@ -34,6 +34,9 @@ class Variant(Settings):
 
     method: str = Field(description="a file's name in `isp/methods/`, or the path of a file elsewhere")
     settings: dict[str, Any] = Field(default={}, description="of the method; keys in its file")
+    by_backbone: dict[str, dict[str, Any]] = Field(
+        default={}, description="settings that are others on a backbone; what makes other jobs must not be among them"
+    )
     initial: Initial = Field(
         default="pretrained", description="weights to begin from; the head is the pre-trained one's"
     )
@@ -42,6 +45,31 @@ class Variant(Settings):
         description="a variant to which T is raised: all steps that its ticket of the same sparsity takes, finding "
         "included; for methods that train in one run",
     )
+
+
+class Protocol(Training):
+    """A training protocol whose T may be said in epochs, and so depend on the task."""
+
+    steps: int = Field(default=0, ge=1, description="T in optimizer updates; or else `epochs`")
+    epochs: float | None = Field(default=None, gt=0, description="T in epochs of whole batches")
+
+    @model_validator(mode="after")
+    def _check(self) -> Protocol:
+        if ("steps" in self.model_fields_set) == (self.epochs is not None):
+            raise ValueError("steps, epochs: a protocol has one of them")
+        if self.epochs is None:
+            self.of(0)
+        return self
+
+    def of(self, num_examples: int) -> Training:
+        """The protocol on a training set of `num_examples`.
+
+        Raises:
+            ConfigError: T is no longer than the warm-up.
+        """
+        steps = self.steps if self.epochs is None else round(self.epochs * (num_examples // self.batch_size))
+        values = self.model_dump(exclude={"epochs"}) | {"steps": max(1, steps)}
+        return parse(Training, values, "training")
 
 
 class Block(Settings):
@@ -58,13 +86,14 @@ class Study(Settings):
     """A study file."""
 
     study: Name = Field(description="name of the study and of its folder in results/")
+    question: str = Field(default="", description="what the study asks; the report begins with it")
     data_root: Path = Field(
         default=Path("resources/data"), description="folder of data sets and models in the hub's layout"
     )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     threads: int = Field(default=1, ge=1, description="torch threads of a process; the bits depend on it")
     define: Definitions = Field(default=Definitions(), description="backbones and tasks of one's own")
-    training: dict[str, Training] = Field(description="the protocol of each backbone")
+    training: dict[str, Protocol] = Field(description="the protocol of each backbone")
     tasks: dict[str, TaskLimits] = Field(default={}, description="limits of tasks")
     variants: dict[Name, Variant]
     grid: list[Block] = Field(min_length=1)
@@ -89,7 +118,15 @@ class Study(Settings):
                 if name not in self.variants:
                     raise ConfigError(f"{where}: {unknown('variant', name, self.variants)}")
         for name, variant in self.variants.items():
-            make_method(variant.method, variant.settings, f"variants.{name}")
+            self.method(name)
+            for backbone in variant.by_backbone:
+                if backbone not in self.training:
+                    where = f"variants.{name}.by_backbone"
+                    raise ConfigError(f"{where}: {unknown('backbone under training', backbone, self.training)}")
+                if _way(self.method(name, backbone)) != _way(self.method(name)):
+                    raise ConfigError(
+                        f"variants.{name}.by_backbone.{backbone}: other jobs than on other backbones; make it a variant"
+                    )
             if variant.steps_of is not None:
                 self._check_steps_of(name, variant.steps_of)
         for name in self.tasks:
@@ -116,7 +153,7 @@ class Study(Settings):
         try:
             for sparsity in group.sparsities:
                 protocol = self.protocol(group.backbone, group.task, group.variant, sparsity)
-                planned_steps(self.method(group.variant), protocol, num_train, [sparsity])
+                planned_steps(self.method(group.variant, group.backbone), protocol, num_train, [sparsity])
         except ConfigError as error:
             raise ConfigError(f"variants.{group.variant}, on task {group.task!r}: {error}") from None
 
@@ -129,24 +166,27 @@ class Study(Settings):
             raise ConfigError(f"{where}: method {self.variants[name].method!r} does not train in one run of T steps")
         if self.method(other).module.FAMILY == "dense":
             raise ConfigError(f"{where}: the steps of {other!r} are its T; name a variant that takes more")
-        settings = self.method(other).settings
-        if self.variants[other].steps_of or getattr(settings, "rounds", "nominal") == "measured":
+        rounds = {getattr(self.method(other, backbone).settings, "rounds", "nominal") for backbone in self.training}
+        if self.variants[other].steps_of or "measured" in rounds:
             raise ConfigError(f"{where}: the steps of {other!r} are not known beforehand; name another variant")
 
     def protocol(
         self, backbone: str, task: str, variant: str | None = None, sparsity: Decimal | None = None
     ) -> Training:
-        """The protocol of a backbone; for a variant with `steps_of` T is what the other's ticket takes in all."""
-        own = self.training[backbone]
+        """The protocol of a backbone on a task; for a variant with `steps_of` T is what the other's ticket takes."""
+        own = self.training[backbone].of(self.num_train(task))
         other = self.variants[variant].steps_of if variant in self.variants else None
         if other is None or sparsity is None:
             return own
-        steps = planned_steps(self.method(other), own, self.num_train(task), [sparsity])
+        steps = planned_steps(self.method(other, backbone), own, self.num_train(task), [sparsity])
         return own.model_copy(update={"steps": max(own.steps, steps)})
 
-    def method(self, variant: str) -> Method:
-        """The method of a variant with its settings."""
-        return make_method(self.variants[variant].method, self.variants[variant].settings, f"variants.{variant}")
+    def method(self, variant: str, backbone: str = "") -> Method:
+        """The method of a variant with its settings on a backbone."""
+        own = self.variants[variant]
+        special = own.by_backbone.get(backbone)
+        where = f"variants.{variant}" + (f".by_backbone.{backbone}" if special else "")
+        return make_method(own.method, {**own.settings, **(special or {})}, where)
 
     def limits(self, task: str) -> TaskLimits:
         """How much of a task is used."""
@@ -184,7 +224,7 @@ class Study(Settings):
             for task in block.tasks:
                 for seed in block.seeds:
                     for variant in block.variants:
-                        method = self.method(variant)
+                        method = self.method(variant, block.backbone)
                         dense = method.module.FAMILY == "dense"
                         sparsities = tuple([Decimal("0.0000")] if dense else asked)
                         try:
@@ -204,6 +244,11 @@ class Group(Settings):
     seed: int
     variant: str
     sparsities: tuple[Decimal, ...]
+
+
+def _way(method: Method) -> tuple[object, bool]:
+    """What decides which jobs make a method's tickets."""
+    return method.module.FAMILY, getattr(method.settings, "chained", True)
 
 
 def parse_study(values: Mapping[str, Any], where: str) -> Study:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from isp import registry, sparsity, training
 from isp.config import Study, Variant
-from isp.families import Method, iterative, make_method
+from isp.families import Method, iterative
 from isp.methods import isp as soup
 
 # --- paths ------------------------------------------------------------------------------------------------------------
@@ -32,6 +32,7 @@ WEIGHTS = "resources/backbones/{backbone}.safetensors"
 PREPARED = "resources/prepared/{backbone}/{task}/{split}.safetensors"
 
 STUDY = "results/{study}"
+DESCRIPTION = f"{STUDY}/study.json"
 RUN = f"{STUDY}/runs/{{backbone}}/{{task}}/seed{{seed}}"
 INITIAL = f"{RUN}/initial/{{initial}}.safetensors"
 DENSE = f"{RUN}/dense/{{initial}}.safetensors"
@@ -103,72 +104,82 @@ class Dag:
         """The study's, and chains of rounds that nothing but a pooled variant needs, as variants of their own."""
         found = dict(self.study.variants)
         for name, variant in self.study.variants.items():
-            if self.study.method(name).module.FAMILY == "pooled" and self._equal_chain(name) is None:
-                settings = {key: value for key, value in variant.settings.items() if key != "coefficients"}
-                found[self._own_chain(name)] = variant.model_copy(update={"method": "lth", "settings": settings})
+            if self.study.method(name).module.FAMILY != "pooled":
+                continue
+            if any(self._equal_chain(name, backbone) is None for backbone in self.study.training):
+                settings = _without_coefficients(variant.settings)
+                special = {backbone: _without_coefficients(own) for backbone, own in variant.by_backbone.items()}
+                chain = {"method": "lth", "settings": settings, "by_backbone": special}
+                found[self._own_chain(name)] = variant.model_copy(update=chain)
         return found
 
     @staticmethod
     def _own_chain(variant: str) -> str:
         return f"{variant}.rounds"
 
-    def _equal_chain(self, variant: str) -> str | None:
+    def _equal_chain(self, variant: str, backbone: str) -> str | None:
         """An iterative variant of the study whose rounds are those that a pooled one needs."""
         for name, other in self.study.variants.items():
-            method = self.study.method(name)
+            method = self.study.method(name, backbone)
             if method.name == "lth" and other.initial == self.study.variants[variant].initial:
-                wanted: Any = self.study.method(variant).settings
+                wanted: Any = self.study.method(variant, backbone).settings
                 if method.settings.model_dump() == wanted.model_dump(exclude={"coefficients"}):
                     return name
         return None
 
     def _chain_of(self, w: Wildcards) -> str:
         """The variant whose rounds a pooled one uses."""
-        return self._equal_chain(w.variant) or self._own_chain(w.variant)
+        return self._equal_chain(w.variant, w.backbone) or self._own_chain(w.variant)
 
     @cached_property
-    def _methods(self) -> dict[str, Method]:
-        return {name: make_method(variant.method, variant.settings) for name, variant in self._variants.items()}
+    def _methods(self) -> dict[tuple[str, str], Method]:
+        """By variant and backbone."""
+        study = self.study.model_copy(update={"variants": self._variants})
+        return {(name, b): study.method(name, b) for name in self._variants for b in study.training}
+
+    def method_of(self, w: Wildcards) -> Method:
+        """The method of a variant, with its settings."""
+        return self._methods[w.variant, w.backbone]
 
     def _way(self, variant: str) -> str:
         """How the tickets of a variant are made: as its family says, or each in one job."""
-        method = self._methods[variant]
+        method = self._methods[variant, next(iter(self.study.training))]  # on others it is made the same way
         family = str(method.module.FAMILY)
         chained = getattr(method.settings, "chained", True)
         return "one_job" if family == "single_pass" or not chained else family
 
     def variants(self, *ways: str) -> str:
         """A pattern of the variants whose tickets are made in one of these ways: a family, or "one_job"."""
-        names = [name for name in self._methods if self._way(name) in ways]
+        names = [name for name in self._variants if self._way(name) in ways]
         return "|".join(name.replace(".", r"\.") for name in names) or NOTHING
 
     def _soup(self, w: Wildcards) -> soup.Settings:
         """The settings of a variant of the denoised family; the rules ask for no other."""
-        settings = self._methods[w.variant].settings
+        settings = self.method_of(w).settings
         assert isinstance(settings, soup.Settings)
         return settings
 
     def _is_soup(self, w: Wildcards | None) -> bool:
-        return w is not None and isinstance(self._methods[w.variant].settings, soup.Settings)
+        return w is not None and isinstance(self.method_of(w).settings, soup.Settings)
 
     def method(self, w: Wildcards) -> str:
-        """Name of the method of a variant."""
-        return self._methods[w.variant].name
+        """Its name."""
+        return self.method_of(w).name
 
     def chain(self, w: Wildcards) -> list[Decimal]:
         """The sparsities of the rounds that lead to `w.sparsity`, which is the last of them."""
-        settings: Any = self._methods[w.variant].settings
+        settings: Any = self.method_of(w).settings
         return sparsity.sparsities_to(Decimal(w.sparsity), settings.rate, settings.rate_of)
 
     def nominal(self, w: Wildcards, round_: int) -> Decimal:
         """The sparsity that the chain goes on with after a round."""
-        settings: Any = self._methods[w.variant].settings
+        settings: Any = self.method_of(w).settings
         return sparsity.nominal(round_, settings.rate, settings.rate_of)
 
     def until(self, w: Wildcards) -> int:
         """The step at which round `w.round` prunes."""
-        protocol = self.study.training[w.backbone]
-        return soup.steps_until(self._soup(w), int(w.round), self.study.num_train(w.task) // protocol.batch_size)
+        batch_size = self.study.training[w.backbone].batch_size
+        return soup.steps_until(self._soup(w), int(w.round), self.study.num_train(w.task) // batch_size)
 
     def backbones(self, embedded: bool) -> str:
         """A pattern of the backbones that are pre-trained here, or of those that are downloaded."""
@@ -179,60 +190,60 @@ class Dag:
 
     def initial(self, w: Wildcards) -> str:
         """The state that a variant begins from."""
-        return _fill(INITIAL, w, initial=self._variants[w.variant].initial)
+        return fill(INITIAL, w, initial=self._variants[w.variant].initial)
 
     def _within(self, w: Wildcards) -> dict[str, str]:
         """The mask that round `w.round` trains under: that of the round before."""
         index = int(w.round) - 1
-        return {} if index < 0 else {"within": _fill(ROUND_MASK, w, round=index, sparsity=self.nominal(w, index))}
+        return {} if index < 0 else {"within": fill(ROUND_MASK, w, round=index, sparsity=self.nominal(w, index))}
 
     def segment(self, w: Wildcards) -> dict[str, str]:
         """A segment goes on from the state and mask of the round before."""
         first = int(w.round) == 0
-        return {"start": self.initial(w) if first else _fill(STATE, w, round=int(w.round) - 1), **self._within(w)}
+        return {"start": self.initial(w) if first else fill(STATE, w, round=int(w.round) - 1), **self._within(w)}
 
     def look_ahead(self, w: Wildcards) -> dict[str, str]:
         """A look-ahead copy starts from the round's state, under the current mask."""
-        return {"state": _fill(STATE, w), **self._within(w)}
+        return {"state": fill(STATE, w), **self._within(w)}
 
     def aggregation(self, w: Wildcards) -> dict[str, str | list[str]]:
         """A round's mask is made of its state, the current mask and the weak masks."""
         copies = range(self._soup(w).denoisers)
-        return {**self.look_ahead(w), "weak": [_fill(WEAK, w, member=index) for index in copies]}
+        return {**self.look_ahead(w), "weak": [fill(WEAK, w, member=index) for index in copies]}
 
     def previous_ticket(self, w: Wildcards) -> str:
         """A round of iterative pruning prunes the ticket of the round before; round 0 the dense one."""
         index = int(w.round) - 1
         if index < 0:
-            return _fill(DENSE, w, initial=self._variants[w.variant].initial)
-        return _fill(TICKET, w, sparsity=self.nominal(w, index))
+            return fill(DENSE, w, initial=self._variants[w.variant].initial)
+        return fill(TICKET, w, sparsity=self.nominal(w, index))
 
     def rewind_point(self, w: Wildcards) -> str:
         """The state that every round of iterative pruning trains from."""
-        step = iterative.rewind_step(self._methods[w.variant])
-        return _fill(REWIND_POINT, w, initial=self._variants[w.variant].initial, step=step) if step else self.initial(w)
+        step = iterative.rewind_step(self.method_of(w))
+        return fill(REWIND_POINT, w, initial=self._variants[w.variant].initial, step=step) if step else self.initial(w)
 
     def pooling(self, w: Wildcards) -> dict[str, str | list[str]]:
         """A pooled ticket is made of that of its sparsity, the dense one, and those of the rounds before."""
         chain = self._chain_of(w)
-        before = [_fill(TICKET, w, variant=chain, sparsity=value) for value in self.chain(w)[:-1]]
-        dense = _fill(DENSE, w, initial=self._variants[w.variant].initial)
-        return {"ticket": _fill(TICKET, w, variant=chain), "candidates": [dense, *before]}
+        before = [fill(TICKET, w, variant=chain, sparsity=value) for value in self.chain(w)[:-1]]
+        dense = fill(DENSE, w, initial=self._variants[w.variant].initial)
+        return {"ticket": fill(TICKET, w, variant=chain), "candidates": [dense, *before]}
 
     def retraining(self, w: Wildcards) -> dict[str, str]:
         """A ticket is trained from a state under a mask."""
-        family = self._methods[w.variant].module.FAMILY
+        family = self.method_of(w).module.FAMILY
         if family == "one_shot":
-            return {"start": self.initial(w), "mask": _fill(ONE_SHOT_MASK, w)}
+            return {"start": self.initial(w), "mask": fill(ONE_SHOT_MASK, w)}
         last = len(self.chain(w)) - 1
-        start = self.rewind_point(w) if family == "iterative" else _fill(STATE, w, round=last)
-        return {"start": start, "mask": _fill(ROUND_MASK, w, round=last)}
+        start = self.rewind_point(w) if family == "iterative" else fill(STATE, w, round=last)
+        return {"start": start, "mask": fill(ROUND_MASK, w, round=last)}
 
     def ticket(self, w: Wildcards) -> str:
         """The ticket of a cell; dense variants share that of the dense run."""
-        if self._methods[w.variant].module.FAMILY == "dense":
-            return _fill(DENSE, w, initial=self._variants[w.variant].initial)
-        return _fill(TICKET, w)
+        if self.method_of(w).module.FAMILY == "dense":
+            return fill(DENSE, w, initial=self._variants[w.variant].initial)
+        return fill(TICKET, w)
 
     @cached_property
     def _compared(self) -> dict[tuple[str, str, str], dict[str, list[str]]]:
@@ -248,7 +259,7 @@ class Dag:
     def _tickets_compared(self, w: Wildcards) -> dict[str, dict[str, str]]:
         """Paths of the tickets of a run whose masks are compared, by sparsity and variant."""
         return {
-            value: {variant: _fill(TICKET, w, variant=variant, sparsity=value) for variant in variants}
+            value: {variant: fill(TICKET, w, variant=variant, sparsity=value) for variant in variants}
             for value, variants in self._compared[w.backbone, w.task, w.seed].items()
         }
 
@@ -305,7 +316,7 @@ class Dag:
 
     def settings(self, w: Wildcards) -> str:
         """The method of a variant and its settings."""
-        method = self._methods[w.variant]
+        method = self.method_of(w)
         return _options(method=method.source, settings=method.settings.model_dump(mode="json"))
 
     def look_ahead_settings(self, w: Wildcards) -> str:
@@ -324,7 +335,7 @@ class Dag:
 
     def scope(self, w: Wildcards) -> str:
         """Whether a variant ranks all layers together."""
-        return _options(scope=self._methods[w.variant].settings.scope)  # type: ignore[attr-defined]
+        return _options(scope=self.method_of(w).settings.scope)  # type: ignore[attr-defined]
 
     def cell(self, w: Wildcards) -> str:
         """What the record of a ticket begins with."""
@@ -346,6 +357,10 @@ class Dag:
             blocks.append({**keys, "variants": sparsities})
         return _options(cells=blocks)
 
+    def described(self) -> str:
+        """The study as its file says it, but for where data lie."""
+        return _options(study=self.study.model_dump(mode="json", exclude={"data_root"}, exclude_unset=True))
+
     def versions(self, stage: str, w: Wildcards | None = None) -> str:
         """The versions of the code that a stage's results depend on; a job reruns when they change."""
         modules: dict[str, ModuleType] = {stage: importlib.import_module(f"isp.stages.{stage}")}
@@ -363,12 +378,12 @@ class Dag:
             modules["dense"] = registry.load("method", "dense")
         of_method = ("prune_one_shot", "prune_iterative", "weak_mask", "aggregate", "find_ticket", "pool_tickets")
         if stage in of_method and w is not None:
-            modules[self.method(w)] = self._methods[w.variant].module
+            modules[self.method(w)] = self.method_of(w).module
         if stage in ("train_segment", "weak_mask", "aggregate") or (stage == "find_ticket" and self._is_soup(w)):
             modules["isp"] = soup  # holds the mathematics of the whole family
         found = {name: module.VERSION for name, module in modules.items()}
-        if stage in of_method and w is not None and self._methods[w.variant].source.endswith(".py"):
-            found[self.method(w)] = self._methods[w.variant].module.__name__  # ends in the checksum of the file
+        if stage in of_method and w is not None and self.method_of(w).source.endswith(".py"):
+            found[self.method(w)] = self.method_of(w).module.__name__  # ends in the checksum of the file
         if stage in ("prepare", "pretrain", "convert", "initialise") and w is not None:
             found[f"backbone {w.backbone}"] = self.study.backbone(w.backbone).version
         if stage in ("split", "prepare", "initialise", "evaluate") and w is not None:
@@ -378,7 +393,11 @@ class Dag:
         return json.dumps(found)
 
 
-def _fill(pattern: str, w: Wildcards, **changed: Any) -> str:
+def _without_coefficients(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != "coefficients"}
+
+
+def fill(pattern: str, w: Wildcards, **changed: Any) -> str:
     """A path with the wildcards of a job, some of them changed."""
     values: Mapping[str, Any] = {key: getattr(w, key) for key in _keys(pattern) if key not in changed}
     return pattern.format(**values, **{key: value for key, value in changed.items() if key in _keys(pattern)})

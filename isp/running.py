@@ -41,6 +41,12 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
     return study
 
 
+def command(workflow: Any) -> str:
+    """What runs the study again, from the repository's folder."""
+    given = workflow.config_settings.configfiles
+    return " ".join(["snakemake", *(f"--configfile {_short(Path(path))}" for path in given)])
+
+
 def unlock_if_abandoned() -> None:
     """Remove Snakemake's locks if no Snakemake is alive in this folder; the one that took them was killed.
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
 from isp.config import load_study, parse_study
+from isp.dag import Dag
 from isp.errors import ConfigError
 from isp.families import make_method
 
@@ -72,7 +74,7 @@ MALFORMED = [
     ("variants.Bad Name", {"method": "isp"}, "variants.Bad Name.[key] = 'Bad Name': string should match pattern"),
     ("variants.isp.method", "ips", "unknown method 'ips'; did you mean 'isp'? (allowed: dense, "),
     ("variants.isp.method", ..., "missing key 'variants.isp.method'"),
-    ("variants.isp.setings", {}, "unknown key variants.isp 'setings'; did you mean 'settings'? (allowed: initial, "),
+    ("variants.isp.setings", {}, "unknown key variants.isp 'setings'; did you mean 'settings'? (allowed: by_backbone, "),
     ("variants.dense.initial", "imagenet", "variants.dense.initial = 'imagenet': input should be 'pretrained' or"),
     (f"{BLOCK}.backbone", "clip_tyni", "unknown backbone 'clip_tyni'; did you mean 'clip_tiny'? (allowed: "),
     (f"{BLOCK}.tasks", ["minst"], "unknown task 'minst'; did you mean 'mnist'? (allowed: cars, "),
@@ -133,6 +135,12 @@ MALFORMED = [
     ("variants.dense.steps_of", "isp", "variants.dense.steps_of: method 'dense' does not train in one run of T steps"),
     ("variants.isp", {"method": "snip", "steps_of": "dense"}, "the steps of 'dense' are its T; name a variant"),
     ("variants.isp.method", "none.py", "method 'none.py': cannot be read (No such file or directory)"),
+    # budgets in epochs, settings by backbone
+    (f"{TRAINING}.epochs", 2, "training.clip_tiny: steps, epochs: a protocol has one of them"),
+    (f"{TRAINING}.steps", ..., "training.clip_tiny: steps, epochs: a protocol has one of them"),
+    ("variants.isp.by_backbone", {"clip": {}}, "variants.isp.by_backbone: unknown backbone under training 'clip'; did"),
+    ("variants.isp.by_backbone", {"clip_tiny": {"rates": 1}}, "variants.isp.by_backbone.clip_tiny: settings of method"),
+    ("variants.isp.by_backbone", {"clip_tiny": {"stop_within": 0.1}}, "other jobs than on other backbones; make it a"),
     # definitions
     ("define.backbones.mine", {"family": "gpt", "id": "a/b"}, "mine.family = 'gpt': input should be 'clip' or 'bert'"),
     ("define.backbones.mine", {"family": "bert"}, "a backbone needs either an id (owner/name on the hub) or a folder"),
@@ -181,6 +189,28 @@ def test_an_equal_budget_is_all_steps_of_the_others_ticket() -> None:
     study["variants"]["isp"] = {"method": "isp_code"}
     with pytest.raises(ConfigError, match="the steps of 'isp' are not known beforehand"):
         parse_study(study, "test")
+
+
+def test_a_budget_in_epochs_follows_the_task() -> None:
+    """900 and 800 pictures are 28 and 25 whole batches of 32."""
+    study = change("training.clip_tiny", {"epochs": 15.5, "batch_size": 32, "learning_rate": 5e-4, "warmup_steps": 9})
+    assert parse_study(study, "test").protocol("clip_tiny", "digits").steps == 434
+    study["tasks"] = {"digits": {"num_train": 800}}
+    study["training"]["clip_tiny"]["epochs"] = 16
+    assert parse_study(study, "test").protocol("clip_tiny", "digits").steps == 400
+    study["training"]["clip_tiny"]["warmup_steps"] = 400
+    with pytest.raises(ConfigError, match="on task 'digits': training: warmup_steps = 400: allowed are 0 to 399"):
+        parse_study(study, "test")
+
+
+def test_settings_that_are_others_on_a_backbone() -> None:
+    study = change("variants.isp.by_backbone", {"bert_tiny": {"rate_of": "original", "rate": 0.1}})
+    study["training"]["bert_tiny"] = {"steps": 400, "batch_size": 32, "learning_rate": 1e-3}
+    study["grid"].append({**study["grid"][0], "backbone": "bert_tiny", "tasks": ["half_order"]})
+    dag = Dag(parse_study(study, "test"))
+    cells = [SimpleNamespace(variant="isp", backbone=name, sparsity="0.8000") for name in ("clip_tiny", "bert_tiny")]
+    assert [len(dag.chain(cell)) for cell in cells] == [8, 8]  # type: ignore[arg-type]
+    assert [str(dag.nominal(cell, 1)) for cell in cells] == ["0.3600", "0.2000"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,18 @@ class Backbone(Protocol):
         """The model of a task before fine-tuning; `random`: under the same head, but not pre-trained."""
         ...
 
+    def blank(
+        self, task: Task, num_examples: int, data_root: Path
+    ) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
+        """What plans are made with: a model with random weights, its architecture, prepared tensors of zeros.
+
+        Texts are as long as texts may be.
+
+        Raises:
+            DataError: only a file that is not fetched yet says what the model looks like.
+        """
+        ...
+
     def restore(self, weights: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> nn.Module:
         """The model that such weights are of, holding them."""
         ...

@@ -66,6 +66,7 @@ class BertBackbone:
 
     Attributes:
         source: where the weights come from; None: they are pre-trained here.
+        architecture: of transformers' `BertConfig`, for plans; None: only the file beside the weights says it.
         prune_pooler: whether the pooler's matrix is prunable, too. Chen et al. (2020) prune it, the paper's authors'
             later code (essential_sparsity) does not: 85,524,480 and 84,934,656 weights of BERT-base.
         lower_case: whether texts are lower-cased (and their accents stripped), as for "uncased" models.
@@ -74,6 +75,7 @@ class BertBackbone:
     """
 
     source: HubModel | None = None
+    architecture: Mapping[str, Any] | None = None
     prune_pooler: bool = False
     lower_case: bool = True
     max_length: int = 128
@@ -157,6 +159,21 @@ class BertBackbone:
             model.classifier.weight.normal_(0.0, bert.config.initializer_range)
             model.classifier.bias.zero_()
         return model
+
+    def blank(
+        self, task: Task, num_examples: int, data_root: Path
+    ) -> tuple[TextClassifier, dict[str, Any], dict[str, Tensor]]:
+        """A model with random weights, its architecture, longest texts; raises DataError if its file is missing."""
+        if self.architecture is None:
+            assert self.source is not None
+            architecture = read_config(self.source.where(data_root) / CONFIG)
+        else:
+            architecture = dict(self.architecture)
+        model = TextClassifier(build(architecture, 0), task.num_outputs)
+        length = torch.full((num_examples,), self.max_length, dtype=torch.int32)
+        labels = torch.zeros(num_examples, dtype=torch.int64 if task.classes else torch.float32)
+        tokens = torch.ones(num_examples, self.max_length, dtype=torch.int32)
+        return model, architecture, {"tokens": tokens, "length": length, "second": length, "labels": labels}
 
     def restore(self, weights: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> TextClassifier:
         """A classifier that holds these weights.

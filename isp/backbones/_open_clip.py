@@ -168,6 +168,22 @@ class ClipBackbone:
             load_weights(model.visual, build(pretrained.architecture, 1 + seed).visual.state_dict())
         return model
 
+    def blank(
+        self, task: Task, num_examples: int, data_root: Path
+    ) -> tuple[ImageClassifier, dict[str, Any], dict[str, Tensor]]:
+        """A model with random weights, its architecture, black pictures; raises DataError if its file is missing."""
+        if self.architecture is None:
+            assert self.source is not None
+            architecture = self._beside(self.source.where(data_root) / CONFIG)
+        else:
+            architecture = self.described()
+        side = image_size(architecture)
+        model = ImageClassifier(
+            build(architecture, 0).visual, torch.zeros(task.num_outputs, architecture["model"]["embed_dim"])
+        )
+        pixels = torch.zeros(num_examples, 3, side, side, dtype=torch.uint8)
+        return model, architecture, {"pixels": pixels, "labels": torch.zeros(num_examples, dtype=torch.int64)}
+
     def restore(self, weights: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> ImageClassifier:
         """A classifier that holds these weights.
 

@@ -5,7 +5,8 @@ from isp.data.sources import HubModel
 from isp.training import Training
 
 BACKBONE = BertBackbone(
-    source=HubModel(id="google-bert/bert-base-uncased", revision="86b5e0934494bd15c9632b12f734a8a67f723594")
+    source=HubModel(id="google-bert/bert-base-uncased", revision="86b5e0934494bd15c9632b12f734a8a67f723594"),
+    architecture={"model_type": "bert"},  # BERT-base is what transformers takes for granted
 )
 
 TRAINING = Training(steps=1000, batch_size=32, learning_rate=2e-5, weight_decay=0.0)

@@ -18,8 +18,6 @@ from isp.training import Training, make_trainer, state_of
 if TYPE_CHECKING:
     from isp.data.masking import Hidden
 
-BACKBONE = BertBackbone(max_length=32)
-
 ARCHITECTURE: dict[str, Any] = {
     "model_type": "bert",
     "vocab_size": 1500,
@@ -32,6 +30,8 @@ ARCHITECTURE: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.0,
     "initializer_range": 0.1,  # BERT's 0.02 is for a width of 768; here it costs 0.4 of the pre-training's loss
 }
+
+BACKBONE = BertBackbone(max_length=32, architecture=ARCHITECTURE)
 
 PRETRAINING = Training(steps=2000, batch_size=48, learning_rate=4e-3, warmup_steps=100, weight_decay=0.2)
 

@@ -3,10 +3,11 @@
 from isp import dag as paths
 from isp import reporting
 from isp.dag import Dag
-from isp.running import load, start
+from isp.running import command, load, start
 
 study = load(workflow, config)
 dag = Dag(study)
+COMMAND = command(workflow)
 
 
 wildcard_constraints:

@@ -1,0 +1,74 @@
+"""A study's plan for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from isp.reporting.tables import si, text
+
+
+def lines(plan: Mapping[str, Any]) -> str:
+    """The plan as text: by rule, by variant, and what it means in hours and on disk."""
+    rules: list[list[str]] = [_cells(row["rule"], row) for row in plan["rules"]]
+    rules += [[name, f"{count:,}", "", "", ""] for name, count in plan["shared_jobs"].items() if count]
+    total = plan["total"]
+    rules.append([*_cells("all", total)[:1], f"{total['all_jobs']:,}", *_cells("", total)[2:]])
+    variants = [
+        [
+            f"{row['variant']} on {row['backbone']}",
+            f"{row['tickets']:,}",
+            f"{row['jobs']:,}",
+            f"{row['steps']:,}",
+            si(row["flops"]),
+            _hours(row["seconds"]),
+            _share(row["seconds"], row["seconds_alone"]),
+        ]
+        for row in plan["variants"]
+    ]
+    tables = [
+        (["rule", "jobs", "steps", "FLOP", "hours"], rules),
+        (["variant", "tickets", "jobs", "steps", "FLOP", "hours", "saved by sharing"], variants),
+    ]
+    return text(tables, *_notes(plan))
+
+
+def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
+    return [
+        name,
+        f"{row['jobs']:,}",
+        f"{row['steps']:,}" if row["steps"] else "",
+        si(row["flops"]),
+        _hours(row["seconds"]),
+    ]
+
+
+def _notes(plan: Mapping[str, Any]) -> list[str]:
+    without, disk, total = plan["without_sharing"], plan["disk"], plan["total"]
+    rate = plan["throughput"]
+    how = f"at {si(rate)} FLOP a second" if rate else f"by steps timed here, on {plan['device']}"
+    parallel = plan["parallel"]
+    side = f"{parallel} jobs side by side" if parallel > 1 else "one job at a time"
+    found = [
+        f"{plan['study']}: {total['all_jobs']:,} jobs, {total['steps']:,} training steps, {si(total['flops'])} FLOP; "
+        f"{plan['hours']:,.2f} hours {how}, {plan['wall_hours']:,.2f} with {side}.",
+        f"Each ticket made by itself: {without['steps']:,} steps, {si(without['flops'])} FLOP, "
+        f"{without['seconds'] / 3600:,.2f} hours; sharing saves {_share(total['seconds'], without['seconds'])}.",
+        f"Disk: {si(disk['kept'])}B stay; states and copies between rounds are {si(disk['temporary'])}B; if they are "
+        f"deleted on the way, the most at a time is {si(disk['peak'])}B.",
+        "A variant's jobs and hours are all that its tickets need, also what other variants share with it. Steps of "
+        "rounds that follow from measured sparsity are the most there may be. Downloads, pre-training and preparation "
+        "are counted as jobs only: studies share them.",
+    ]
+    if plan["unknown_lengths"]:
+        names = ", ".join(plan["unknown_lengths"])
+        found.append(f"Texts that are not prepared yet are taken for the longest, an upper bound: {names}.")
+    return found
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f}"
+
+
+def _share(together: float, apart: float) -> str:
+    return f"{1 - together / apart:.0%}" if apart else ""

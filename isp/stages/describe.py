@@ -1,0 +1,86 @@
+"""Write down what a study is: its file with every default, its methods, and what it was run with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isp import __version__, files, registry
+from isp.artifacts import provenance
+from isp.config import Study, parse_study
+from isp.stages._options import Output, mapping
+
+VERSION = 1
+
+
+def describe(
+    study: Annotated[
+        dict[str, Any], typer.Option(parser=mapping, metavar="YAML", help="The study, as its file says it.")
+    ],
+    command: Annotated[str, typer.Option(help="The command that runs it.")],
+    output: Output,
+) -> None:
+    """Write study.json: the study, the settings of every variant, the tasks, and provenance."""
+    found = parse_study(study, "--study")
+    content = {
+        "study": found.model_dump(mode="json", exclude={"data_root"}),
+        "question": found.question,
+        "variants": {name: _variant(found, name) for name in found.variants},
+        "tasks": {name: _task(found, name) for name in dict.fromkeys(group.task for group in found.groups())},
+        "provenance": {"command": command, "isp": __version__, **_commit(), **_machine(), "packages": provenance()},
+    }
+    files.ready(output)
+    files.write_json(output, content)
+
+
+def _variant(study: Study, name: str) -> dict[str, Any]:
+    method, own = study.method(name), study.variants[name]
+    summary = (method.module.__doc__ or "").strip().split("\n")[0]
+    return {
+        "method": method.name,
+        "family": method.module.FAMILY,
+        "summary": summary,
+        "settings": method.settings.model_dump(mode="json"),
+        "by_backbone": own.by_backbone,
+        "initial": own.initial,
+        "steps_of": own.steps_of,
+    }
+
+
+def _task(study: Study, name: str) -> dict[str, Any]:
+    task, known = study.task(name), name in registry.names("task")
+    return {
+        "summary": registry.summary("task", name) if known else "",
+        "metrics": list(task.metrics),
+        "num_train": study.num_train(name),
+        "steps": {
+            backbone: study.protocol(backbone, name).steps
+            for backbone in dict.fromkeys(group.backbone for group in study.groups() if group.task == name)
+        },
+    }
+
+
+def _commit() -> dict[str, Any]:
+    """The commit of the repository that this package lies in, and whether its files were changed since."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return ""
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../..", ":(exclude)../../results")
+    return {"commit": git("rev-parse", "--short=12", "HEAD"), "modified": bool(changed)}
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }

@@ -1,0 +1,56 @@
+"""What a study will take, before it runs: jobs, steps, FLOPs, hours, disk, and what sharing saves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isp import files
+from isp.config import load_study, parse_study
+from isp.costs import check_device
+from isp.errors import IspError
+from isp.plan import make_plan
+from isp.reporting.plan_tables import lines
+from isp.stages._options import mapping
+
+VERSION = 1
+THROUGHPUT = 1e13
+
+
+def plan(
+    configfile: Annotated[Path | None, typer.Option(help="The study file.")] = None,
+    study: Annotated[
+        dict[str, Any] | None, typer.Option(parser=mapping, metavar="YAML", help="Or what it says.")
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of models in the hub's layout.")] = None,
+    throughput: Annotated[
+        float, typer.Option(min=1, help="FLOPs a second that a job sustains; hours follow from it.")
+    ] = THROUGHPUT,
+    overhead: Annotated[
+        float, typer.Option(min=0, help="Seconds of a job beside its work: start, reading, writing.")
+    ] = 20.0,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time steps on this machine instead, on the study's device and threads.")
+    ] = False,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Jobs side by side; left out: one GPU, or as many as there are cores.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write it here, as JSON.")] = None,
+) -> None:
+    """Print the plan of a study. Prepared texts in `resources/` are looked at; of others the longest are assumed."""
+    if (configfile is None) == (study is None):
+        raise IspError("isp plan: give a study by --configfile FILE")
+    found = load_study(configfile) if configfile else parse_study(study or {}, "--study")
+    if data_root:
+        found = found.model_copy(update={"data_root": data_root})
+    if calibrate:
+        check_device(found.device)
+    side_by_side = parallel or (1 if found.device != "cpu" else max(1, (os.cpu_count() or 1) // found.threads))
+    content = make_plan(found, None if calibrate else throughput, overhead, side_by_side).as_json()
+    if output:
+        files.ready(output)
+        files.write_json(output, content)
+    print(lines(content))
