@@ -52,6 +52,12 @@ _FIGURES = {
     "mask_similarity_by_sparsity": _Shown(
         "Lines of the cosine similarity of masks to that of a reference", "cosine_mean", ("variant",)
     ),
+    "paper_figure_1": _Shown(
+        "Lines of test scores and of executed training FLOPs against sparsity", "test_mean", ("variant",)
+    ),
+    "paper_figure_3": _Shown(
+        "Lines of test scores and of the similarity of masks against sparsity", "test_mean", ("variant",)
+    ),
     "mask_similarity_by_layer": _Shown(
         "Heat maps of variants and layers: cosine similarity above chance to the mask of a reference",
         *("above_chance", ("variant", "label")),

@@ -14,6 +14,8 @@ SPLITS = ("of", "part", "source", "table", "task", "backbone")
 """Columns that part a table."""
 NAMES = ("variant", "variant_a", "variant_b", "sparsity", "sparsity_percent")
 """Columns that say what a row is of; they are shown even where all rows have the same."""
+COMMON = ("reference", "pairs")
+"""Columns that are the same in all rows that have them; the others do not need them."""
 FINDING, RETRAINING = "finding_", "retraining_"
 """Costs before and after the mask was known are shown as a sum."""
 
@@ -60,11 +62,11 @@ def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
     shared = [
         column
         for column, cells in made.items()
-        if len(rows) > 2 and column not in NAMES and len({cell.text for cell in cells}) == 1
+        if len(rows) > 2 and column not in NAMES and len(_texts(column, cells)) == 1
     ]
     shown = [column for column in made if column not in shared]
     cell = " on ".join(of[key] for key in ("backbone", "task") if of.get(key))
-    notes = [(_words(column), made[column][0].text) for column in shared]
+    notes = [(_words(column), *_texts(column, made[column])) for column in shared]
     if any(column.startswith(FINDING) for column in shown):
         notes.append(("sums", "finding + retraining"))
     return Grid(
@@ -73,6 +75,11 @@ def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
         tuple(Column(_words(column), any(cell.value is not None for cell in made[column])) for column in shown),
         tuple(zip(*(made[column] for column in shown), strict=True)),
     )
+
+
+def _texts(column: str, cells: Sequence[Cell]) -> set[str]:
+    """The different texts of a column."""
+    return {cell.text for cell in cells} - ({"—"} if column in COMMON else set())
 
 
 def _parts(column: str, columns: Sequence[str]) -> list[str]:

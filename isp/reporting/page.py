@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
@@ -29,10 +29,14 @@ from isp.reporting.verdict import Verdict, seeds_note, verdicts
 
 LONGEST = 400
 """Rows of a table that the page shows; a longer one is only linked."""
-OPEN = 100
+OPEN = 200
 """Rows of a table that need no click to be seen."""
 SCREEN = 96
 """Pixels an inch, as browsers count."""
+
+
+Known = tuple[str, Mapping[str, Any], list[tuple[str, str]]]
+"""A name, what is known of what it names, and its settings as texts."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,14 @@ class Section:
 
 SECTIONS = (
     Section("scores", "Scores", figures=("score_by_sparsity",)),
-    Section("statistics", "Statistics", "How sure the scores are.", tables=("statistics",)),
-    Section("paper", "Beside the paper", "The same methods as published.", tables=("paper",)),
+    Section("statistics", "Statistics", tables=("statistics",)),
+    Section(
+        "paper",
+        "Beside the paper",
+        "Test scores in the form of the paper’s tables and figures.",
+        ("paper",),
+        ("paper",),
+    ),
     Section(
         "cost",
         "Cost against accuracy",
@@ -107,9 +117,7 @@ SECTIONS = (
         ("spending", "costs"),
     ),
     Section("plan", "Plan against reality", "What was estimated before the run, and what it took.", tables=("plan",)),
-    Section(
-        "denoisers", "Denoisers", "What look-ahead copies do in each round.", ("denoisers", "agreement_by_layer")
-    ),
+    Section("denoisers", "Denoisers", "What look-ahead copies do in each round.", ("denoisers", "agreement_by_layer")),
     Section(
         "masks",
         "Masks",
@@ -118,8 +126,7 @@ SECTIONS = (
         ("similarity",),
     ),
 )
-"""Where figures and tables belong; a table also by the first word of its name. What belongs nowhere comes last."""
-_MORE = Section("more", "More figures and tables")
+"""Where figures and tables belong, by their names or how these begin. What belongs nowhere comes last."""
 _SHOWN_OTHERWISE = ("scores",)
 """Tables that the verdict is."""
 _TITLES = {
@@ -136,6 +143,8 @@ _TITLES = {
     "similarity": "Similarity of masks",
     "statistics": "Intervals and differences",
     "paper": "In the form of the paper's tables",
+    "paper_figure_1": "Figure 1 of the paper, for this study",
+    "paper_figure_3": "Figure 3 of the paper, for this study",
     "plan": "Planned and executed",
 }
 
@@ -147,7 +156,8 @@ def render(contents: Contents) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"address": quote, "percent": r.percent, "count": "{:,.0f}".format}
-    return environment.from_string(_file("page.html")).render(page=found) + "\n"
+    page: str = environment.from_string(_file("page.html")).render(page=found)
+    return page + "\n"
 
 
 def caption_of(text: str, **wildcards: str) -> str:
@@ -172,6 +182,10 @@ def _file(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
 class _Page:
     """What the template asks for."""
 
@@ -185,9 +199,9 @@ class _Page:
     @property
     def policy(self) -> str:
         """What a browser may load: pictures within the page, its own style and script."""
-        style, script = ("sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-                         for text in (self.css, self.js))  # fmt: skip
-        return f"default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'"
+        style, script = (_base64(hashlib.sha256(text.encode()).digest()) for text in (self.css, self.js))
+        allowed = f"style-src 'sha256-{style}'; script-src 'sha256-{script}'"
+        return f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'"
 
     @property
     def name(self) -> str:
@@ -235,13 +249,13 @@ class _Page:
         return _of(self._contents.study, "variants")
 
     @property
-    def variants(self) -> list[tuple[str, Mapping[str, Any], list[tuple[str, str]]]]:
+    def variants(self) -> list[Known]:
         """Every variant, what is known of it, its settings as texts."""
         names = list(self._variants) or r.distinct(self.metrics, "variant")
         methods = {row["variant"]: r.cell(row, "method") for row in self.metrics}
         found = []
         for name in names:
-            known = {"method": methods.get(name, "")} | dict(_of(self._variants, name))
+            known: Mapping[str, Any] = {"method": methods.get(name, ""), **_of(self._variants, name)}
             found.append((name, known, _pairs(_of(known, "settings"))))
         return found
 
@@ -251,7 +265,7 @@ class _Page:
         return [(name, _pairs(values)) for name, values in _of(self._study, "training").items()]
 
     @property
-    def tasks(self) -> list[tuple[str, Mapping[str, Any], list[tuple[str, str]]]]:
+    def tasks(self) -> list[Known]:
         found = []
         for name in list(_of(self._contents.study, "tasks")) or r.distinct(self.metrics, "task"):
             known = _of(_of(self._contents.study, "tasks"), name)
@@ -292,19 +306,29 @@ class _Page:
 
     def _sections(self) -> Iterable[Section]:
         """Each section with the figures and tables that there are."""
-        figures = list(self._contents.figures)
-        names = [name for name in self._contents.tables if name not in _SHOWN_OTHERWISE and self._contents.tables[name]]
+        left = Section(
+            "more",
+            "More figures and tables",
+            figures=tuple(self._contents.figures),
+            tables=tuple(name for name, rows in self._contents.tables.items() if rows and name not in _SHOWN_OTHERWISE),
+        )
         for section in SECTIONS:
-            own = [name for name in section.figures if name in figures]
-            listed = [name for key in section.tables for name in names if name == key or name.startswith(f"{key}_")]
-            figures = [name for name in figures if name not in own]
-            names = [name for name in names if name not in listed]
-            yield Section(section.id, section.title, section.intro, tuple(own), tuple(listed))
-        yield Section(_MORE.id, _MORE.title, _MORE.intro, tuple(figures), tuple(names))
+            own = replace(
+                section,
+                figures=_belonging(section.figures, left.figures),
+                tables=_belonging(section.tables, left.tables),
+            )
+            left = replace(
+                left,
+                figures=tuple(name for name in left.figures if name not in own.figures),
+                tables=tuple(name for name in left.tables if name not in own.tables),
+            )
+            yield own
+        yield left
 
     def _picture(self, name: str) -> Picture:
         content, (width, height) = _reduced(self._contents.figures[name])
-        source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        source = f"data:image/png;base64,{_base64(content)}"
         shown = (round(width * SCREEN / DPI), round(height * SCREEN / DPI))
         text = alt.describe(name, self._contents.drawn.get(name, ()))
         caption = self._contents.captions.get(f"figures/{name}", "")
@@ -319,6 +343,12 @@ class _Page:
     def _beside(self, folder: str, name: str) -> tuple[str, ...]:
         """Links to the files of a figure or table."""
         return tuple(link for link in self.links if f"/{link}".rpartition(".")[0].endswith(f"/{folder}/{name}"))
+
+
+def _belonging(keys: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The names that are a key or begin with one, in the order of the keys."""
+    found = [name for key in keys for name in names if name == key or name.startswith(f"{key}_")]
+    return tuple(dict.fromkeys(found))
 
 
 def _title(name: str) -> str:

@@ -1,6 +1,6 @@
 """What a study found, for people: validation scores of each task and backbone, marks, and sentences about them.
 
-All of it follows from metrics.csv. Sentences say how many seeds there are and never more than the means and deviations do.
+All of it follows from metrics.csv. Sentences say how many seeds there are, and no more than means and deviations do.
 """
 
 from __future__ import annotations
@@ -220,6 +220,6 @@ def code(name: str) -> Markup:
 
 
 def _listed(parts: Iterable[Markup]) -> Markup:
-    """"a", "a and b", "a, b and c"."""
+    """With commas, and "and" before the last."""
     *most, last = parts
     return Markup(" and ").join([*([Markup(", ").join(most)] if most else []), last])

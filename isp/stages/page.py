@@ -1,4 +1,4 @@
-"""Put a study on one page: its verdict, figures, tables, settings and provenance, as an HTML file that needs no other."""
+"""Put a study on one page: verdict, figures, tables, settings and provenance, in an HTML file that needs no other."""
 
 from __future__ import annotations
 
