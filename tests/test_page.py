@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -68,12 +67,12 @@ class Parsed(HTMLParser):
         return [values for name, values in self.elements if name == tag]
 
 
-@pytest.fixture
-def rows(tmp_path: Path) -> Rows:
-    return Rows(study(), tmp_path)
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    return Rows(study(), tmp_path_factory.mktemp("rows"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def contents(rows: Rows) -> Contents:
     """Everything there can be."""
     drawings = rows.drawings()
@@ -406,7 +405,7 @@ def test_the_stage(contents: Contents, tmp_path: Path) -> None:
         drawn = contents.drawn[name]
         write_csv(folder / "figures" / f"{name}.csv", drawn, list(drawn[0]))
     write_csv(folder / "tables" / "spending.csv", contents.tables["spending"], tables.SPENDING)
-    shutil.copy(tmp_path / "metrics.csv", folder)
+    write_csv(folder / "metrics.csv", contents.metrics, list(contents.metrics[0]))
     write_json(folder / "study.json", DESCRIPTION)
     inputs = sorted(path for path in folder.rglob("*.*"))
     page([*inputs, *CAPTIONS], folder / "report.html")

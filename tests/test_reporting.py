@@ -185,7 +185,7 @@ def only(rows: Sequence[dict[str, Any]], **values: Any) -> dict[str, Any]:
 
 
 def test_reporting_imports_no_torch() -> None:
-    modules = "isp.reporting.collect, isp.reporting.tables, isp.reporting.figures, isp.reporting.mask_figures"
+    modules = ", ".join(f"isp.reporting.{name}" for name in ("collect", "tables", "figures", "mask_figures", "page"))
     heavy = "{'torch', 'open_clip', 'typer', 'matplotlib.pyplot'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", f"import {modules}, sys; assert not {heavy}, {heavy}"], check=True)
 

@@ -66,7 +66,7 @@ def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
     ]
     shown = [column for column in made if column not in shared]
     cell = " on ".join(of[key] for key in ("backbone", "task") if of.get(key))
-    notes = [(_words(column), *_texts(column, made[column])) for column in shared]
+    notes = [(_words(column), next(iter(_texts(column, made[column])))) for column in shared]
     if any(column.startswith(FINDING) for column in shown):
         notes.append(("sums", "finding + retraining"))
     return Grid(

@@ -162,7 +162,8 @@ def render(contents: Contents) -> str:
 
 def caption_of(text: str, **wildcards: str) -> str:
     """A caption of Snakemake's report as plain text: a template that knows the wildcards of a job."""
-    return jinja2.Template(text).render(snakemake={"wildcards": wildcards}).strip()
+    caption: str = jinja2.Template(text).render(snakemake={"wildcards": wildcards})
+    return caption.strip()
 
 
 def reference_of(study: Mapping[str, Any], metrics: Sequence[Row]) -> str:
