@@ -96,6 +96,9 @@ class Study(Settings):
     training: dict[str, Protocol] = Field(description="the protocol of each backbone")
     tasks: dict[str, TaskLimits] = Field(default={}, description="limits of tasks")
     variants: dict[Name, Variant]
+    reference: str | None = Field(
+        default=None, description="the variant that tables/statistics compares the others with; see `reference_variant`"
+    )
     grid: list[Block] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -142,6 +145,7 @@ class Study(Settings):
                     raise ConfigError(f"grid: the cell {'/'.join(map(str, cell))} is there twice")
                 seen.add(cell)
             self._check_schedule(group)
+        self.reference_variant()
         return self
 
     def _check_schedule(self, group: Group) -> None:
@@ -187,6 +191,24 @@ class Study(Settings):
         special = own.by_backbone.get(backbone)
         where = f"variants.{variant}" + (f".by_backbone.{backbone}" if special else "")
         return make_method(own.method, {**own.settings, **(special or {})}, where)
+
+    def reference_variant(self) -> str:
+        """The variant that the others are compared with.
+
+        `reference`; else the variant named "isp", the first whose method is isp, or the first one. Where any variant is
+        pruned, it is a pruned one: scores are compared at equal sparsity.
+
+        Raises:
+            ConfigError: `reference` is no such variant.
+        """
+        groups = list(self.groups())
+        found = {group.variant for group in groups if any(group.sparsities)} or {group.variant for group in groups}
+        names = [name for name in self.variants if name in found]
+        if self.reference is None:
+            return min(names, key=lambda name: (name != "isp", self.variants[name].method != "isp"))
+        if self.reference not in names:
+            raise ConfigError(f"reference: {unknown('variant to compare with', self.reference, names)}")
+        return self.reference
 
     def limits(self, task: str) -> TaskLimits:
         """How much of a task is used."""

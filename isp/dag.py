@@ -33,6 +33,7 @@ PREPARED = "resources/prepared/{backbone}/{task}/{split}.safetensors"
 
 STUDY = "results/{study}"
 DESCRIPTION = f"{STUDY}/study.json"
+PLAN = f"{STUDY}/plan.json"
 RUN = f"{STUDY}/runs/{{backbone}}/{{task}}/seed{{seed}}"
 INITIAL = f"{RUN}/initial/{{initial}}.safetensors"
 DENSE = f"{RUN}/dense/{{initial}}.safetensors"
@@ -356,6 +357,15 @@ class Dag:
             keys = {"backbone": block.backbone, "tasks": block.tasks, "seeds": block.seeds}
             blocks.append({**keys, "variants": sparsities})
         return _options(cells=blocks)
+
+    def prepared(self) -> list[str]:
+        """The prepared training examples of all backbones and tasks."""
+        places = dict.fromkeys((group.backbone, group.task) for group in self.study.groups())
+        return [PREPARED.format(backbone=backbone, task=task, split="train") for backbone, task in places]
+
+    def reference(self) -> str:
+        """The variant that `isp tables` compares the others with."""
+        return _options(reference=self.study.reference_variant())
 
     def described(self) -> str:
         """The study as its file says it, but for where data lie."""

@@ -74,7 +74,11 @@ MALFORMED = [
     ("variants.Bad Name", {"method": "isp"}, "variants.Bad Name.[key] = 'Bad Name': string should match pattern"),
     ("variants.isp.method", "ips", "unknown method 'ips'; did you mean 'isp'? (allowed: dense, "),
     ("variants.isp.method", ..., "missing key 'variants.isp.method'"),
-    ("variants.isp.setings", {}, "unknown key variants.isp 'setings'; did you mean 'settings'? (allowed: by_backbone, "),
+    (
+        "variants.isp.setings",
+        {},
+        "unknown key variants.isp 'setings'; did you mean 'settings'? (allowed: by_backbone, ",
+    ),
     ("variants.dense.initial", "imagenet", "variants.dense.initial = 'imagenet': input should be 'pretrained' or"),
     (f"{BLOCK}.backbone", "clip_tyni", "unknown backbone 'clip_tyni'; did you mean 'clip_tiny'? (allowed: "),
     (f"{BLOCK}.tasks", ["minst"], "unknown task 'minst'; did you mean 'mnist'? (allowed: cars, "),
@@ -131,6 +135,8 @@ MALFORMED = [
     (f"{TRAINING}.batch_size", 901, "batch_size = 901: larger than the 900 training examples there are"),
     (f"{ISP}.data_fraction", 0.02, "data_fraction = 0.02: a look-ahead's 18 of 900 training examples make no batch"),
     # equal budgets, methods from files
+    ("reference", "ips", "reference: unknown variant to compare with 'ips'; did you mean 'isp'? (allowed: isp)"),
+    ("reference", "dense", "reference: unknown variant to compare with 'dense' (allowed: isp)"),  # not pruned
     ("variants.dense.steps_of", "ips", "variants.dense.steps_of: unknown variant 'ips'; did you mean 'isp'?"),
     ("variants.dense.steps_of", "isp", "variants.dense.steps_of: method 'dense' does not train in one run of T steps"),
     ("variants.isp", {"method": "snip", "steps_of": "dense"}, "the steps of 'dense' are its T; name a variant"),
@@ -173,6 +179,24 @@ def test_what_is_wrong_is_named_with_what_is_allowed(tmp_path: Path, path: str, 
         load_study(file)
     assert str(caught.value).startswith(f"{file}: ")
     assert message in str(caught.value)
+
+
+def test_the_variant_to_compare_with() -> None:
+    """Named, or isp, or the first of the method isp, or the first that is pruned, or the first."""
+    assert parse_study(GOOD, "test").reference_variant() == "isp"
+    study = change("variants", {"dense": {"method": "dense"}, "a": {"method": "random"}, "b": {"method": "one_shot"}})
+    study["grid"][0]["variants"] = ["dense", "b", "a"]
+    assert parse_study(study, "test").reference_variant() == "a"
+    assert parse_study(study | {"reference": "b"}, "test").reference_variant() == "b"
+    for method in ("isp", "isp_code"):
+        study["variants"]["b"] = {"method": method}
+        assert parse_study(study, "test").reference_variant() == ("b" if method == "isp" else "a")
+    study["variants"] |= {"isp": {"method": "random"}}
+    study["grid"][0]["variants"] += ["isp"]
+    assert parse_study(study, "test").reference_variant() == "isp"
+    only_dense = change("variants", {"dense": {"method": "dense"}})
+    only_dense["grid"][0]["variants"] = ["dense"]
+    assert parse_study(only_dense, "test").reference_variant() == "dense"
 
 
 def test_an_equal_budget_is_all_steps_of_the_others_ticket() -> None:

@@ -50,6 +50,19 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"## {isp.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_every_file_of_the_package_is_installed() -> None:
+    """What is not Python is in a wheel only if it is named."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    named = {
+        path
+        for package, globs in data.items()
+        for glob in globs
+        for path in (ROOT / package.replace(".", "/")).glob(glob)
+    }
+    found = {path for path in (ROOT / "isp").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert found == named
+
+
 @pytest.mark.parametrize("name", ["torch", "torchvision", "open_clip_torch", "numpy"])
 def test_what_is_installed_is_what_is_locked(name: str) -> None:
     """The results of this project depend on these versions; on other machines the code may run with others."""

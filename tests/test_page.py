@@ -15,7 +15,7 @@ import pytest
 from isp.errors import IspError
 from isp.files import read_csv, write_csv, write_json
 from isp.reporting import FIGURES, alt, drawing, tables
-from isp.reporting.grids import Cell, grids
+from isp.reporting.grids import Cell, grids, of_markdown
 from isp.reporting.page import SECTIONS, Contents, caption_of, reference_of, render
 from isp.reporting.rows import Row
 from isp.reporting.verdict import Score, Verdict, seeds_note, verdicts
@@ -35,6 +35,13 @@ DESCRIPTION = {
     "tasks": {"t": {"summary": "A task.", "num_train": 900, "metrics": ["accuracy"]}},
     "provenance": {"command": "snakemake --configfile s.yaml", "commit": "abc", "packages": {"torch": "2"}},
 }
+PLAN = """| rule | jobs | FLOP | taken / planned |
+| --- | --- | --- | --- |
+| retrain | 1,400 | 1.2 T | 1.10 |
+| all | 2 |  | 0.90 |
+
+Hours of all jobs.
+"""
 VOID = {"meta", "img", "br", "rect"}
 
 
@@ -87,6 +94,7 @@ def contents(rows: Rows) -> Contents:
         DESCRIPTION,
         rows.layers,
         {name: text(rows) for name, rows in made.items()},
+        {"spending": "not used", "plan": PLAN},
         {name: drawing.render(figure, "png") for name, (figure, _) in drawings.items()},
         {name: text(drawn) for name, (_, drawn) in drawings.items()},
         {"figures/denoisers": "What they do."},
@@ -186,6 +194,7 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
             described,
             rows.layers,
             {HOSTILE: [{HOSTILE: HOSTILE}], "spending": text(tables.spending_csv(rows.metrics, rows.timings))},
+            {"plan": f"| {HOSTILE} |\n| --- |\n| {HOSTILE} |\n\n{HOSTILE}"},
             {HOSTILE: picture, "score_by_sparsity": picture},
             drawn,
             {f"figures/{HOSTILE}": HOSTILE},
@@ -365,6 +374,21 @@ def test_a_table_of_each_task(rows: Rows) -> None:
     assert grids([]) == []
     (one,) = grids([{"variant": "a", "best": "yes"}, {"variant": "b", "best": ""}, {"variant": "c", "best": ""}])
     assert [line[1].text for line in one.body] == ["yes", "—", "—"]
+
+
+def test_a_table_that_is_only_text(contents: Contents) -> None:
+    (found,), legend = of_markdown(PLAN)
+    assert [(column.name, column.numeric) for column in found.columns] == [
+        *(("rule", False), ("jobs", True), ("FLOP", True), ("taken / planned", True))
+    ]
+    assert found.body[0] == (Cell("retrain"), Cell("1,400", 1400), Cell("1.2 T", 1.2e12), Cell("1.10", 1.1))
+    assert found.body[1][2] == Cell("—")
+    assert legend == "Hours of all jobs."
+    found_page = render(contents)
+    assert 'id="table-plan"' in found_page
+    assert "Hours of all jobs." in found_page
+    assert "not used" not in found_page
+    assert of_markdown("") == ([], "")
 
 
 def test_numbers_sort_as_numbers(contents: Contents) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from isp.errors import IspError
 from isp.files import read_csv, write_csv
-from isp.reporting import FIGURES, collect, drawing, figures, mask_figures, tables
+from isp.reporting import FIGURES, collect, drawing, figures, mask_figures, paper_figures, tables
 from isp.reporting.rows import by_chance, chain, percent, short_names
 
 LAYERS = [
@@ -37,7 +37,7 @@ def record(variant: str, sparsity: str, seed: int = 0, validation: float = 90.0,
         "task": "t",
         "seed": seed,
         "variant": variant,
-        "method": variant.split("_")[0],
+        "method": "one_shot" if variant == "one_shot" else variant.split("_")[0],
         "sparsity": sparsity,
         "zero_weights": 9,
         "prunable_weights": 10,
@@ -171,6 +171,8 @@ class Rows:
             "mask_similarity": mask_figures.mask_similarity(self.similarity),
             "mask_similarity_by_sparsity": mask_figures.mask_similarity_by_sparsity(self.similarity, self.metrics),
             "mask_similarity_by_layer": mask_figures.mask_similarity_by_layer(self.similarity_layers, self.metrics),
+            "paper_figure_1": paper_figures.paper_figure_1(self.metrics),
+            "paper_figure_3": paper_figures.paper_figure_3(self.metrics, self.similarity),
         }
 
 
@@ -185,7 +187,8 @@ def only(rows: Sequence[dict[str, Any]], **values: Any) -> dict[str, Any]:
 
 
 def test_reporting_imports_no_torch() -> None:
-    modules = ", ".join(f"isp.reporting.{name}" for name in ("collect", "tables", "figures", "mask_figures", "page"))
+    names = ("collect", "tables", "statistics", "paper", "figures", "mask_figures", "paper_figures", "page")
+    modules = ", ".join(f"isp.reporting.{name}" for name in names)
     heavy = "{'torch', 'open_clip', 'typer', 'matplotlib.pyplot'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", f"import {modules}, sys; assert not {heavy}, {heavy}"], check=True)
 
@@ -474,7 +477,9 @@ def test_figures_say_what_they_draw(rows: Rows) -> None:
     drawings = rows.drawings()
     assert tuple(drawings) == FIGURES
     for name, (_, drawn) in drawings.items():
-        columns = getattr(figures if hasattr(figures, name) else mask_figures, name.upper())
+        (columns,) = (
+            getattr(module, name.upper()) for module in (figures, mask_figures, paper_figures) if hasattr(module, name)
+        )
         assert drawn
         assert all(tuple(row) == columns for row in drawn)
 
@@ -688,7 +693,7 @@ def test_the_same_rows_give_the_same_bytes(rows: Rows, tmp_path: Path) -> None:
         for name, (figure, _) in rows.drawings().items():
             drawing.save(figure, tmp_path / turn / f"{name}.v1")
     first = sorted((tmp_path / "first").iterdir())
-    assert len(first) == 16
+    assert len(first) == 2 * len(FIGURES)
     for path in first:
         content = path.read_bytes()
         assert content == (tmp_path / "second" / path.name).read_bytes()

@@ -78,8 +78,10 @@ def test_a_row_for_every_ticket_and_every_output(smoke: Path) -> None:
     for figure in FIGURES:
         for suffix in ("png", "pdf", "csv"):
             assert (folder / "figures" / f"{figure}.{suffix}").stat().st_size > 0
-    for name in ("scores.csv", "scores.md", "costs.csv", "costs.md", "similarity.csv", "similarity.md"):
-        assert "isp_votes" in (folder / "tables" / name).read_text()
+    for name in ("scores", "costs", "similarity", "spending", "statistics", "paper"):
+        for suffix in ("csv", "md"):
+            assert "isp_votes" in (folder / "tables" / f"{name}.{suffix}").read_text()
+    assert r"isp\_votes" in (folder / "tables/paper.tex").read_text()
     assert {row["variant"] for row in rows(folder / "rounds.csv")} == {
         *("isp", "isp_n0", "isp_union", "isp_votes", "isp_layer", "isp_literal", "isp_code")
     }

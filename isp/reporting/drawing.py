@@ -123,11 +123,16 @@ def error_bars(
 
 
 def figure_of(drawn: Sequence[dict[str, Any]], width: float) -> Figure:
-    """A figure for panels of `width` inches and a legend beside them."""
-    count, variants = len(cells_of(drawn)), variants_of(drawn)
+    """A figure for a panel of `width` inches for each task and backbone, and a legend beside them."""
+    count = len(cells_of(drawn))
+    return sized(drawn, width, min(count, COLUMNS), ceil(count / COLUMNS))
+
+
+def sized(drawn: Sequence[dict[str, Any]], width: float, across: int, down: int) -> Figure:
+    """A figure for so many panels of `width` inches across and down, and a legend beside them."""
+    variants = variants_of(drawn)
     legend = 0.9 + 0.08 * max(map(len, variants)), 1.0 + 0.2 * len(variants) + 0.2 * len(r.distinct(drawn, "sparsity"))
-    height = 0.4 + 3.1 * ceil(count / COLUMNS)
-    size = (legend[0] + (width + 0.7) * min(count, COLUMNS), max(height, legend[1]))
+    size = (legend[0] + (width + 0.7) * across, max(0.4 + 3.1 * down, legend[1]))
     return Figure(figsize=size, layout="constrained")
 
 
@@ -152,7 +157,7 @@ def legend_of(
         drawn: rows; variants that have only sparsity 0 are lines without markers.
         markers: whether markers tell variants apart; without, every variant has a dot.
     """
-    figure.suptitle(seeds_note(drawn), fontsize=9, x=0.01, ha="left")
+    figure.suptitle(r.seeds_note(drawn), fontsize=9, x=0.01, ha="left")
     pruned = {row["variant"] for row in drawn if float(row["sparsity"])}
     levels = set(styles) - pruned if markers else set()  # drawn as a line across, without markers
     handles = [
@@ -169,15 +174,6 @@ def legend_of(
         for variant, look in styles.items()
     ]
     return figure.legend(handles=handles, loc="outside right upper", handlelength=3, alignment="left")
-
-
-def seeds_note(drawn: Sequence[dict[str, Any]], spread: bool = True) -> str:
-    """How many seeds the rows are means over, and with `spread` what the bars are."""
-    seeds = sorted({row["seeds"] for row in drawn})
-    if seeds == [1]:
-        return "one seed" + (", so no deviations" if spread else "")
-    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return f"mean {'± standard deviation ' if spread else ''}over {count} seeds"
 
 
 def message(text: str) -> Figure:

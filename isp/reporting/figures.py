@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from math import ceil, floor, log, log10
+from math import ceil, log
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from matplotlib.transforms import blended_transform_factory
 
 from isp.reporting import drawing as d
 from isp.reporting import rows as r
 from isp.reporting import tables
+from isp.reporting.axes import limit, log_ticks, over_sparsities, room_for_levels
 from isp.reporting.drawing import Drawing, Look
 from isp.reporting.rows import Row
 
@@ -33,7 +31,6 @@ DENOISERS = (
     *("changed_mean", "changed_sd", "agreement_mean", "agreement_sd"),
 )
 """Columns of what `denoisers` draws; on_line: "yes" on the line, "no" for a ticket that left it in that round."""
-_STEPS = [1, 2, 2.5, 5, 10]  # ticks lie at multiples of these
 
 # --- scores -----------------------------------------------------------------------------------------------------------
 
@@ -44,21 +41,10 @@ def score_by_sparsity(metrics: Sequence[Row]) -> Drawing:
     if not drawn:
         return d.message("No tickets to show."), drawn
     with d.style():
-        dense = [row["variant"] for row in drawn if not float(row["sparsity"])]
-        label = 0.075 * max(map(len, dense), default=0)  # inches beside the data
+        label = room_for_levels(drawn)
         figure, styles = d.figure_of(drawn, d.WIDTH + label), d.looks(d.variants_of(drawn))
         for axes, rows in _panels(figure, drawn):
-            sparsities = sorted({row["sparsity"] for row in rows if float(row["sparsity"])}, key=float)
-            end = max(len(sparsities), 1) - 0.5
-            for position, variant in enumerate(own := d.variants_of(rows)):
-                # beside each other, so that error bars do not hide one another
-                shift = 0.24 * ((position + 0.5) / len(own) - 0.5)
-                _line_and_level(axes, d.rows_of(rows, variant), styles[variant], sparsities, shift)
-            axes.set_xlim(-0.5, (end + 0.5) * (1 + label / d.WIDTH) - 0.5)
-            axes.set_xticks(range(len(sparsities)), [r.percent(sparsity) for sparsity in sparsities])
-            axes.grid(visible=False, axis="x")
-            axes.set_xlabel("sparsity (%)")
-            _name_levels(axes, rows, styles, end)
+            over_sparsities(axes, rows, "validation", styles, label)
         d.legend_of(figure, styles, drawn)
     return figure, drawn
 
@@ -83,11 +69,11 @@ def score_by_cost(metrics: Sequence[Row]) -> Drawing:
             axes.set_xscale("log")
             for variant in d.variants_of(rows):
                 _path(axes, d.rows_of(rows, variant), places, styles[variant], markers)
-            _log_ticks(axes, list(places.values()))
+            axes.set_xlim(log_ticks(axes.xaxis, list(places.values())))
             axes.set_xlabel("executed training FLOPs, finding and retraining")
         legend = d.legend_of(figure, {name: styles[name] for name in d.variants_of(drawn)}, drawn, markers=False)
         legend.set_title("variant")
-        figure.suptitle(f"{d.seeds_note(drawn)},\ntickets of equal cost side by side", fontsize=9, x=0.01, ha="left")
+        figure.suptitle(f"{r.seeds_note(drawn)},\ntickets of equal cost side by side", fontsize=9, x=0.01, ha="left")
         handles = [
             Line2D([], [], color="#555555", marker=marker, linestyle="", label=f"{r.percent(sparsity)} %")
             for sparsity, marker in markers.items()
@@ -99,22 +85,6 @@ def score_by_cost(metrics: Sequence[Row]) -> Drawing:
 def _scores(metrics: Sequence[Row]) -> list[dict[str, Any]]:
     """What both figures of scores draw: means and deviations, variants in the study's order."""
     return [{column: row[column] for column in _SCORE} for row in tables.scores_csv(metrics)]
-
-
-def _line_and_level(
-    axes: Axes, rows: Sequence[dict[str, Any]], look: Look, sparsities: Sequence[str], shift: float
-) -> None:
-    """A variant's line over the sparsities, and a level across the panel where it is dense."""
-    points = sorted((row for row in rows if row["sparsity"] in sparsities), key=lambda row: float(row["sparsity"]))
-    if points:
-        places = [sparsities.index(row["sparsity"]) + shift for row in points]
-        d.error_bars(axes, places, points, "validation", look)
-    for row in rows:
-        if row["sparsity"] not in sparsities:
-            mean, spread = row["validation_mean"], row["validation_sd"] or 0
-            ends = (-0.5, max(len(sparsities), 1) - 0.5)
-            axes.plot(ends, (mean, mean), color=look.color, linestyle=look.line, linewidth=1)
-            axes.fill_between(ends, mean - spread, mean + spread, color=look.color, alpha=0.1, linewidth=0)
 
 
 def _side_by_side(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float]:
@@ -129,19 +99,6 @@ def _side_by_side(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float
             shift = variants.index(row["variant"]) - (len(variants) - 1) / 2
             places.setdefault((row["variant"], row["sparsity"]), row["flops"] * step**shift)
     return places
-
-
-def _name_levels(axes: Axes, rows: Sequence[dict[str, Any]], styles: Mapping[str, Look], end: float) -> None:
-    """Name the dense variants at the right end of their lines, pushed apart where they are close."""
-    share = axes.transScale + axes.transLimits  # of the height of the axes
-    place = blended_transform_factory(axes.transData, axes.transAxes)
-    free = 0.0
-    for row in sorted(rows, key=lambda row: float(row["validation_mean"])):
-        if not float(row["sparsity"]):
-            height = max(float(share.transform((0, row["validation_mean"]))[1]), free)
-            free = height + 0.055  # a line of text
-            color = styles[row["variant"]].color
-            axes.text(end + 0.03, height, row["variant"], color=color, fontsize=8, va="center", transform=place)
 
 
 def _path(
@@ -160,65 +117,12 @@ def _path(
         d.error_bars(axes, [cost], [row], "validation", look, marker=markers[row["sparsity"]])
 
 
-def _log_ticks(axes: Axes, values: Sequence[float]) -> None:
-    """Few ticks in plain words: powers of ten over wide ranges, steps between over narrow ones."""
-    lowest, highest = min(values) / 1.25, max(values) * 1.25
-    decades = log10(highest / lowest)
-    steps = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.5 else (1.0, 2.0, 5.0)
-    axes.set_xlim(lowest, highest)
-    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
-    if decades < 0.6:
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tables.si(value)))
-
-
 def _panels(figure: Figure, drawn: Sequence[dict[str, Any]]) -> Iterator[tuple[Axes, list[dict[str, Any]]]]:
     """Axes of scores for each task and backbone, and the rows that belong there."""
     for axes, rows in d.panels(figure, drawn):
         axes.set_ylabel(f"validation {rows[0]['metric']} (%)")
-        _score_axis(axes, rows)
+        limit(axes, rows, "validation")
         yield axes, rows
-
-
-def _score_axis(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Limits over all scores, and a coarser scale at the bottom where collapsed tickets would squeeze the rest.
-
-    Collapsed is what lies below the rest by Tukey's rule: more than 1.5 interquartile ranges under the lower quartile.
-    """
-    means = [row["validation_mean"] for row in rows]
-    lower, upper = np.percentile(means, (25, 75))
-    low, high = _limits(rows)
-    least, top = _limits([row for row in rows if row["validation_mean"] >= lower - 1.5 * (upper - lower)])
-    border = floor(least)
-    if top - border > 0.6 * (high - low):
-        axes.set_ylim(low, high)
-        return
-    low -= 0.1 * (border - low)
-    fine, coarse = 3 / (top - border), 1 / (border - low)  # three quarters of the height, and the last one
-    axes.set_yscale(
-        "function",
-        functions=(
-            lambda score: np.where(score < border, (score - border) * coarse, (score - border) * fine),
-            lambda place: border + np.where(place < 0, place / coarse, place / fine),
-        ),
-    )
-    axes.set_ylim(low, top)
-    # the first label above the border needs room below it
-    below = [tick for tick in MaxNLocator(4, steps=_STEPS).tick_values(low, border) if tick < border - 0.2 / coarse]
-    above = [tick for tick in MaxNLocator(7, steps=_STEPS).tick_values(border, top) if tick >= border]
-    axes.set_yticks([tick for tick in (*below, *above) if low < tick < top])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}"))
-    axes.axhspan(low, border, color="#f0f0f0", zorder=0, linewidth=0)
-    place = blended_transform_factory(axes.transAxes, axes.transData)
-    text = f"coarser scale below {border}"
-    axes.text(0.99, border, text, transform=place, ha="right", va="top", fontsize=7.5, style="italic", color="#444444")
-
-
-def _limits(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    ends = [row["validation_mean"] + sign * (row["validation_sd"] or 0) for row in rows for sign in (-1, 1)]
-    margin = 0.06 * (max(ends) - min(ends)) or 1.0
-    return min(ends) - margin, max(ends) + margin
 
 
 # --- denoisers --------------------------------------------------------------------------------------------------------

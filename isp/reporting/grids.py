@@ -8,7 +8,7 @@ from math import isfinite
 
 from isp.reporting import rows as r
 from isp.reporting.rows import Row
-from isp.reporting.tables import si
+from isp.reporting.tables import PREFIXES, si
 
 SPLITS = ("of", "part", "source", "table", "task", "backbone")
 """Columns that part a table."""
@@ -52,6 +52,32 @@ def grids(rows: Sequence[Row]) -> list[Grid]:
         return []
     splits = [column for column in SPLITS if column in rows[0]]
     return [_grid(dict(zip(splits, values, strict=True)), own) for values, own in r.group(rows, *splits).items()]
+
+
+def of_markdown(text: str) -> tuple[list[Grid], str]:
+    """The tables of a Markdown file as `tables.markdown` writes it, and its other lines.
+
+    A cell is sorted by the number that it is or begins with.
+    """
+    found, lines = [], []
+    for block in text.split("\n\n"):
+        if not block.startswith("| "):
+            lines.append(block.strip())
+            continue
+        header, _, *body = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in block.splitlines())
+        rows = [dict(zip(header, line, strict=False)) for line in body]
+        cells = [[Cell(row.get(name) or "—", _leading(row.get(name, ""))) for name in header[1:]] for row in rows]
+        numeric = [any(line[index].value is not None for line in cells) for index in range(len(header) - 1)]
+        columns = [Column(header[0], False), *map(Column, header[1:], numeric)]
+        named = [(Cell(row[header[0]]), *line) for row, line in zip(rows, cells, strict=True)]
+        found.append(Grid("", (), tuple(columns), tuple(named)))
+    return found, "\n\n".join(lines).strip()
+
+
+def _leading(text: str) -> float | None:
+    first, second, *_ = *text.replace(",", "").replace("−", "-").split(" "), ""
+    value = number(first.rstrip("%"))
+    return value * PREFIXES.get(second, 1) if value is not None else None
 
 
 def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:

@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 from isp.reporting import drawing as d
 from isp.reporting import rows as r
 from isp.reporting import tables
+from isp.reporting.axes import chance_handle, cosines
 from isp.reporting.drawing import Drawing
 from isp.reporting.rows import Row
 
@@ -87,7 +88,7 @@ def layer_sparsity(layers: Sequence[Row]) -> Drawing:
                 for sparsity, same in _by_sparsity(rows)
             ]
         )
-    note = f"sparsity of each layer, {d.seeds_note(drawn, spread=False)}"
+    note = f"sparsity of each layer, {r.seeds_note(drawn, spread=False)}"
     return _maps_of_layers(lines, note, "sparsity (%)", "keeps no weight at all in some seed"), drawn
 
 
@@ -123,7 +124,7 @@ def agreement_by_layer(agreement: Sequence[Row]) -> Drawing:
             title = f"{variant}\n{backbone} on {task}"
             panels.append(_Panel(title=title, rows=rounds, value="agreement_mean", colors=colors, marked=_nothing_left))
         lines.append(panels)
-    note = f"agreement of the weak masks of each round, {d.seeds_note(drawn, spread=False)}"
+    note = f"agreement of the weak masks of each round, {r.seeds_note(drawn, spread=False)}"
     mark = "no weak mask keeps a weight"
     return _maps_of_layers(lines, note, "mean Jaccard index", mark, "round: sparsity it prunes to"), drawn
 
@@ -180,7 +181,7 @@ def mask_similarity(similarity: Sequence[Row]) -> Drawing:
         bar.set_ticks([0, 1], labels=["as by chance", "equal masks"])
         bar.outline.set_visible(False)
         note = (
-            f"cosine similarity of masks, {d.seeds_note(drawn, spread=False)}\ncolours run from chance to equal masks"
+            f"cosine similarity of masks, {r.seeds_note(drawn, spread=False)}\ncolours run from chance to equal masks"
         )
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
     return figure, drawn
@@ -233,31 +234,12 @@ def mask_similarity_by_sparsity(similarity: Sequence[Row], metrics: Sequence[Row
         styles = d.looks(r.distinct(metrics, "variant"))
         figure = d.figure_of(drawn, d.WIDTH)
         for axes, rows in d.panels(figure, drawn):
-            chances = {row["sparsity"]: row["cosine_by_chance"] for row in rows}
-            sparsities = sorted(chances, key=float)
-            places = {sparsity: place for place, sparsity in enumerate(sparsities)}
-            axes.plot([chances[sparsity] for sparsity in sparsities], **_CHANCE)
-            lines = d.variants_of(rows)
-            for position, variant in enumerate(lines):
-                shift = 0.1 * ((position + 0.5) / len(lines) - 0.5)  # so that equal lines do not hide one another
-                points = sorted(d.rows_of(rows, variant), key=lambda row: float(row["sparsity"]))
-                d.error_bars(
-                    axes, [places[row["sparsity"]] + shift for row in points], points, "cosine", styles[variant]
-                )
-            axes.set_xlim(-0.5, len(sparsities) - 0.5)
-            axes.set_ylim(0, 1.03)
-            axes.set_xticks(range(len(sparsities)), [r.percent(sparsity) for sparsity in sparsities])
-            axes.grid(visible=False, axis="x")
-            axes.set_xlabel("sparsity (%)")
+            cosines(axes, rows, styles)
             axes.set_ylabel(f"cosine similarity\nto the mask of {rows[0]['reference']}")
         legend = d.legend_of(figure, {name: styles[name] for name in styles if name in d.variants_of(drawn)}, drawn)
         legend.set_title("variant")
-        handle = Line2D([], [], **_CHANCE, label="chance: random masks")
-        figure.legend(handles=[handle], loc="outside right lower", handlelength=3)
+        figure.legend(handles=[chance_handle()], loc="outside right lower", handlelength=3)
     return figure, drawn
-
-
-_CHANCE: dict[str, Any] = {"color": "#cccccc", "linewidth": 5, "solid_capstyle": "round"}
 
 
 def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence[Row]) -> Drawing:
@@ -285,7 +267,7 @@ def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence
                 for sparsity, same in _by_sparsity(rows)
             ]
         )
-    note = f"similarity of each layer's mask to that of one variant, {d.seeds_note(drawn, spread=False)}"
+    note = f"similarity of each layer's mask to that of one variant, {r.seeds_note(drawn, spread=False)}"
     note += "\n0: as random masks that keep as many weights of the layer, 1: equal masks"
     return _maps_of_layers(lines, note, "cosine above chance", "one of the two keeps no weight in some seed"), drawn
 

@@ -23,7 +23,7 @@ from PIL import Image
 from isp.reporting import alt, tables
 from isp.reporting import rows as r
 from isp.reporting.drawing import DPI
-from isp.reporting.grids import Grid, grids
+from isp.reporting.grids import Grid, grids, of_markdown
 from isp.reporting.rows import Row
 from isp.reporting.verdict import Verdict, seeds_note, verdicts
 
@@ -43,13 +43,15 @@ Known = tuple[str, Mapping[str, Any], list[tuple[str, str]]]
 class Contents:
     """What a page is made of; only `metrics` has to be there.
 
-    Names are those of files without suffix. `links` are addresses relative to the page, of files that lie beside it.
+    Names are those of files without suffix; Markdown is used of tables that are not there as rows. `links` are
+    addresses, relative to the page, of files that lie beside it.
     """
 
     metrics: Sequence[Row]
     study: Mapping[str, Any] = field(default_factory=dict)
     layers: Sequence[Row] = ()
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    markdown: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)
     drawn: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     captions: Mapping[str, str] = field(default_factory=dict)
@@ -195,6 +197,7 @@ class _Page:
         self._study = _of(contents.study, "study")
         self.metrics = contents.metrics
         self.css, self.js = Markup(_file("page.css")), Markup(_file("page.js"))
+        self._listings = self._tables()
         self.sections = [section for section in self._sections() if section.figures or section.tables]
 
     @property
@@ -303,7 +306,7 @@ class _Page:
         return [self._picture(name) for name in section.figures]
 
     def listings(self, section: Section) -> list[Listing]:
-        return [self._listing(name) for name in section.tables]
+        return [self._listings[name] for name in section.tables]
 
     def _sections(self) -> Iterable[Section]:
         """Each section with the figures and tables that there are."""
@@ -311,7 +314,7 @@ class _Page:
             "more",
             "More figures and tables",
             figures=tuple(self._contents.figures),
-            tables=tuple(name for name, rows in self._contents.tables.items() if rows and name not in _SHOWN_OTHERWISE),
+            tables=tuple(name for name in self._listings if name not in _SHOWN_OTHERWISE),
         )
         for section in SECTIONS:
             own = replace(
@@ -335,11 +338,20 @@ class _Page:
         caption = self._contents.captions.get(f"figures/{name}", "")
         return Picture(name, _title(name), text, caption, source, *shown, self._beside("figures", name))
 
-    def _listing(self, name: str) -> Listing:
-        rows = self._contents.tables[name]
-        parts = tuple(grids(rows)) if len(rows) <= LONGEST else ()
-        caption = self._contents.captions.get(f"tables/{name}", "")
-        return Listing(name, _title(name), caption, len(rows), parts, self._beside("tables", name))
+    def _tables(self) -> dict[str, Listing]:
+        """The tables that there are."""
+        contents, found = self._contents, {}
+        for name in dict.fromkeys((*contents.tables, *contents.markdown)):
+            if name in contents.tables:
+                count, legend = len(contents.tables[name]), ""
+                parts = grids(contents.tables[name]) if count <= LONGEST else []
+            else:
+                parts, legend = of_markdown(contents.markdown[name])
+                count = sum(len(part.body) for part in parts)
+            if count:
+                caption = contents.captions.get(f"tables/{name}", legend)
+                found[name] = Listing(name, _title(name), caption, count, tuple(parts), self._beside("tables", name))
+        return found
 
     def _beside(self, folder: str, name: str) -> tuple[str, ...]:
         """Links to the files of a figure or table."""

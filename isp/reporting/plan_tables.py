@@ -1,11 +1,20 @@
-"""A study's plan for people."""
+"""A study's plan for people, and beside it what a run took."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isp.reporting.tables import si, text
+from isp.reporting import rows as r
+from isp.reporting.rows import Row
+from isp.reporting.tables import Table, si, text
+
+COMPARISON_LEGEND = (
+    "The plan that was made before the run beside what the run took. hours: of all jobs, one after the other, start-up "
+    "left out; where jobs run side by side they slow one another down, which the plan's calibration sees only in part. "
+    "steps, FLOP: of a variant's tickets, each by itself, without its evaluation; at most, where the number of rounds "
+    "follows from measured sparsity."
+)
 
 
 def lines(plan: Mapping[str, Any]) -> str:
@@ -31,6 +40,37 @@ def lines(plan: Mapping[str, Any]) -> str:
         (["variant", "tickets", "jobs", "steps", "FLOP", "hours", "saved by sharing"], variants),
     ]
     return text(tables, *_notes(plan))
+
+
+def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], metrics: Sequence[Row]) -> list[Table]:
+    """What was planned beside what was: by rule jobs and hours, by variant the steps and FLOPs of its tickets.
+
+    Args:
+        plan: from the plan stage.
+        seconds: by rule those of its jobs, from their logs.
+        metrics: rows of `collect.metrics`.
+    """
+    rules = []
+    for row in [*plan["rules"], {"rule": "all", **plan["total"]}]:
+        took = [each for own in seconds.values() for each in own] if row["rule"] == "all" else seconds[row["rule"]]
+        hours = [_hours(row["seconds"]), _hours(sum(took)), _ratio(sum(took), row["seconds"])]
+        rules.append([row["rule"], f"{row['jobs']:,}", f"{len(took):,}", *hours])
+    variants = []
+    tickets = r.group(metrics, "backbone", "variant")
+    for row in plan["variants"]:
+        own = tickets[row["backbone"], row["variant"]]
+        spent = [sum(r.numbers(own, f"finding_{key}", f"retraining_{key}")) for key in ("steps", "flops")]
+        steps = [f"{row['steps_alone']:,}", f"{spent[0]:,.0f}"]
+        flops = [si(row["flops_alone"]), si(spent[1]), _ratio(spent[1], row["flops_alone"])]
+        variants.append([f"{row['variant']} on {row['backbone']}", *steps, *flops])
+    return [
+        (["rule", "jobs planned", "jobs run", "hours planned", "hours taken", "taken / planned"], rules),
+        (["variant", "steps planned", "steps taken", "FLOP planned", "FLOP executed", "executed / planned"], variants),
+    ]
+
+
+def _ratio(taken: float, planned: float) -> str:
+    return f"{taken / planned:.2f}" if planned else ""
 
 
 def _cells(name: str, row: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from math import sqrt
+from typing import Any
 
 from isp.errors import IspError
 
@@ -24,6 +25,23 @@ def group(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]
     for row in rows:
         groups.setdefault(tuple(cell(row, column) for column in columns), []).append(row)
     return groups
+
+
+def tickets(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by (task, backbone, variant, sparsity); variants stay together although the seeds take turns."""
+    return {
+        (*names, variant, sparsity): same
+        for names, cell in group(rows, *CELL).items()
+        for (variant,), own in group(cell, "variant").items()
+        for (sparsity,), same in group(own, "sparsity").items()
+    }
+
+
+def dense(rows: Iterable[Row]) -> str | None:
+    """The variant that stands for the dense model: the one named "dense", else the first whose method is dense."""
+    methods = {cell(row, "variant"): cell(row, "method") for row in rows}
+    names = [name for name, method in methods.items() if method == "dense"]
+    return min(names, key=lambda name: name != "dense", default=None)
 
 
 def distinct(rows: Iterable[Row], column: str) -> list[str]:
@@ -68,6 +86,15 @@ def summary(name: str, values: Sequence[float], places: int = 4) -> dict[str, fl
         f"{name}_mean": round(statistics.fmean(values), places) if values else "",
         f"{name}_sd": "" if spread is None else round(spread, places),
     }
+
+
+def seeds_note(made: Iterable[Mapping[str, Any]], spread: bool = True) -> str:
+    """How many seeds rows with a column `seeds` are means over, and with `spread` what stands beside the mean."""
+    seeds = sorted({row["seeds"] for row in made})
+    if seeds == [1]:
+        return "one seed" + (", so no deviations" if spread else "")
+    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return f"mean {'± standard deviation ' if spread else ''}over {count} seeds"
 
 
 def by_chance(pairs: Sequence[Row]) -> dict[str, float]:

@@ -61,9 +61,13 @@ _NAMED = 12  # layers that a warning names
 _FINDING, _RETRAINING = "finding_steps", "retraining_steps"
 
 
+PREFIXES = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6}
+"""That `si` writes."""
+
+
 def si(value: float) -> str:
     """A count with three digits and an SI prefix: 1.95e14 is "195 T"."""
-    for prefix, unit in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+    for prefix, unit in PREFIXES.items():
         if value >= unit:
             return f"{value / unit:.3g} {prefix}"
     return f"{value:.3g}"
@@ -99,7 +103,7 @@ def scores(metrics: Sequence[Row]) -> list[Table]:
 
 def scores_csv(metrics: Sequence[Row]) -> list[dict[str, Any]]:
     """A row for each task, backbone, variant and sparsity with the columns `SCORES`."""
-    return [_scores_of(rows) for rows in _tickets(metrics).values()]
+    return [_scores_of(rows) for rows in r.tickets(metrics).values()]
 
 
 def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row]) -> list[Table]:
@@ -107,7 +111,7 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
     names = ["sparsity", "seeds", "validation", "test", "finding", "retraining", "FLOP", "sparse FLOP", "seconds"]
     tables: dict[tuple[str, ...], Table] = {}
     seconds, runs = _seconds(timings), r.group(rounds, *r.CELL, "variant")
-    for key, rows in _tickets(metrics).items():
+    for key, rows in r.tickets(metrics).items():
         *of, variant, sparsity = key
         shares = _changed(runs, key)
         line = [
@@ -130,7 +134,7 @@ def costs_csv(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[R
     """A row for each task, backbone, variant and sparsity with the columns `COSTS`; changed as fractions."""
     seconds, runs = _seconds(timings), r.group(rounds, *r.CELL, "variant")
     found = []
-    for key, rows in _tickets(metrics).items():
+    for key, rows in r.tickets(metrics).items():
         shares = _changed(runs, key)
         means = {column: _mean(rows, column) for column in (_FINDING, _RETRAINING)}
         means |= {kind: _mean(rows, *_flops(kind)) for kind in ("flops", "sparse_flops")}
@@ -158,13 +162,13 @@ def spending(metrics: Sequence[Row], timings: Sequence[Row]) -> list[Table]:
 
 def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[str, Any]]:
     """A row for each task, backbone, variant and sparsity with the columns `SPENDING`."""
-    took, found = _tickets(timings), []
+    took, found = r.tickets(timings), []
     dense = {
         names: statistics.fmean(r.numbers(dense_rows, *_flops("flops")))
         for names, rows in r.group(metrics, *r.CELL).items()
         if (dense_rows := [row for row in rows if not float(r.cell(row, "sparsity"))])
     }
-    for key, rows in _tickets(metrics).items():
+    for key, rows in r.tickets(metrics).items():
         row: dict[str, Any] = {column: r.cell(rows[0], column) for column in SPENDING[:5]} | {"seeds": len(rows)}
         for column in _SPENT:
             row[column] = _mean(took[key] if column.endswith("seconds") else rows, column)
@@ -235,16 +239,6 @@ def text(tables: Sequence[Table], *notes: str) -> str:
     return "\n".join([*parts, *(f"{note}\n" for note in notes if note)])
 
 
-def _tickets(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by ticket but for the seed; variants stay together although the seeds take turns."""
-    return {
-        (*names, variant, sparsity): same
-        for names, cell in r.group(rows, *r.CELL).items()
-        for (variant,), own in r.group(cell, "variant").items()
-        for (sparsity,), same in r.group(own, "sparsity").items()
-    }
-
-
 def _pairs(similarity: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
     """Rows by pair of masks but for the seed; sparsities of a pair stay together."""
     return {
@@ -267,7 +261,7 @@ def _scores_of(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _seconds(timings: Sequence[Row]) -> dict[tuple[str, ...], list[float]]:
-    return {key: r.numbers(rows, "finding_seconds", "retraining_seconds") for key, rows in _tickets(timings).items()}
+    return {key: r.numbers(rows, "finding_seconds", "retraining_seconds") for key, rows in r.tickets(timings).items()}
 
 
 def _changed(runs: Mapping[tuple[str, ...], Sequence[Row]], ticket: tuple[str, ...]) -> list[float]:

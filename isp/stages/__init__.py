@@ -11,6 +11,6 @@ NAMES = (
     *("download", "split", "pretrain", "convert", "prepare", "initialise", "finetune_dense"),
     *("prune_one_shot", "prune_iterative", "train_segment", "weak_mask", "aggregate", "retrain"),
     *("find_ticket", "pool_tickets"),
-    *("compare_masks", "evaluate", "describe", "plan", "collect", "tables", "figures", "page"),
+    *("compare_masks", "evaluate", "describe", "plan", "collect", "compare_plan", "tables", "figures", "page"),
 )
 """The stages in the order of the workflow."""

@@ -13,6 +13,7 @@ from isp.errors import ConfigError, unknown
 from isp.reporting import FIGURES
 from isp.reporting import figures as scores
 from isp.reporting import mask_figures as masks
+from isp.reporting import paper_figures as paper
 from isp.reporting.drawing import Drawing, save
 from isp.reporting.rows import distinct
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
@@ -53,6 +54,8 @@ def figures(
             lambda: masks.mask_similarity_by_layer(read(similarity_layers), found),
             masks.MASK_SIMILARITY_BY_LAYER,
         ),
+        "paper_figure_1": (lambda: paper.paper_figure_1(found), paper.PAPER_FIGURE_1),
+        "paper_figure_3": (lambda: paper.paper_figure_3(found, read(similarity)), paper.PAPER_FIGURE_3),
     }
     make, columns = draw[figure]
     picture, rows = make()

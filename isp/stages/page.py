@@ -33,6 +33,7 @@ def page(
     study: Mapping[str, Any] = {}
     collected: dict[str, list[dict[str, str]]] = {}
     tables: dict[str, list[Row]] = {}
+    markdown: dict[str, str] = {}
     drawn: dict[str, list[Row]] = {}
     figures: dict[str, bytes] = {}
     texts: dict[str, str] = {}
@@ -43,6 +44,8 @@ def page(
                 study = files.read_json(path, "describe")
             case "tables", ".csv":
                 tables[path.stem] = list(files.read_csv(path, "tables"))
+            case "tables", ".md":
+                markdown[path.stem] = _read(path).decode()
             case "figures", ".csv":
                 drawn[path.stem] = list(files.read_csv(path, "figures"))
             case _, ".csv":
@@ -52,9 +55,11 @@ def page(
             case _, ".rst":
                 texts[path.stem] = _read(path).decode()
             case _, (".md" | ".txt" | ".pdf" | ".tex"):
-                pass
+                pass  # only linked
             case _:
-                raise ConfigError(f"{path}: not a file of a page; allowed are .json, .csv, .png, .rst, .md, .txt, .pdf")
+                raise ConfigError(
+                    f"{path}: not a file of a page; allowed are .json, .csv, .png, .rst, .md, .txt, .pdf, .tex"
+                )
         if path.suffix != ".rst":
             links.append(Path(os.path.relpath(path, output.parent)).as_posix())
     if "metrics" not in collected:
@@ -62,7 +67,7 @@ def page(
     captions = {f"tables/{name}": made.caption_of(texts[name]) for name in tables if name in texts}
     captions |= {f"figures/{name}": made.caption_of(texts.get("figures", ""), figure=name) for name in figures}
     contents = made.Contents(
-        collected["metrics"], study, collected.get("layers", []), tables, figures, drawn, captions, links
+        collected["metrics"], study, collected.get("layers", []), tables, markdown, figures, drawn, captions, links
     )
     files.ready(output)
     files.write_bytes(output, made.render(contents).encode())

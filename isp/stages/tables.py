@@ -1,17 +1,22 @@
-"""Tables for people (Markdown, text) and for programs (CSV): scores, scores beside costs, similarity of masks."""
+"""Tables for people (Markdown, text, LaTeX) and for programs (CSV): scores, costs, masks, statistics, the paper's."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from isp import files
+from isp.errors import ConfigError, unknown
+from isp.reporting import paper
+from isp.reporting import statistics as s
 from isp.reporting import tables as made
+from isp.reporting.rows import distinct
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
-VERSION = 4
+VERSION = 5
 
 
 def tables(
@@ -20,26 +25,45 @@ def tables(
     rounds: Rounds,
     layers: Layers,
     similarity: Similarity,
+    reference: Annotated[str, typer.Option(help="The variant that statistics compare the others with.")],
     output: Annotated[
-        Path, typer.Option(help="Folder to write {scores,costs,spending,similarity}.{csv,md} and costs.txt to.")
+        Path,
+        typer.Option(
+            help="Folder for {scores,costs,spending,similarity,statistics,paper}.{csv,md}, costs.txt and paper.tex."
+        ),
     ],
 ) -> None:
-    """Write the tables of a study: mean and deviation over seeds."""
+    """Write the tables of a study: mean and deviation over seeds, how sure they are, and in the paper's form."""
     found, took, events, by_layer, pairs = (
         files.read_csv(path, "collect") for path in (metrics, timings, rounds, layers, similarity)
     )
+    if found and reference not in (variants := distinct(found, "variant")):
+        raise ConfigError(f"--reference: {unknown('variant', reference, variants)}")
     scores, costs, warning = made.scores(found), made.costs(found, took, events), made.collapse(by_layer)
-    written = {
+    legends = [legend.format(reference=reference) for legend in (s.RUNS_LEGEND, s.CELLS_LEGEND)]
+    texts = {
         "scores.md": made.markdown(scores, made.SCORES_LEGEND, warning),
         "costs.md": made.markdown(costs, made.COSTS_LEGEND, warning),
         "costs.txt": made.text(costs, made.COSTS_LEGEND, warning),
         "spending.md": made.markdown(made.spending(found, took), made.SPENDING_LEGEND),
         "similarity.md": made.markdown(made.similarity(pairs), made.SIMILARITY_LEGEND if pairs else made.NO_PAIRS),
+        "statistics.md": "\n".join(
+            made.markdown(tables, legend)
+            for tables, legend in zip((s.runs(found, reference), s.cells(found, reference)), legends, strict=True)
+        ),
+        "paper.md": paper.markdown(found),
+        "paper.tex": paper.latex(found),
     }
-    files.ready(*(output / name for name in ("scores.csv", "costs.csv", "spending.csv", "similarity.csv", *written)))
-    files.write_csv(output / "scores.csv", made.scores_csv(found), made.SCORES)
-    files.write_csv(output / "costs.csv", made.costs_csv(found, took, events), made.COSTS)
-    files.write_csv(output / "spending.csv", made.spending_csv(found, took), made.SPENDING)
-    files.write_csv(output / "similarity.csv", made.similarity_csv(pairs), made.SIMILARITY)
-    for name, text in written.items():
+    numbers: dict[str, tuple[Sequence[Mapping[str, Any]], Sequence[str]]] = {
+        "scores.csv": (made.scores_csv(found), made.SCORES),
+        "costs.csv": (made.costs_csv(found, took, events), made.COSTS),
+        "spending.csv": (made.spending_csv(found, took), made.SPENDING),
+        "similarity.csv": (made.similarity_csv(pairs), made.SIMILARITY),
+        "statistics.csv": ([*s.runs_csv(found, reference), *s.cells_csv(found, reference)], s.COLUMNS),
+        "paper.csv": (paper.csv_rows(found), paper.COLUMNS),
+    }
+    files.ready(*(output / name for name in (*numbers, *texts)))
+    for name, (rows, columns) in numbers.items():
+        files.write_csv(output / name, rows, columns)
+    for name, text in texts.items():
         files.write_bytes(output / name, text.encode())

@@ -12,7 +12,13 @@ TABLES = [
     for name in ("scores", "costs", "similarity", "spending")
     for suffix in ("csv", "md")
 ]
-TABLES.append(f"{paths.STUDY}/tables/costs.txt")
+TABLES += [
+    f"{paths.STUDY}/tables/{name}"
+    for name in (
+        *("costs.txt", "statistics.csv", "statistics.md"),
+        *("paper.csv", "paper.md", "paper.tex"),
+    )
+]
 FIGURES = [
     f"{paths.STUDY}/figures/{{figure}}.{suffix}" for suffix in ("png", "pdf", "csv")
 ]
@@ -41,6 +47,56 @@ rule describe:
         "what the study is"
     shell:
         "isp describe {params.study} --command {params.command:q} --output {output} > {log} 2>&1"
+
+
+# Before anything is trained, as soon as the lengths of texts are known.
+rule plan:
+    input:
+        dag.prepared(),
+    output:
+        paths.PLAN,
+    log:
+        f"{paths.STUDY}/logs/plan.log",
+    priority: 100
+    conda:
+        ENVIRONMENT
+    threads: study.threads
+    resources:
+        mem_mb=6000,
+        runtime=30,
+        gpu=GPU,
+    params:
+        version=dag.versions("plan"),
+        study=dag.described(),
+    message:
+        "the plan: what all this will take"
+    shell:
+        "isp plan {params.study} --calibrate --output {output} > {log} 2>&1"
+
+
+rule compare_plan:
+    input:
+        records=dag.records(),
+        plan=paths.PLAN,
+        metrics=COLLECTED["metrics"],
+    output:
+        f"{paths.STUDY}/tables/plan.md",
+    log:
+        f"{paths.STUDY}/logs/compare_plan.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        version=dag.versions("compare_plan"),
+        study=dag.described(),
+    message:
+        "what was planned beside what it took"
+    shell:
+        "isp compare_plan {params.study} --plan {input.plan} --metrics {input.metrics} --output {output} > {log} 2>&1"
 
 
 rule collect:
@@ -123,6 +179,21 @@ rule tables:
         ),
         TABLES[7],
         TABLES[8],
+        report(
+            TABLES[9],
+            caption="../report/statistics.rst",
+            category="Tables",
+            labels={"what": "differences, intervals, ranks", "form": "csv"},
+        ),
+        TABLES[10],
+        report(
+            TABLES[11],
+            caption="../report/paper.rst",
+            category="Tables",
+            labels={"what": "the paper's tables", "form": "csv"},
+        ),
+        TABLES[12],
+        TABLES[13],
     log:
         f"{paths.STUDY}/logs/tables.log",
     conda:
@@ -134,12 +205,14 @@ rule tables:
         gpu=0,
     params:
         version=dag.versions("tables"),
+        reference=dag.reference(),
         folder=f"{paths.STUDY}/tables",
     message:
         "tables"
     shell:
         "isp tables --metrics {input.metrics} --timings {input.timings} --rounds {input.rounds}"
-        " --layers {input.layers} --similarity {input.similarity} --output {params.folder} > {log} 2>&1"
+        " --layers {input.layers} --similarity {input.similarity} {params.reference}"
+        " --output {params.folder} > {log} 2>&1"
 
 
 rule figures:
@@ -191,6 +264,7 @@ rule page:
         paths.DESCRIPTION,
         COLLECTED.values(),
         TABLES,
+        rules.compare_plan.output,
         expand(FIGURES, figure=reporting.FIGURES, allow_missing=True),
         captions=CAPTIONS,
     output:

@@ -1,0 +1,186 @@
+"""The axes that several figures share: scores and cosines over sparsities, levels of dense ones, limits, logarithms.
+
+Rows are as drawn; of what is drawn, `name`, they have the columns `<name>_mean` and `<name>_sd`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import floor, log10
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import blended_transform_factory
+
+from isp.reporting import drawing as d
+from isp.reporting import rows as r
+from isp.reporting import tables
+from isp.reporting.drawing import Look
+
+Places = dict[tuple[str, str], float]
+"""Where on the axis the ticket of a variant and sparsity lies."""
+
+_STEPS = [1, 2, 2.5, 5, 10]  # ticks lie at multiples of these
+
+
+def room_for_levels(drawn: Sequence[dict[str, Any]]) -> float:
+    """Inches that the names of dense variants need beside the data."""
+    dense = [row["variant"] for row in drawn if not float(row["sparsity"])]
+    return 0.075 * max(map(len, dense), default=0)
+
+
+def over_sparsities(
+    axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: Mapping[str, Look], room: float
+) -> Places:
+    """A line a variant over evenly spaced sparsities; dense ones lie across, named at the right.
+
+    Args:
+        axes: its limits and scale upwards are set.
+        rows: of one panel.
+        name: what is drawn.
+        styles: looks of the variants.
+        room: as `room_for_levels` says.
+
+    Returns:
+        Where the points lie; dense ones at the end of their level.
+    """
+    sparsities = sorted({row["sparsity"] for row in rows if float(row["sparsity"])}, key=float)
+    end = max(len(sparsities), 1) - 0.5
+    places: Places = {}
+    for position, variant in enumerate(own := d.variants_of(rows)):
+        # beside each other, so that error bars do not hide one another
+        shift = 0.24 * ((position + 0.5) / len(own) - 0.5)
+        _line_and_level(axes, d.rows_of(rows, variant), name, styles[variant], sparsities, shift)
+        places |= {(variant, sparsity): index + shift for index, sparsity in enumerate(sparsities)}
+        places |= {(variant, row["sparsity"]): end for row in d.rows_of(rows, variant) if not float(row["sparsity"])}
+    axes.set_xlim(-0.5, (end + 0.5) * (1 + room / d.WIDTH) - 0.5)
+    axes.set_xticks(range(len(sparsities)), [r.percent(sparsity) for sparsity in sparsities])
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel("sparsity (%)")
+    _name_levels(axes, rows, name, styles, end)
+    return places
+
+
+def _line_and_level(
+    axes: Axes, rows: Sequence[dict[str, Any]], name: str, look: Look, sparsities: Sequence[str], shift: float
+) -> None:
+    """A variant's line over the sparsities, and a level across the panel where it is dense."""
+    points = sorted((row for row in rows if row["sparsity"] in sparsities), key=lambda row: float(row["sparsity"]))
+    if points:
+        places = [sparsities.index(row["sparsity"]) + shift for row in points]
+        d.error_bars(axes, places, points, name, look)
+    for row in rows:
+        if row["sparsity"] not in sparsities:
+            mean, spread = row[f"{name}_mean"], row[f"{name}_sd"] or 0
+            ends = (-0.5, max(len(sparsities), 1) - 0.5)
+            axes.plot(ends, (mean, mean), color=look.color, linestyle=look.line, linewidth=1)
+            axes.fill_between(ends, mean - spread, mean + spread, color=look.color, alpha=0.1, linewidth=0)
+
+
+def _name_levels(axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: Mapping[str, Look], end: float) -> None:
+    """Name the dense variants at the right end of their lines, pushed apart where they are close."""
+    share = axes.transScale + axes.transLimits  # of the height of the axes
+    place = blended_transform_factory(axes.transData, axes.transAxes)
+    free = 0.0
+    for row in sorted(rows, key=lambda row: float(row[f"{name}_mean"])):
+        if not float(row["sparsity"]):
+            height = max(float(share.transform((0, row[f"{name}_mean"]))[1]), free)
+            free = height + 0.055  # a line of text
+            color = styles[row["variant"]].color
+            axes.text(end + 0.03, height, row["variant"], color=color, fontsize=8, va="center", transform=place)
+
+
+def cosines(axes: Axes, rows: Sequence[dict[str, Any]], styles: Mapping[str, Look]) -> Places:
+    """Cosine similarities of masks over evenly spaced sparsities, a line a variant, above the band of chance.
+
+    Args:
+        axes: of one panel.
+        rows: what to draw; `cosine_by_chance` is the same in all rows of a sparsity.
+        styles: looks of the variants.
+
+    Returns:
+        Where the points lie.
+    """
+    chances = {row["sparsity"]: row["cosine_by_chance"] for row in rows}
+    sparsities = sorted(chances, key=float)
+    places: Places = {}
+    axes.plot([chances[sparsity] for sparsity in sparsities], **_CHANCE)
+    lines = d.variants_of(rows)
+    for position, variant in enumerate(lines):
+        shift = 0.1 * ((position + 0.5) / len(lines) - 0.5)  # so that equal lines do not hide one another
+        points = sorted(d.rows_of(rows, variant), key=lambda row: float(row["sparsity"]))
+        found = [sparsities.index(row["sparsity"]) + shift for row in points]
+        d.error_bars(axes, found, points, "cosine", styles[variant])
+        places |= {(variant, row["sparsity"]): place for row, place in zip(points, found, strict=True)}
+    axes.set_xlim(-0.5, len(sparsities) - 0.5)
+    axes.set_ylim(0, 1.03)
+    axes.set_xticks(range(len(sparsities)), [r.percent(sparsity) for sparsity in sparsities])
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel("sparsity (%)")
+    return places
+
+
+def chance_handle() -> Line2D:
+    """The band of chance in a legend."""
+    return Line2D([], [], **_CHANCE, label="chance: random masks")
+
+
+_CHANCE: dict[str, Any] = {"color": "#cccccc", "linewidth": 5, "solid_capstyle": "round"}
+
+
+def limit(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> None:
+    """Limits over all scores, and a coarser scale at the bottom where collapsed tickets would squeeze the rest.
+
+    Collapsed is what lies below the rest by Tukey's rule: more than 1.5 interquartile ranges under the lower quartile.
+    """
+    means = [row[f"{name}_mean"] for row in rows]
+    lower, upper = np.percentile(means, (25, 75))
+    low, high = limits(rows, name)
+    least, top = limits([row for row in rows if row[f"{name}_mean"] >= lower - 1.5 * (upper - lower)], name)
+    border = floor(least)
+    if top - border > 0.6 * (high - low):
+        axes.set_ylim(low, high)
+        return
+    low -= 0.1 * (border - low)
+    fine, coarse = 3 / (top - border), 1 / (border - low)  # three quarters of the height, and the last one
+    axes.set_yscale(
+        "function",
+        functions=(
+            lambda score: np.where(score < border, (score - border) * coarse, (score - border) * fine),
+            lambda place: border + np.where(place < 0, place / coarse, place / fine),
+        ),
+    )
+    axes.set_ylim(low, top)
+    # the first label above the border needs room below it
+    below = [tick for tick in MaxNLocator(4, steps=_STEPS).tick_values(low, border) if tick < border - 0.2 / coarse]
+    above = [tick for tick in MaxNLocator(7, steps=_STEPS).tick_values(border, top) if tick >= border]
+    axes.set_yticks([tick for tick in (*below, *above) if low < tick < top])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}"))
+    axes.axhspan(low, border, color="#f0f0f0", zorder=0, linewidth=0)
+    place = blended_transform_factory(axes.transAxes, axes.transData)
+    text = f"coarser scale below {border}"
+    axes.text(0.99, border, text, transform=place, ha="right", va="top", fontsize=7.5, style="italic", color="#444444")
+
+
+def limits(rows: Sequence[dict[str, Any]], name: str) -> tuple[float, float]:
+    """The least and the greatest of means with their deviations, and some margin."""
+    ends = [row[f"{name}_mean"] + sign * (row[f"{name}_sd"] or 0) for row in rows for sign in (-1, 1)]
+    margin = 0.06 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - margin, max(ends) + margin
+
+
+def log_ticks(axis: Axis, values: Sequence[float]) -> tuple[float, float]:
+    """Few ticks in plain words: powers of ten over wide ranges, steps between over narrow ones. The axis's limits."""
+    lowest, highest = min(values) / 1.25, max(values) * 1.25
+    decades = log10(highest / lowest)
+    steps = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.5 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=steps, numticks=20))
+    if decades < 0.6:
+        axis.set_major_locator(MaxNLocator(4, steps=_STEPS))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tables.si(value)))
+    return lowest, highest

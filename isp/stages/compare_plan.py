@@ -1,0 +1,45 @@
+"""A study's plan beside what its run took."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isp import files
+from isp.config import parse_study
+from isp.dag import log
+from isp.errors import IspError
+from isp.jobs import Jobs
+from isp.reporting import plan_tables
+from isp.reporting.tables import markdown
+from isp.stages._options import Metrics, mapping
+
+VERSION = 1
+_TOOK = re.compile(r"^wrote .* in ([\d.]+) s after [\d.]+ s of start-up", re.MULTILINE)
+
+
+def compare_plan(
+    plan: Annotated[Path, typer.Option(help="From `isp plan --output`.")],
+    study: Annotated[dict[str, Any], typer.Option(parser=mapping, metavar="YAML", help="What the study's file says.")],
+    metrics: Metrics,
+    output: Annotated[Path, typer.Option(help="The table to write, as Markdown.")],
+) -> None:
+    """Write the table. What jobs took is read from their logs below the current folder."""
+    found = parse_study(study, "--study")
+    planned, rows = files.read_json(plan, "plan"), files.read_csv(metrics, "collect")
+    seconds: dict[str, list[float]] = {rule["rule"]: [] for rule in planned["rules"]}
+    for job in Jobs(found).by_output.values():
+        path = Path(log(job.output).format(study=found.study))
+        try:
+            took = _TOOK.findall(path.read_text())
+        except OSError as error:
+            raise IspError(f"{path}: cannot be read ({error.strerror}); it says what the job took") from None
+        if not took:
+            raise IspError(f"{path}: does not say what the job took; make {job.output} again")
+        seconds[job.rule].append(float(took[-1]))
+    files.ready(output)
+    tables = plan_tables.comparison(planned, seconds, rows)
+    files.write_bytes(output, markdown(tables, plan_tables.COMPARISON_LEGEND).encode())

@@ -1,0 +1,130 @@
+"""The plan of a study: its jobs are Snakemake's, its steps those by hand."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from isp.config import load_study, parse_study
+from isp.jobs import Job, Jobs
+from isp.plan import Plan
+from isp.rates import Rates, stated
+from isp.reporting import plan_tables
+
+ROOT = Path(__file__).parent.parent
+STUDY = {
+    "study": "tiny",
+    "training": {"clip_tiny": {"steps": 100, "batch_size": 30, "learning_rate": 5e-4}},
+    "tasks": {"digits": {"num_validation": 200}},
+    "variants": {
+        "dense": {"method": "dense"},
+        "isp": {"method": "isp", "settings": {"rate": 0.5, "segment_fraction": 0.1, "denoisers": 2}},
+        "lth": {"method": "lth", "settings": {"rate": 0.5}},
+    },
+    "grid": [
+        {
+            "backbone": "clip_tiny",
+            "tasks": ["digits"],
+            "variants": ["dense", "isp", "lth"],
+            "sparsities": ["0.5", "0.75"],
+            "seeds": [0],
+        }
+    ],
+}
+RATES = Rates(
+    step_flops=10, example_flops=1, step_seconds=1.0, example_seconds=0.5, job_seconds=2.0, weights=400, prunable=80
+)
+
+
+def plan() -> Plan:
+    return Plan(
+        jobs=Jobs(parse_study(STUDY, "test")), rates={("clip_tiny", "digits"): RATES}, throughput=1.0, parallel=2
+    )
+
+
+@pytest.mark.parametrize("name", ["smoke", "config", "paper", "ablations/code"])
+def test_the_jobs_are_those_of_the_workflow(name: str, tmp_path: Path) -> None:
+    file = ROOT / "config" / f"{name}.yaml"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
+    command += ["--configfile", str(file), "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    table = re.findall(r"^  (\w+) +(\d+)  ", done.stdout, re.MULTILINE)
+    found = {rule: int(count) for rule, count in table if rule not in ("all", "total")}
+    jobs = Jobs(load_study(file))
+    planned = dict(jobs.shared)
+    for job in jobs.by_output.values():
+        planned[job.rule] = planned.get(job.rule, 0) + 1
+    assert {rule: count for rule, count in planned.items() if count} == found
+
+
+def test_steps_and_sharing_by_hand() -> None:
+    """t = 3 steps: round 0 ends at 3, round 1 at 9; two copies of 50 steps a round; LTH's first round is a ticket."""
+    found = plan().as_json()
+    rules = {row["rule"]: (row["jobs"], row["steps"]) for row in found["rules"]}
+    assert rules["finetune_dense"] == (1, 100)
+    assert rules["train_segment"] == (2, 9)
+    assert rules["weak_mask"] == (4, 200)
+    assert rules["retrain"] == (4, 97 + 91 + 100 + 100)
+    assert rules["evaluate"] == (5, 0)
+    isp = next(row for row in found["variants"] if row["variant"] == "isp")
+    assert isp["steps"] == 9 + 200 + 97 + 91
+    assert isp["steps_alone"] == (100 + 100) + (100 + 200)  # at 0.5 one round of two copies, at 0.75 two
+    lth = next(row for row in found["variants"] if row["variant"] == "lth")
+    assert (lth["steps"], lth["steps_alone"]) == (300, 200 + 300)
+    assert found["total"]["steps"] == 100 + 9 + 200 + 388
+    assert found["without_sharing"]["steps"] == 100 + 500 + 500
+
+
+def test_flops_seconds_and_bytes_by_hand() -> None:
+    made = plan()
+    job = next(job for job in made.jobs.by_output.values() if job.rule == "evaluate")
+    assert job.scored == 200 + 1200 // 5  # the test split is taken for a fifth
+    assert (made.flops(job), made.seconds(job)) == (440, 2 + 220)
+    (dense,) = [job for job in made.jobs.by_output.values() if job.rule == "finetune_dense"]
+    assert (made.flops(dense), made.seconds(dense), made.disk(dense)) == (1000, 102, 400 + 10)
+    weak = next(job for job in made.jobs.by_output.values() if job.rule == "weak_mask")
+    assert (made.disk(weak), weak.temporary) == (4 * 80, True)
+    disk = made.as_json()["disk"]
+    assert disk["temporary"] == 2 * 3 * 400 + 4 * 320
+    assert disk["peak"] == disk["kept"] + 2 * 1200 + 2 * 320
+
+
+def test_flops_are_those_that_training_counts() -> None:
+    study = parse_study(STUDY, "test")
+    found = stated(study, "clip_tiny", "digits", throughput=1e9, overhead=3.0)
+    assert found.prunable == 196_608
+    assert found.job_seconds == 3
+    assert found.step_seconds == found.step_flops / 1e9
+    assert found.known_lengths
+
+
+def test_a_plan_beside_its_run() -> None:
+    content = plan().as_json()
+    seconds = {row["rule"]: [1800.0] * row["jobs"] for row in content["rules"]}
+    metrics = [
+        {"backbone": "clip_tiny", "variant": variant, **dict.fromkeys(keys, "50")}
+        for variant in ("dense", "isp", "isp", "lth", "lth")
+        for keys in [("finding_steps", "retraining_steps", "finding_flops", "retraining_flops")]
+    ]
+    rules, variants = plan_tables.comparison(content, seconds, metrics)
+    lines = {line[0]: line[1:] for line in rules[1]}
+    assert lines["weak_mask"] == ["4", "4", "0.06", "2.00", f"{7200 / (4 * 52):.2f}"]
+    assert {line[0]: line[1:3] for line in variants[1]}["isp on clip_tiny"] == ["500", "200"]
+    assert "all" in lines
+
+
+def test_a_job_is_found_by_its_output() -> None:
+    jobs = Jobs(parse_study(STUDY, "test"))
+    job = jobs.by_output["results/tiny/runs/clip_tiny/digits/seed0/isp/round1/to0.7500/weak1.safetensors"]
+    assert isinstance(job, Job)
+    assert (job.rule, job.variant, job.steps, job.place) == ("weak_mask", "isp", 50, ("clip_tiny", "digits"))
+    assert len(job.inputs) == 2
+    assert Decimal("0.75") in jobs.dag.chain(
+        type("W", (), {"variant": "isp", "backbone": "clip_tiny", "sparsity": "0.75"})
+    )  # type: ignore[arg-type]

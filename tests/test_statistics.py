@@ -1,0 +1,177 @@
+"""Intervals, paired differences and ranks, every number held to scipy or to a hand."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from isp.reporting import statistics as s
+from isp.reporting import tables
+from tests.test_reporting import Rows, only, record
+
+SCORES = {
+    "dense": {"0.0000": [97.0, 98.0, 96.5]},
+    "isp": {"0.8000": [95.0, 96.0, 94.0], "0.9000": [93.0, 95.0, 92.0]},
+    "lth": {"0.8000": [96.0, 96.5, 96.0], "0.9000": [92.5, 96.0, 94.0]},
+    "late": {"0.9000": [90.0, 91.0]},
+}
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> list[dict[str, str]]:
+    return rows_of({"t": SCORES}, tmp_path)
+
+
+def rows_of(tasks: dict[str, dict[str, dict[str, list[float]]]], folder: Path) -> list[dict[str, str]]:
+    """Rows of validation scores by task, variant, sparsity and seed; those of the test are two points lower."""
+    records = [
+        record(variant, sparsity, seed, score, task=task)
+        for task, variants in tasks.items()
+        for variant, by_sparsity in variants.items()
+        for sparsity, scores in by_sparsity.items()
+        for seed, score in enumerate(scores)
+    ]
+    return Rows(records, folder).metrics
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 30])
+def test_intervals_and_p_values_are_scipys(count: int) -> None:
+    generator = random.Random(count)
+    values = [generator.gauss(1, 2) for _ in range(count)]
+    expected = stats.t.interval(0.95, count - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert s.interval(values) == pytest.approx(expected)
+    others = [generator.gauss(0, 2) for _ in range(count)]
+    differences = [value - other for value, other in zip(values, others, strict=True)]
+    assert s.p_value(differences) == pytest.approx(stats.ttest_rel(values, others).pvalue)
+
+
+@pytest.mark.parametrize("values", [[], [3.0], [2.0, 2.0, 2.0], [0.1 + 0.2, 0.3]])
+def test_what_has_no_spread_has_no_interval(values: list[float]) -> None:
+    assert s.interval(values) is None
+    assert s.p_value(values) is None
+
+
+@pytest.mark.parametrize("scores", [[3.0, 1.0, 2.0], [1.0, 1.0, 2.0, 0.0], [5.0] * 4, [7.0]])
+def test_ranks_are_scipys(scores: list[float]) -> None:
+    assert s.ranks(scores) == stats.rankdata([-score for score in scores], method="average").tolist()
+
+
+def test_cells_by_scipy(metrics: list[dict[str, str]]) -> None:
+    found = s.cells_csv(metrics, "isp")
+    assert all(tuple(row) == s.COLUMNS for row in found)
+    row = only(found, part="validation", variant="lth", sparsity="0.9000")
+    own, theirs = SCORES["lth"]["0.9000"], SCORES["isp"]["0.9000"]
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(own), scale=stats.sem(own))
+    assert (row["n"], row["mean"], row["sd"]) == (3, round(statistics.fmean(own), 4), round(statistics.stdev(own), 4))
+    assert (row["low"], row["high"]) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    paired = stats.ttest_rel(own, theirs)
+    interval = paired.confidence_interval(0.95)
+    assert (row["reference"], row["pairs"], row["difference"]) == ("isp", 3, pytest.approx(2.5 / 3, abs=1e-4))
+    assert row["difference_low"] == pytest.approx(interval.low, abs=1e-4)
+    assert row["difference_high"] == pytest.approx(interval.high, abs=1e-4)
+    assert row["p"] == pytest.approx(paired.pvalue, rel=1e-2)
+    assert row["to_dense"] == pytest.approx(np.mean(own) - np.mean(SCORES["dense"]["0.0000"]), abs=1e-4)
+    assert only(found, part="test", variant="lth", sparsity="0.9000")["mean"] == pytest.approx(row["mean"] - 2)
+
+
+def test_pairs_are_seeds_that_both_have(metrics: list[dict[str, str]]) -> None:
+    row = only(s.cells_csv(metrics, "isp"), part="test", variant="late")
+    assert (row["n"], row["pairs"], row["difference"]) == (2, 2, -3.5)  # -3 and -4
+    assert row["to_dense"] == -7.0  # over the same two seeds
+    shuffled = random.Random(0).sample(metrics, len(metrics))
+    assert only(s.cells_csv(shuffled, "isp"), part="test", variant="late") == row
+
+
+def test_dense_and_the_reference_are_compared_with_nothing(metrics: list[dict[str, str]]) -> None:
+    found = s.cells_csv(metrics, "isp")
+    for variant in ("dense", "isp"):
+        assert {row["pairs"] for row in found if row["variant"] == variant} == {""}
+    assert only(found, part="test", variant="dense")["to_dense"] == ""
+    assert {row["variant"] for row in s.runs_csv(metrics, "isp")} == {"isp", "lth", "late"}
+
+
+def test_one_seed_says_so(tmp_path: Path) -> None:
+    metrics = rows_of({"t": {"isp": {"0.8000": [90.0]}, "lth": {"0.8000": [92.0]}}}, tmp_path)
+    row = only(s.cells_csv(metrics, "isp"), part="test", variant="lth")
+    assert (row["n"], row["difference"]) == (1, 2.0)
+    assert {row[name] for name in ("sd", "low", "high", "difference_sd", "difference_low", "difference_high", "p")} == {
+        ""
+    }
+    ((_, body),) = s.cells(metrics, "isp")
+    assert body[1] == ["lth", "0.8", "1", "90.00", "one seed", "", "1", "+2.00", "one seed", ""]
+
+
+def test_equal_differences_say_so(tmp_path: Path) -> None:
+    metrics = rows_of({"t": {"isp": {"0.8000": [90.0, 91.0]}, "lth": {"0.8000": [92.0, 93.0]}}}, tmp_path)
+    row = only(s.cells_csv(metrics, "isp"), part="test", variant="lth")
+    assert (row["difference"], row["difference_sd"], row["difference_low"], row["p"]) == (2.0, 0.0, "", "")
+    ((_, body),) = s.cells(metrics, "isp")
+    assert body[1][-2:] == ["all equal", ""]
+
+
+def test_runs_by_hand(tmp_path: Path) -> None:
+    """A run's value is a mean over the sparsities that both have; runs are those of all tasks."""
+    other = {"isp": {"0.5000": [80.0, 82.0]}, "lth": {"0.5000": [81.0, 85.0], "0.7000": [1.0, 1.0]}}
+    metrics = rows_of({"t": SCORES, "u": other}, tmp_path)
+    # first task: (1 - 0.5) / 2, (0.5 + 1) / 2, (2 + 2) / 2; second task, at 50 % only: 1, 3
+    differences = [0.25, 0.75, 2.0, 1.0, 3.0]
+    row = only(s.runs_csv(metrics, "isp"), part="validation", variant="lth")
+    assert (row["of"], row["pairs"], row["difference"]) == ("runs", 5, statistics.fmean(differences))
+    expected = stats.ttest_1samp(differences, 0)
+    interval = expected.confidence_interval(0.95)
+    assert row["difference_low"] == pytest.approx(interval.low, abs=1e-4)
+    assert row["difference_high"] == pytest.approx(interval.high, abs=1e-4)
+    assert row["p"] == pytest.approx(expected.pvalue, rel=1e-2)
+    late = only(s.runs_csv(metrics, "isp"), part="validation", variant="late")
+    assert (late["pairs"], late["difference"]) == (2, -3.5)  # at 90 % only
+
+
+def test_ranks_by_hand(tmp_path: Path) -> None:
+    cells: dict[str, Any] = {
+        "t": {"isp": {"0.8": [90.0], "0.9": [80.0]}, "a": {"0.8": [91.0], "0.9": [80.0]}, "b": {"0.8": [70.0]}},
+        "u": {"isp": {"0.5": [60.0]}, "a": {"0.5": [50.0]}, "b": {"0.5": [60.0]}},
+    }
+    found = s.runs_csv(rows_of(cells, tmp_path), "isp")
+    ranks = {row["variant"]: row["mean_rank"] for row in found if row["part"] == "test"}
+    # only 0.8 of t (2, 1, 3) and 0.5 of u (1.5, 3, 1.5) have all three
+    assert ranks == {"isp": 1.75, "a": 2.0, "b": 2.25}
+    assert {row["ranked_cells"] for row in found} == {2}
+
+
+def test_without_a_shared_cell_there_are_no_ranks(tmp_path: Path) -> None:
+    cells = {"isp": {"0.8000": [90.0], "0.9000": [80.0]}, "a": {"0.8000": [91.0]}, "b": {"0.9000": [70.0]}}
+    metrics = rows_of({"t": cells}, tmp_path)
+    assert {(row["mean_rank"], row["ranked_cells"]) for row in s.runs_csv(metrics, "isp")} == {("", 0)}
+    assert s.runs(metrics, "isp")[0][1][1] == ["a", "1", "+1.00", "one seed", "", "", "0"]
+
+
+def test_dense_variants_are_compared_where_nothing_is_pruned(tmp_path: Path) -> None:
+    metrics = rows_of({"t": {"dense": {"0.0000": [97.0]}, "soup": {"0.0000": [98.0]}}}, tmp_path)
+    assert only(s.runs_csv(metrics, "dense"), part="test", variant="soup")["difference"] == 1.0
+
+
+def test_tables_for_people(metrics: list[dict[str, str]]) -> None:
+    validation, test = s.runs(metrics, "isp")
+    assert validation[0][0] == "all runs, validation"
+    assert test[0] == ["all runs, test", "runs", "difference to isp", "95 % interval", "p", "rank", "cells"]
+    assert [line[0] for line in test[1]] == ["isp", "lth", "late"]
+    assert test[1][0] == ["isp", "", "", "", "", "2.00", "1"]
+    low, high = stats.ttest_1samp([0.25, 0.75, 2.0], 0).confidence_interval(0.95)
+    assert test[1][1][2:4] == ["+1.00", f"{tables.signed(low)} to {tables.signed(high)}"]
+    ((header, body),) = s.cells(metrics, "isp")
+    assert header[0] == "b on t"
+    lth = next(line for line in body if line[:2] == ["lth", "0.9"])
+    assert dict(zip(header, lth, strict=True))["test"] == "92.17 ± 1.76"
+    assert tables.markdown(s.cells(metrics, "isp"))
+    assert s.runs([], "isp") == s.cells([], "isp") == []
+
+
+@pytest.mark.parametrize(("value", "text"), [(1, "+1.00"), (-0.25, "−0.25"), (0, "+0.00"), (-0.001, "+0.00")])
+def test_signs(value: float, text: str) -> None:
+    assert tables.signed(value) == text
