@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ class Plan:
             "total": {**total, "all_jobs": total["jobs"] + self.jobs.shared.total()},
             "hours": total["seconds"] / 3600,
             "wall_hours": total["seconds"] / 3600 / self.parallel,
+            "with_sharing": self._sum(_costs(jobs)),
             "without_sharing": {
                 key: sum(row[f"{key}_alone"] for row in alone) for key in ("steps", "flops", "seconds")
             },
@@ -77,10 +78,7 @@ class Plan:
         }
 
     def _variants(self) -> list[dict[str, Any]]:
-        """By backbone and variant: what its jobs take, and what its tickets would if each were made by itself.
-
-        The latter without their evaluation, which is no cost of a ticket.
-        """
+        """By backbone and variant: what its jobs take, and what its tickets would if each were made by itself."""
         by_output, records = self.jobs.by_output, self.jobs.dag.records()
         rows = []
         for (backbone, variant), own in _by(
@@ -88,8 +86,8 @@ class Plan:
         ).items():
             closures = [[by_output[path] for path in self.jobs.within(job.output)] for job in own]
             needed = {job.output: job for closure in closures for job in closure}
-            apart = self._sum(job for closure in closures for job in closure if job.rule != "evaluate")
-            together = self._sum(needed.values())
+            apart = self._sum(_costs(job for closure in closures for job in closure))
+            together = self._sum(_costs(needed.values()))
             rows.append(
                 {
                     "backbone": backbone,
@@ -120,6 +118,11 @@ class Plan:
         chains = len({job.output.split("/round")[0] for job in temporary})
         at_once = sum(sorted(rounds)[-min(self.parallel, chains) :]) if rounds else 0
         return {"kept": kept, "temporary": sum(map(self.disk, temporary)), "peak": kept + at_once}
+
+
+def _costs(jobs: Iterable[Job]) -> Iterator[Job]:
+    """Without evaluations, which are no cost of a ticket."""
+    return (job for job in jobs if job.rule != "evaluate")
 
 
 def _by(jobs: Iterable[Job], key: Callable[[Job], Any]) -> dict[Any, list[Job]]:

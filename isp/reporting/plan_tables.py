@@ -85,6 +85,7 @@ def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
 
 def _notes(plan: Mapping[str, Any]) -> list[str]:
     without, disk, total = plan["without_sharing"], plan["disk"], plan["total"]
+    saved = _share(plan["with_sharing"]["seconds"], without["seconds"])
     rate = plan["throughput"]
     how = f"at {si(rate)} FLOP a second" if rate else f"by steps timed here, on {plan['device']}"
     parallel = plan["parallel"]
@@ -93,10 +94,10 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
         f"{plan['study']}: {total['all_jobs']:,} jobs, {total['steps']:,} training steps, {si(total['flops'])} FLOP; "
         f"{plan['hours']:,.2f} hours {how}, {plan['wall_hours']:,.2f} with {side}.",
         f"Each ticket made by itself: {without['steps']:,} steps, {si(without['flops'])} FLOP, "
-        f"{without['seconds'] / 3600:,.2f} hours; sharing saves {_share(total['seconds'], without['seconds'])}.",
+        f"{without['seconds'] / 3600:,.2f} hours; sharing saves {saved} of it.",
         f"Disk: {si(disk['kept'])}B stay; states and copies between rounds are {si(disk['temporary'])}B; if they are "
         f"deleted on the way, the most at a time is {si(disk['peak'])}B.",
-        "A variant's jobs and hours are all that its tickets need, also what other variants share with it. Steps of "
+        "A variant's jobs and hours are all that its tickets need but evaluation, also what variants share. Steps of "
         "rounds that follow from measured sparsity are the most there may be. Downloads, pre-training and preparation "
         "are counted as jobs only: studies share them.",
     ]
