@@ -31,6 +31,8 @@ LONGEST = 400
 """Rows of a table that the page shows; a longer one is only linked."""
 OPEN = 200
 """Rows of a table that need no click to be seen."""
+COLORS = 128
+"""Of a picture; enough for lines and for the steps of a colour map."""
 SCREEN = 96
 """Pixels an inch, as browsers count."""
 
@@ -378,9 +380,9 @@ def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _reduced(png: bytes) -> tuple[bytes, tuple[int, int]]:
-    """A picture in 256 colours of its own, a third of the size, and its size in pixels."""
+    """A picture in `COLORS` of its own, a third of the size, and its size in pixels."""
     with Image.open(io.BytesIO(png)) as picture:
-        flat = picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        flat = picture.convert("RGB").quantize(COLORS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     content = io.BytesIO()
     flat.save(content, format="PNG", optimize=True)
     return content.getvalue(), flat.size
