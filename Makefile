@@ -4,11 +4,10 @@ BIN := .venv/bin
 
 .PHONY: run test lint report lock clean
 
-run: .venv/installed ## the default study, from nothing to tables, figures and a report (results/quick)
+run: .venv/installed ## the default study, from nothing to tables, figures and a page of them (results/quick)
 	$(BIN)/snakemake
-	@$(MAKE) --no-print-directory results/quick/report.html
 	@cat results/quick/tables/costs.txt
-	@echo "Tables, figures and report.html: results/quick/"
+	@echo "Tables, figures and the page to read, report.html: results/quick/"
 
 test: .venv/installed
 	$(BIN)/pytest
@@ -20,9 +19,9 @@ lint: .venv/installed
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 
-report: results/quick/report.html ## one HTML page of what make run made
+report: results/quick/snakemake_report.html ## Snakemake's own report of what make run made
 
-results/quick/report.html: $(wildcard results/quick/*.csv results/quick/tables/* results/quick/figures/*) | .venv/installed
+results/quick/snakemake_report.html: $(wildcard results/quick/*.csv results/quick/tables/* results/quick/figures/*) | .venv/installed
 	$(BIN)/snakemake --report $@
 
 .venv/installed: requirements.lock pyproject.toml

@@ -159,7 +159,7 @@ def run(
     status = subprocess.run([*_snakemake(), "--configfile", str(folder / "study.yaml")], check=False).returncode
     if status:
         raise SystemExit(status)
-    typer.echo(f"{(folder / 'tables/costs.txt').read_text()}\nTables, figures and tickets: {folder}/")
+    typer.echo(f"{(folder / 'tables/costs.txt').read_text()}\nTables, figures, tickets, report.html: {folder}/")
 
 
 def _snakemake() -> list[str]:

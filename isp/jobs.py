@@ -97,9 +97,8 @@ class Jobs:
             "convert": len(backbones) - len(embedded),
             "prepare": len(pairs),
         }
-        return Counter(
-            {**counted, "describe": 1, "plan": 1, "compare_plan": 1, "collect": 1, "tables": 1, "figures": len(FIGURES)}
-        )
+        once = dict.fromkeys(("describe", "plan", "compare_plan", "collect", "tables", "page"), 1)
+        return Counter({**counted, **once, "figures": len(FIGURES)})
 
     def within(self, output: str) -> set[str]:
         """The outputs of all jobs that one needs, its own included: what it takes by itself."""

@@ -187,7 +187,7 @@ def only(rows: Sequence[dict[str, Any]], **values: Any) -> dict[str, Any]:
 
 
 def test_reporting_imports_no_torch() -> None:
-    names = ("collect", "tables", "statistics", "paper", "figures", "mask_figures", "paper_figures")
+    names = ("collect", "tables", "statistics", "paper", "figures", "mask_figures", "paper_figures", "page")
     modules = ", ".join(f"isp.reporting.{name}" for name in names)
     heavy = "{'torch', 'open_clip', 'typer', 'matplotlib.pyplot'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", f"import {modules}, sys; assert not {heavy}, {heavy}"], check=True)

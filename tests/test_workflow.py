@@ -464,12 +464,24 @@ def test_a_raised_version_reruns_and_a_cosmetic_edit_does_not(smoke: Path, tmp_p
         assert ("aggregate" in done.stdout) == (expected == 1)
 
 
-def test_the_report(smoke: Path) -> None:
-    done = snakemake(smoke, "--report", "report.html")
+def test_snakemakes_report(smoke: Path) -> None:
+    done = snakemake(smoke, "--report", "snakemake_report.html")
     assert done.returncode == 0, done.stderr
-    page = (smoke / "report.html").read_text()
+    page = (smoke / "snakemake_report.html").read_text()
     for words in (*FIGURES, "similarity of masks", "Figures", "Tables", "Numbers"):
         assert words in page
+
+
+def test_the_page_of_the_report(smoke: Path) -> None:
+    """It shows every figure, table and variant, and links only files that are there."""
+    page = (smoke / "results/smoke/report.html").read_text()
+    for figure in FIGURES:
+        assert f'id="figure-{figure}"' in page
+    for words in ('id="table-spending"', load_study(STUDY).question, *load_study(STUDY).variants):
+        assert words in page
+    links = re.findall(r'href="([^#"]+)"', page)
+    assert "study.json" in links
+    assert all((smoke / "results/smoke" / link).is_file() for link in links)
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

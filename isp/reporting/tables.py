@@ -61,9 +61,13 @@ _NAMED = 12  # layers that a warning names
 _FINDING, _RETRAINING = "finding_steps", "retraining_steps"
 
 
+PREFIXES = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6}
+"""That `si` writes."""
+
+
 def si(value: float) -> str:
     """A count with three digits and an SI prefix: 1.95e14 is "195 T"."""
-    for prefix, unit in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+    for prefix, unit in PREFIXES.items():
         if value >= unit:
             return f"{value / unit:.3g} {prefix}"
     return f"{value:.3g}"

@@ -10,7 +10,7 @@ import typer
 
 from isp import files
 from isp.config import parse_study
-from isp.dag import log
+from isp.dag import STUDY, log
 from isp.errors import IspError
 from isp.jobs import Jobs
 from isp.reporting import plan_tables
@@ -31,8 +31,9 @@ def compare_plan(
     found = parse_study(study, "--study")
     planned, rows = files.read_json(plan, "plan"), files.read_csv(metrics, "collect")
     seconds: dict[str, list[float]] = {rule["rule"]: [] for rule in planned["rules"]}
+    folder = STUDY.format(study=found.study)
     for job in Jobs(found).by_output.values():
-        path = Path(log(job.output).format(study=found.study))
+        path = Path(log(job.output.replace(folder, STUDY, 1)).format(study=found.study))
         try:
             took = _TOOK.findall(path.read_text())
         except OSError as error:

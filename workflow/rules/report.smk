@@ -23,6 +23,9 @@ FIGURES = [
     f"{paths.STUDY}/figures/{{figure}}.{suffix}" for suffix in ("png", "pdf", "csv")
 ]
 
+CAPTIONS = sorted(Path(workflow.basedir, "report").glob("*.rst"))
+PAGE = f"{paths.STUDY}/report.html"
+
 
 rule describe:
     output:
@@ -254,3 +257,30 @@ rule figures:
         "isp figures --figure {wildcards.figure} --metrics {input.metrics} --rounds {input.rounds}"
         " --layers {input.layers} --agreement {input.agreement} --similarity {input.similarity}"
         " --similarity-layers {input.similarity_layers} --output {params.folder} > {log} 2>&1"
+
+
+rule page:
+    input:
+        paths.DESCRIPTION,
+        COLLECTED.values(),
+        TABLES,
+        rules.compare_plan.output,
+        expand(FIGURES, figure=reporting.FIGURES, allow_missing=True),
+        captions=CAPTIONS,
+    output:
+        PAGE,
+    log:
+        f"{paths.STUDY}/logs/page.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        version=dag.versions("page"),
+    message:
+        "the page of the study"
+    shell:
+        "isp page {input:q} --output {output} > {log} 2>&1"

@@ -1,0 +1,104 @@
+"""What a figure shows, in words, from the rows it draws: for those who do not see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from isp.reporting import rows as r
+from isp.reporting.rows import Row
+from isp.reporting.tables import si, title
+
+PANELS = 8
+"""So many of a task and backbone are described."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A kind of figure: panels, the number it shows, and what names a lowest and a highest one."""
+
+    kind: str
+    value: str
+    named: tuple[str, ...]
+    by: tuple[str, ...] = ("sparsity",)
+    write: Callable[[float], str] = "{:.2f}".format
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+_FIGURES = {
+    "score_by_sparsity": _Shown("Lines of validation scores against sparsity", "validation_mean", ("variant",)),
+    "score_by_cost": _Shown(
+        "Points of validation scores against executed training FLOPs", "validation_mean", ("variant", "flops")
+    ),
+    "denoisers": _Shown(
+        "Lines by round: the share of the kept weights that look-ahead copies changed",
+        *("changed_mean", ("round",), ("variant",), _percent),
+    ),
+    "agreement_by_layer": _Shown(
+        "Heat maps of rounds and layers: how far the weak masks agree (Jaccard index)",
+        *("agreement_mean", ("round", "label"), ("variant",)),
+    ),
+    "layer_sparsity": _Shown(
+        "Heat maps of variants and layers: how sparse each layer is",
+        *("layer_sparsity_mean", ("variant", "label"), ("sparsity",), _percent),
+    ),
+    "mask_similarity": _Shown(
+        "Triangles of pairs of variants: the cosine similarity of their masks",
+        *("cosine_mean", ("variant_a", "variant_b")),
+    ),
+    "mask_similarity_by_sparsity": _Shown(
+        "Lines of the cosine similarity of masks to that of a reference", "cosine_mean", ("variant",)
+    ),
+    "paper_figure_1": _Shown(
+        "Lines of test scores and of executed training FLOPs against sparsity", "test_mean", ("variant",)
+    ),
+    "paper_figure_3": _Shown(
+        "Lines of test scores and of the similarity of masks against sparsity", "test_mean", ("variant",)
+    ),
+    "mask_similarity_by_layer": _Shown(
+        "Heat maps of variants and layers: cosine similarity above chance to the mask of a reference",
+        *("above_chance", ("variant", "label")),
+    ),
+}
+
+
+def describe(figure: str, rows: Sequence[Row]) -> str:
+    """One text: the kind of figure, and for each panel its lowest and highest number and whose they are."""
+    if not rows:
+        return "An empty figure: this study has nothing to draw here."
+    shown = _FIGURES.get(figure)
+    if shown is None or shown.value not in rows[0]:
+        return f"Figure {figure.replace('_', ' ')}: {len(rows)} values by {', '.join(rows[0])}; the csv has them."
+    drawn = [row for row in rows if r.cell(row, shown.value)]
+    found = []
+    for names, own in r.group(drawn, *r.CELL).items():
+        panels = [_panel(shown, values, rows) for values, rows in r.group(own, *shown.by).items()]
+        more = [f"{len(panels) - PANELS} more"] if len(panels) > PANELS else []
+        found.append(f"{title(names)}: {'; '.join([*panels[:PANELS], *more])}.")
+    return " ".join([f"{shown.kind}.", *found])
+
+
+def _panel(shown: _Shown, values: Sequence[str], rows: Sequence[Row]) -> str:
+    where = ", ".join(map(_written, shown.by, values))
+    if "reference" in rows[0]:
+        where += f", reference {rows[0]['reference']}"
+
+    def number(row: Row) -> float:
+        return float(row[shown.value])
+
+    ends = [
+        f"{shown.write(number(row))} ({', '.join(_written(name, row[name]) for name in shown.named)})"
+        for row in (min(rows, key=number), max(rows, key=number))
+    ]
+    return f"{where} from {ends[0]} to {ends[1]}"
+
+
+def _written(column: str, text: str) -> str:
+    if column == "sparsity":
+        return f"{r.percent(text)} %"
+    if column == "flops":
+        return f"{si(float(text))}FLOPs"
+    return f"round {text}" if column == "round" else text

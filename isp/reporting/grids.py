@@ -1,0 +1,171 @@
+"""Any csv table for people: a table for each task and backbone, means beside deviations, numbers that can be sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from isp.reporting import rows as r
+from isp.reporting.rows import Row
+from isp.reporting.tables import PREFIXES, si
+
+SPLITS = ("of", "part", "source", "table", "task", "backbone")
+"""Columns that part a table."""
+NAMES = ("variant", "variant_a", "variant_b", "sparsity", "sparsity_percent")
+"""Columns that say what a row is of; they are shown even where all rows have the same."""
+COMMON = ("reference", "pairs")
+"""Columns that are the same in all rows that have them; the others do not need them."""
+FINDING, RETRAINING = "finding_", "retraining_"
+"""Costs before and after the mask was known are shown as a sum."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text, and the number to sort it by if it is one."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A header; numbers are aligned right."""
+
+    name: str
+    numeric: bool
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: what it is of, what all its rows share, and its columns and rows."""
+
+    title: str
+    notes: tuple[tuple[str, str], ...]
+    columns: tuple[Column, ...]
+    body: tuple[tuple[Cell, ...], ...]
+
+
+def grids(rows: Sequence[Row]) -> list[Grid]:
+    """The tables that the rows of a csv file make; columns without any value are left out."""
+    if not rows:
+        return []
+    splits = [column for column in SPLITS if column in rows[0]]
+    return [_grid(dict(zip(splits, values, strict=True)), own) for values, own in r.group(rows, *splits).items()]
+
+
+def of_markdown(text: str) -> tuple[list[Grid], str]:
+    """The tables of a Markdown file as `tables.markdown` writes it, and its other lines.
+
+    A cell is sorted by the number that it is or begins with.
+    """
+    found, lines = [], []
+    for block in text.split("\n\n"):
+        if not block.startswith("| "):
+            lines.append(block.strip())
+            continue
+        header, _, *body = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in block.splitlines())
+        rows = [dict(zip(header, line, strict=False)) for line in body]
+        cells = [[Cell(row.get(name) or "—", _leading(row.get(name, ""))) for name in header[1:]] for row in rows]
+        numeric = [any(line[index].value is not None for line in cells) for index in range(len(header) - 1)]
+        columns = [Column(header[0], False), *map(Column, header[1:], numeric)]
+        named = [(Cell(row[header[0]]), *line) for row, line in zip(rows, cells, strict=True)]
+        found.append(Grid("", (), tuple(columns), tuple(named)))
+    return found, "\n\n".join(lines).strip()
+
+
+def _leading(text: str) -> float | None:
+    first, second, *_ = *text.replace(",", "").replace("−", "-").split(" "), ""
+    value = number(first.rstrip("%"))
+    return value * PREFIXES.get(second, 1) if value is not None else None
+
+
+def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
+    known = {*of, *(("method",) if "variant" in rows[0] else ())}  # a variant's method stands under the settings
+    columns = [column for column in rows[0] if column not in known and any(row[column] for row in rows)]
+    inside = {other for column in columns for other in _parts(column, columns)}
+    made = {column: _cells(column, columns, rows) for column in columns if column not in inside}
+    shared = [
+        column
+        for column, cells in made.items()
+        if len(rows) > 2 and column not in NAMES and len(_texts(column, cells)) == 1
+    ]
+    shown = [column for column in made if column not in shared]
+    cell = " on ".join(of[key] for key in ("backbone", "task") if of.get(key))
+    notes = [(_words(column), next(iter(_texts(column, made[column])))) for column in shared]
+    if any(column.startswith(FINDING) for column in shown):
+        notes.append(("sums", "finding + retraining"))
+    return Grid(
+        ", ".join(text for text in (cell, *(of[key] for key in of if key not in r.CELL)) if text),
+        tuple(notes),
+        tuple(Column(_words(column), any(cell.value is not None for cell in made[column])) for column in shown),
+        tuple(zip(*(made[column] for column in shown), strict=True)),
+    )
+
+
+def _texts(column: str, cells: Sequence[Cell]) -> set[str]:
+    """The different texts of a column."""
+    return {cell.text for cell in cells} - ({"—"} if column in COMMON else set())
+
+
+def _parts(column: str, columns: Sequence[str]) -> list[str]:
+    """The column that is shown within this one: its deviation, the upper end of an interval, or the second summand."""
+    stem = column.removesuffix("mean").removesuffix("score").rstrip("_") if column != "low" else ""
+    found = [f"{stem}_{ending}".lstrip("_") for ending in ("sd", "std")]
+    if column.endswith("low"):
+        found = [f"{column.removesuffix('low')}high"]
+    if column.startswith(FINDING):
+        found = [column.replace(FINDING, RETRAINING, 1)]
+    return [other for other in found if other in columns and other != column]
+
+
+def _cells(column: str, columns: Sequence[str], rows: Sequence[Row]) -> list[Cell]:
+    values = [number(row[column]) for row in rows]
+    if any(value is None and row[column] for value, row in zip(values, rows, strict=True)):
+        return [Cell(row[column] or "—") for row in rows]
+    other = next(iter(_parts(column, columns)), None)
+    beside = [number(row[other]) if other else None for row in rows]
+    sums = column.startswith(FINDING)
+    write = _writer(column, [value for value in (*values, *(beside if sums else ())) if value is not None])
+    return [
+        _cell(column, value, more, write, sums) if value is not None else Cell("—")
+        for value, more in zip(values, beside, strict=True)
+    ]
+
+
+def _cell(column: str, value: float, more: float | None, write: Callable[[float], str], sums: bool) -> Cell:
+    text = write(value)
+    if sums and more is not None:
+        return Cell(f"{text} + {write(more)}", value + more)
+    if more is not None:
+        text = f"[{text}, {write(more)}]" if column.endswith("low") else f"{text} ± {write(more)}"
+    return Cell(text, value * 100 if column == "sparsity" else value)
+
+
+def number(text: str) -> float | None:
+    """The finite number that a text is, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if isfinite(value) else None
+
+
+def _writer(column: str, values: Sequence[float]) -> Callable[[float], str]:
+    """How to write the numbers of a column, all alike: in percent, with SI prefixes, or with as many decimals."""
+    largest = max(map(abs, values), default=0)
+    places = 0 if all(value.is_integer() for value in values) else 2 if largest >= 2 else 3
+    if column in ("sparsity", "sparsity_percent"):
+        return lambda value: f"{value * (100 if column == 'sparsity' else 1):.4g} %"
+    if column.endswith("flops") and largest >= 1e6:
+        return si
+    return lambda value: f"{value:,.{places}f}".replace("-", "−")
+
+
+def _words(column: str) -> str:
+    """A header from the name of a column."""
+    if column in ("mean", "low"):
+        return "interval" if column == "low" else column
+    column = column.removeprefix(FINDING)
+    stem = f"{column.removesuffix('low')}interval" if column.endswith("_low") else column.removesuffix("_mean")
+    return stem.removesuffix("_percent").replace("_", " ").replace("flops", "FLOPs")

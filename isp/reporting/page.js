@@ -1,0 +1,56 @@
+"use strict";
+// Sorting by a click on a header: numbers by data-value, highest first; then lowest first; then as written.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[table.tBodies.length - 1];
+  const original = [...body.rows];
+  const headers = [...table.tHead.rows[0].cells];
+  if (original.length < 2) continue;
+  headers.forEach((header, index) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...header.childNodes);
+    header.append(button);
+    button.addEventListener("click", () => {
+      const numeric = header.classList.contains("number");
+      const turns = numeric ? ["descending", "ascending", null] : ["ascending", "descending", null];
+      const next = turns[(turns.indexOf(header.getAttribute("aria-sort")) + 1) % 3];
+      headers.forEach((other) => other.removeAttribute("aria-sort"));
+      if (next) header.setAttribute("aria-sort", next);
+      body.append(...(next ? sorted(original, index, next === "descending", numeric) : original));
+    });
+  });
+}
+
+function sorted(rows, index, descending, numeric) {
+  const key = (row) => {
+    const cell = row.cells[index];
+    if (!numeric) return cell.textContent.trim();
+    return cell.dataset.value === undefined ? null : Number(cell.dataset.value);
+  };
+  return [...rows].sort((one, two) => {
+    const [a, b] = [key(one), key(two)];
+    if (a === null || b === null) return (a === null) - (b === null); // what is not there comes last
+    const order = numeric ? a - b : a.localeCompare(b, "en", { numeric: true });
+    return descending ? -order : order;
+  });
+}
+
+// The contents follow the reader.
+const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+const seen = new Set();
+const observer = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) seen[entry.isIntersecting ? "add" : "delete"](entry.target.id);
+    const current = [...links.keys()].find((id) => seen.has(id));
+    if (!current) return;
+    links.forEach((link, id) => (id === current ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")));
+    const list = document.querySelector("nav ul"), link = links.get(current);
+    if (list.scrollWidth > list.clientWidth) list.scrollLeft = link.offsetLeft - list.offsetLeft - 16;
+  },
+  { rootMargin: "-15% 0px -70% 0px" },
+);
+for (const id of links.keys()) observer.observe(document.getElementById(id));
+
+// Print what is folded away, too.
+const folded = [...document.querySelectorAll("details:not([open])")];
+addEventListener("beforeprint", () => folded.forEach((each) => (each.open = true)));

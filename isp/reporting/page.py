@@ -1,0 +1,388 @@
+"""The page of a study: everything a reader wants, in one HTML file that needs nothing else.
+
+A pure function of what was collected, drawn and written: the same in, the same bytes out. The template escapes all
+text, and the page's own policy lets a browser load nothing and run nothing but what the page brings along.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from isp.reporting import alt, tables
+from isp.reporting import rows as r
+from isp.reporting.drawing import DPI
+from isp.reporting.grids import Grid, grids, of_markdown
+from isp.reporting.rows import Row
+from isp.reporting.verdict import Verdict, seeds_note, verdicts
+
+LONGEST = 400
+"""Rows of a table that the page shows; a longer one is only linked."""
+OPEN = 200
+"""Rows of a table that need no click to be seen."""
+COLORS = 128
+"""Of a picture; enough for lines and for the steps of a colour map."""
+SCREEN = 96
+"""Pixels an inch, as browsers count."""
+
+
+Known = tuple[str, Mapping[str, Any], list[tuple[str, str]]]
+"""A name, what is known of what it names, and its settings as texts."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a page is made of; only `metrics` has to be there.
+
+    Names are those of files without suffix; Markdown is used of tables that are not there as rows. `links` are
+    addresses, relative to the page, of files that lie beside it.
+    """
+
+    metrics: Sequence[Row]
+    study: Mapping[str, Any] = field(default_factory=dict)
+    layers: Sequence[Row] = ()
+    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    markdown: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, bytes] = field(default_factory=dict)
+    drawn: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    captions: Mapping[str, str] = field(default_factory=dict)
+    links: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page."""
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    source: str
+    width: int
+    height: int
+    links: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table on the page, in parts; none if it is too long."""
+
+    name: str
+    title: str
+    caption: str
+    rows: int
+    parts: tuple[Grid, ...]
+    links: tuple[str, ...]
+
+    @property
+    def open(self) -> bool:
+        """Whether it is seen without a click."""
+        return self.rows <= OPEN
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with what is in it."""
+
+    id: str
+    title: str
+    intro: str = ""
+    figures: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+
+
+SECTIONS = (
+    Section("scores", "Scores", figures=("score_by_sparsity",)),
+    Section("statistics", "Statistics", tables=("statistics",)),
+    Section(
+        "paper",
+        "Beside the paper",
+        "Test scores in the form of the paper’s tables and figures.",
+        ("paper",),
+        ("paper",),
+    ),
+    Section(
+        "cost",
+        "Cost against accuracy",
+        "What finding a mask and training under it took. To compare methods, use steps and FLOPs; seconds hold for one "
+        "machine, and no run was faster because its weights were zero.",
+        ("score_by_cost",),
+        ("spending", "costs"),
+    ),
+    Section("plan", "Plan against reality", "What was estimated before the run, and what it took.", tables=("plan",)),
+    Section("denoisers", "Denoisers", "What look-ahead copies do in each round.", ("denoisers", "agreement_by_layer")),
+    Section(
+        "masks",
+        "Masks",
+        "Which weights the methods keep.",
+        ("mask_similarity_by_sparsity", "mask_similarity", "layer_sparsity", "mask_similarity_by_layer"),
+        ("similarity",),
+    ),
+)
+"""Where figures and tables belong, by their names or how these begin. What belongs nowhere comes last."""
+_SHOWN_OTHERWISE = ("scores",)
+"""Tables that the verdict is."""
+_TITLES = {
+    "score_by_sparsity": "Score by sparsity",
+    "score_by_cost": "Score by cost",
+    "denoisers": "What denoisers change",
+    "agreement_by_layer": "Agreement of weak masks by layer",
+    "mask_similarity": "Similarity of every two masks",
+    "mask_similarity_by_sparsity": "Similarity to one mask by sparsity",
+    "mask_similarity_by_layer": "Similarity to one mask by layer",
+    "layer_sparsity": "Sparsity by layer",
+    "spending": "Spent on finding and on retraining",
+    "costs": "Scores and costs",
+    "similarity": "Similarity of masks",
+    "statistics": "Intervals and differences",
+    "paper": "In the form of the paper's tables",
+    "paper_figure_1": "Figure 1 of the paper, for this study",
+    "paper_figure_3": "Figure 3 of the paper, for this study",
+    "plan": "Planned and executed",
+}
+
+
+def render(contents: Contents) -> str:
+    """The page."""
+    found = _Page(contents)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"address": quote, "percent": r.percent, "count": "{:,.0f}".format}
+    page: str = environment.from_string(_file("page.html")).render(page=found)
+    return page + "\n"
+
+
+def caption_of(text: str, **wildcards: str) -> str:
+    """A caption of Snakemake's report as plain text: a template that knows the wildcards of a job."""
+    caption: str = jinja2.Template(text).render(snakemake={"wildcards": wildcards})
+    return caption.strip()
+
+
+def reference_of(study: Mapping[str, Any], metrics: Sequence[Row]) -> str:
+    """The variant to compare others with: the study's `reference`, else "isp", else the first of the method isp."""
+    methods = {row["variant"]: r.cell(row, "method") for row in metrics if float(r.cell(row, "sparsity"))}
+    named = str(_of(study, "study").get("reference") or "")
+    ordered = sorted(methods, key=lambda name: (name != named, name != "isp", methods[name] != "isp"))
+    return next((name for name in ordered if name in (named, "isp") or methods[name] == "isp"), "")
+
+
+def _of(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What lies under a key; nothing where nothing does."""
+    return values.get(key) or {}
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+class _Page:
+    """What the template asks for."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
+        self._study = _of(contents.study, "study")
+        self.metrics = contents.metrics
+        self.css, self.js = Markup(_file("page.css")), Markup(_file("page.js"))
+        self._listings = self._tables()
+        self.sections = [section for section in self._sections() if section.figures or section.tables]
+
+    @property
+    def policy(self) -> str:
+        """What a browser may load: pictures within the page, its own style and script."""
+        style, script = (_base64(hashlib.sha256(text.encode()).digest()) for text in (self.css, self.js))
+        allowed = f"style-src 'sha256-{style}'; script-src 'sha256-{script}'"
+        return f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'"
+
+    @property
+    def name(self) -> str:
+        return str(self._study.get("study") or next(iter(r.distinct(self.metrics, "study")), "study"))
+
+    @property
+    def question(self) -> str:
+        return str(self._contents.study.get("question") or "").strip()
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """The study in numbers."""
+        pruned = [row for row in self.metrics if float(r.cell(row, "sparsity"))]
+        counted = [
+            (len(r.distinct(self.metrics, "variant")), "variant"),
+            (len(r.distinct(self.metrics, "method")), "method"),
+            (len(r.distinct(self.metrics, "task")), "task"),
+            (len(r.distinct(self.metrics, "backbone")), "backbone"),
+            (len(r.distinct(self.metrics, "seed")), "seed"),
+            (len(pruned), "pruned ticket"),
+        ]
+        return [(f"{count:,}", word + "s" * (count != 1)) for count, word in counted]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        untrained = [name for name, variant in self._variants.items() if variant.get("initial") == "random"]
+        return verdicts(self.metrics, reference_of(self._contents.study, self.metrics), untrained)
+
+    @property
+    def seeds_note(self) -> str:
+        return seeds_note(self.metrics, any(name.startswith("statistics") for name in self._contents.tables))
+
+    @property
+    def has_costs(self) -> bool:
+        """Whether the page shows test scores."""
+        return any("costs" in section.tables for section in self.sections)
+
+    @property
+    def collapsed(self) -> list[str]:
+        """The tickets with layers that keep no weight."""
+        return [line[2:] for line in tables.collapse(self._contents.layers).splitlines() if line.startswith("- ")]
+
+    @property
+    def _variants(self) -> Mapping[str, Mapping[str, Any]]:
+        return _of(self._contents.study, "variants")
+
+    @property
+    def variants(self) -> list[Known]:
+        """Every variant, what is known of it, its settings as texts."""
+        names = list(self._variants) or r.distinct(self.metrics, "variant")
+        methods = {row["variant"]: r.cell(row, "method") for row in self.metrics}
+        found = []
+        for name in names:
+            known: Mapping[str, Any] = {"method": methods.get(name, ""), **_of(self._variants, name)}
+            found.append((name, known, _pairs(_of(known, "settings"))))
+        return found
+
+    @property
+    def protocols(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """The training protocol of each backbone."""
+        return [(name, _pairs(values)) for name, values in _of(self._study, "training").items()]
+
+    @property
+    def tasks(self) -> list[Known]:
+        found = []
+        for name in list(_of(self._contents.study, "tasks")) or r.distinct(self.metrics, "task"):
+            known = _of(_of(self._contents.study, "tasks"), name)
+            found.append((name, known, _pairs({key: known[key] for key in known if key != "summary"})))
+        return found
+
+    @property
+    def command(self) -> str:
+        return str(_of(self._contents.study, "provenance").get("command") or "")
+
+    @property
+    def commit(self) -> str:
+        """What to check out to run it again; empty where no commit holds what was run."""
+        found = _of(self._contents.study, "provenance")
+        return "" if found.get("modified") else str(found.get("commit") or "")
+
+    @property
+    def provenance(self) -> list[tuple[str, str]]:
+        found = dict(_of(self._contents.study, "provenance"))
+        if found.pop("modified", False):
+            found["commit"] = f"{found.get('commit') or 'unknown'}, with uncommitted changes"
+        known = {key: value for key, value in found.items() if key not in ("command", "packages") and value}
+        return _pairs({key: self._study[key] for key in ("device", "threads") if key in self._study} | known)
+
+    @property
+    def packages(self) -> list[tuple[str, str]]:
+        return _pairs(_of(_of(self._contents.study, "provenance"), "packages"))
+
+    @property
+    def links(self) -> Sequence[str]:
+        return self._contents.links
+
+    def pictures(self, section: Section) -> list[Picture]:
+        return [self._picture(name) for name in section.figures]
+
+    def listings(self, section: Section) -> list[Listing]:
+        return [self._listings[name] for name in section.tables]
+
+    def _sections(self) -> Iterable[Section]:
+        """Each section with the figures and tables that there are."""
+        left = Section(
+            "more",
+            "More figures and tables",
+            figures=tuple(self._contents.figures),
+            tables=tuple(name for name in self._listings if name not in _SHOWN_OTHERWISE),
+        )
+        for section in SECTIONS:
+            own = replace(
+                section,
+                figures=_belonging(section.figures, left.figures),
+                tables=_belonging(section.tables, left.tables),
+            )
+            left = replace(
+                left,
+                figures=tuple(name for name in left.figures if name not in own.figures),
+                tables=tuple(name for name in left.tables if name not in own.tables),
+            )
+            yield own
+        yield left
+
+    def _picture(self, name: str) -> Picture:
+        content, (width, height) = _reduced(self._contents.figures[name])
+        source = f"data:image/png;base64,{_base64(content)}"
+        shown = (round(width * SCREEN / DPI), round(height * SCREEN / DPI))
+        text = alt.describe(name, self._contents.drawn.get(name, ()))
+        caption = self._contents.captions.get(f"figures/{name}", "")
+        return Picture(name, _title(name), text, caption, source, *shown, self._beside("figures", name))
+
+    def _tables(self) -> dict[str, Listing]:
+        """The tables that there are."""
+        contents, found = self._contents, {}
+        for name in dict.fromkeys((*contents.tables, *contents.markdown)):
+            if name in contents.tables:
+                count, legend = len(contents.tables[name]), ""
+                parts = grids(contents.tables[name]) if count <= LONGEST else []
+            else:
+                parts, legend = of_markdown(contents.markdown[name])
+                count = sum(len(part.body) for part in parts)
+            if count:
+                caption = contents.captions.get(f"tables/{name}", legend)
+                found[name] = Listing(name, _title(name), caption, count, tuple(parts), self._beside("tables", name))
+        return found
+
+    def _beside(self, folder: str, name: str) -> tuple[str, ...]:
+        """Links to the files of a figure or table."""
+        return tuple(link for link in self.links if f"/{link}".rpartition(".")[0].endswith(f"/{folder}/{name}"))
+
+
+def _belonging(keys: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The names that are a key or begin with one, in the order of the keys."""
+    found = [name for key in keys for name in names if name == key or name.startswith(f"{key}_")]
+    return tuple(dict.fromkeys(found))
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name) or name.replace("_", " ").capitalize()
+
+
+def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Keys and values as texts; what is not a text as JSON."""
+    return [
+        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for key, value in values.items()
+        if value is not None
+    ]
+
+
+def _reduced(png: bytes) -> tuple[bytes, tuple[int, int]]:
+    """A picture in `COLORS` of its own, a third of the size, and its size in pixels."""
+    with Image.open(io.BytesIO(png)) as picture:
+        flat = picture.convert("RGB").quantize(COLORS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    content = io.BytesIO()
+    flat.save(content, format="PNG", optimize=True)
+    return content.getvalue(), flat.size

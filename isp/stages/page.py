@@ -1,0 +1,80 @@
+"""Put a study on one page: verdict, figures, tables, settings and provenance, in an HTML file that needs no other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isp import files
+from isp.errors import ArtifactError, ConfigError
+from isp.reporting import page as made
+from isp.reporting.rows import Row
+from isp.stages._options import Output
+
+VERSION = 1
+
+
+def page(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Files of the study: metrics.csv, and what there is of study.json, other collected csv files, "
+            "tables/*.{csv,md}, figures/*.{png,csv,pdf}; and the captions, *.rst.",
+            show_default=False,
+        ),
+    ],
+    output: Output,
+) -> None:
+    """Write the page of a study; it links what lies beside it."""
+    study: Mapping[str, Any] = {}
+    collected: dict[str, list[dict[str, str]]] = {}
+    tables: dict[str, list[Row]] = {}
+    markdown: dict[str, str] = {}
+    drawn: dict[str, list[Row]] = {}
+    figures: dict[str, bytes] = {}
+    texts: dict[str, str] = {}
+    links = []
+    for path in inputs:
+        match path.parent.name, path.suffix:
+            case _, ".json":
+                study = files.read_json(path, "describe")
+            case "tables", ".csv":
+                tables[path.stem] = list(files.read_csv(path, "tables"))
+            case "tables", ".md":
+                markdown[path.stem] = _read(path).decode()
+            case "figures", ".csv":
+                drawn[path.stem] = list(files.read_csv(path, "figures"))
+            case _, ".csv":
+                collected[path.stem] = files.read_csv(path, "collect")
+            case _, ".png":
+                figures[path.stem] = _read(path)
+            case _, ".rst":
+                texts[path.stem] = _read(path).decode()
+            case _, (".md" | ".txt" | ".pdf" | ".tex"):
+                pass  # only linked
+            case _:
+                raise ConfigError(
+                    f"{path}: not a file of a page; allowed are .json, .csv, .png, .rst, .md, .txt, .pdf, .tex"
+                )
+        if path.suffix != ".rst":
+            links.append(Path(os.path.relpath(path, output.parent)).as_posix())
+    if "metrics" not in collected:
+        raise ConfigError(f"no metrics.csv among the inputs ({', '.join(map(str, inputs))}); a page needs it")
+    captions = {f"tables/{name}": made.caption_of(texts[name]) for name in tables if name in texts}
+    captions |= {f"figures/{name}": made.caption_of(texts.get("figures", ""), figure=name) for name in figures}
+    contents = made.Contents(
+        collected["metrics"], study, collected.get("layers", []), tables, markdown, figures, drawn, captions, links
+    )
+    files.ready(output)
+    files.write_bytes(output, made.render(contents).encode())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error}); make it first") from None
