@@ -53,7 +53,8 @@ def prune(
         train: training examples: a tensor or a tuple, list or dict of tensors with one first dimension; or a map-style
             dataset; or anything with `__len__` and `batch(indices)`. Tensors are used where they lie: put them and the
             model on the same device.
-        sparsity: fraction of the prunable weights that are zero in the end, in [0, 1), at most four decimals.
+        sparsity: fraction of the prunable weights that are zero in the end, in [0, 1), at most four decimals; 0 for
+            methods that give dense models: `dense`, `instant_model_soup`, `uniform_soup`, `greedy_soup`.
         method: a file's name in `isp/methods/`; `isp list methods` shows them.
         settings: of the method; see its file.
         loss: maps (model, batch) to a scalar. Default: cross-entropy of `model(inputs)` for a batch (inputs, labels),
@@ -62,8 +63,9 @@ def prune(
         prunable: patterns of prunable parameters; default: weights of linear, convolution and attention layers.
         exclude: patterns of parameters that are never pruned, such as "classifier.*".
         seed: of everything random.
-        validation: what a method of the family "pooled" chooses by: a function that scores the model, higher is better,
-            on examples that it holds; or such examples in any form that `train` may have, whose mean loss is taken.
+        validation: what `lottery_pools`, `greedy_soup` and `instant_model_soup` choose by: a function that scores the
+            model, higher is better, on examples that it holds; or such examples in any form that `train` may have,
+            whose mean loss is taken.
         progress: called with 1 after every training step.
         **training: the protocol; keys as in `isp.training.Training`, `steps` and `learning_rate` are required.
 

@@ -36,12 +36,12 @@ without being read: their checksum would take every job seconds. A file that is 
 Part = Literal["train", "validation", "test"]
 Kind = Literal["weights", "backbone", "split", "examples", "state", "mask", "ticket"]
 MADE_BY: dict[str, str] = {
-    "weights": "weak_mask",
+    "weights": "weak_mask or train_subnetwork",
     "backbone": "pretrain or convert",
     "split": "split",
     "examples": "prepare",
-    "state": "initialise or train_segment",
-    "mask": "prune_one_shot, prune_iterative or aggregate",
+    "state": "initialise, train_segment or merge_subnetworks",
+    "mask": "prune_one_shot, prune_iterative, aggregate or merge_subnetworks",
     "ticket": "retrain or finetune_dense",
 }
 _BITS = "mask.bits"

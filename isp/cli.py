@@ -123,14 +123,15 @@ def run(
     what was run before is not run again.
     """
     from isp.config import parse_study
+    from isp.families import MAY_PRUNE, NEVER_PRUNE
     from isp.sparsity import parse_sparsity
 
     settings = _settings(set_ or [])
     inputs = registry.load("task", task).TASK.inputs
     backbone = backbone or {"pictures": "clip_tiny", "texts": "bert_tiny"}[inputs]
     module = registry.load("backbone", backbone)
-    dense, variant = registry.load("method", method).FAMILY == "dense", Path(method).stem
-    if dense and sparsity:
+    family, variant = registry.load("method", method).FAMILY, Path(method).stem
+    if family in NEVER_PRUNE and sparsity:
         raise ConfigError(f"--sparsity {sparsity[0]}: method {method!r} does not prune, leave it out")
     values: dict[str, Any] = {
         "device": device,
@@ -150,7 +151,8 @@ def run(
     }
     # Not of the digest: more sparsities go to the same folder and share what was run.
     digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=4).hexdigest()
-    values["grid"][0]["sparsities"] = [] if dense else sorted({str(parse_sparsity(s)) for s in sparsity or ["0.9"]})
+    asked = sparsity or ([] if family in (*NEVER_PRUNE, *MAY_PRUNE) else ["0.9"])
+    values["grid"][0]["sparsities"] = sorted({str(parse_sparsity(s)) for s in asked})
     study = parse_study({"study": f"run-{digest}", "data_root": str(data_root), **values}, "isp run")
     folder = Path("results") / study.study
     files.write_bytes(folder / "study.yaml", yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False).encode())

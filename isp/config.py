@@ -19,7 +19,7 @@ from isp import registry
 from isp.backbones import Backbone
 from isp.definitions import Definitions, backbone_of, task_of
 from isp.errors import ConfigError, unknown
-from isp.families import Method, check_sparsities, make_method, planned_steps
+from isp.families import NEVER_PRUNE, Method, check_sparsities, make_method, planned_steps, sparsities_of
 from isp.settings import Settings, parse
 from isp.sparsity import parse_sparsity
 from isp.tasks import Task, TaskLimits
@@ -73,12 +73,15 @@ class Protocol(Training):
 
 
 class Block(Settings):
-    """A block of the grid: every combination of its lists is a cell. `dense` variants run at sparsity 0 only."""
+    """A block of the grid: every combination of its lists is a cell.
+
+    Variants that do not prune (`dense`, `instant_model_soup`) run at sparsity 0 only; soups do where none is given.
+    """
 
     backbone: str
     tasks: list[str] = Field(min_length=1)
     variants: list[str] = Field(min_length=1)
-    sparsities: list[str | float] = Field(default=[], description="decimals in [0, 1); none for dense variants")
+    sparsities: list[str | float] = Field(default=[], description="decimals in [0, 1); none for dense models")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
 
 
@@ -170,6 +173,8 @@ class Study(Settings):
             raise ConfigError(f"{where}: method {self.variants[name].method!r} does not train in one run of T steps")
         if self.method(other).module.FAMILY == "dense":
             raise ConfigError(f"{where}: the steps of {other!r} are its T; name a variant that takes more")
+        if self.method(other).module.FAMILY in NEVER_PRUNE:
+            raise ConfigError(f"{where}: {other!r} has no ticket of the same sparsity, it does not prune; name another")
         rounds = {getattr(self.method(other, backbone).settings, "rounds", "nominal") for backbone in self.training}
         if self.variants[other].steps_of or "measured" in rounds:
             raise ConfigError(f"{where}: the steps of {other!r} are not known beforehand; name another variant")
@@ -247,8 +252,7 @@ class Study(Settings):
                 for seed in block.seeds:
                     for variant in block.variants:
                         method = self.method(variant, block.backbone)
-                        dense = method.module.FAMILY == "dense"
-                        sparsities = tuple([Decimal("0.0000")] if dense else asked)
+                        sparsities = sparsities_of(method, asked)
                         try:
                             check_sparsities(method, sparsities)
                         except ConfigError as error:

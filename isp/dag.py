@@ -1,10 +1,11 @@
 """The shape of the workflow: every path, and what each job of a study needs. Pure; the rules in `workflow/` ask it.
 
 A cell's jobs share what they have in common: the tensors of a task, the initial state and the dense run of a seed, and
-for each variant one chain of rounds; pooled tickets use that of an equal iterative variant. A prune event of the chain
-is keyed by (round, sparsity): its sparsity is the nominal one of the round, where the chain goes on, or a target, which
-leaves the chain at the first round whose nominal sparsity reaches it. A target leaves with a mask; training under it
-gives the ticket. Methods that prune within one run, and rounds that are not known beforehand, are a job a ticket.
+for each variant one chain of rounds; pooled tickets use that of an equal iterative variant, and soups whose members are
+equal share those. A prune event of the chain is keyed by (round, sparsity): its sparsity is the nominal one of the
+round, where the chain goes on, or a target, which leaves the chain at the first round whose nominal sparsity reaches
+it. A target leaves with a mask; training under it gives the ticket. Methods that prune within one run, and rounds that
+are not known beforehand, are a job a ticket.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any, Protocol
 
 from isp import registry, sparsity, training
 from isp.config import Study, Variant
-from isp.families import Method, iterative
+from isp.families import Method, chooses, instant, iterative, souped
 from isp.methods import isp as soup
+from isp.methods import uniform_soup
 
 # --- paths ------------------------------------------------------------------------------------------------------------
 
@@ -42,6 +44,10 @@ STATE = f"{RUN}/{{variant}}/round{{round}}/state.safetensors"
 WEAK = f"{RUN}/{{variant}}/round{{round}}/to{{sparsity}}/weak{{member}}.safetensors"
 ROUND_MASK = f"{RUN}/{{variant}}/round{{round}}/to{{sparsity}}/mask.safetensors"
 ONE_SHOT_MASK = f"{RUN}/{{variant}}/{{sparsity}}/mask.safetensors"
+MEMBER = f"{RUN}/{{variant}}/{{sparsity}}/member{{member}}.safetensors"
+SUBNETWORK = f"{RUN}/{{variant}}/{{sparsity}}/subnetwork{{member}}.safetensors"
+MERGED = f"{RUN}/{{variant}}/{{sparsity}}/merged.safetensors"
+MERGED_MASK = f"{RUN}/{{variant}}/{{sparsity}}/merged_mask.safetensors"
 TICKET = f"{RUN}/{{variant}}/{{sparsity}}/ticket.safetensors"
 SIMILARITY = f"{RUN}/similarity.json"
 RECORD = f"{RUN}/{{variant}}/{{sparsity}}/metrics.json"
@@ -143,14 +149,16 @@ class Dag:
         return self._methods[w.variant, w.backbone]
 
     def _way(self, variant: str) -> str:
-        """How the tickets of a variant are made: as its family says, or each in one job."""
+        """How the tickets of a variant are made: as its family says, or each in one job; soups also by choice."""
         method = self._methods[variant, next(iter(self.study.training))]  # on others it is made the same way
         family = str(method.module.FAMILY)
         chained = getattr(method.settings, "chained", True)
+        if family == "souped" and chooses(method):
+            return "chosen"
         return "one_job" if family == "single_pass" or not chained else family
 
     def variants(self, *ways: str) -> str:
-        """A pattern of the variants whose tickets are made in one of these ways: a family, or "one_job"."""
+        """A pattern of the variants whose tickets are made in one of these ways: a family, "one_job" or "chosen"."""
         names = [name for name in self._variants if self._way(name) in ways]
         return "|".join(name.replace(".", r"\.") for name in names) or NOTHING
 
@@ -231,11 +239,37 @@ class Dag:
         dense = fill(DENSE, w, initial=self._variants[w.variant].initial)
         return {"ticket": fill(TICKET, w, variant=chain), "candidates": [dense, *before]}
 
+    def _of_member(self, variant: str, w: Wildcards) -> dict[str, Any] | None:
+        """What a member of a variant's soups depends on; None if it has none."""
+        settings = self._methods[variant, w.backbone].settings
+        if not isinstance(settings, uniform_soup.Settings):
+            return None
+        return {"initial": self._variants[variant].initial, **settings.of_member(Decimal(w.sparsity))}
+
+    def members(self, w: Wildcards) -> list[str]:
+        """The members of a soup; they lie with the first variant whose members are the same, however many there are.
+
+        The first member of a dense soup is the dense run.
+        """
+        count = souped.settings_of(self.method_of(w)).members
+        own = self._of_member(w.variant, w)
+        owner = next(name for name in self._variants if self._of_member(name, w) == own)
+        paths = [fill(MEMBER, w, variant=owner, member=index) for index in range(count)]
+        dense = fill(DENSE, w, initial=self._variants[w.variant].initial)
+        return paths if Decimal(w.sparsity) else [dense, *paths[1:]]
+
+    def subnetworks(self, w: Wildcards) -> list[str]:
+        """The weak subnetworks that are merged."""
+        count = instant.settings_of(self.method_of(w)).subnetworks
+        return [fill(SUBNETWORK, w, member=index) for index in range(count)]
+
     def retraining(self, w: Wildcards) -> dict[str, str]:
         """A ticket is trained from a state under a mask."""
         family = self.method_of(w).module.FAMILY
         if family == "one_shot":
             return {"start": self.initial(w), "mask": fill(ONE_SHOT_MASK, w)}
+        if family == "instant":
+            return {"start": fill(MERGED, w), "mask": fill(MERGED_MASK, w)}
         last = len(self.chain(w)) - 1
         start = self.rewind_point(w) if family == "iterative" else fill(STATE, w, round=last)
         return {"start": start, "mask": fill(ROUND_MASK, w, round=last)}
@@ -326,6 +360,14 @@ class Dag:
         own = settings.model_dump(mode="json", include=set(soup.LookAhead.model_fields))
         return f"{_options(settings=own, contribution=settings.contribution)} {self.scope(w)}"
 
+    def member_settings(self, w: Wildcards) -> str:
+        """Those settings of a variant that a member of its soups depends on."""
+        return _options(settings=souped.settings_of(self.method_of(w)).of_member(Decimal(w.sparsity)))
+
+    def subnetwork_settings(self, w: Wildcards) -> str:
+        """Those settings of a variant that a weak subnetwork depends on."""
+        return _options(settings=instant.settings_of(self.method_of(w)).of_subnetwork())
+
     def within(self, w: Wildcards, input: Any) -> str:
         """The option that names the current mask; the first round has none."""
         return f"--within {input.within}" if "within" in input.keys() else ""  # noqa: SIM118 (not a dict)
@@ -382,15 +424,24 @@ class Dag:
             "retrain",
             "pretrain",
             "find_ticket",
+            "train_member",
+            "train_subnetwork",
         ):
             modules["training"] = training
         if stage == "finetune_dense":
             modules["dense"] = registry.load("method", "dense")
-        of_method = ("prune_one_shot", "prune_iterative", "weak_mask", "aggregate", "find_ticket", "pool_tickets")
+        of_method = (
+            *("prune_one_shot", "prune_iterative", "weak_mask", "aggregate", "find_ticket", "pool_tickets"),
+            *("average_members", "choose_members", "train_subnetwork", "merge_subnetworks"),
+        )
         if stage in of_method and w is not None:
             modules[self.method(w)] = self.method_of(w).module
         if stage in ("train_segment", "weak_mask", "aggregate") or (stage == "find_ticket" and self._is_soup(w)):
             modules["isp"] = soup  # holds the mathematics of the whole family
+        if stage in ("train_member", "train_subnetwork"):
+            modules["isp"] = soup  # draws protocols and data
+        if stage == "train_member":
+            modules["uniform_soup"] = uniform_soup  # holds what all soups' members are
         found = {name: module.VERSION for name, module in modules.items()}
         if stage in of_method and w is not None and self.method_of(w).source.endswith(".py"):
             found[self.method(w)] = self.method_of(w).module.__name__  # ends in the checksum of the file

@@ -168,6 +168,24 @@ class Jobs:
                 "one_job",
             ),
             rule("pool_tickets", paths.TICKET, d.pooling, self._pooling, "pooled"),
+            rule(
+                "train_member",
+                paths.MEMBER,
+                d.initial,
+                lambda w, _: {"steps": self._training(w).steps, **ticket, "temporary": True},
+                *("souped", "chosen"),
+            ),
+            rule("average_members", paths.TICKET, d.members, lambda w, _: ticket, "souped"),
+            rule("choose_members", paths.TICKET, d.members, self._choosing, "chosen"),
+            rule("train_subnetwork", paths.SUBNETWORK, d.initial, self._subnetwork, "instant"),
+            rule("merge_subnetworks", paths.MERGED_MASK, self._merged, self._merging, "instant"),
+            rule(
+                "retrain",
+                paths.TICKET,
+                lambda w: d.retraining(w)["mask"],  # the state is made with it
+                lambda w, _: {"steps": self._training(w).steps, **ticket},
+                "instant",
+            ),
             rule("compare_masks", paths.SIMILARITY, d.compared, lambda w, _: {}),
             rule("evaluate", paths.RECORD, d.ticket, lambda w, _: {"scored": self._validation(w) + self._test(w)}),
         ]
@@ -211,6 +229,23 @@ class Jobs:
         settings: Any = self.dag.method_of(w).settings
         evaluations = 1 + len(settings.coefficients) * (len(needed) - 1)
         return {"scored": evaluations * self._validation(w), "bytes_weights": 1, "bytes_mask": 1}
+
+    def _choosing(self, w: Any, needed: Sequence[str]) -> dict[str, Any]:
+        """Each member alone, and all averages that are tried."""
+        evaluations = 2 * len(needed) - 1
+        return {"scored": evaluations * self._validation(w), "bytes_weights": 1, "bytes_mask": 1}
+
+    def _subnetwork(self, w: Any, _: Any) -> dict[str, Any]:
+        settings: Any = self.dag.method_of(w).settings
+        return {"steps": settings.look_ahead_steps, "bytes_weights": 1, "temporary": True}
+
+    def _merged(self, w: Any) -> list[str]:
+        return [self.dag.initial(w), *self.dag.subnetworks(w)]
+
+    def _merging(self, w: Any, needed: Sequence[str]) -> dict[str, Any]:
+        settings: Any = self.dag.method_of(w).settings
+        evaluations = 1 + len(list(filter(None, settings.coefficients))) * (len(needed) - 1)
+        return {"scored": evaluations * self._validation(w), "bytes_mask": 1}
 
     def _validation(self, w: Any) -> int:
         task = self.study.task(w.task)

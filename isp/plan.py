@@ -102,8 +102,8 @@ class Plan:
     def _disk(self) -> dict[str, int]:
         """Bytes: what stays, what is deleted on the way, and the most that lies there at a time.
 
-        A chain of rounds that is being made holds two states and the copies of a round; one chain for each job that
-        runs beside others is counted.
+        A chain of rounds that is being made holds two states and the copies of a round, a soup all that is mixed; one
+        chain or soup for each job that runs beside others is counted.
         """
         jobs = self.jobs.by_output.values()
         temporary = [job for job in jobs if job.temporary]
@@ -111,11 +111,9 @@ class Plan:
         rounds = [
             2 * max((self.disk(job) for job in own if job.rule == "train_segment"), default=0)
             + sum(self.disk(job) for job in own if job.rule != "train_segment")
-            for own in _by(
-                temporary, lambda job: job.output.rsplit("/round", 1)[0] + job.output.split("/round")[1][:2]
-            ).values()
+            for own in _by(temporary, lambda job: _chain_and_round(job.output)).values()
         ]
-        chains = len({job.output.split("/round")[0] for job in temporary})
+        chains = len({_chain_and_round(job.output)[0] for job in temporary})
         at_once = sum(sorted(rounds)[-min(self.parallel, chains) :]) if rounds else 0
         return {"kept": kept, "temporary": sum(map(self.disk, temporary)), "peak": kept + at_once}
 
@@ -130,6 +128,12 @@ def _by(jobs: Iterable[Job], key: Callable[[Job], Any]) -> dict[Any, list[Job]]:
     for job in jobs:
         groups.setdefault(key(job), []).append(job)
     return groups
+
+
+def _chain_and_round(output: str) -> tuple[str, str]:
+    """The chain and the round that a temporary file belongs to; what a soup is mixed of has a folder and no round."""
+    chain, _, rest = output.partition("/round")
+    return (chain, rest[:2]) if rest else (output.rpartition("/")[0], "")
 
 
 def make_plan(study: Study, throughput: float | None, overhead: float, parallel: int) -> Plan:

@@ -210,6 +210,20 @@ def test_what_a_method_chooses_by() -> None:
         isp.prune(tiny_model(), DATA, **protocol)
 
 
+@pytest.mark.parametrize("method", ["greedy_soup", "instant_model_soup"])
+def test_soups(method: str) -> None:
+    """Dense models, chosen by validation examples."""
+    settings = {"members": 2} if method == "greedy_soup" else {"subnetworks": 2, "look_ahead_steps": 2}
+    held_out = (DATA.inputs[:40], DATA.labels[:40])
+    model = tiny_model()
+    found = isp.prune(model, DATA, sparsity=0, method=method, settings=settings, validation=held_out, **SHORT)
+    assert equal(found.weights, model.state_dict())
+    assert all(kept.all() for kept in found.mask.values())
+    assert found.rounds[-1]["evaluations"] == (3 if method == "greedy_soup" else 1 + 2 * 10)
+    with pytest.raises(ConfigError, match=r"chooses by validation examples: give some \(validation\)"):
+        isp.prune(tiny_model(), DATA, sparsity=0, method=method, settings=settings, **SHORT)
+
+
 def test_a_method_from_a_file(tmp_path: Path) -> None:
     source = Path(isp.__file__).parent / "methods" / "one_shot.py"
     (tmp_path / "mine.py").write_text(source.read_text())

@@ -86,6 +86,7 @@ def test_collecting_and_reporting_need_no_torch() -> None:
         ("run --task digits --set steps=3", "--set steps=3: allowed are method.KEY=VALUE, training.KEY=VALUE"),
         ("run --task digits --set method.rule=[", "'[' is not a YAML value"),
         ("run --task digits --method dense --sparsity 0.5", "method 'dense' does not prune, leave it out"),
+        ("run --task digits --method instant_model_soup --sparsity 0.5", "does not prune, leave it out"),
         ("pretrain --backbone clip --output out", "unknown backbone 'clip'; did you mean 'clip_tiny'?"),
         ("download --task mnist --data-root none --output m.json", "The hub did not give them"),
         ("split --task mnist --data-root none --manifest none --output a", "none: no such file; make it first"),

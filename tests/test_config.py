@@ -56,6 +56,31 @@ def test_the_cells_of_a_study() -> None:
     ]
 
 
+def test_what_runs_at_which_sparsities() -> None:
+    """Soups are dense where none is given and sparse where some are; what never prunes is dense everywhere."""
+    study = change("variants.soup", {"method": "uniform_soup"})
+    study["variants"]["instant"] = {"method": "instant_model_soup"}
+    study["grid"].append({**study["grid"][0], "variants": ["soup", "instant"], "sparsities": []})
+    study["grid"][0] |= {"variants": ["dense", "isp", "soup"], "seeds": [0]}
+    study["grid"][1]["seeds"] = [0]
+    groups = parse_study(study, "test").groups()
+    assert [(g.variant, [str(s) for s in g.sparsities]) for g in groups] == [
+        ("dense", ["0.0000"]),
+        ("isp", ["0.8000", "0.9000"]),
+        ("soup", ["0.8000", "0.9000"]),
+        ("soup", ["0.0000"]),
+        ("instant", ["0.0000"]),
+    ]
+
+
+def test_a_dense_soup_has_no_steps_at_a_sparsity() -> None:
+    study = change("variants.cheap", {"method": "snip", "steps_of": "soup"})
+    study["variants"]["soup"] = {"method": "instant_model_soup"}
+    study["grid"][0]["variants"] = ["dense", "isp", "soup", "cheap"]
+    with pytest.raises(ConfigError, match="'soup' has no ticket of the same sparsity, it does not prune"):
+        parse_study(study, "test")
+
+
 OWN_TASK = {"kind": "texts", "id": "me/reviews", "inputs": ["text"], "classes": ["bad", "good"], "num_examples": 500}
 OWN_TASK["metrics"] = ["accuracy"]
 ISP, TRAINING, BLOCK = "variants.isp.settings", "training.clip_tiny", "grid.0"
@@ -122,6 +147,9 @@ MALFORMED = [
     (f"{BLOCK}.sparsities", ["0.12345"], "sparsity 0.12345: more than four decimals; the nearest allowed one is"),
     (f"{BLOCK}.sparsities", [0.0], "grid.0: method 'isp' prunes: give sparsities above 0"),
     (f"{BLOCK}.sparsities", [], "grid.0: method 'isp' prunes: give sparsities above 0"),
+    ("variants.isp", {"method": "greedy_soup", "settings": {"members": 0}}, "members = 0: input should be"),
+    ("variants.isp", {"method": "instant_model_soup", "settings": {"coefficients": [1]}}, "in [0, 1], 0 among them"),
+    ("variants.isp", {"method": "uniform_soup", "settings": {"data_fraction": 0.02}}, "a member's 18 of 900 training"),
     (f"{BLOCK}.seeds", [-1], "grid.0.seeds.0 = -1: input should be greater than or equal to 0"),
     (f"{BLOCK}.tasks", [], "grid.0.tasks = []: list should have at least 1 item"),
     ("grid", [], "grid = []: list should have at least 1 item"),
@@ -140,6 +168,7 @@ MALFORMED = [
     ("variants.dense.steps_of", "ips", "variants.dense.steps_of: unknown variant 'ips'; did you mean 'isp'?"),
     ("variants.dense.steps_of", "isp", "variants.dense.steps_of: method 'dense' does not train in one run of T steps"),
     ("variants.isp", {"method": "snip", "steps_of": "dense"}, "the steps of 'dense' are its T; name a variant"),
+    ("variants.isp", {"method": "uniform_soup", "steps_of": "dense"}, "'uniform_soup' does not train in one run of T"),
     ("variants.isp.method", "none.py", "method 'none.py': cannot be read (No such file or directory)"),
     # budgets in epochs, settings by backbone
     (f"{TRAINING}.epochs", 2, "training.clip_tiny: steps, epochs: a protocol has one of them"),

@@ -29,11 +29,14 @@ QUICK: dict[str, dict[str, Any]] = {
     "denoised": {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 2, "look_ahead_steps": 3},
     "iterative": {"rate": 0.4},
     "pooled": {"rate": 0.4},
+    "souped": {"members": 3},
+    "instant": {"subnetworks": 3, "look_ahead_steps": 5, "coefficients": [0, 0.5, 1]},
     "synflow": {"rounds": 5},
 }
 """Settings of families and of single methods under which they are quick."""
 METHODS = registry.names("method")
-PRUNING = [name for name in METHODS if registry.load("method", name).FAMILY != "dense"]
+PRUNING = [name for name in METHODS if registry.load("method", name).FAMILY not in families.NEVER_PRUNE]
+SOUPS = [name for name in METHODS if registry.load("method", name).FAMILY in ("souped", "instant")]
 
 
 def quick(method: str, **settings: Any) -> Method:
@@ -84,9 +87,11 @@ def test_sparsity_is_exact_to_one_weight(make: MakeTrainer, name: str, sparsity:
     assert masks.num_kept(ticket.mask) == masks.num_kept(evaluated)
 
 
-@pytest.mark.parametrize("name", PRUNING)
-def test_tickets_are_deterministic_and_differ_by_seed(make: MakeTrainer, name: str) -> None:
-    (a,), (b,), (c,) = (find(make(seed=seed), name, "0.5") for seed in (0, 0, 1))
+@pytest.mark.parametrize(
+    ("name", "sparsity"), [*((name, "0.5") for name in PRUNING), *((name, "0") for name in (*SOUPS, "dense"))]
+)
+def test_tickets_are_deterministic_and_differ_by_seed(make: MakeTrainer, name: str, sparsity: str) -> None:
+    (a,), (b,), (c,) = (find(make(seed=seed), name, sparsity) for seed in (0, 0, 1))
     assert equal(a.weights, b.weights)
     assert not equal(a.weights, c.weights)
 
@@ -123,7 +128,7 @@ class Cut(Trainer):
 def test_a_run_that_is_cut_everywhere_ends_in_the_same_bits(
     make: MakeTrainer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sparsity = "0" if name == "dense" else "0.7"
+    sparsity = "0.7" if name in PRUNING else "0"
     monkeypatch.setattr(Cut, "folder", tmp_path, raising=False)
     (whole,) = find(make(), name, sparsity)
     (cut,) = find(Cut(**vars(make())), name, sparsity)
@@ -141,7 +146,7 @@ def test_masks_of_the_same_scores_nest(make: MakeTrainer, name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_plan_and_the_cost_are_what_was_trained(make: MakeTrainer, name: str) -> None:
     trainer = make()
-    sparsities = [parse_sparsity("0" if name == "dense" else "0.7")]
+    sparsities = [parse_sparsity("0.7" if name in PRUNING else "0")]
     chosen = quick(name)
     done: list[int] = []
     counting = Trainer(**{**vars(trainer), "progress": done.append})
@@ -160,6 +165,10 @@ def test_sparsities_that_make_no_sense() -> None:
     training = Training(steps=1, learning_rate=1e-3)
     with pytest.raises(ConfigError, match="'dense' does not prune"):
         planned_steps(make_method("dense"), training, 80, [Decimal("0.5")])
+    with pytest.raises(ConfigError, match=r"'instant_model_soup' does not prune: its only sparsity is 0, not 0\.5"):
+        planned_steps(make_method("instant_model_soup"), training, 80, [Decimal("0.5")])
+    with pytest.raises(ConfigError, match="'uniform_soup': give sparsities; 0 is one of a dense model"):
+        planned_steps(make_method("uniform_soup"), training, 80, [])
     with pytest.raises(ConfigError, match="'random' prunes: give sparsities above 0"):
         planned_steps(make_method("random"), training, 80, [Decimal("0")])
     with pytest.raises(ConfigError, match="given twice"):

@@ -47,7 +47,7 @@ def plan() -> Plan:
     )
 
 
-@pytest.mark.parametrize("name", ["smoke", "config", "paper", "ablations/code"])
+@pytest.mark.parametrize("name", ["smoke", "config", "soups", "paper", "ablations/code"])
 def test_the_jobs_are_those_of_the_workflow(name: str, tmp_path: Path) -> None:
     file = ROOT / "config" / f"{name}.yaml"
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
@@ -102,6 +102,22 @@ def test_flops_are_those_that_training_counts() -> None:
     assert found.job_seconds == 3
     assert found.step_seconds == found.step_flops / 1e9
     assert found.known_lengths
+
+
+def test_soups_by_hand() -> None:
+    """Three members and four share theirs, the dense run among them; two subnetworks and ten coefficients."""
+    study = {**STUDY, "variants": {"dense": {"method": "dense"}, "uniform": {"method": "uniform_soup"}}}
+    study["variants"]["uniform"]["settings"] = {"members": 3}
+    study["variants"]["greedy"] = {"method": "greedy_soup", "settings": {"members": 4}}
+    study["variants"]["instant"] = {"method": "instant_model_soup", "settings": {"subnetworks": 2}}
+    study["grid"] = [{**STUDY["grid"][0], "variants": list(study["variants"]), "sparsities": []}]
+    made = Plan(jobs=Jobs(parse_study(study, "test")), rates={("clip_tiny", "digits"): RATES}, throughput=1, parallel=2)
+    found = {row["rule"]: (row["jobs"], row["steps"]) for row in made.as_json()["rules"]}
+    assert (found["finetune_dense"], found["train_member"], found["train_subnetwork"]) == ((1, 100), (3, 300), (2, 200))
+    assert found["retrain"] == (1, 100)
+    jobs = {job.rule: job for job in made.jobs.by_output.values()}
+    assert (jobs["choose_members"].scored, jobs["merge_subnetworks"].scored) == (7 * 200, 21 * 200)
+    assert made.as_json()["disk"]["temporary"] == 3 * 410 + 2 * 400
 
 
 def test_a_plan_beside_its_run() -> None:

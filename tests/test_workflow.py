@@ -197,7 +197,8 @@ def same_as_in_process(folder: Path, study: Study) -> set[str]:
                 **protocol.model_dump(),
             )
             dense = run / "dense" / f"{variant.initial}.safetensors"
-            path = run / group.variant / str(sparsity) / "ticket.safetensors" if sparsity else dense
+            own = run / group.variant / str(sparsity) / "ticket.safetensors"
+            path = dense if registry.load("method", variant.method).FAMILY == "dense" else own
             assert_same(isp.load_ticket(path), expected)
             methods.add(variant.method)
     return methods
@@ -244,7 +245,10 @@ def test_only_evaluate_reads_test_examples() -> None:
             readers.append(rule.split(":")[0])
     assert readers == ["evaluate"]
     choosers = re.findall(r"^rule (\w+):(?:(?!^rule ).)*?^        validation=", text, re.MULTILINE | re.DOTALL)
-    assert sorted(choosers) == ["evaluate", "pool_tickets", "prepare"]  # the last writes them
+    assert sorted(choosers) == [
+        *("choose_members", "evaluate", "merge_subnetworks", "pool_tickets"),
+        "prepare",  # writes them
+    ]
     assert text.count('"{split}", "test"') == 2  # and prepare, which writes them
 
 
@@ -327,7 +331,7 @@ def test_committed_results_do_not_stop_a_fresh_clone_from_running(smoke: Path, t
 
 def planned(folder: Path, study: dict[str, Any]) -> set[str]:
     """What a run of a changed study would make below the folder of its seed, up to the records."""
-    (folder / "changed.yaml").write_text(yaml.safe_dump(study))
+    (folder / "changed.yaml").write_text(yaml.safe_dump(study, sort_keys=False))  # shared members lie with the first
     done = snakemake(folder, "--summary", study=folder / "changed.yaml")
     assert done.returncode == 0, done.stderr
     table = list(csv.DictReader(done.stdout.splitlines(), delimiter="\t"))
@@ -357,6 +361,9 @@ def of(*variants: str, but: tuple[str, ...] = ()) -> Callable[[set[str]], set[st
 
 
 ISP = "variants.isp.settings"
+INSTANT = "variants.instant_model_soup.settings"
+MEMBERS = tuple(f"uniform_soup/0.{s}000/member{index}.safetensors" for s in "056" for index in range(4))
+SUBNETWORKS = tuple(f"instant_model_soup/0.0000/subnetwork{index}.safetensors" for index in range(2))
 FIRST_STATE, UNION_STATE = "isp/round0/state.safetensors", "isp_union/round0/state.safetensors"
 
 
@@ -374,7 +381,22 @@ def of_first_round(variant: str) -> tuple[str, ...]:
         # C: the copies of round 0 and everything after them
         (f"{ISP}.look_ahead_steps", 3, of("isp", but=(FIRST_STATE,))),
         # what is chosen by validation examples, and all scores
-        ("tasks.digits.num_validation", 41, lambda files: scored(files) | of("lottery_pools", "pools_alone")(files)),
+        (
+            "tasks.digits.num_validation",
+            41,
+            lambda files: (
+                scored(files)
+                | of("lottery_pools", "pools_alone", "greedy_soup")(files)
+                | {path for path in files if re.match("greedy_soup_own/.*/ticket|instant_model_soup/.*/[mt]", path)}
+            ),
+        ),
+        # the number of members: one more, and the averages of all; the other soups that share them stay
+        ("variants.uniform_soup.settings.members", 5, of("uniform_soup", but=MEMBERS)),
+        # when members are pruned
+        ("variants.greedy_soup_own.settings.prune_at", 0.5, of("greedy_soup_own")),
+        # how weak subnetworks are mixed, and how they are trained
+        (f"{INSTANT}.coefficients", [0, 0.5], of("instant_model_soup", but=("similarity.json", *SUBNETWORKS))),
+        (f"{INSTANT}.look_ahead_steps", 4, of("instant_model_soup", but=("similarity.json",))),  # no mask to compare
         # the rule: the masks of round 0 and everything after them
         ("variants.isp_votes.settings.rule", "union", of("isp_votes", but=of_first_round("isp_votes"))),
         # and the copies, if the rule asks them for magnitudes instead of masks

@@ -25,6 +25,11 @@ from isp.sparsity import num_pruned
 from isp.training import VERSION as TRAINING_VERSION
 from isp.training import BatchOrder, State, Trainer, Training
 
+NEVER_PRUNE = ("dense", "instant")
+"""Families whose only sparsity is 0."""
+MAY_PRUNE = ("souped",)
+"""Families that have tickets of sparsity 0, too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
@@ -58,7 +63,7 @@ class Ticket:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What a pooled method chooses by: validation examples, never test ones.
+    """What a method that `chooses` does it by: validation examples, never test ones.
 
     Attributes:
         score: of all weights of a model; higher is better.
@@ -67,6 +72,29 @@ class Validation:
 
     score: Callable[[Mapping[str, Tensor]], float]
     cost: Cost
+
+
+@dataclass
+class Evaluations:
+    """Scores by validation examples, counted.
+
+    Attributes:
+        validation: what is asked.
+        count: how often it was.
+    """
+
+    validation: Validation
+    count: int = 0
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> float:
+        """The score of all weights of a model."""
+        self.count += 1
+        return self.validation.score(weights)
+
+    @property
+    def cost(self) -> Cost:
+        """Of all evaluations until now."""
+        return sum([self.validation.cost] * self.count, Cost())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,15 +135,31 @@ def make_method(name: str, settings: dict[str, Any] | None = None, where: str = 
     )
 
 
+def chooses(method: Method) -> bool:
+    """Whether a method chooses by validation examples: weights, coefficients or members of a soup."""
+    return method.module.FAMILY in ("pooled", "instant") or hasattr(method.module, "choose")
+
+
+def sparsities_of(method: Method, asked: Sequence[Decimal]) -> tuple[Decimal, ...]:
+    """The sparsities of a method's tickets where these are asked for: 0 if it never prunes, or may and none is."""
+    family = method.module.FAMILY
+    dense = family in NEVER_PRUNE or (family in MAY_PRUNE and not asked)
+    return (Decimal("0.0000"),) if dense else tuple(asked)
+
+
 def check_sparsities(method: Method, sparsities: Sequence[Decimal]) -> None:
-    """The dense method has no sparsity but 0; every other needs at least one above 0, each only once.
+    """A method that never prunes has no sparsity but 0; others need at least one, most above 0, each only once.
 
     Raises:
         ConfigError: says which value is wrong.
     """
-    if method.module.FAMILY == "dense":
+    family = method.module.FAMILY
+    if family in NEVER_PRUNE:
         if any(sparsity != 0 for sparsity in sparsities):
             raise ConfigError(f"method {method.name!r} does not prune: its only sparsity is 0, not {max(sparsities)}")
+    elif family in MAY_PRUNE:
+        if not sparsities:
+            raise ConfigError(f"method {method.name!r}: give sparsities; 0 is one of a dense model")
     elif not sparsities or min(sparsities) <= 0:
         raise ConfigError(f"method {method.name!r} prunes: give sparsities above 0 (method 'dense' is sparsity 0)")
     if len(set(sparsities)) != len(sparsities):
@@ -157,7 +201,7 @@ def find_tickets(
         trainer: model, training examples, protocol and seed.
         initial: the pre-trained weights and head, step 0.
         sparsities: from `parse_sparsity`.
-        validation: what methods of the pooled family choose by; no other looks at it.
+        validation: what a method that `chooses` does it by; no other looks at it.
 
     Raises:
         ConfigError: the schedule overruns the budget, a sparsity keeps no weight, or there is nothing to choose by.
@@ -177,7 +221,7 @@ def find_tickets(
         "device": str(next(iter(initial.weights.values())).device),
     }
     chosen_by = {}
-    if method.module.FAMILY == "pooled":
+    if chooses(method):
         if validation is None:
             raise ConfigError(f"method {method.name!r} chooses by validation examples: give some (validation)")
         chosen_by = {"validation": validation}

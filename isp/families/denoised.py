@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -34,12 +35,8 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
         ConfigError: the rounds overrun the budget, or a look-ahead's data make no batch.
     """
     settings = _settings(method)
-    subset = isp.subset_size(settings, num_examples)
-    if settings.denoisers and subset < training.batch_size:
-        raise ConfigError(
-            f"data_fraction = {settings.data_fraction}: a look-ahead's {subset} of {num_examples} training examples "
-            f"make no batch of batch_size = {training.batch_size}; raise the one or lower the other"
-        )
+    if settings.denoisers:
+        check_subset(settings, training, num_examples, "a look-ahead")
     if not settings.chained:
         return sum(_steps_alone(settings, training, num_examples, target) for target in sparsities)
     plans = {target: _rounds(settings, training, num_examples, target) for target in sparsities}
@@ -66,31 +63,68 @@ def _steps_alone(settings: isp.Settings, training: Training, num_examples: int, 
     return training.steps + index * per_round
 
 
+def check_subset(settings: isp.Varied, training: Training, num_examples: int, whose: str) -> None:
+    """Refuse a copy's own data if they make no batch.
+
+    Raises:
+        ConfigError: says how many there are.
+    """
+    subset = isp.subset_size(settings, num_examples)
+    if subset < training.batch_size:
+        raise ConfigError(
+            f"data_fraction = {settings.data_fraction}: {whose}'s {subset} of {num_examples} training examples "
+            f"make no batch of batch_size = {training.batch_size}; raise the one or lower the other"
+        )
+
+
 def look_ahead(
     settings: isp.LookAhead, trainer: Trainer, state: State, mask: Mask | None, round_index: int, index: int
 ) -> tuple[dict[str, Tensor], Cost]:
-    """Train copy `index` of a round for C steps and return its prunable weights; the copy itself is thrown away.
-
-    It goes on from the state's step of the run's schedule, times the copy's own factor, under the current mask; with
-    `warmup_steps` under a schedule of its own, as in the authors' code.
-    """
+    """Train copy `index` of a round for C steps and return its prunable weights; the copy itself is thrown away."""
     member = isp.member(settings, len(trainer.examples), trainer.seed, round_index, index)
-    run, warmup = trainer.training, settings.warmup_steps
+    copy, cost = train_copy(settings, member, trainer, state, mask, f"look-ahead {index} of round {round_index}")
+    return trainer.prunable_weights(copy), cost
+
+
+def train_copy(
+    settings: isp.LookAhead, member: isp.Member, trainer: Trainer, state: State, mask: Mask | None, name: str
+) -> tuple[State, Cost]:
+    """Train a copy for C steps under a protocol and data of its own.
+
+    It goes on from the state's step of the run's schedule, times the copy's own factor, under the given mask; with
+    `warmup_steps` under a schedule of its own, as in the authors' code.
+
+    Raises:
+        TrainingDiverged: names the copy, and keeps the state that it began from.
+    """
+    own, warmup = varied(trainer, member), settings.warmup_steps
+    start = state if settings.optimizer == "inherited" else replace(state, optimizer={})
+    if warmup:
+        current = learning_rate(trainer.training, state.step) * member.learning_rate_factor
+        short = {"learning_rate": current, "warmup_steps": warmup, "steps": 2 * warmup}
+        own = replace(own, training=own.training.model_copy(update=short))
+        start = replace(start, step=0)
+    with named(name, member, state, mask):
+        return own.run(start, start.step + settings.look_ahead_steps, mask)
+
+
+def varied(trainer: Trainer, member: isp.Member) -> Trainer:
+    """The trainer under the protocol and data of a copy."""
+    run = trainer.training
     update: dict[str, Any] = {"learning_rate": run.learning_rate * member.learning_rate_factor}
     if member.weight_decay is not None:
         update["weight_decay"] = member.weight_decay
-    start = state if settings.optimizer == "inherited" else replace(state, optimizer={})
-    if warmup:
-        current = learning_rate(run, state.step) * member.learning_rate_factor
-        update |= {"learning_rate": current, "warmup_steps": warmup, "steps": 2 * warmup}
-        start = replace(start, step=0)
-    own = replace(trainer, training=run.model_copy(update=update), seed=member.seed, subset=member.subset)
+    return replace(trainer, training=run.model_copy(update=update), seed=member.seed, subset=member.subset)
+
+
+@contextmanager
+def named(name: str, member: isp.Member, state: State, mask: Mask | None = None) -> Iterator[None]:
+    """A copy that diverges in this context is named; state and mask are those that it began from."""
     try:
-        copy, cost = own.run(start, start.step + settings.look_ahead_steps, mask)
+        yield
     except TrainingDiverged as error:
-        problem = f"look-ahead {index} of round {round_index} (learning rate x {member.learning_rate_factor:.3g}): "
-        raise TrainingDiverged(problem + error.problem, error.step, state, mask) from None
-    return trainer.prunable_weights(copy), cost
+        problem = f"{name} (learning rate x {member.learning_rate_factor:.3g}): {error.problem}"
+        raise TrainingDiverged(problem, error.step, state, mask) from None
 
 
 def aggregate(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from isp.costs import Cost
-from isp.families import Method, Ticket, Validation, iterative
+from isp.families import Evaluations, Method, Ticket, Validation, iterative
 from isp.methods import lottery_pools
 from isp.training import State, Trainer, Training
 
@@ -33,25 +33,18 @@ def pool(method: Method, ticket: Ticket, rounds: Sequence[Mapping[str, Tensor]],
     """
     settings = method.settings
     assert isinstance(settings, lottery_pools.Settings)
-    evaluations = 0
-
-    def score(weights: Mapping[str, Tensor]) -> float:
-        nonlocal evaluations
-        evaluations += 1
-        return validation.score(weights)
-
+    score = Evaluations(validation)
     nearest_first = list(reversed(rounds))
     weights, mask, taken = lottery_pools.pool(
         ticket.weights, ticket.mask, nearest_first, score, ticket.sparsity, settings
     )
-    cost = sum([validation.cost] * evaluations, Cost())
-    record: dict[str, Any] = {"pooled": taken, "evaluations": evaluations}
+    record: dict[str, Any] = {"pooled": taken, "evaluations": score.count}
     return replace(
         ticket,
         method=method.name,
         mask=mask,
         weights=dict(weights),
-        finding=ticket.cost + cost,
+        finding=ticket.cost + score.cost,
         retraining=Cost(),
         rounds=[*ticket.rounds, record],
     )

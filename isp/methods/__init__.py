@@ -14,6 +14,10 @@ the family, which decides how the method is run (`isp/families/`):
 - "pooled": nothing more; interpolation of the tickets of an iterative method, mathematics in
   `methods/lottery_pools.py`.
 - "denoised": nothing more; rounds of Instant Soup Pruning, whose mathematics is in `methods/isp.py`.
+- "souped": averages of models that are each trained to the end, whose mathematics is in `isp/soups.py`; its `Settings`
+  derive from those of `uniform_soup`. All are averaged, or, if it defines `choose(members, blend, score)`, those whose
+  `Tried` say so; see `soups.greedy`.
+- "instant": nothing more; Instant Model Soup, whose settings and draws are in `methods/instant_model_soup.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from isp.masks import Mask
 from isp.settings import Settings
 from isp.sparsity import Scope
 
-Family = Literal["dense", "one_shot", "single_pass", "iterative", "pooled", "denoised"]
+Family = Literal["dense", "one_shot", "single_pass", "iterative", "pooled", "denoised", "souped", "instant"]
 
 
 class Scored(Settings):

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from pydantic import Field, model_validator
@@ -37,6 +37,27 @@ VERSION = 2
 
 Rule = Literal["mean_score", "votes", "union", "literal"]
 Contribution = Literal["mask", "magnitudes"]
+
+
+class Varied(Protocol):
+    """Settings of what copies draw: a protocol and data of their own."""
+
+    learning_rate_factors: tuple[float, float]
+    weight_decays: tuple[float, ...]
+    data_fraction: float
+
+
+def check_varied(settings: Varied) -> None:
+    """Refuse ranges that nothing can be drawn from.
+
+    Raises:
+        ValueError: names the key, its value and what is allowed.
+    """
+    low, high = settings.learning_rate_factors
+    if not 0 < low <= high:
+        raise ValueError(f"learning_rate_factors = {[low, high]}: allowed are two numbers with 0 < low <= high")
+    if any(decay < 0 for decay in settings.weight_decays):
+        raise ValueError(f"weight_decays = {list(settings.weight_decays)}: allowed are numbers >= 0")
 
 
 class LookAhead(settings.Settings):
@@ -64,11 +85,7 @@ class LookAhead(settings.Settings):
 
     @model_validator(mode="after")
     def _check(self) -> LookAhead:
-        low, high = self.learning_rate_factors
-        if not 0 < low <= high:
-            raise ValueError(f"learning_rate_factors = {[low, high]}: allowed are two numbers with 0 < low <= high")
-        if any(decay < 0 for decay in self.weight_decays):
-            raise ValueError(f"weight_decays = {list(self.weight_decays)}: allowed are numbers >= 0")
+        check_varied(self)
         return self
 
 
@@ -177,36 +194,40 @@ def rounds(settings: Settings, target: Decimal, steps_per_epoch: int, total_step
 
 @dataclass(frozen=True)
 class Member:
-    """Protocol and data of one look-ahead copy.
+    """Protocol and data of one look-ahead copy, or of one member of a soup.
 
     Attributes:
         seed: of its data order, augmentation and dropout.
         learning_rate_factor: on the run's schedule.
         weight_decay: AdamW's; None: the run's own.
-        subset: the examples it trains on, int64.
+        subset: the examples it trains on, int64; None: all.
     """
 
     seed: int
-    learning_rate_factor: float
-    weight_decay: float | None
-    subset: Tensor
+    learning_rate_factor: float = 1.0
+    weight_decay: float | None = None
+    subset: Tensor | None = None
 
 
-def subset_size(settings: LookAhead, num_examples: int) -> int:
+def subset_size(settings: Varied, num_examples: int) -> int:
     """How many of the training examples a look-ahead copy trains on."""
     return max(1, round(settings.data_fraction * num_examples))
 
 
 def member(settings: LookAhead, num_examples: int, seed: int, round_index: int, index: int) -> Member:
     """Protocol P_n and data D_n of look-ahead copy `index` of a round; independent of the sparsity it is pruned to."""
-    own = named_seed("look-ahead", seed=seed, round=round_index, member=index)
-    generator = torch.Generator().manual_seed(own)
+    return drawn(settings, num_examples, named_seed("look-ahead", seed=seed, round=round_index, member=index))
+
+
+def drawn(settings: Varied, num_examples: int, seed: int) -> Member:
+    """A protocol and data, drawn by a seed, which is that of the training, too."""
+    generator = torch.Generator().manual_seed(seed)
     low, high = settings.learning_rate_factors
     place = torch.rand((), generator=generator, dtype=torch.float64).item()
     decays = settings.weight_decays
     decay = decays[int(torch.randint(len(decays), (), generator=generator))] if decays else None
     subset = torch.randperm(num_examples, generator=generator)[: subset_size(settings, num_examples)].sort().values
-    return Member(own, math.exp(math.log(low) + place * (math.log(high) - math.log(low))), decay, subset)
+    return Member(seed, math.exp(math.log(low) + place * (math.log(high) - math.log(low))), decay, subset)
 
 
 def weak(

@@ -12,17 +12,15 @@ ends at the target, as no ticket may depend on which others are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 
 from pydantic import Field, field_validator
-from torch import Tensor
 
-from isp import masks
-from isp.masks import Mask
+from isp.masks import Mask, Weights
 from isp.methods import Family
 from isp.methods import lth as _lth
-from isp.sparsity import Scope
+from isp.soups import Score, interpolated, merge, pruned
 
 FAMILY: Family = "pooled"
 VERSION = 1
@@ -45,33 +43,14 @@ class Settings(_lth.Settings):
         return values
 
 
-def interpolated(new: Mapping[str, Tensor], current: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Floating-point tensors share * new + (1 - share) * current; others, such as counters, are the current ones."""
-    return {
-        name: tensor.lerp(new[name], share) if tensor.is_floating_point() else tensor
-        for name, tensor in current.items()
-    }
-
-
-def pruned(
-    weights: Mapping[str, Tensor], prunable: Sequence[str], sparsity: Decimal, scope: Scope
-) -> tuple[dict[str, Tensor], Mask]:
-    """The weights, the smallest of the prunable ones set to zero, and the mask."""
-    mask = masks.prune_by_magnitude({name: weights[name] for name in prunable}, sparsity, scope=scope)
-    sparse = {
-        name: tensor.masked_fill(~mask[name], 0.0) if name in mask else tensor for name, tensor in weights.items()
-    }
-    return sparse, mask
-
-
 def pool(
-    ticket: Mapping[str, Tensor],
+    ticket: Weights,
     mask: Mask,
-    candidates: Sequence[Mapping[str, Tensor]],
-    score: Callable[[Mapping[str, Tensor]], float],
+    candidates: Sequence[Weights],
+    score: Score,
     sparsity: Decimal,
     settings: Settings,
-) -> tuple[Mapping[str, Tensor], Mask, list[float]]:
+) -> tuple[Weights, Mask, list[float]]:
     """Interpolate a ticket with candidates, nearest first.
 
     Args:
@@ -85,15 +64,10 @@ def pool(
     Returns:
         Weights, mask, and for each candidate the coefficient that was taken; 0 where none was better.
     """
-    best, current, taken = score(ticket), ticket, []
-    for candidate in candidates:
-        found: tuple[float, dict[str, Tensor], Mask] | None = None
-        for share in settings.coefficients:
-            sparse, own = pruned(interpolated(candidate, current, share), list(mask), sparsity, settings.scope)
-            reached = score(sparse)
-            if reached > best:
-                best, found = reached, (share, sparse, own)
-        taken.append(found[0] if found else 0.0)
-        if found:
-            _, current, mask = found
-    return current, mask, taken
+
+    def mix(candidate: Weights, current: tuple[Weights, Mask], share: float) -> tuple[Weights, Mask]:
+        return pruned(interpolated(candidate, current[0], share), mask, sparsity, settings.scope)
+
+    start: tuple[Weights, Mask] = ticket, mask
+    (weights, own), _, steps = merge(start, candidates, lambda sparse: score(sparse[0]), settings.coefficients, mix)
+    return weights, own, [step.coefficient for step in steps]

@@ -11,6 +11,7 @@ NAMES = (
     *("download", "split", "pretrain", "convert", "prepare", "initialise", "finetune_dense"),
     *("prune_one_shot", "prune_iterative", "train_segment", "weak_mask", "aggregate", "retrain"),
     *("find_ticket", "pool_tickets"),
+    *("train_member", "average_members", "choose_members", "train_subnetwork", "merge_subnetworks"),
     *("compare_masks", "evaluate", "describe", "plan", "collect", "compare_plan", "tables", "figures", "page"),
 )
 """The stages in the order of the workflow."""

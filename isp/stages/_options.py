@@ -56,6 +56,7 @@ Scope = Annotated[sparsity.Scope, typer.Option(help="Whether all layers are rank
 Within = Annotated[Path | None, typer.Option(help="The current mask; what it dropped stays dropped. Left out: dense.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch; the bits of the result depend on it.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+ValidationData = Annotated[Path, typer.Option(help="Prepared validation examples, from `isp prepare`.")]
 Output = Annotated[Path, typer.Option(help="The artifact to write.")]
 Metrics = Annotated[Path, typer.Option(help="metrics.csv of a study, from `isp collect`.")]
 Rounds = Annotated[Path, typer.Option(help="rounds.csv of a study, from `isp collect`.")]

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from isp import artifacts, files
 from isp.costs import Cost, Measured, StepFlops, Stopwatch, check_device
 from isp.data.preparation import limited
 from isp.data.sources import check
-from isp.definitions import backbone_of
+from isp.definitions import backbone_of, task_of
 from isp.errors import ArtifactError, IspError, TrainingDiverged
+from isp.evaluation import validation_by
+from isp.families import Validation
 from isp.prunable import prunable_names
 from isp.settings import parse
 from isp.tasks import TaskLimits
@@ -135,6 +138,23 @@ class Setup:
         return {**kept, "training_version": TRAINING_VERSION}
 
 
+def choosing(
+    weights: Mapping[str, Tensor],
+    architecture: Mapping[str, Any],
+    backbone: str,
+    task: str,
+    limits: Mapping[str, Any],
+    validation: Path,
+    device: str,
+) -> Validation:
+    """A choice by the first metric of a task over its validation examples, among weights like the given ones."""
+    made, definition, allowed = backbone_of(backbone), task_of(task), parse(TaskLimits, limits, "--limits")
+    model = made.restore(weights, architecture).to(device)
+    tensors = limited(artifacts.load_examples(validation, "validation")[0], allowed.num_validation)
+    examples = made.examples({name: each.to(device) for name, each in tensors.items()}, architecture, "none")
+    return validation_by(model, examples, definition.metrics[0])
+
+
 def inputs(**paths: Path | Sequence[Path] | None) -> dict[str, Any]:
     """What an artifact says about the files that it was made from."""
     named = {
@@ -166,6 +186,12 @@ def spent(about: Mapping[str, Any]) -> tuple[Cost, Measured]:
 def spending(cost: Cost, measured: Measured) -> dict[str, Any]:
     """The same, as it is written."""
     return {"cost": asdict(cost), "measured": asdict(measured)}
+
+
+def all_taken(origin: Mapping[str, Any]) -> Measured:
+    """What a ticket of this origin took, finding and retraining together."""
+    before = origin["measured"]
+    return Measured(**before["finding"]) + Measured(**before["retraining"])
 
 
 def taken(finding: Measured, retraining: Measured) -> dict[str, Any]:

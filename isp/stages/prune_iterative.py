@@ -9,11 +9,10 @@ import typer
 
 from isp import artifacts
 from isp.api import load_ticket
-from isp.costs import Measured
 from isp.families import iterative
 from isp.sparsity import parse_sparsity
 from isp.stages._options import Output, Round, Scope, Sparsity
-from isp.stages._work import inputs, spending, working
+from isp.stages._work import all_taken, inputs, spending, working
 
 VERSION = 1
 
@@ -31,7 +30,6 @@ def prune_iterative(
         found = load_ticket(ticket)
         weights = {name: found.weights[name] for name in found.mask}
         mask, record = iterative.prune(weights, target, found.mask, scope, round_, found.retraining.steps)
-        before = found.origin["measured"]
-        took = Measured(**before["finding"]) + Measured(**before["retraining"]) + work.measured()
+        took = all_taken(found.origin) + work.measured()
         about = {"stage": "prune_iterative", "version": VERSION, "rounds": [*found.rounds, record]}
         artifacts.save_mask(output, mask, about | inputs(ticket=ticket) | spending(found.cost, took))

@@ -10,7 +10,7 @@ rule retrain:
     log:
         paths.log(paths.TICKET),
     wildcard_constraints:
-        variant=dag.variants("one_shot", "iterative", "denoised"),
+        variant=dag.variants("one_shot", "iterative", "denoised", "instant"),
     conda:
         ENVIRONMENT
     threads: study.threads

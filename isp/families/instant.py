@@ -1,0 +1,99 @@
+"""Instant Model Soup as steps that can be run one by one: weak subnetworks, their merging, one fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from torch import Tensor
+
+from isp import masks, soups
+from isp.costs import Cost
+from isp.families import Evaluations, Method, Ticket, Validation
+from isp.families.denoised import check_subset, train_copy
+from isp.methods import instant_model_soup
+from isp.training import State, Trainer, Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subnetwork:
+    """A weak subnetwork.
+
+    Attributes:
+        sparsity: s_k.
+        weights: all of them; those that its mask drops are zero.
+        cost: of training it.
+    """
+
+    sparsity: Decimal
+    weights: dict[str, Tensor]
+    cost: Cost
+
+
+def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
+    """Those of the weak subnetworks, and T.
+
+    Raises:
+        ConfigError: a subnetwork's data make no batch.
+    """
+    settings = settings_of(method)
+    if settings.subnetworks:
+        check_subset(settings, training, num_examples, "a weak subnetwork")
+    return settings.subnetworks * settings.look_ahead_steps + training.steps
+
+
+def settings_of(method: Method) -> instant_model_soup.Settings:
+    """The settings of a method of this family."""
+    assert isinstance(method.settings, instant_model_soup.Settings)
+    return method.settings
+
+
+def train_subnetwork(settings: instant_model_soup.Settings, trainer: Trainer, initial: State, index: int) -> Subnetwork:
+    """Prune the initial weights by magnitude and train what is left for a few steps.
+
+    Raises:
+        TrainingDiverged: names the subnetwork, and keeps the initial state.
+    """
+    member = instant_model_soup.member(settings, len(trainer.examples), trainer.seed, index)
+    sparsity = instant_model_soup.sparsity(settings, trainer.seed, index)
+    mask = masks.prune_by_magnitude(trainer.prunable_weights(initial), sparsity, scope=settings.scope)
+    state, cost = train_copy(settings, member, trainer, initial, mask, f"weak subnetwork {index}")
+    return Subnetwork(sparsity=sparsity, weights=state.weights, cost=cost)
+
+
+def merge(
+    settings: instant_model_soup.Settings, initial: State, weak: Sequence[Subnetwork], validation: Validation
+) -> tuple[State, Cost, list[dict[str, Any]]]:
+    """The state to fine-tune from, what finding it cost, and a record of each subnetwork and of the evaluations."""
+    score = Evaluations(validation)
+    weights, begun, steps = soups.merge(
+        initial.weights, [each.weights for each in weak], score, sorted(settings.coefficients), soups.interpolated
+    )
+    records: list[dict[str, Any]] = [
+        {"subnetwork": index, "sparsity": str(each.sparsity), **vars(step)}
+        for index, (each, step) in enumerate(zip(weak, steps, strict=True))
+    ]
+    cost = sum((each.cost for each in weak), score.cost)
+    return replace(initial, weights=weights), cost, [*records, {"start": begun, "evaluations": score.count}]
+
+
+def tickets(
+    method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal], validation: Validation
+) -> Iterator[Ticket]:
+    """The fine-tuned soup alone, of sparsity 0."""
+    settings = settings_of(method)
+    weak = [train_subnetwork(settings, trainer, initial, index) for index in range(settings.subnetworks)]
+    state, finding, records = merge(settings, initial, weak, validation)
+    mask = masks.ones(trainer.prunable_weights(state))
+    final, retraining = trainer.run(state, trainer.training.steps, mask)
+    yield Ticket(
+        method=method.name,
+        sparsity=Decimal("0.0000"),
+        mask=mask,
+        weights=final.weights,
+        finding=finding,
+        retraining=retraining,
+        rounds=records,
+    )

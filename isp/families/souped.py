@@ -1,0 +1,92 @@
+"""Averages of models that are each trained to the end: of all of them, or of those that a method chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+from isp import masks, soups
+from isp.costs import Cost
+from isp.families import Evaluations, Method, Ticket, Validation
+from isp.families.denoised import check_subset, named, varied
+from isp.masks import Weights
+from isp.methods import uniform_soup
+from isp.training import State, Trainer, Training
+
+
+def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
+    """T a member and a sparsity.
+
+    Raises:
+        ConfigError: a member's data make no batch.
+    """
+    settings = settings_of(method)
+    check_subset(settings, training, num_examples, "a member")
+    return len(sparsities) * settings.members * training.steps
+
+
+def settings_of(method: Method) -> uniform_soup.Settings:
+    """The settings of a method of this family."""
+    assert isinstance(method.settings, uniform_soup.Settings)
+    return method.settings
+
+
+def train_member(
+    settings: uniform_soup.Settings, trainer: Trainer, initial: State, sparsity: Decimal, index: int
+) -> Ticket:
+    """Member `index` of a soup of this sparsity, as a ticket of its own; all it cost is training under a mask.
+
+    At sparsity 0 member 0 is the dense ticket, to the bit.
+
+    Raises:
+        TrainingDiverged: names the member, and keeps the initial state.
+    """
+    member = uniform_soup.member(settings, len(trainer.examples), trainer.seed, index)
+    own, total = varied(trainer, member), trainer.training.steps
+    with named(f"member {index} of the soup", member, initial):
+        pruned_at, cost = own.run(initial, settings.prune_step(total) if sparsity else 0)
+        mask = masks.prune_by_magnitude(own.prunable_weights(pruned_at), sparsity, scope=settings.scope)
+        state, rest = own.run(pruned_at, total, mask)
+    return Ticket(method="member", sparsity=sparsity, mask=mask, weights=state.weights, retraining=cost + rest)
+
+
+def mix(method: Method, members: Sequence[Ticket], validation: Validation | None = None) -> Ticket:
+    """The soup of its members: of all, or of those that the method chooses by validation examples.
+
+    All that members and evaluations cost counts as finding; nothing is trained afterwards.
+
+    Args:
+        method: with the settings of `uniform_soup`.
+        members: from `train_member`, of one sparsity.
+        validation: what a method that has `choose` chooses by.
+    """
+    scope, sparsity = settings_of(method).scope, members[0].sparsity
+
+    def blend(some: Sequence[Ticket]) -> Weights:
+        return soups.sparse_average([m.weights for m in some], [m.mask for m in some], sparsity, scope)[0]
+
+    taken, cost = list(members), sum((member.cost for member in members), Cost())
+    records: list[dict[str, Any]] = [{"member": index, "taken": True} for index in range(len(members))]
+    if validation is not None:
+        score = Evaluations(validation)
+        tried: list[soups.Tried] = method.module.choose(members, blend, score)
+        taken = [members[each.member] for each in tried if each.taken]
+        cost += score.cost
+        records = [*map(vars, tried), {"evaluations": score.count}]
+    weights, mask = soups.sparse_average([m.weights for m in taken], [m.mask for m in taken], sparsity, scope)
+    return Ticket(method=method.name, sparsity=sparsity, mask=mask, weights=weights, finding=cost, rounds=records)
+
+
+def tickets(
+    method: Method,
+    trainer: Trainer,
+    initial: State,
+    sparsities: Sequence[Decimal],
+    validation: Validation | None = None,
+) -> Iterator[Ticket]:
+    """One ticket a sparsity."""
+    settings = settings_of(method)
+    for sparsity in sparsities:
+        members = [train_member(settings, trainer, initial, sparsity, index) for index in range(settings.members)]
+        yield mix(method, members, validation)

@@ -1,0 +1,22 @@
+"""Greedy soup: of several fine-tuned models those whose average gets better and better on validation examples.
+
+Wortsman et al. 2022, "Model soups", Recipe 1; a baseline of Instant Model Soup (Table 6, 8 models). The members are
+those of `uniform_soup`. They are tried by falling validation score, and one is taken if the average with it is strictly
+better, so the soup is never below its best member on the examples it was chosen by. All evaluations are counted as
+cost. Departures: see `uniform_soup` and `isp.soups.greedy`.
+"""
+
+from __future__ import annotations
+
+from isp import soups
+from isp.methods import Family
+from isp.methods import uniform_soup as _uniform_soup
+
+FAMILY: Family = "souped"
+VERSION = 1
+
+choose = soups.greedy
+
+
+class Settings(_uniform_soup.Settings):
+    """As `uniform_soup`."""

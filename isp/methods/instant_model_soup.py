@@ -1,0 +1,71 @@
+"""Instant Model Soup: weak subnetworks of a few steps are mixed into the initial weights before one fine-tuning.
+
+Jaiswal et al., ICML 2023, Algorithm 3 and Table 6, dense to dense. K times the initial weights are pruned by magnitude
+to a sparsity s_k and trained for about 100 steps under a protocol H_k on a random subset D_k of the data. One after the
+other the weak subnetworks are interpolated with the running weights, at the coefficient that is best on validation
+examples (Ilharco et al. 2022, "Patching open-vocabulary models by interpolating weights"); 0 leaves one out, so the
+validation score never falls. What comes out is fine-tuned for T steps. Evaluations are counted as cost.
+
+The paper does not say which sparsities, protocols and coefficients: s_k is drawn from `sparsities`, H_k and D_k as for
+the look-aheads of `isp`, from step 0 of the run's schedule. `optimizer` makes no difference here, since the initial
+weights have no moments yet.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator
+
+from isp.methods import Family, Scored
+from isp.methods import isp as _isp
+from isp.seeds import seed as named_seed
+from isp.sparsity import parse_sparsity
+
+FAMILY: Family = "instant"
+VERSION = 1
+
+
+class Settings(_isp.LookAhead, Scored):
+    """Weak subnetworks and their mixing."""
+
+    subnetworks: int = Field(default=8, ge=0, description="K, weak subnetworks; 0: plain fine-tuning")
+    sparsities: tuple[float, ...] = Field(
+        default=(0.1, 0.2, 0.3, 0.4, 0.5), min_length=1, description="sparsities s_k that a subnetwork draws from"
+    )
+    look_ahead_steps: int = Field(default=100, ge=1, description="steps that each subnetwork trains")
+    coefficients: tuple[float, ...] = Field(
+        default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+        description="shares of a subnetwork in the interpolation, in [0, 1], 0 among them; of equal ones the smallest",
+    )
+
+    @field_validator("sparsities")
+    @classmethod
+    def _above_zero(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(parse_sparsity(value) > 0 for value in values):
+            raise ValueError(f"{list(values)}: allowed are decimals in (0, 1)")
+        return values
+
+    @field_validator("coefficients")
+    @classmethod
+    def _with_zero(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if 0 not in values or not all(0 <= value <= 1 for value in values):
+            raise ValueError(f"{list(values)}: allowed are numbers in [0, 1], 0 among them")
+        return values
+
+    def of_subnetwork(self) -> dict[str, Any]:
+        """Those settings that a weak subnetwork depends on, as JSON has them."""
+        return self.model_dump(mode="json", exclude={"subnetworks", "coefficients"})
+
+
+def member(settings: Settings, num_examples: int, seed: int, index: int) -> _isp.Member:
+    """Protocol H_k and data D_k of weak subnetwork `index`; independent of how many there are."""
+    return _isp.drawn(settings, num_examples, named_seed("weak subnetwork", seed=seed, member=index))
+
+
+def sparsity(settings: Settings, seed: int, index: int) -> Decimal:
+    """s_k, the sparsity of weak subnetwork `index`."""
+    generator = torch.Generator().manual_seed(named_seed("subnetwork sparsity", seed=seed, member=index))
+    return parse_sparsity(settings.sparsities[int(torch.randint(len(settings.sparsities), (), generator=generator))])

@@ -1,0 +1,27 @@
+"""The uniform soup: the average of all its members."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp.families import make_method
+from isp.stages._options import MethodName, MethodSettings, Output
+from isp.stages._soups import load_members, save_soup
+from isp.stages._work import working
+
+VERSION = 1
+
+
+def average_members(
+    member: Annotated[list[Path], typer.Option(help="From `isp train_member`; once for each, in their order.")],
+    method: MethodName,
+    settings: MethodSettings,
+    output: Output,
+) -> None:
+    """Write the average of the members as a ticket; its cost is theirs."""
+    chosen = make_method(method, settings, "--settings")
+    with working(output) as work:
+        save_soup(output, "average_members", VERSION, chosen, load_members(member), work, {"members": member})

@@ -1,0 +1,48 @@
+"""A soup of those members that make it better on validation examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp.families import make_method
+from isp.stages._options import (
+    Backbone,
+    Device,
+    Limits,
+    MethodName,
+    MethodSettings,
+    Output,
+    Task,
+    Threads,
+    ValidationData,
+)
+from isp.stages._soups import load_members, save_soup
+from isp.stages._work import choosing, working
+
+VERSION = 1
+
+
+def choose_members(
+    member: Annotated[list[Path], typer.Option(help="From `isp train_member`; once for each, in their order.")],
+    method: MethodName,
+    settings: MethodSettings,
+    backbone: Backbone,
+    task: Task,
+    limits: Limits,
+    validation: ValidationData,
+    output: Output,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Write the average of the chosen members as a ticket; its cost is that of all members and of every evaluation."""
+    chosen = make_method(method, settings, "--settings")
+    with working(output, threads=threads, device=device) as work:
+        members = load_members(member)
+        architecture = members[0].origin["architecture"]
+        chooses = choosing(members[0].weights, architecture, backbone, task, limits, validation, device)
+        made_of: dict[str, Path | Sequence[Path]] = {"members": member, "validation": validation}
+        save_soup(output, "choose_members", VERSION, chosen, members, work, made_of, chooses)

@@ -1,0 +1,61 @@
+"""Interpolate the initial weights with weak subnetworks, chosen on validation examples: where fine-tuning begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp import artifacts, masks
+from isp.costs import Measured
+from isp.families import instant, make_method
+from isp.sparsity import parse_sparsity
+from isp.stages._options import (
+    Backbone,
+    Device,
+    Limits,
+    MethodName,
+    MethodSettings,
+    Task,
+    Threads,
+    ValidationData,
+)
+from isp.stages._work import choosing, inputs, spending, spent, working
+
+VERSION = 1
+
+
+def merge_subnetworks(
+    initial: Annotated[Path, typer.Option(help="The state that the subnetworks were pruned from.")],
+    method: MethodName,
+    settings: MethodSettings,
+    backbone: Backbone,
+    task: Task,
+    limits: Limits,
+    validation: ValidationData,
+    state: Annotated[Path, typer.Option(help="The state to write.")],
+    output: Annotated[Path, typer.Option(help="The mask to write: it keeps everything, for `isp retrain`.")],
+    subnetwork: Annotated[
+        list[Path] | None, typer.Option(help="From `isp train_subnetwork`; once for each, in their order.")
+    ] = None,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Write the merged state and the mask to fine-tune it under; the mask's cost is that of finding the state."""
+    chosen = instant.settings_of(make_method(method, settings, "--settings"))
+    with working(output, state, threads=threads, device=device) as work:
+        start, about = artifacts.load_state(initial)
+        weak, took = [], Measured()
+        for path in subnetwork or []:
+            weights, header = artifacts.load_weights(path)
+            cost, measured = spent(header)
+            took += measured
+            weak.append(instant.Subnetwork(sparsity=parse_sparsity(header["sparsity"]), weights=weights, cost=cost))
+        chooses = choosing(start.weights, about["architecture"], backbone, task, limits, validation, device)
+        merged, cost, records = instant.merge(chosen, start, weak, chooses)
+        header = {"stage": "merge_subnetworks", "version": VERSION, "settings": settings}
+        header |= inputs(initial=initial, subnetworks=subnetwork, validation=validation)
+        artifacts.save_state(state, merged, header | {key: about[key] for key in ("architecture", "step_flops")})
+        mask = masks.ones({name: merged.weights[name] for name in about["step_flops"]["flops"]["by_weight"]})
+        artifacts.save_mask(output, mask, header | {"rounds": records, **spending(cost, took + work.measured())})

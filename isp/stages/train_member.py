@@ -1,0 +1,73 @@
+"""One member of a soup, trained to the end under a protocol of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp import artifacts
+from isp.api import save_ticket
+from isp.costs import Measured
+from isp.families import check_ticket, souped
+from isp.methods import uniform_soup
+from isp.settings import parse
+from isp.sparsity import parse_sparsity
+from isp.stages._options import (
+    Backbone,
+    Data,
+    Device,
+    Limits,
+    MethodSettings,
+    Output,
+    Seed,
+    Sparsity,
+    Task,
+    Threads,
+    Training,
+)
+from isp.stages._work import Setup, inputs, taken, working
+
+VERSION = 1
+
+
+def train_member(
+    initial: Annotated[Path, typer.Option(help="The state to begin from, from `isp initialise`.")],
+    member: Annotated[int, typer.Option(min=0, help="Number of the member, from 0.")],
+    sparsity: Sparsity,
+    settings: MethodSettings,
+    backbone: Backbone,
+    task: Task,
+    seed: Seed,
+    data: Data,
+    training: Training,
+    limits: Limits,
+    output: Output,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Fine-tune a member of a soup all T steps and write it as a ticket.
+
+    SETTINGS are those of members only: learning_rate_factors, weight_decays, data_fraction, and above sparsity 0 masks,
+    prune_at, scope.
+    """
+    setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
+    chosen, target = parse(uniform_soup.Settings, settings, "--settings"), parse_sparsity(sparsity)
+    with working(output, threads=threads, device=device) as work:
+        state, about = artifacts.load_state(initial)
+        ticket = souped.train_member(chosen, setup.trainer(state, about, work.progress), state, target, member)
+        origin = {
+            "stage": "train_member",
+            "version": VERSION,
+            "architecture": about["architecture"],
+            "settings": settings,
+            **setup.described(),
+            **inputs(initial=initial, data=data),
+            **taken(Measured(), work.measured()),
+        }
+        ticket = replace(ticket, mask={name: kept.cpu() for name, kept in ticket.mask.items()}, origin=origin)
+        ticket = replace(ticket, weights={name: tensor.cpu() for name, tensor in ticket.weights.items()})
+        check_ticket(ticket)
+        save_ticket(output, ticket)

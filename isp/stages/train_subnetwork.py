@@ -1,0 +1,45 @@
+"""One weak subnetwork of Instant Model Soup: the initial weights, pruned and trained for a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isp import artifacts
+from isp.families import instant
+from isp.methods import instant_model_soup
+from isp.settings import parse
+from isp.stages._options import Backbone, Data, Device, Limits, MethodSettings, Output, Seed, Task, Threads, Training
+from isp.stages._work import Setup, inputs, spending, working
+
+VERSION = 1
+
+
+def train_subnetwork(
+    initial: Annotated[Path, typer.Option(help="The state to prune and train, from `isp initialise`.")],
+    member: Annotated[int, typer.Option(min=0, help="Number of the subnetwork, from 0.")],
+    settings: MethodSettings,
+    backbone: Backbone,
+    task: Task,
+    seed: Seed,
+    data: Data,
+    training: Training,
+    limits: Limits,
+    output: Output,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Prune the initial weights by magnitude, train them under a protocol and data of their own, and write them.
+
+    SETTINGS are those of instant_model_soup, without `subnetworks` and `coefficients`.
+    """
+    setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
+    chosen = parse(instant_model_soup.Settings, settings, "--settings")
+    with working(output, threads=threads, device=device) as work:
+        state, about = artifacts.load_state(initial)
+        found = instant.train_subnetwork(chosen, setup.trainer(state, about, work.progress), state, member)
+        header = {"stage": "train_subnetwork", "version": VERSION, "settings": settings, **setup.described()}
+        header |= {"sparsity": str(found.sparsity), **inputs(initial=initial, data=data)}
+        artifacts.save_weights(output, found.weights, header | spending(found.cost, work.measured()))
