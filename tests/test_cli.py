@@ -95,7 +95,7 @@ def test_collecting_and_reporting_need_no_torch() -> None:
         ("download --task '{kind: texts}' --data-root none --output m.json", "task: missing key 'id'"),
         ("collect --runs none --cells nonsense --output out", "not a list of {backbone, tasks, seeds, variants"),
         (
-            "tables --metrics none.csv --timings a --rounds b --layers c --similarity d --output out",
+            "tables --metrics none.csv --timings a --rounds b --layers c --similarity d --reference e --output out",
             "none.csv: no such file; make it first",
         ),
         ("compare_masks --tickets '{0.5: a}' --cell '{}' --output out", "not {sparsity: {variant: path}}"),

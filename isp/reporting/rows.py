@@ -79,6 +79,11 @@ def deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
+def matching_level(dense: Sequence[float]) -> float:
+    """The least mean that matches the dense model: its own less one standard deviation over its seeds, if any."""
+    return statistics.fmean(dense) - (deviation(dense) or 0)
+
+
 def summary(name: str, values: Sequence[float], places: int = 4) -> dict[str, float | str]:
     """Mean and sample standard deviation as two columns, empty where there is none."""
     spread = deviation(values)

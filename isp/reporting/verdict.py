@@ -24,7 +24,7 @@ class Score:
     best: bool = False
     """No pruned variant of this sparsity has a higher mean."""
     matching: bool = False
-    """Its mean is at least that of the dense model."""
+    """Its mean is at least that of the dense model less one standard deviation of the latter."""
     bar: float = 0
     """Where the mean lies between the lowest and the highest of the table, in percent."""
 
@@ -111,6 +111,7 @@ def _verdict(names: Sequence[str], rows: Sequence[Row], reference: str, untraine
         for variant, scores in found.items()
     }
     bar = next(iter(means[level].values())) if level else None
+    least = r.matching_level(next(iter(found[level].values()))) if level else float("inf")
     best = {s: max(of[s] for name, of in means.items() if s in of) for s in sparsities}
     everything = [mean for scores in means.values() for mean in scores.values()]
     low, high = min(everything), max(everything)
@@ -126,7 +127,7 @@ def _verdict(names: Sequence[str], rows: Sequence[Row], reference: str, untraine
                 sparsity: Score(
                     tuple(values),
                     best=sparsity in best and means[variant][sparsity] == best[sparsity],
-                    matching=sparsity in best and bar is not None and means[variant][sparsity] >= bar,
+                    matching=sparsity in best and means[variant][sparsity] >= least,
                     bar=place(means[variant][sparsity]),
                 )
                 for sparsity, values in scores.items()
