@@ -1,5 +1,7 @@
 # From records to what people read. None of this imports torch.
 
+import shlex
+
 COLLECTED = {
     name: f"{paths.STUDY}/{name}.csv"
     for name in (
@@ -23,7 +25,9 @@ FIGURES = [
     f"{paths.STUDY}/figures/{{figure}}.{suffix}" for suffix in ("png", "pdf", "csv")
 ]
 
-CAPTIONS = sorted(Path(workflow.basedir, "report").glob("*.rst"))
+CAPTIONS = " ".join(
+    map(shlex.quote, map(str, sorted(Path(workflow.basedir, "report").glob("*.rst"))))
+)
 PAGE = f"{paths.STUDY}/report.html"
 
 
@@ -266,7 +270,6 @@ rule page:
         TABLES,
         rules.compare_plan.output,
         expand(FIGURES, figure=reporting.FIGURES, allow_missing=True),
-        captions=CAPTIONS,
     output:
         PAGE,
     log:
@@ -283,4 +286,4 @@ rule page:
     message:
         "the page of the study"
     shell:
-        "isp page {input:q} --output {output} > {log} 2>&1"
+        "isp page {input:q} {CAPTIONS} --output {output} > {log} 2>&1"
