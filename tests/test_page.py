@@ -23,7 +23,7 @@ from isp.stages.page import page
 from tests.test_reporting import LAYERS, Rows, cost, record, study
 
 ROOT = Path(__file__).parent.parent
-CAPTIONS = sorted((ROOT / "workflow" / "report").glob("*.rst"))
+CAPTIONS = {path.stem: path.read_text() for path in (ROOT / "workflow" / "report").glob("*.rst")}
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
 DESCRIPTION = {
     "study": {"study": "s", "device": "cpu", "threads": 1, "training": {"b": {"steps": 200}}, "reference": "isp_n4"},
@@ -277,7 +277,7 @@ def test_committed_studies(study: str, tmp_path: Path) -> None:
         texts = {score.text for line in (*found.dense, *found.pruned) for score in line.scores.values()}
         assert texts == {text for _, *cells, _ in body for text in cells if text}
     inputs = [path for path in sorted(folder.rglob("*.*")) if path.suffix != ".html" and path.parent.name != "runs"]
-    page([*inputs, *CAPTIONS], tmp_path / "report.html")
+    page(inputs, tmp_path / "report.html", CAPTIONS)
     Parsed((tmp_path / "report.html").read_text())
 
 
@@ -412,7 +412,7 @@ def test_words_for_figures(contents: Contents) -> None:
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_every_figure_has_a_caption(figure: str) -> None:
-    (captions,) = [path.read_text() for path in CAPTIONS if path.stem == "figures"]
+    captions = CAPTIONS["figures"]
     assert len(caption_of(captions, figure=figure)) > 100
     assert caption_of(captions, figure="none") == ""
 
@@ -432,12 +432,12 @@ def test_the_stage(contents: Contents, tmp_path: Path) -> None:
     write_csv(folder / "metrics.csv", contents.metrics, list(contents.metrics[0]))
     write_json(folder / "study.json", DESCRIPTION)
     inputs = sorted(path for path in folder.rglob("*.*"))
-    page([*inputs, *CAPTIONS], folder / "report.html")
+    page(inputs, folder / "report.html", CAPTIONS)
     found = (folder / "report.html").read_text()
     assert "What the look-ahead copies (denoisers) do in each round." in found
     links = {values["href"] for values in Parsed(found).all("a") if not values["href"].startswith("#")}
     assert links == {path.relative_to(folder).as_posix() for path in inputs}
-    page([*inputs, *CAPTIONS], tmp_path / "elsewhere" / "report.html")
+    page(inputs, tmp_path / "elsewhere" / "report.html", CAPTIONS)
     assert 'href="../of%20a%20study/metrics.csv"' in (tmp_path / "elsewhere" / "report.html").read_text()
 
 

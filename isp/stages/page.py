@@ -13,7 +13,7 @@ from isp import files
 from isp.errors import ArtifactError, ConfigError
 from isp.reporting import page as made
 from isp.reporting.rows import Row
-from isp.stages._options import Output
+from isp.stages._options import Output, mapping
 
 VERSION = 1
 
@@ -23,11 +23,17 @@ def page(
         list[Path],
         typer.Argument(
             help="Files of the study: metrics.csv, and what there is of study.json, other collected csv files, "
-            "tables/*.{csv,md}, figures/*.{png,csv,pdf}; and the captions, *.rst.",
+            "tables/*.{csv,md}, figures/*.{png,csv,pdf}.",
             show_default=False,
         ),
     ],
     output: Output,
+    captions: Annotated[
+        dict[str, Any],
+        typer.Option(
+            parser=mapping, metavar="YAML", help="Of tables by name, and under `figures` that of all figures."
+        ),
+    ] = {},  # noqa: B006 (typer reads it)
 ) -> None:
     """Write the page of a study; it links what lies beside it."""
     study: Mapping[str, Any] = {}
@@ -36,7 +42,6 @@ def page(
     markdown: dict[str, str] = {}
     drawn: dict[str, list[Row]] = {}
     figures: dict[str, bytes] = {}
-    texts: dict[str, str] = {}
     links = []
     for path in inputs:
         match path.parent.name, path.suffix:
@@ -52,22 +57,17 @@ def page(
                 collected[path.stem] = files.read_csv(path, "collect")
             case _, ".png":
                 figures[path.stem] = _read(path)
-            case _, ".rst":
-                texts[path.stem] = _read(path).decode()
             case _, (".md" | ".txt" | ".pdf" | ".tex"):
                 pass  # only linked
             case _:
-                raise ConfigError(
-                    f"{path}: not a file of a page; allowed are .json, .csv, .png, .rst, .md, .txt, .pdf, .tex"
-                )
-        if path.suffix != ".rst":
-            links.append(Path(os.path.relpath(path, output.parent)).as_posix())
+                raise ConfigError(f"{path}: not a file of a page; allowed are .json, .csv, .png, .md, .txt, .pdf, .tex")
+        links.append(Path(os.path.relpath(path, output.parent)).as_posix())
     if "metrics" not in collected:
         raise ConfigError(f"no metrics.csv among the inputs ({', '.join(map(str, inputs))}); a page needs it")
-    captions = {f"tables/{name}": made.caption_of(texts[name]) for name in tables if name in texts}
-    captions |= {f"figures/{name}": made.caption_of(texts.get("figures", ""), figure=name) for name in figures}
+    shown = {f"tables/{name}": made.caption_of(captions[name]) for name in tables if name in captions}
+    shown |= {f"figures/{name}": made.caption_of(captions.get("figures", ""), figure=name) for name in figures}
     contents = made.Contents(
-        collected["metrics"], study, collected.get("layers", []), tables, markdown, figures, drawn, captions, links
+        collected["metrics"], study, collected.get("layers", []), tables, markdown, figures, drawn, shown, links
     )
     files.ready(output)
     files.write_bytes(output, made.render(contents).encode())

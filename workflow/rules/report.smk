@@ -1,6 +1,6 @@
 # From records to what people read. None of this imports torch.
 
-import shlex
+import json
 
 COLLECTED = {
     name: f"{paths.STUDY}/{name}.csv"
@@ -25,8 +25,12 @@ FIGURES = [
     f"{paths.STUDY}/figures/{{figure}}.{suffix}" for suffix in ("png", "pdf", "csv")
 ]
 
-CAPTIONS = " ".join(
-    map(shlex.quote, map(str, sorted(Path(workflow.basedir, "report").glob("*.rst"))))
+# Their texts, so that an edit makes the page anew and another folder does not.
+CAPTIONS = json.dumps(
+    {
+        path.stem: path.read_text()
+        for path in sorted(Path(workflow.basedir, "report").glob("*.rst"))
+    }
 )
 PAGE = f"{paths.STUDY}/report.html"
 
@@ -283,7 +287,8 @@ rule page:
         gpu=0,
     params:
         version=dag.versions("page"),
+        captions=CAPTIONS,
     message:
         "the page of the study"
     shell:
-        "isp page {input:q} {CAPTIONS} --output {output} > {log} 2>&1"
+        "isp page {input:q} --captions {params.captions:q} --output {output} > {log} 2>&1"
