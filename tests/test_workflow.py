@@ -87,6 +87,36 @@ def test_a_row_for_every_ticket_and_every_output(smoke: Path) -> None:
     }
 
 
+def test_the_study_says_what_it_is_and_what_it_was_run_with(smoke: Path) -> None:
+    text = (smoke / "results/smoke/study.json").read_text()
+    content, study = json.loads(text), load_study(STUDY)
+    assert list(content["variants"]) == list(study.variants)
+    assert content["variants"]["isp"]["settings"]["rule"] == "mean_score"
+    assert content["tasks"]["digits"]["steps"] == {"clip_tiny": 12}
+    assert content["provenance"]["command"].endswith("config/smoke.yaml")
+    assert content["provenance"]["packages"]["torch"]
+    assert "data_root" not in content["study"]
+
+
+def test_the_plan_came_true(smoke: Path) -> None:
+    """Steps to the last one, FLOPs but for the scores of one-shot methods; `isp_code` may stop before its rounds do."""
+    folder = smoke / "results/smoke"
+    plan, metrics = json.loads((folder / "plan.json").read_text()), rows(folder / "metrics.csv")
+    for row in plan["variants"]:
+        own = [each for each in metrics if each["variant"] == row["variant"]]
+        steps = sum(int(each["finding_steps"]) + int(each["retraining_steps"]) for each in own)
+        flops = sum(int(each["finding_flops"]) + int(each["retraining_flops"]) for each in own)
+        if row["variant"] == "isp_code":
+            assert steps <= row["steps_alone"]
+            continue
+        assert steps == row["steps_alone"], row["variant"]
+        assert len(own) == row["tickets"]
+        if row["variant"] not in ("grasp", "synflow", "wanda", "snip"):
+            assert row["flops_alone"] == pytest.approx(flops, rel=0.05), row["variant"]
+    assert (smoke / RUN / "isp/0.6000/ticket.safetensors").stat().st_mtime > (folder / "plan.json").stat().st_mtime
+    assert "| weak_mask | " in (folder / "tables/plan.md").read_text()
+
+
 def test_every_two_masks_are_compared(smoke: Path) -> None:
     """All pairs of one sparsity, none of two, and the numbers are those of the flat masks."""
     folder = smoke / "results/smoke"
