@@ -119,8 +119,8 @@ class Plan:
 
 
 def _costs(jobs: Iterable[Job]) -> Iterator[Job]:
-    """Without evaluations, which are no cost of a ticket."""
-    return (job for job in jobs if job.rule != "evaluate")
+    """Without evaluations, which are no cost of a ticket, and rewind points: they lie on the dense run's way."""
+    return (job for job in jobs if job.rule not in ("evaluate", "train_to_rewind_point"))
 
 
 def _by(jobs: Iterable[Job], key: Callable[[Job], Any]) -> dict[Any, list[Job]]:

@@ -130,7 +130,7 @@ def test_a_plan_beside_its_run() -> None:
     ]
     rules, variants = plan_tables.comparison(content, seconds, metrics)
     lines = {line[0]: line[1:] for line in rules[1]}
-    assert lines["weak_mask"] == ["4", "4", "0.06", "2.00", f"{7200 / (4 * 52):.2f}"]
+    assert lines["weak_mask"] == ["4", "4", "3.47", "120.00", f"{7200 / (4 * 52):.2f}"]
     assert {line[0]: line[1:3] for line in variants[1]}["isp on clip_tiny"] == ["500", "200"]
     assert "all" in lines
 

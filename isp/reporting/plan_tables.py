@@ -10,8 +10,8 @@ from isp.reporting.rows import Row
 from isp.reporting.tables import Table, si, text
 
 COMPARISON_LEGEND = (
-    "The plan that was made before the run beside what the run took. hours: of all jobs, one after the other, start-up "
-    "left out; where jobs run side by side they slow one another down, which the plan's calibration sees only in part. "
+    "The plan that was made before the run beside what the run took. Times are those of all jobs, one after the other, "
+    "start-up left out; where jobs run side by side they slow one another down, which the plan's calibration sees only in part. "
     "steps, FLOP: of a variant's tickets, each by itself, without its evaluation; at most, where the number of rounds "
     "follows from measured sparsity."
 )
@@ -19,10 +19,11 @@ COMPARISON_LEGEND = (
 
 def lines(plan: Mapping[str, Any]) -> str:
     """The plan as text: by rule, by variant, and what it means in hours and on disk."""
-    rules: list[list[str]] = [_cells(row["rule"], row) for row in plan["rules"]]
+    unit, length = _unit(plan)
+    rules: list[list[str]] = [_cells(row["rule"], row, length) for row in plan["rules"]]
     rules += [[name, f"{count:,}", "", "", ""] for name, count in plan["shared_jobs"].items() if count]
     total = plan["total"]
-    rules.append([*_cells("all", total)[:1], f"{total['all_jobs']:,}", *_cells("", total)[2:]])
+    rules.append(["all", f"{total['all_jobs']:,}", *_cells("", total, length)[2:]])
     variants = [
         [
             f"{row['variant']} on {row['backbone']}",
@@ -30,14 +31,14 @@ def lines(plan: Mapping[str, Any]) -> str:
             f"{row['jobs']:,}",
             f"{row['steps']:,}",
             si(row["flops"]),
-            _hours(row["seconds"]),
+            f"{row['seconds'] / length:,.2f}",
             _share(row["seconds"], row["seconds_alone"]),
         ]
         for row in plan["variants"]
     ]
     tables = [
-        (["rule", "jobs", "steps", "FLOP", "hours"], rules),
-        (["variant", "tickets", "jobs", "steps", "FLOP", "hours", "saved by sharing"], variants),
+        (["rule", "jobs", "steps", "FLOP", unit], rules),
+        (["variant", "tickets", "jobs", "steps", "FLOP", unit, "saved by sharing"], variants),
     ]
     return text(tables, *_notes(plan))
 
@@ -50,11 +51,12 @@ def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], 
         seconds: by rule those of its jobs, from their logs.
         metrics: rows of `collect.metrics`.
     """
-    rules = []
+    rules, (unit, length) = [], _unit(plan)
     for row in [*plan["rules"], {"rule": "all", **plan["total"]}]:
         took = [each for own in seconds.values() for each in own] if row["rule"] == "all" else seconds[row["rule"]]
-        hours = [_hours(row["seconds"]), _hours(sum(took)), _ratio(sum(took), row["seconds"])]
-        rules.append([row["rule"], f"{row['jobs']:,}", f"{len(took):,}", *hours])
+        times = [f"{seconds_ / length:,.2f}" for seconds_ in (row["seconds"], sum(took))]
+        counts = [f"{row['jobs']:,}", f"{len(took):,}"]
+        rules.append([row["rule"], *counts, *times, _ratio(sum(took), row["seconds"])])
     variants = []
     tickets = r.group(metrics, "backbone", "variant")
     for row in plan["variants"]:
@@ -64,22 +66,27 @@ def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], 
         flops = [si(row["flops_alone"]), si(spent[1]), _ratio(spent[1], row["flops_alone"])]
         variants.append([f"{row['variant']} on {row['backbone']}", *steps, *flops])
     return [
-        (["rule", "jobs planned", "jobs run", "hours planned", "hours taken", "taken / planned"], rules),
+        (["rule", "jobs planned", "jobs run", f"{unit} planned", f"{unit} taken", "taken / planned"], rules),
         (["variant", "steps planned", "steps taken", "FLOP planned", "FLOP executed", "executed / planned"], variants),
     ]
+
+
+def _unit(plan: Mapping[str, Any]) -> tuple[str, int]:
+    """What times are told in, and its seconds: minutes where all jobs together take less than ten hours."""
+    return ("minutes", 60) if plan["total"]["seconds"] < 36_000 else ("hours", 3600)
 
 
 def _ratio(taken: float, planned: float) -> str:
     return f"{taken / planned:.2f}" if planned else ""
 
 
-def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
+def _cells(name: str, row: Mapping[str, Any], length: int) -> list[str]:
     return [
         name,
         f"{row['jobs']:,}",
         f"{row['steps']:,}" if row["steps"] else "",
         si(row["flops"]),
-        _hours(row["seconds"]),
+        f"{row['seconds'] / length:,.2f}",
     ]
 
 
@@ -105,10 +112,6 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
         names = ", ".join(plan["unknown_lengths"])
         found.append(f"Texts that are not prepared yet are taken for the longest, an upper bound: {names}.")
     return found
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:,.2f}"
 
 
 def _share(together: float, apart: float) -> str:
