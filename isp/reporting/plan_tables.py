@@ -11,7 +11,8 @@ from isp.reporting.tables import Table, si, text
 
 COMPARISON_LEGEND = (
     "The plan that was made before the run beside what the run took. Times are those of all jobs, one after the other, "
-    "start-up left out; where jobs run side by side they slow one another down, which the plan's calibration sees only in part. "
+    "start-up left out; where jobs run side by side they slow one another down, which the plan's "
+    "calibration sees only in part. "
     "steps, FLOP: of a variant's tickets, each by itself, without its evaluation; at most, where the number of rounds "
     "follows from measured sparsity."
 )

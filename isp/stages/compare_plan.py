@@ -17,7 +17,7 @@ from isp.reporting import plan_tables
 from isp.reporting.tables import markdown
 from isp.stages._options import Metrics, mapping
 
-VERSION = 1
+VERSION = 2
 _TOOK = re.compile(r"^wrote .* in ([\d.]+) s after [\d.]+ s of start-up", re.MULTILINE)
 
 
