@@ -51,7 +51,7 @@ def test_intervals_and_p_values_are_scipys(count: int) -> None:
     assert s.p_value(differences) == pytest.approx(stats.ttest_rel(values, others).pvalue)
 
 
-@pytest.mark.parametrize("values", [[], [3.0], [2.0, 2.0, 2.0], [0.1 + 0.2, 0.3]])
+@pytest.mark.parametrize("values", [[], [3.0], [2.0, 2.0, 2.0], [0.1 + 0.2, 0.3], [-1.3334, -1.3333]])
 def test_what_has_no_spread_has_no_interval(values: list[float]) -> None:
     assert s.interval(values) is None
     assert s.p_value(values) is None

@@ -41,6 +41,8 @@ CELLS_LEGEND = (
     "all equal, which show no spread to judge by. p values are of each comparison by itself: of twenty without any "
     "difference, one is below 0.05 by chance. The csv has the same for validation scores."
 )
+_ROUNDING = 5e-4
+"""Scores are recorded to four decimals of a percent, so differences that are equal may differ by two of the last."""
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -134,7 +136,7 @@ def cells(metrics: Sequence[Row], reference: str) -> list[Table]:
 def _standard_error(values: Sequence[float]) -> float | None:
     """None where there is no spread to judge by; what is left of equal values by rounding is no spread."""
     spread = r.deviation(values)
-    return spread / sqrt(len(values)) if spread is not None and spread > 1e-9 else None
+    return spread / sqrt(len(values)) if spread is not None and spread > _ROUNDING else None
 
 
 def _by_seed(rows: Sequence[Row], part: Part) -> dict[str, float]:
