@@ -269,14 +269,16 @@ def test_the_verdict_has_the_numbers_of_the_table(rows: Rows, contents: Contents
     )
 
 
-@pytest.mark.parametrize("study", ["quick", "full", "glue", "mnist", "ablation_rule"])
+@pytest.mark.parametrize("study", ["quick", "full", "glue", "mnist", "ablation_rule", "soups"])
 def test_committed_studies(study: str, tmp_path: Path) -> None:
     folder = ROOT / "results" / study
     metrics = read_csv(folder / "metrics.csv", "collect")
     for found, (_, body) in zip(verdicts(metrics), tables.scores(list(metrics)), strict=True):
         texts = {score.text for line in (*found.dense, *found.pruned) for score in line.scores.values()}
         assert texts == {text for _, *cells, _ in body for text in cells if text}
-    inputs = [path for path in sorted(folder.rglob("*.*")) if path.suffix != ".html" and path.parent.name != "runs"]
+    found_files = (path for pattern in ("*.*", "tables/*.*", "figures/*.*") for path in folder.glob(pattern))
+    # of plan.json only what the page shows of it, tables/plan.md, is an input
+    inputs = sorted(path for path in found_files if path.suffix != ".html" and path.name != "plan.json")
     page(inputs, tmp_path / "report.html", CAPTIONS)
     Parsed((tmp_path / "report.html").read_text())
 

@@ -748,7 +748,7 @@ def test_the_recipe_for_a_method_followed_to_the_letter(
     (tmp_path / "gradient.py").write_text(code)
     study = yaml.safe_load(STUDY.read_text())
     study["variants"] = {"one_shot": {"method": "one_shot"}} | yaml.safe_load(line)["variants"]
-    study["grid"][0]["variants"] = list(study["variants"])
+    study["grid"] = [{**study["grid"][0], "variants": list(study["variants"])}]
     study["study"] = "recipe"
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     shutil.copytree(short_pretraining, tmp_path / "resources")
