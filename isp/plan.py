@@ -133,7 +133,7 @@ def _by(jobs: Iterable[Job], key: Callable[[Job], Any]) -> dict[Any, list[Job]]:
 def _chain_and_round(output: str) -> tuple[str, str]:
     """The chain and the round that a temporary file belongs to; what a soup is mixed of has a folder and no round."""
     chain, _, rest = output.partition("/round")
-    return (chain, rest[:2]) if rest else (output.rpartition("/")[0], "")
+    return (chain, rest.split("/")[0]) if rest else (output.rpartition("/")[0], "")
 
 
 def make_plan(study: Study, throughput: float | None, overhead: float, parallel: int) -> Plan:

@@ -35,6 +35,8 @@ COUNTED = 2
 """Examples of the batch whose FLOPs are counted; those of others are in proportion."""
 CALIBRATION = 3.0
 """Seconds that steps are timed for."""
+SCORED = 512
+"""Examples whose scoring is timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,8 @@ def measured(study: Study, backbone: str, task: str) -> Rates:
     tensors = {name: tensor.to(study.device) for name, tensor in tensors.items()}
     examples = made.examples(tensors, shape.architecture, study.limits(task).augmentation)
     trainer = make_trainer(model, examples, default_loss, training, list(shape.prunable), 0, flops=shape.flops)
-    step, example, job = _timed(trainer, made, shape.architecture)
+    scored = made.examples(limited(tensors, SCORED), shape.architecture, "none")
+    step, example, job = _timed(trainer, scored, made, shape.architecture)
     found = _counted(study, backbone, task, task)
     return replace(found, step_seconds=step, example_seconds=example, job_seconds=job)
 
@@ -158,12 +161,13 @@ def _prepared(study: Study, backbone: str, task: str) -> Mapping[str, Tensor] | 
     return limited(artifacts.load_examples(path, "train")[0], study.limits(task).num_train)
 
 
-def _timed(trainer: Trainer, made: Backbone, architecture: Mapping[str, Any]) -> tuple[float, float, float]:
+def _timed(
+    trainer: Trainer, scored: Any, made: Backbone, architecture: Mapping[str, Any]
+) -> tuple[float, float, float]:
     """Seconds of a step, of scoring an example, and of what every job does beside: build, read, write, rank."""
-    examples: Any = trainer.examples
     state, _ = trainer.run(state_of(trainer.model), 2)  # the first steps warm up
-    _, step = _repeated(lambda: trainer.run(state, state.step + 4), CALIBRATION)
-    _, example = _repeated(lambda: outputs_of(trainer.model, examples), CALIBRATION / 3)
+    step = _repeated(lambda: trainer.run(state, state.step + 4), CALIBRATION)
+    example = _repeated(lambda: outputs_of(trainer.model, scored), CALIBRATION / 3)
 
     def beside() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -172,14 +176,14 @@ def _timed(trainer: Trainer, made: Backbone, architecture: Mapping[str, Any]) ->
         masks.prune_by_magnitude(trainer.prunable_weights(state), Decimal("0.5"))
         made.restore(state.weights, architecture)
 
-    _, job = _repeated(beside, CALIBRATION / 3)
-    return step / 4, example / len(examples), job
+    job = _repeated(beside, CALIBRATION / 3)
+    return step / 4, example / len(scored), job
 
 
-def _repeated(work: Callable[[], Any], seconds: float) -> tuple[int, float]:
-    """How often something was done in at least so many seconds, and the seconds of one time."""
+def _repeated(work: Callable[[], Any], seconds: float) -> float:
+    """Seconds of doing something once, a mean over as often as it takes to fill so many."""
     times, begun = 0, time.perf_counter()
     while times == 0 or time.perf_counter() - begun < seconds:
         work()
         times += 1
-    return times, (time.perf_counter() - begun) / times
+    return (time.perf_counter() - begun) / times

@@ -7,17 +7,21 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from isp.backbones import _bert as bert
 from isp.config import load_study, parse_study
+from isp.errors import DataError
 from isp.jobs import Job, Jobs
 from isp.plan import Plan
-from isp.rates import Rates, stated
+from isp.rates import Rates, measured, stated
 from isp.reporting import plan_tables
+from tests.test_backbones import SMALL_BERT, bert_folder
 
 ROOT = Path(__file__).parent.parent
-STUDY = {
+STUDY: dict[str, Any] = {
     "study": "tiny",
     "training": {"clip_tiny": {"steps": 100, "batch_size": 30, "learning_rate": 5e-4}},
     "tasks": {"digits": {"num_validation": 200}},
@@ -118,6 +122,25 @@ def test_soups_by_hand() -> None:
     jobs = {job.rule: job for job in made.jobs.by_output.values()}
     assert (jobs["choose_members"].scored, jobs["merge_subnetworks"].scored) == (7 * 200, 21 * 200)
     assert made.as_json()["disk"]["temporary"] == 3 * 410 + 2 * 400
+
+
+def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_path: Path) -> None:
+    """Only its config.json says what it looks like, and the plan must look where the data are, as the rule does."""
+    bert_folder(tmp_path / "me/mine", bert.build(SMALL_BERT, 3).state_dict())
+    study = {
+        **STUDY,
+        "define": {"backbones": {"mine": {"family": "bert", "id": "me/mine"}}},
+        "training": {"mine": {"steps": 20, "batch_size": 4, "learning_rate": 1e-3}},
+        "variants": {"dense": {"method": "dense"}},
+        "grid": [{"backbone": "mine", "tasks": ["half_order"], "variants": ["dense"], "seeds": [0]}],
+    }
+    with pytest.raises(DataError, match=r"config.json"):
+        measured(parse_study(study, "test"), "mine", "half_order")
+    found = measured(parse_study({**study, "data_root": str(tmp_path)}, "test"), "mine", "half_order")
+    assert min(found.step_seconds, found.example_seconds, found.job_seconds) > 0
+    assert not found.known_lengths
+    text = (ROOT / "workflow/rules/report.smk").read_text()
+    assert 'isp plan {params.study} --data-root "$ISP_DATA_ROOT"' in text
 
 
 def test_a_plan_beside_its_run() -> None:

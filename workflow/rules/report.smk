@@ -79,7 +79,7 @@ rule plan:
     message:
         "the plan: what all this will take"
     shell:
-        "isp plan {params.study} --calibrate --output {output} > {log} 2>&1"
+        'isp plan {params.study} --data-root "$ISP_DATA_ROOT" --calibrate --output {output} > {log} 2>&1'
 
 
 rule compare_plan:
