@@ -72,6 +72,11 @@ class Protocol(Training):
         return parse(Training, values, "training")
 
 
+GPU_THROUGHPUT = 1e13
+CPU_THROUGHPUT = 5e9
+"""FLOPs a second of a job, and of a thread of one."""
+
+
 class Block(Settings):
     """A block of the grid: every combination of its lists is a cell.
 
@@ -95,6 +100,12 @@ class Study(Settings):
     )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     threads: int = Field(default=1, ge=1, description="torch threads of a process; the bits depend on it")
+    throughput: float | None = Field(
+        default=None,
+        gt=0,
+        description="FLOPs a second that a job sustains on the device; planned hours and time limits on a cluster "
+        "follow from it (default: 1e13 on a GPU, 5e9 a thread on a CPU)",
+    )
     define: Definitions = Field(default=Definitions(), description="backbones and tasks of one's own")
     training: dict[str, Protocol] = Field(description="the protocol of each backbone")
     tasks: dict[str, TaskLimits] = Field(default={}, description="limits of tasks")
@@ -103,6 +114,10 @@ class Study(Settings):
         default=None, description="the variant that tables/statistics compares the others with; see `reference_variant`"
     )
     grid: list[Block] = Field(min_length=1)
+
+    def sustained(self) -> float:
+        """FLOPs a second that a job is taken to sustain: as the file says, else less than was seen anywhere."""
+        return self.throughput or (CPU_THROUGHPUT * self.threads if self.device == "cpu" else GPU_THROUGHPUT)
 
     @model_validator(mode="after")
     def _check(self) -> Study:

@@ -74,13 +74,18 @@ class Jobs:
 
     def __init__(self, study: Study) -> None:
         self.study, self.dag = study, Dag(study)
-        self.by_output: dict[str, Job] = {}
+
+    @cached_property
+    def by_output(self) -> dict[str, Job]:
+        """All of them."""
+        found: dict[str, Job] = {}
         wanted = [*self.dag.records(), *self.dag.similarities()]
         while wanted:
             output = wanted.pop()
-            if output not in self.by_output:
-                job = self.by_output[output] = self._job(output)
+            if output not in found:
+                job = found[output] = self.job(output)
                 wanted += job.inputs
+        return found
 
     @cached_property
     def shared(self) -> Counter[str]:
@@ -110,7 +115,8 @@ class Jobs:
                 wanted += self.by_output[path].inputs
         return found
 
-    def _job(self, output: str) -> Job:
+    def job(self, output: str) -> Job:
+        """The one that makes `output`."""
         for rule in self._rules:
             match = rule.pattern.fullmatch(output)
             if match:

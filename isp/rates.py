@@ -6,11 +6,13 @@ are measured on that model, here.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isp import artifacts, masks
+from isp import artifacts, files, masks
 from isp import dag as paths
 from isp.backbones import Backbone
 from isp.config import Study
@@ -29,8 +31,11 @@ from isp.definitions import backbone_of, task_of
 from isp.evaluation import outputs_of
 from isp.jobs import FORWARD
 from isp.prunable import prunable_names
+from isp.rng import forked_rng
 from isp.training import BatchOrder, Trainer, Training, default_loss, lengths_of, make_trainer, state_of
 
+VERSION = 1
+"""Raised when what is counted changes."""
 COUNTED = 2
 """Examples of the batch whose FLOPs are counted; those of others are in proportion."""
 CALIBRATION = 3.0
@@ -51,6 +56,8 @@ class Rates:
         job_seconds: of building, reading and writing, whatever a job does.
         weights: bytes of all weights at four bytes each.
         prunable: how many weights are prunable.
+        activations: bytes that a training step keeps of an example until its backward pass, for the longest example.
+        example: bytes of a prepared example, at most.
         known_lengths: False where the lengths of texts are not known yet, so that all are taken for the longest.
     """
 
@@ -61,6 +68,8 @@ class Rates:
     job_seconds: float
     weights: int
     prunable: int
+    activations: int
+    example: int
     known_lengths: bool = True
 
 
@@ -73,6 +82,7 @@ class _Shape:
     tensors: dict[str, Tensor]
     prunable: tuple[str, ...]
     flops: StepFlops
+    activations: int
 
 
 @cache
@@ -83,8 +93,51 @@ def _shape(backbone: str, task: str, data_root: Path) -> _Shape:
     examples = made.examples(tensors, architecture, "none")
     counted = make_trainer(model, examples, default_loss, training, prunable_names(model, made.prunable), 0)
     return _Shape(
-        model=model, architecture=architecture, tensors=tensors, prunable=counted.prunable, flops=counted.flops
+        model=model,
+        architecture=architecture,
+        tensors=tensors,
+        prunable=counted.prunable,
+        flops=counted.flops,
+        activations=_kept_for_backward(model, examples.batch(torch.arange(COUNTED))) // COUNTED,
     )
+
+
+def _kept_for_backward(model: nn.Module, batch: Any) -> int:
+    """Bytes of what a forward pass keeps for the backward pass, weights left out."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with forked_rng(torch.device("cpu")), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = default_loss(model.train(), batch)  # what it kept is alive as long as the loss is
+    del loss
+    return sum(kept.values())
+
+
+def at_most(study: Study, backbone: str, task: str) -> Rates:
+    """FLOPs and sizes with all texts as long as they may be, whatever is prepared already; no seconds.
+
+    Counted once: `resources/rates/` holds what was.
+
+    Raises:
+        DataError: the backbone's shape is in a file that is not there yet.
+    """
+    same = next(group.task for group in study.groups() if group.backbone == backbone)
+    training = study.protocol(backbone, task)
+    of = [study.defined("backbone", backbone), study.defined("task", same), training.batch_size, VERSION]
+    digest = hashlib.blake2b(json.dumps([*of, torch.__version__]).encode(), digest_size=6).hexdigest()
+    path = Path(f"resources/rates/{backbone}.{digest}.json")
+    try:
+        return Rates(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):  # not there, or of another version
+        found = _counted(study, backbone, task, same, prepared=False)
+        files.write_json(path, asdict(found))
+        return found
 
 
 def stated(study: Study, backbone: str, task: str, throughput: float, overhead: float) -> Rates:
@@ -126,10 +179,10 @@ def measured(study: Study, backbone: str, task: str) -> Rates:
     return replace(found, step_seconds=step, example_seconds=example, job_seconds=job)
 
 
-def _counted(study: Study, backbone: str, task: str, of: str) -> Rates:
-    """FLOPs and sizes, counted under the head of the task `of`."""
+def _counted(study: Study, backbone: str, task: str, of: str, prepared: bool = True) -> Rates:
+    """FLOPs and sizes, counted under the head of the task `of`, at the lengths of the prepared examples if any."""
     shape = _shape(study.defined("backbone", backbone), study.defined("task", of), study.data_root)
-    training, tensors = study.protocol(backbone, task), _prepared(study, backbone, task)
+    training, tensors = study.protocol(backbone, task), _prepared(study, backbone, task) if prepared else None
     examples = study.backbone(backbone).examples(tensors or shape.tensors, shape.architecture, "none")
     lengths = lengths_of(examples)
     if lengths is None:
@@ -150,6 +203,8 @@ def _counted(study: Study, backbone: str, task: str, of: str) -> Rates:
         job_seconds=0.0,
         weights=sum(4 * tensor.numel() for tensor in weights.values()),
         prunable=sum(weights[name].numel() for name in shape.prunable),
+        activations=shape.activations,
+        example=sum(tensor.nbytes // len(tensor) for tensor in shape.tensors.values()),
         known_lengths=lengths is None or tensors is not None,
     )
 

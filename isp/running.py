@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from isp import warm
+from isp import slurm, warm
 from isp.config import Study, parse_study, read_study_file
 from isp.costs import check_device
 from isp.errors import IspError
@@ -38,7 +39,21 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
     on_this_machine = workflow.resource_settings.nodes is None
     if workflow.is_main_process and on_this_machine:  # elsewhere jobs live on when Snakemake dies
         unlock_if_abandoned()
+    if not workflow.is_main_process:
+        _serve_cluster_job(study)
     return study
+
+
+def _serve_cluster_job(study: Study) -> None:
+    """In a job of a cluster: a group of many on a CPU starts warm, and a notice of the time limit is for the stages."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by shells, undone by stages that save what they have
+    if study.device == "cpu":
+        _warm_start(study)
+
+
+def limits_jobs(workflow: Any) -> bool:
+    """Whether memory and time of jobs matter: on a cluster, or where the command line limits them."""
+    return not workflow.local_exec or not {"mem_mb", "runtime"}.isdisjoint(workflow.resource_settings.resources)
 
 
 def command(workflow: Any) -> str:
@@ -74,12 +89,19 @@ def start(workflow: Any, study: Study) -> None:
     """Called when jobs are about to run: jobs of this machine end with this process, and on a CPU they start warm.
 
     Raises:
-        IspError: the device is not there, or the folder of results cannot be written.
+        IspError: the device is not there, the folder of results cannot be written, or jobs of an earlier run are in
+            the queue of the cluster.
     """
     check_writable(Path("results") / study.study)
     if not workflow.local_exec:
+        slurm.refuse_twice(Path.cwd())
         return
     check_device(study.device)
+    _warm_start(study)
+
+
+def _warm_start(study: Study) -> None:
+    """Let the jobs that this process runs end with it, and those of a CPU start warm."""
     os.environ["ISP_OWNER"] = str(os.getpid())
     address = warm.address(os.getpid())
     if study.device == "cpu" and warm.available() and len(os.fsencode(address)) <= warm.LONGEST_PATH:

@@ -41,7 +41,15 @@ STUDY: dict[str, Any] = {
     ],
 }
 RATES = Rates(
-    step_flops=10, example_flops=1, step_seconds=1.0, example_seconds=0.5, job_seconds=2.0, weights=400, prunable=80
+    step_flops=10,
+    example_flops=1,
+    step_seconds=1.0,
+    example_seconds=0.5,
+    job_seconds=2.0,
+    weights=400,
+    prunable=80,
+    activations=7,
+    example=3,
 )
 
 

@@ -17,7 +17,6 @@ from isp.reporting.plan_tables import lines
 from isp.stages._options import mapping
 
 VERSION = 1
-THROUGHPUT = 1e13
 
 
 def plan(
@@ -27,8 +26,11 @@ def plan(
     ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of models in the hub's layout.")] = None,
     throughput: Annotated[
-        float, typer.Option(min=1, help="FLOPs a second that a job sustains; hours follow from it.")
-    ] = THROUGHPUT,
+        float | None,
+        typer.Option(
+            min=1, help="FLOPs a second that a job sustains; hours follow from it. Left out: as the study says."
+        ),
+    ] = None,
     overhead: Annotated[
         float, typer.Option(min=0, help="Seconds of a job beside its work: start, reading, writing.")
     ] = 20.0,
@@ -49,7 +51,8 @@ def plan(
     if calibrate:
         check_device(found.device)
     side_by_side = parallel or (1 if found.device != "cpu" else max(1, (os.cpu_count() or 1) // found.threads))
-    content = make_plan(found, None if calibrate else throughput, overhead, side_by_side).as_json()
+    rate = None if calibrate else throughput or found.sustained()
+    content = make_plan(found, rate, overhead, side_by_side).as_json()
     if output:
         files.ready(output)
         files.write_json(output, content)

@@ -3,10 +3,12 @@
 from isp import dag as paths
 from isp import reporting
 from isp.dag import Dag
-from isp.running import command, load, start
+from isp.resources import Requests
+from isp.running import command, limits_jobs, load, start
 
 study = load(workflow, config)
 dag = Dag(study)
+requests = Requests(study, asked=limits_jobs(workflow))
 COMMAND = command(workflow)
 
 

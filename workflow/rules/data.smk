@@ -10,8 +10,8 @@ rule download:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=120,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=lambda w: dag.versions("download", w),
@@ -33,8 +33,8 @@ rule split:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=lambda w: dag.versions("split", w),
@@ -56,8 +56,8 @@ rule pretrain:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=lambda w: dag.versions("pretrain", w),
@@ -80,8 +80,8 @@ rule convert:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=lambda w: dag.versions("convert", w),
@@ -108,8 +108,8 @@ rule prepare:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=lambda w: dag.versions("prepare", w),

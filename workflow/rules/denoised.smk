@@ -15,8 +15,8 @@ rule train_segment:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("train_segment", w),
@@ -44,8 +44,8 @@ rule weak_mask:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("weak_mask", w),
@@ -73,8 +73,8 @@ rule aggregate:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=6000,
-        runtime=10,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=lambda w: dag.versions("aggregate", w),

@@ -14,8 +14,8 @@ rule train_to_rewind_point:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("train_segment", w),
@@ -40,8 +40,8 @@ rule prune_iterative:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=lambda w: dag.versions("prune_iterative", w),
@@ -67,8 +67,8 @@ rule pool_tickets:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("pool_tickets", w),

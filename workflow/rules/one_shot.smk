@@ -15,8 +15,8 @@ rule prune_one_shot:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("prune_one_shot", w),

@@ -44,8 +44,8 @@ rule describe:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=dag.versions("describe"),
@@ -70,8 +70,8 @@ rule plan:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
-        runtime=30,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=dag.versions("plan"),
@@ -95,8 +95,8 @@ rule compare_plan:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=dag.versions("compare_plan"),
@@ -135,8 +135,8 @@ rule collect:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=dag.versions("collect"),
@@ -208,8 +208,8 @@ rule tables:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=dag.versions("tables"),
@@ -253,8 +253,8 @@ rule figures:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=dag.versions("figures"),
@@ -282,8 +282,8 @@ rule page:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=dag.versions("page"),

@@ -15,8 +15,8 @@ rule train_member:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("train_member", w),
@@ -42,8 +42,8 @@ rule average_members:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=12000,
-        runtime=10,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=0,
     params:
         version=lambda w: dag.versions("average_members", w),
@@ -69,8 +69,8 @@ rule choose_members:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=12000,
-        runtime=240,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("choose_members", w),
@@ -98,8 +98,8 @@ rule train_subnetwork:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("train_subnetwork", w),
@@ -128,8 +128,8 @@ rule merge_subnetworks:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=12000,
-        runtime=240,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("merge_subnetworks", w),

@@ -13,8 +13,8 @@ rule initialise:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("initialise", w),
@@ -38,8 +38,8 @@ rule finetune_dense:
         ENVIRONMENT
     threads: study.threads
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
         gpu=GPU,
     params:
         version=lambda w: dag.versions("finetune_dense", w),

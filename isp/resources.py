@@ -1,0 +1,167 @@
+"""What a job asks of a cluster, memory and time, by the estimates that `isp plan` makes.
+
+Memory is what a stage holds: copies of the model's weights, what training keeps of a batch until its backward pass
+(on a CPU; on a GPU that is the device's), masks and scores, mapped examples, and beside it Python, its imports and
+Snakemake's two processes of a job. Time is the steps and scored examples at the throughput that the study states.
+Both are upper bounds: an attempt that met its limit is followed by one with more, and training goes on from a
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from isp import dag as paths
+from isp.artifacts import UNCHECKED
+from isp.config import Study
+from isp.errors import DataError
+from isp.jobs import Job, Jobs
+from isp.rates import Rates, at_most
+
+MB = 10**6
+BASE_MB = 2500
+"""Python and its imports in the stage (700 MB at most), and in the two Snakemakes of a job on a cluster."""
+OVERHEAD_MINUTES = 10
+"""Of a job beside its work: starts, imports, reading, writing, a slow file system."""
+MARGIN = 2.0
+"""How much longer than estimated work may take."""
+CODE_MINUTES = 30
+"""Of a job that runs no model of the study's: reports, downloads, pre-training of what is tiny."""
+UNKNOWN = Rates(
+    step_flops=10**15,
+    example_flops=10**13,
+    step_seconds=0.0,
+    example_seconds=0.0,
+    job_seconds=0.0,
+    weights=1400 * MB,
+    prunable=302 * 10**6,
+    activations=100 * MB,
+    example=3 * 384**2,
+)
+"""Of a backbone whose files are not there yet: about BERT-large's, batches of 128."""
+
+_OUTPUTS = {
+    "initialise": paths.INITIAL,
+    "finetune_dense": paths.DENSE,
+    "train_to_rewind_point": paths.REWIND_POINT,
+    "prune_one_shot": paths.ONE_SHOT_MASK,
+    "prune_iterative": paths.ROUND_MASK,
+    "train_segment": paths.STATE,
+    "weak_mask": paths.WEAK,
+    "aggregate": paths.ROUND_MASK,
+    "retrain": paths.TICKET,
+    "find_ticket": paths.TICKET,
+    "pool_tickets": paths.TICKET,
+    "train_member": paths.MEMBER,
+    "average_members": paths.TICKET,
+    "choose_members": paths.TICKET,
+    "train_subnetwork": paths.SUBNETWORK,
+    "merge_subnetworks": paths.MERGED_MASK,
+    "compare_masks": paths.SIMILARITY,
+    "evaluate": paths.RECORD,
+}
+"""What makes a job of a study known: a pattern of its output by rule."""
+_SCORES = ("evaluate", "pool_tickets", "choose_members", "merge_subnetworks")
+"""Rules whose batches go forward only."""
+_RANKS = 6
+"""Numbers of four bytes for every prunable weight that ranking holds."""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Memory and time of the jobs of a study; the rules call `mem_mb` and `runtime` with Snakemake's arguments.
+
+    Attributes:
+        study: the study.
+        asked: False where nothing limits either, as on one's own machine: then nothing is estimated, and all jobs say
+            the same.
+    """
+
+    study: Study
+    asked: bool = True
+
+    @cached_property
+    def _jobs(self) -> Jobs:
+        return Jobs(self.study)
+
+    @cached_property
+    def _rates(self) -> dict[tuple[str, str], Rates]:
+        return {}
+
+    def _rates_of(self, place: tuple[str, str]) -> Rates:
+        if place not in self._rates:
+            try:
+                self._rates[place] = at_most(self.study, *place)
+            except DataError:  # its architecture is not downloaded yet
+                self._rates[place] = UNKNOWN
+        return self._rates[place]
+
+    @cached_property
+    def _found(self) -> dict[str, tuple[int, float]]:
+        return {}
+
+    def _needs(self, rule: str, w: Any) -> tuple[int, float] | None:
+        """Bytes and seconds of a job of the study; None: it is none of its cells'."""
+        if rule not in _OUTPUTS:
+            return None
+        output = paths.fill(_OUTPUTS[rule], w)
+        if output not in self._found:
+            job = self._jobs.job(output)
+            self._found[output] = self.held(job), self.seconds(job)
+        return self._found[output]
+
+    def mem_mb(self, wildcards: Any, attempt: int, rulename: str) -> int:
+        """Megabytes; half as many again with every further attempt."""
+        if not self.asked:
+            return BASE_MB
+        needs = self._needs(rulename, wildcards)
+        if needs is not None:
+            own = needs[0]
+        elif rulename in ("prepare", "convert"):
+            backbone = wildcards.backbone
+            task = next(group.task for group in self.study.groups() if group.backbone == backbone)
+            rates = self._rates_of((backbone, getattr(wildcards, "task", task)))
+            prepared = self.study.task(wildcards.task).num_examples if rulename == "prepare" else 0
+            own = 4 * rates.weights + rates.example * prepared
+        else:
+            own = 0
+        return math.ceil((BASE_MB + own / MB) * (1 + 0.5 * (attempt - 1)))
+
+    def runtime(self, wildcards: Any, attempt: int, rulename: str) -> int:
+        """Minutes; as many again with every further attempt."""
+        if not self.asked:
+            return CODE_MINUTES
+        needs = self._needs(rulename, wildcards)
+        minutes = OVERHEAD_MINUTES + MARGIN * needs[1] / 60 if needs is not None else CODE_MINUTES
+        return math.ceil(minutes * attempt)
+
+    def seconds(self, job: Job) -> float:
+        """Of the work of a job, at the study's throughput."""
+        rates = self._rates_of(job.place)
+        flops = job.steps * rates.step_flops + job.scored * rates.example_flops
+        return flops / self.study.sustained()
+
+    def held(self, job: Job) -> int:
+        """Bytes that a stage holds on the host at its peak."""
+        rates = self._rates_of(job.place)
+        training = self.study.protocol(*job.place)
+        weights, bits, inputs = rates.weights, rates.prunable, len(job.inputs)
+        on_host = self.study.device == "cpu"
+        examples = min(UNCHECKED, rates.example * self.study.num_train(job.place[1]))
+        batch = rates.activations * training.batch_size if on_host else 0
+        ranked = 4 * _RANKS * bits
+        if job.rule == "aggregate":  # a state, the copies' masks or magnitudes, and their mean in fp64
+            return 3 * weights + (4 * inputs + 16) * bits + ranked
+        if job.rule == "compare_masks":  # all masks of one sparsity
+            return inputs * bits
+        if job.rule == "prune_iterative":
+            return weights + ranked
+        if job.rule in ("average_members", *_SCORES):
+            return (inputs + 4) * weights + ranked + examples + batch // 3
+        if job.rule == "initialise":
+            return 6 * weights + examples + batch  # a step is counted
+        # The state it began from, model, gradients, two moments and their update, the state it ends in, a checkpoint.
+        return 12 * weights + ranked + examples + 2 * batch
