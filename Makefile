@@ -1,8 +1,8 @@
-# make run | test | lint | report | lock | clean. Everything is installed into .venv from requirements.lock.
+# make run | test | test-slurm | lint | report | lock | clean. Everything is installed into .venv from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint report lock clean
+.PHONY: run test test-slurm lint report lock clean
 
 run: .venv/installed ## the default study, from nothing to tables, figures and a page of them (results/quick)
 	$(BIN)/snakemake
@@ -11,6 +11,9 @@ run: .venv/installed ## the default study, from nothing to tables, figures and a
 
 test: .venv/installed
 	$(BIN)/pytest
+
+test-slurm: .venv/installed ## the tests on a real Slurm, which tests/slurm/cluster.sh installs and starts on this machine; needs root
+	$(BIN)/pytest -m slurm tests/slurm
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -305,7 +305,7 @@ def test_pretraining_learns_and_is_deterministic(monkeypatch: pytest.MonkeyPatch
 
 
 def bert_folder(folder: Path, weights: dict[str, torch.Tensor], **changed: Any) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / bert.CONFIG).write_text(json.dumps({**SMALL_BERT, **changed}))
     (folder / bert.VOCABULARY).write_text("\n".join(WORDS) + "\n")
     save_file(weights, folder / bert.WEIGHTS)

@@ -137,7 +137,7 @@ def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_pat
     bert_folder(tmp_path / "me/mine", bert.build(SMALL_BERT, 3).state_dict())
     study = {
         **STUDY,
-        "define": {"backbones": {"mine": {"family": "bert", "id": "me/mine"}}},
+        "define": {"backbones": {"mine": {"family": "bert", "id": "me/mine", "max_length": 16}}},
         "training": {"mine": {"steps": 20, "batch_size": 4, "learning_rate": 1e-3}},
         "variants": {"dense": {"method": "dense"}},
         "grid": [{"backbone": "mine", "tasks": ["half_order"], "variants": ["dense"], "seeds": [0]}],

@@ -1,0 +1,217 @@
+"""The workflow on a real Slurm: the same bits as on this machine, whatever happens to jobs, nodes and Snakemake."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.slurm.conftest import ROOT, Cluster, control, jobs, wait
+
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("calm")]
+
+SMOKE = ROOT / "config" / "smoke.yaml"
+TRAINED = "results/faults/runs/clip_tiny/digits/seed0/dense/pretrained.safetensors"
+CHECKPOINT = "results/faults/runs/clip_tiny/digits/seed0/dense/pretrained.checkpoint.safetensors"
+
+
+def local(folder: Path, study: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2"]
+    done = subprocess.run([*command, "--configfile", str(study), *options], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def tensors(path: Path) -> bytes:
+    """All of a safetensors file but its header, which says what was measured."""
+    content = path.read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
+
+
+# --- a whole study ----------------------------------------------------------------------------------------------------
+
+
+def test_the_smoke_study_gives_the_same_numbers_on_the_cluster_as_here(place: Path) -> None:
+    """Over both nodes, with GPU requests, groups, and a job that is cancelled and tried again."""
+    here = place / "here"
+    here.mkdir()
+    shutil.copytree(place / "resources", here / "resources")
+    local(here, SMOKE)
+    on_gpus = {rule: {"gpu": 1} for rule in ("weak_mask", "retrain", "evaluate")}
+    slurm = Cluster(place, SMOKE, **{"set-resources": on_gpus})
+    seen: dict[str, dict[str, str]] = {}
+    cancelled: list[str] = []
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            for job in jobs():
+                seen[job["JobId"]] = job
+                if not cancelled and job["JobState"] == "RUNNING" and "retrain" in job.get("Comment", ""):
+                    subprocess.run(["scancel", job["JobId"]], check=True)
+                    cancelled.append(job["JobId"])
+
+    running, stop = slurm.start(), threading.Event()
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        slurm.finish(running, seconds=3000)
+    finally:
+        stop.set()
+        watching.join()
+    name = Path("results/smoke/metrics.csv")
+    assert (place / name).read_bytes() == (here / name).read_bytes()
+    for other in ("rounds", "layers", "similarity"):
+        assert (place / f"results/smoke/{other}.csv").read_bytes() == (here / f"results/smoke/{other}.csv").read_bytes()
+    assert {job["NodeList"] for job in seen.values()} >= {"n1", "n2"}
+    assert any("gpu" in job.get("ReqTRES", job.get("TRES", "")) + job.get("TresPerJob", "") for job in seen.values())
+    assert len(cancelled) == 1
+    assert seen[cancelled[0]]["JobState"] == "CANCELLED"
+    jobs_of_study = 200
+    assert len(seen) < jobs_of_study / 1.5  # groups
+
+
+STUDY: dict[str, Any] = {
+    "study": "round",
+    "training": {"clip_tiny": {"steps": 12, "batch_size": 16, "learning_rate": 1e-3}},
+    "tasks": {"digits": {"num_train": 64, "num_validation": 40}},
+    "variants": {"isp": {"method": "isp", "settings": {"rate": 0.5, "segment_fraction": 0.25, "denoisers": 4}}},
+    "grid": [{"backbone": "clip_tiny", "tasks": ["digits"], "variants": ["isp"], "sparsities": ["0.5"], "seeds": [0]}],
+}
+
+
+def test_the_copies_of_a_round_run_side_by_side(place: Path) -> None:
+    """Without the group of `weak_mask` every look-ahead is an entry of its own; four at once, on both nodes."""
+    study = place / "study.yaml"
+    study.write_text(yaml.safe_dump(STUDY))
+    groups = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())["groups"]
+    slurm = Cluster(place, study, groups={rule: group for rule, group in groups.items() if rule != "weak_mask"})
+    run = "results/round/runs/clip_tiny/digits/seed0/isp/round0"
+    slurm.finish(slurm.start(f"{run}/to0.5000/mask.safetensors"))
+    copies = [job for job in jobs() if "weak_mask" in job.get("Comment", "") and job["WorkDir"] == str(place)]
+    assert len(copies) == 4
+    begun = [datetime.fromisoformat(job["StartTime"]) for job in copies]
+    ended = [datetime.fromisoformat(job["EndTime"]) for job in copies]
+    print("\n".join(f"{job['NodeList']} {job['StartTime']} {job['EndTime']}" for job in copies))
+    assert max(begun) < min(ended)
+    assert {job["NodeList"] for job in copies} == {"n1", "n2"}
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where a dense model was trained here, for about half a minute."""
+    folder = tmp_path_factory.mktemp("here")
+    shutil.copytree(short_pretraining, folder / "resources")
+    study = {**STUDY, "study": "faults", "variants": {"dense": {"method": "dense"}}}
+    study["training"] = {"clip_tiny": {"steps": 2500, "batch_size": 16, "learning_rate": 1e-3}}
+    study["grid"] = [{**STUDY["grid"][0], "variants": ["dense"]}]
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    local(folder, folder / "study.yaml", TRAINED)
+    return folder
+
+
+class Training:
+    """A dense model that is being trained in a job of the cluster and saves how far it is every second."""
+
+    def __init__(self, here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, minutes: int = 30) -> None:
+        monkeypatch.setenv("ISP_CHECKPOINT_SECONDS", "1")
+        self.here, self.folder = here, folder
+        shutil.copytree(here, folder, dirs_exist_ok=True)
+        (folder / TRAINED).unlink()
+        limits = {"finetune_dense": {"runtime": f"{minutes} * attempt"}}
+        self.slurm = Cluster(folder, folder / "study.yaml", **{"set-resources": limits})
+        self.running = self.slurm.start(TRAINED)
+        wait("the first checkpoint", (folder / CHECKPOINT).exists)
+        (self.job,) = [job for job in self._jobs() if job["JobState"] == "RUNNING"]
+
+    def _jobs(self) -> list[dict[str, str]]:
+        return [job for job in jobs() if job["WorkDir"] == str(self.folder)]
+
+    def log(self) -> str:
+        return (self.folder / "results/faults/logs/runs/clip_tiny/digits/seed0/dense/pretrained.log").read_text()
+
+    def finish(self) -> list[dict[str, str]]:
+        """Wait; the weights must be those of the undisturbed run. The jobs there were."""
+        self.slurm.finish(self.running)
+        self.check()
+        return self._jobs()
+
+    def check(self) -> None:
+        assert tensors(self.folder / TRAINED) == tensors(self.here / TRAINED)
+        assert "goes on" in self.log() or "going on" in self.log()
+        assert not (self.folder / CHECKPOINT).exists()
+
+
+@pytest.fixture
+def training(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
+    return Training(trained, tmp_path, monkeypatch)
+
+
+def test_a_cancelled_stage_goes_on_where_it_was(training: Training) -> None:
+    subprocess.run(["scancel", training.job["JobId"]], check=True)
+    first, second = training.finish()
+    assert (first["JobState"], second["JobState"]) == ("CANCELLED", "COMPLETED")
+
+
+def test_a_stage_that_met_its_time_limit_goes_on_under_a_longer_one(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt may take a minute: it is told 90 s before, so at once, and saves."""
+    training = Training(trained, tmp_path, monkeypatch, minutes=1)
+    first, second = training.finish()
+    assert (first["TimeLimit"], second["TimeLimit"]) == ("00:01:00", "00:02:00")
+    assert first["JobState"] in ("FAILED", "TIMEOUT")
+
+
+def test_a_node_that_is_set_down_gives_its_job_to_the_other(training: Training) -> None:
+    node = training.job["NodeList"]
+    control("node", node, "down")
+    try:
+        (job,) = training.finish()
+    finally:
+        control("node", node, "idle")
+    assert job["JobId"] == training.job["JobId"]
+    assert int(job["Restarts"]) == 1
+    assert job["NodeList"] != node
+
+
+def test_a_node_whose_daemon_was_killed_gives_its_job_to_the_other(training: Training) -> None:
+    node = training.job["NodeList"]
+    control("slurmd", node, "kill")
+    try:
+        (job,) = training.finish()
+    finally:
+        control("slurmd", node, "start")
+        wait("the node is back", lambda: len(subprocess.check_output(["sinfo", "-hNt", "idle"]).splitlines()) == 2)
+    assert int(job["Restarts"]) == 1
+    assert job["NodeList"] != node
+
+
+def test_a_killed_snakemake_is_not_started_beside_its_own_jobs(training: Training) -> None:
+    """The wrong way is refused and says what the right way is."""
+    training.running.send_signal(signal.SIGKILL)
+    training.running.wait()
+    locked = training.slurm.run(TRAINED)
+    assert locked.returncode != 0
+    assert "unlock" in locked.stderr
+    assert training.slurm.run(TRAINED, "--unlock").returncode == 0
+    refused = training.slurm.run(TRAINED)
+    assert refused.returncode != 0
+    run = training.job["JobName"]
+    assert f"1 of run {run}" in refused.stderr
+    assert f"scancel --name={run}" in refused.stderr
+    assert len(training._jobs()) == 1  # nothing was submitted
+    subprocess.run(["scancel", f"--name={run}"], check=True)
+    wait("it is gone", lambda: not subprocess.check_output(["squeue", "--me", "-h"], text=True).strip())
+    done = training.slurm.run(TRAINED)
+    assert done.returncode == 0, done.stderr
+    training.check()

@@ -1,0 +1,156 @@
+"""What jobs ask of a cluster: by hand from the plan's rates; the profile for Slurm; the guard against running twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from isp import rates, resources, slurm
+from isp.config import parse_study
+from isp.errors import DataError, IspError
+from isp.jobs import Jobs
+from isp.rates import Rates, at_most
+from isp.resources import BASE_MB, Requests
+from tests.test_plan import STUDY
+
+ROOT = Path(__file__).parent.parent
+PROFILE = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())
+RULES = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+CELL = {"study": "tiny", "backbone": "clip_tiny", "task": "digits", "seed": "0"}
+RATES = Rates(
+    step_flops=3 * 10**9,
+    example_flops=10**8,
+    step_seconds=0.0,
+    example_seconds=0.0,
+    job_seconds=0.0,
+    weights=10**8,  # 25 million weights
+    prunable=2 * 10**7,
+    activations=10**6,
+    example=1000,
+)
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
+    """T = 100 steps of 30; two look-aheads of 50 steps; 300 MFLOP a second, so that a step takes ten."""
+    monkeypatch.setattr(resources, "at_most", lambda study, backbone, task: RATES)
+    return Requests(parse_study({**STUDY, "throughput": 3e8}, "test"))
+
+
+def wildcards(**more: str) -> Any:
+    return SimpleNamespace(**CELL, **more)
+
+
+def test_minutes_are_steps_at_the_throughput_twice_and_grow_with_the_attempt(requests: Requests) -> None:
+    dense = wildcards(initial="pretrained")
+    assert requests.runtime(dense, 1, "finetune_dense") == 10 + 34  # 2 x 1,000 s are 33.3 minutes
+    assert requests.runtime(dense, 3, "finetune_dense") == 130
+    copy = wildcards(variant="isp", round="0", sparsity="0.5000", member="1")
+    assert requests.runtime(copy, 1, "weak_mask") == 10 + 17  # 50 steps
+    assert requests.runtime(wildcards(), 1, "collect") == 30
+
+
+def test_megabytes_are_copies_of_the_weights_and_grow_with_the_attempt(requests: Requests) -> None:
+    """Training: 12 copies of 100 MB, 6 x 80 MB of scores, 30 examples of 2 MB, 1 MB of data (digits: 900 of 1 kB)."""
+    held = 1200 + 480 + 60 + 0.9
+    dense = wildcards(initial="pretrained")
+    assert requests.mem_mb(dense, 1, "finetune_dense") == pytest.approx(BASE_MB + held, abs=1)
+    assert requests.mem_mb(dense, 2, "finetune_dense") == pytest.approx(1.5 * (BASE_MB + held), abs=1)
+    assert requests.mem_mb(wildcards(), 1, "tables") == BASE_MB
+    # A state, the magnitudes of two copies (and the state's path among the inputs), a mean in fp64, the ranking.
+    masks = wildcards(variant="isp", round="0", sparsity="0.5000")
+    assert requests.mem_mb(masks, 1, "aggregate") == BASE_MB + 300 + (4 * 3 + 16) * 20 + 480
+
+
+def test_on_a_gpu_activations_are_not_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "at_most", lambda study, backbone, task: RATES)
+    on_gpu = Requests(parse_study({**STUDY, "device": "cuda"}, "test"))
+    assert on_gpu.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense") == BASE_MB + 1681
+
+
+def test_every_job_of_the_smoke_study_can_be_estimated(requests: Requests) -> None:
+    study = parse_study(yaml.safe_load((ROOT / "config/smoke.yaml").read_text()), "smoke")
+    smoke = Requests(study)
+    for job in Jobs(study).by_output.values():
+        assert smoke.held(job) > 0, job
+        assert smoke.seconds(job) >= 0, job
+
+
+def test_every_rule_asks_for_memory_and_time(requests: Requests) -> None:
+    rules = re.findall(r"^rule (\w+):", RULES, re.M)
+    assert RULES.count("mem_mb=requests.mem_mb,\n        runtime=requests.runtime,") == len(rules)
+    patterns = {name: pattern for name, pattern in resources._OUTPUTS.items()}
+    assert set(patterns) <= set(rules)
+
+
+def test_a_backbone_that_is_not_there_yet_is_taken_for_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> Rates:
+        raise DataError("no config.json")
+
+    monkeypatch.setattr(resources, "at_most", missing)
+    found = Requests(parse_study(STUDY, "test")).mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense")
+    assert found > 12 * 1400
+
+
+def test_nothing_is_counted_where_nothing_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "at_most", lambda *_: pytest.fail("counted"))
+    local = Requests(parse_study(STUDY, "test"), asked=False)
+    assert local.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense") == BASE_MB
+
+
+def test_rates_are_counted_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = parse_study(STUDY, "test")
+    found = at_most(study, "clip_tiny", "digits")
+    (kept,) = tmp_path.glob("resources/rates/clip_tiny.*.json")
+    monkeypatch.setattr(rates, "_counted", lambda *_, **__: pytest.fail("counted again"))
+    assert at_most(study, "clip_tiny", "digits") == found
+    kept.write_text(json.dumps({"of": "another version"}))
+    monkeypatch.setattr(rates, "_counted", lambda *_, **__: found)
+    assert at_most(study, "clip_tiny", "digits") == found
+
+
+def test_what_a_forward_pass_keeps_is_counted_by_hand() -> None:
+    """Two matrices and a sigmoid keep the inputs of both products and what the sigmoid gave, which is one of them."""
+    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Sigmoid(), nn.Linear(5, 3, bias=False))
+    batch = torch.zeros(4, 6), torch.zeros(4, dtype=torch.int64)
+    losses = 4 * 3 * 4 + 4 * 8 + 4  # log-probabilities, labels, the sum of their weights
+    assert rates._kept_for_backward(model, batch) == 4 * (4 * 6 + 4 * 5) + losses
+
+
+# --- the profile and the guard ----------------------------------------------------------------------------------------
+
+
+def test_the_profile_groups_rules_that_there_are_by_wildcards_that_they_have() -> None:
+    rules = set(re.findall(r"^rule (\w+):", RULES, re.M))
+    assert set(PROFILE["groups"]) <= rules
+    known = {"backbone", "task", "seed", "variant", "round", "sparsity"}
+    for pattern in PROFILE["groups"].values():
+        assert set(re.findall(r"{(\w+)}", pattern)) <= known
+
+
+RUN = "isp_0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+def test_jobs_of_other_folders_and_other_programs_are_nobodys_business() -> None:
+    listing = f"{RUN}|/work/a\n{RUN}|/work/a\n{RUN}|/work/b\nmy_job|/work/a\n"
+    assert slurm.runs_in(listing, Path("/work/a")) == {RUN: 2}
+    assert slurm.runs_in(listing, Path("/work/c")) == {}
+
+
+def test_a_start_beside_jobs_of_a_killed_snakemake_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm.shutil, "which", lambda _: "/usr/bin/squeue")
+    done = subprocess.CompletedProcess([], 0, f"{RUN}|/work/a\n{RUN}|/work/a\n", "")
+    monkeypatch.setattr(slurm.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(IspError, match=rf"2 of run {RUN}.*scancel --name={RUN}"):
+        slurm.refuse_twice(Path("/work/a"))
+    slurm.refuse_twice(Path("/work/b"))
