@@ -27,6 +27,7 @@ from isp.settings import parse
 from isp.tasks import TaskLimits
 from isp.training import VERSION as TRAINING_VERSION
 from isp.training import State, Trainer, Training, default_loss, make_trainer
+from isp.watch import showing
 
 REPORT_EVERY = 30.0
 """Seconds between two lines about the progress of a stage."""
@@ -67,13 +68,18 @@ class Work:
 
 @contextmanager
 def working(*outputs: Path, threads: int = 1, device: str = "cpu") -> Iterator[Work]:
-    """The frame of a stage: a GPU of its own, threads, a writable folder, no leftovers, a last line in the log.
+    """The frame of a stage: it shows itself and has a GPU of its own; threads, a writable folder, no leftovers, a log.
 
     Raises:
         IspError: the device is not there, the folder cannot be written, or training diverged; then the last good state
             is kept beside the output.
     """
-    with devices.taken(device, str(outputs[0])), _measuring(*outputs, threads=threads, device=device) as work:
+    with (
+        showing(outputs[0]) as shown,
+        devices.taken(device, str(outputs[0])),
+        _measuring(*outputs, threads=threads, device=device) as work,
+    ):
+        shown.steps = lambda: work._steps
         yield work
 
 
