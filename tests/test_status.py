@@ -181,6 +181,25 @@ def test_lines_of_a_whole_grid_are_few_and_short() -> None:
     assert f"  and {len(jobs.by_output) - 12:,} more" in printed
 
 
+def test_variants_that_are_wholly_in_one_state_are_one_row() -> None:
+    variants = {"one": (3, 3), "two": (3, 3), "three": (3, 0), "four": (3, 1), "a_name_of_many_letters": (3, 3)}
+    keys = {"backbone": "clip_tiny", "task": "digits", "running": 0, "failed": 0}
+    rows = [
+        {**keys, "variant": name, "tickets": all_, "done": done, "left": all_ - done}
+        for name, (all_, done) in variants.items()
+    ]
+    content = {**found(), "groups": rows}
+    table = lines(content).split("\n\n")[1].splitlines()
+    assert [line.split("  ")[0] for line in table[1:]] == [
+        "clip_tiny digits one, two, a_name_of_many_letters",
+        "clip_tiny digits three",
+        "clip_tiny digits four",
+    ]
+    assert [line.split()[-2:] for line in table[1:]] == [["9", "9"], ["3", "3"], ["1", "2"]]
+    content["groups"] = [{**row, "task": "a_task_with_a_name"} for row in rows]
+    assert "a_task_with_a_name one, two and 1 more  " in lines(content)
+
+
 def test_spans() -> None:
     assert [span(seconds) for seconds in (7, 130, 11_100, 2 * 86_400 + 4 * 3600)] == [
         *("7 s", "2 min", "3 h 05 min", "2 d 4 h")

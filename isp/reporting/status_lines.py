@@ -9,6 +9,8 @@ from isp.reporting.tables import text
 
 LISTED = 12
 """Jobs that are listed one by one, of those that run and of those that failed."""
+WIDTH = 56
+"""Of the names of tickets."""
 _STATES = ("done", "running", "failed", "left")
 
 
@@ -45,20 +47,27 @@ def _header(found: Mapping[str, Any]) -> str:
 
 
 def _rows(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A row a variant; one for all of a backbone and task where all their tickets are done, or none is begun."""
-    places: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    """A row a variant, but one for all variants of a backbone and task whose tickets are all done, or all left."""
+    places: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for row in groups:
-        places.setdefault((row["backbone"], row["task"]), []).append(row)
+        whole = next((state for state in _STATES if row[state] == row["tickets"]), row["variant"])
+        places.setdefault(f"{row['backbone']} {row['task']}", {}).setdefault(whole, []).append(row)
     found = []
-    for (backbone, task), rows in places.items():
-        alike = any(all(row[state] == row["tickets"] for row in rows) for state in _STATES)
-        if alike and len(rows) > 1:
-            together = {key: sum(row[key] for row in rows) for key in ("tickets", *_STATES)}
-            rows = [{"variant": f"all {len(rows)} variants", **together}]
-        for row in rows:
-            counts = [f"{row[key]:,}" if row[key] else "" for key in ("tickets", *_STATES)]
-            found.append([f"{backbone} {task} {row['variant']}", *counts])
+    for place, alike in places.items():
+        for rows in alike.values():
+            sums = [sum(row[key] for row in rows) for key in ("tickets", *_STATES)]
+            names = [row["variant"] for row in rows]
+            found.append([f"{place} {_some(names, WIDTH - len(place))}", *(f"{n:,}" if n else "" for n in sums)])
     return found
+
+
+def _some(names: Sequence[str], width: int) -> str:
+    """Names with commas, as many as a width holds, and how many more there are."""
+    for count in range(len(names), 1, -1):
+        more = f" and {len(names) - count} more" if count < len(names) else ""
+        if len(shown := ", ".join(names[:count]) + more) <= width:
+            return shown
+    return names[0] if len(names) == 1 else f"{len(names)} variants"
 
 
 def _running(jobs: Sequence[Mapping[str, Any]]) -> str:
