@@ -162,6 +162,31 @@ def run(
     typer.echo(f"{(folder / 'tables/costs.txt').read_text()}\nTables, figures, tickets, report.html: {folder}/")
 
 
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(help="Its name: that of its folder in results/.")] = None,
+    configfile: Annotated[Path | None, typer.Option(help="Or the study file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say how far a study is: what is done, running, failed and left, and about how long that takes.
+
+    Only files below the current folder are read: it may run beside Snakemake, also on another machine. A file that is
+    there counts as done, also where a change would make it again. Exit status 1: something failed.
+    """
+    from isp.config import load_study
+    from isp.jobs import Jobs
+    from isp.reporting.status_lines import lines
+    from isp.status import find_study, look, read_plan, report
+
+    if (study is None) == (configfile is None):
+        raise ConfigError("isp status: give the name of a study, or its file by --configfile FILE")
+    found = load_study(configfile) if configfile else find_study(study or "")
+    content = report(Jobs(found), look(found), read_plan(found))
+    typer.echo(json.dumps(content, indent=1) if as_json else lines(content), nl=as_json)
+    if content["failed"]:
+        raise SystemExit(1)
+
+
 def _snakemake() -> list[str]:
     """The command that runs the workflow of the repository that this package lies in."""
     snakefile = Path(__file__).parent.parent / "workflow" / "Snakefile"

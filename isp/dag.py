@@ -13,10 +13,10 @@ from __future__ import annotations
 import importlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
+from functools import cache, cached_property
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -464,8 +464,9 @@ def fill(pattern: str, w: Wildcards, **changed: Any) -> str:
     return pattern.format(**values, **{key: value for key, value in changed.items() if key in _keys(pattern)})
 
 
-def _keys(pattern: str) -> Iterator[str]:
-    return (part.split("}")[0] for part in pattern.split("{")[1:])
+@cache
+def _keys(pattern: str) -> tuple[str, ...]:
+    return tuple(part.split("}")[0] for part in pattern.split("{")[1:])
 
 
 def _options(**values: Any) -> str:

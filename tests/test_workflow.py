@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +32,11 @@ from isp.data.preparation import limited
 from isp.definitions import task_of
 from isp.evaluation import evaluate as score
 from isp.families import Ticket
+from isp.jobs import Jobs
 from isp.reporting import FIGURES
 from isp.stages.evaluate import evaluate
+from isp.status import find_study, log_of, look, read_plan, report
+from isp.watch import has_finished
 from tests.test_backbones import SMALL_BERT, bert_folder
 from tests.test_isp import equal as same
 from tests.test_tasks import imitate
@@ -115,6 +119,22 @@ def test_the_plan_came_true(smoke: Path) -> None:
             assert row["flops_alone"] == pytest.approx(flops, rel=0.05), row["variant"]
     assert (smoke / RUN / "isp/0.6000/ticket.safetensors").stat().st_mtime > (folder / "plan.json").stat().st_mtime
     assert "| weak_mask | " in (folder / "tables/plan.md").read_text()
+
+
+def test_its_status_is_done(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every output is where the jobs say, every log says what its job took, and no marker is left."""
+    monkeypatch.chdir(smoke)
+    study = find_study("smoke")
+    jobs, seen = Jobs(study), look(study)
+    content = report(jobs, seen, read_plan(study))
+    assert content["jobs"]["done"] == content["jobs"]["all"] == len(jobs.by_output)
+    assert (content["failed"], content["running"], seen.marks) == ([], [], {})
+    assert set(jobs.by_output) <= seen.files
+    assert all(has_finished(seen.log(log_of("smoke", output)).text) for output in jobs.by_output)  # type: ignore[union-attr]
+    half = replace(seen, files={path for path in seen.files if not path.endswith("metrics.json")})
+    left = report(jobs, half, read_plan(study))["left"]
+    assert left["jobs"] == content["tickets"]["all"] == left["rules"]["evaluate"]
+    assert left["seconds"] is None or left["seconds"] > 0
 
 
 def test_every_two_masks_are_compared(smoke: Path) -> None:

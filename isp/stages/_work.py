@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isp import artifacts, files
+from isp import artifacts, devices, files
 from isp.costs import Cost, Measured, StepFlops, Stopwatch, check_device
 from isp.data.preparation import limited
 from isp.data.sources import check
@@ -27,6 +27,7 @@ from isp.settings import parse
 from isp.tasks import TaskLimits
 from isp.training import VERSION as TRAINING_VERSION
 from isp.training import State, Trainer, Training, default_loss, make_trainer
+from isp.watch import showing
 
 REPORT_EVERY = 30.0
 """Seconds between two lines about the progress of a stage."""
@@ -67,12 +68,23 @@ class Work:
 
 @contextmanager
 def working(*outputs: Path, threads: int = 1, device: str = "cpu") -> Iterator[Work]:
-    """The frame of a stage: threads, a writable folder, no leftovers, a last line in the log.
+    """The frame of a stage: it shows itself and has a GPU of its own; threads, a writable folder, no leftovers, a log.
 
     Raises:
         IspError: the device is not there, the folder cannot be written, or training diverged; then the last good state
             is kept beside the output.
     """
+    with (
+        showing(outputs[0]) as shown,
+        devices.taken(device, str(outputs[0])),
+        _measuring(*outputs, threads=threads, device=device) as work,
+    ):
+        shown.steps = lambda: work._steps
+        yield work
+
+
+@contextmanager
+def _measuring(*outputs: Path, threads: int, device: str) -> Iterator[Work]:
     check_device(device)
     kept = {kind: outputs[0].with_name(f"{outputs[0].stem}.last_good_{kind}.safetensors") for kind in ("state", "mask")}
     files.ready(*outputs)

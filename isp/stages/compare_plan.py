@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +15,9 @@ from isp.jobs import Jobs
 from isp.reporting import plan_tables
 from isp.reporting.tables import markdown
 from isp.stages._options import Metrics, mapping
+from isp.watch import took
 
 VERSION = 2
-_TOOK = re.compile(r"^wrote .* in ([\d.]+) s after [\d.]+ s of start-up", re.MULTILINE)
 
 
 def compare_plan(
@@ -35,12 +34,12 @@ def compare_plan(
     for job in Jobs(found).by_output.values():
         path = Path(log(job.output.replace(folder, STUDY, 1)).format(study=found.study))
         try:
-            took = _TOOK.findall(path.read_text())
+            times = took(path.read_text())
         except OSError as error:
             raise IspError(f"{path}: cannot be read ({error.strerror}); it says what the job took") from None
-        if not took:
+        if times is None:
             raise IspError(f"{path}: does not say what the job took; make {job.output} again")
-        seconds[job.rule].append(float(took[-1]))
+        seconds[job.rule].append(times[0])
     files.ready(output)
     tables = plan_tables.comparison(planned, seconds, rows)
     files.write_bytes(output, markdown(tables, plan_tables.COMPARISON_LEGEND).encode())

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isp import files
+from isp import devices, files
 from isp.config import load_study, parse_study
 from isp.costs import check_device
 from isp.errors import IspError
@@ -48,11 +48,13 @@ def plan(
     found = load_study(configfile) if configfile else parse_study(study or {}, "--study")
     if data_root:
         found = found.model_copy(update={"data_root": data_root})
-    if calibrate:
-        check_device(found.device)
     side_by_side = parallel or (1 if found.device != "cpu" else max(1, (os.cpu_count() or 1) // found.threads))
-    rate = None if calibrate else throughput or found.sustained()
-    content = make_plan(found, rate, overhead, side_by_side).as_json()
+    if calibrate:
+        with devices.taken(found.device, "isp plan"):
+            check_device(found.device)
+            content = make_plan(found, None, overhead, side_by_side).as_json()
+    else:
+        content = make_plan(found, throughput or found.sustained(), overhead, side_by_side).as_json()
     if output:
         files.ready(output)
         files.write_json(output, content)

@@ -35,11 +35,13 @@ CAPTIONS = json.dumps(
 PAGE = f"{paths.STUDY}/report.html"
 
 
+# Early, for `isp status` reads it while the study runs.
 rule describe:
     output:
         paths.DESCRIPTION,
     log:
         f"{paths.STUDY}/logs/describe.log",
+    priority: 100
     conda:
         ENVIRONMENT
     threads: 1

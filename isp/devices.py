@@ -1,0 +1,186 @@
+"""The GPUs of this machine, one job each: a lock for every device, which ends with the process that holds it.
+
+Snakemake counts the jobs on GPUs that it runs itself, but tells none of them which device is its own, and knows nothing
+of another Snakemake on the machine. So each job takes a free device and sees no other. A lock is an flock of a file in
+a folder that all users share; the kernel takes it back however its holder ends, so what is left of a killed one is a
+file that nobody holds. Only what is light is imported at the top.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from isp.errors import ConfigError, IspError
+
+FOLDER = "/tmp/isp-gpus"
+"""Where the locks are. Not below TMPDIR: users, Snakemake and schedulers set it, and a lock must be one for all."""
+POLL_SECONDS = 0.2
+_held: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+@contextmanager
+def taken(device: str, what: str) -> Iterator[None]:
+    """Hold a GPU of this machine; wait, and say so once on standard error, until one is free.
+
+    For "cuda" it is any, and CUDA_VISIBLE_DEVICES names it alone from then on, also afterwards: a process that has
+    looked at CUDA cannot change devices. For "cuda:N" it is number N of those that are visible. Nothing happens on a
+    CPU, without a GPU, and under Slurm, which gives out devices itself.
+
+    Args:
+        device: cpu, cuda or cuda:N.
+        what: the holder's output, for those who wait.
+
+    Environment variables:
+        ISP_GPUS: numbers or UUIDs of the devices that may be taken, with commas between them; else torch is asked.
+        ISP_GPU_LOCKS: another folder of locks.
+
+    Raises:
+        ConfigError: there is no such device, or ISP_GPUS names none that is visible.
+        IspError: the folder of locks cannot be written.
+    """
+    asked = re.fullmatch(r"cuda(?::(\d+))?", device)
+    there = visible() if asked and "SLURM_JOB_ID" not in os.environ else {}
+    if asked is None or not there:  # `check_device` refuses what torch does not know
+        yield
+        return
+    names = list(there)
+    if asked[1] and int(asked[1]) >= len(names):
+        raise ConfigError(f"device {device!r}: the GPUs that may be taken here are {', '.join(names)}")
+    wanted = [names[int(asked[1])]] if asked[1] else names
+    name, lock = _take({name: there[name] for name in wanted}, what)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names) if asked[1] else name
+    try:
+        yield
+    finally:
+        os.ftruncate(lock, 0)
+        _held.discard(lock)
+        os.close(lock)
+
+
+def visible() -> dict[str, str]:
+    """The devices that this process may take, in CUDA's order: the name that CUDA takes, and the physical id.
+
+    Raises:
+        ConfigError: ISP_GPUS names none that CUDA_VISIBLE_DEVICES does.
+    """
+    allowed, named = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("ISP_GPUS")
+    if named is None and allowed is None:
+        import torch
+
+        return {str(index): str(index) for index in range(torch.cuda.device_count())}
+    found = _physical(_names(named if allowed is None else allowed))
+    if named is None or allowed is None:
+        return found
+    both = set(_physical(_names(named)).values())
+    if found and not both & set(found.values()):
+        raise ConfigError(f"ISP_GPUS={named}: names none of CUDA_VISIBLE_DEVICES={allowed}")
+    return {name: device for name, device in found.items() if device in both}
+
+
+def _names(text: str | None) -> list[str]:
+    """The devices of a list; as CUDA does, it ends at the first that cannot be one, such as -1."""
+    found: list[str] = []
+    for name in (text or "").split(","):
+        if not re.fullmatch(r"\w[\w/.-]*", name.strip()):
+            break
+        found.append(name.strip())
+    return found
+
+
+def _physical(names: list[str]) -> dict[str, str]:
+    """The physical id of each device: its number, also where it is named by (the beginning of) its UUID.
+
+    A UUID stands for itself where nvidia-smi is not there to ask. Its numbers are CUDA's where all GPUs are of one type
+    or CUDA_DEVICE_ORDER is PCI_BUS_ID.
+    """
+    numbers: dict[str, str] = {}
+    if not all(name.isdecimal() for name in names):
+        command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+        with suppress(OSError, subprocess.SubprocessError):
+            listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+            numbers = {
+                uuid.strip(): index.strip() for index, _, uuid in (s.partition(",") for s in listed.splitlines())
+            }
+    return {
+        name: next((number for uuid, number in numbers.items() if uuid.startswith(name)), name)
+        if not name.isdecimal()
+        else str(int(name))
+        for name in names
+    }
+
+
+def _take(devices: Mapping[str, str], what: str) -> tuple[str, int]:
+    """Lock one of the devices; its name and the descriptor of its lock."""
+    folder, waiting = Path(os.environ.get("ISP_GPU_LOCKS") or FOLDER), False
+    while True:
+        for name, device in devices.items():
+            lock = _open(folder, device)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            _held.add(lock)
+            os.ftruncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}, {what}\n".encode())
+            return name, lock
+        if not waiting:
+            waiting = True
+            holders = "; ".join(f"{name}: {_holder(folder, device)}" for name, device in devices.items())
+            print(f"waiting for a GPU; who holds them: {holders}", file=sys.stderr, flush=True)
+        time.sleep(POLL_SECONDS)
+
+
+def _lock_of(folder: Path, device: str) -> Path:
+    return folder / f"{re.sub(r'[^A-Za-z0-9.-]', '_', device)}.lock"
+
+
+def _holder(folder: Path, device: str) -> str:
+    try:
+        return _lock_of(folder, device).read_text().strip() or "somebody"
+    except OSError:
+        return "somebody"
+
+
+def _open(folder: Path, device: str) -> int:
+    """The file of a lock; it and its folder are made if need be, for all users.
+
+    Raises:
+        IspError: it cannot be opened.
+    """
+    path, umask = _lock_of(folder, device), os.umask(0)
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(0o1777)
+        # Without O_CREAT where it is there: Linux refuses that for files of others in such a folder.
+        for flags in (0, os.O_CREAT | os.O_EXCL, 0):
+            with suppress(FileNotFoundError if not flags else FileExistsError):
+                return os.open(path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o666)
+        raise FileNotFoundError(2, "it was removed just now")
+    except OSError as error:
+        raise IspError(
+            f"{folder}: cannot be written to ({error.strerror or error}), and it holds the locks of this machine's "
+            "GPUs; ISP_GPU_LOCKS names another folder"
+        ) from None
+    finally:
+        os.umask(umask)
+
+
+def _forget() -> None:
+    """In a forked child: a lock is its parent's, and must not live as long as the child."""
+    for lock in _held:
+        os.close(lock)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,227 @@
+"""GPUs are taken by one process each; all devices here are made up."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from isp import devices
+from isp.costs import Stopwatch
+from isp.errors import ConfigError, IspError
+from isp.stages import _work
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from isp.devices import taken
+
+device, output, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+with taken(device, str(output)):
+    begun = time.monotonic()
+    output.with_suffix(".has").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+    time.sleep(seconds)
+    output.write_text(f"{os.environ['CUDA_VISIBLE_DEVICES']} {begun} {time.monotonic()}")
+"""
+FORK = """
+import os, sys, time
+from isp.devices import taken
+with taken("cuda", "parent"):
+    if os.fork() == 0:
+        time.sleep(30)
+        os._exit(0)
+    print("forked", flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices, locks of our own."""
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ISP_GPUS", "0,1")
+    monkeypatch.setenv("ISP_GPU_LOCKS", str(tmp_path / "locks"))
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that end with the test."""
+    found: list[subprocess.Popen[str]] = []
+    yield found
+    for process in found:
+        process.kill()
+        process.communicate()
+
+
+def hold(output: Path, seconds: float, device: str = "cuda", **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, device, str(output), str(seconds)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+
+
+def wait_until_held(output: Path) -> str:
+    """The device that a process holds."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (found := output.with_suffix(".has")).exists() and found.read_text():
+            return found.read_text()
+        time.sleep(0.02)
+    raise AssertionError(f"{output}: got no device")
+
+
+def test_many_processes_never_share_a_device(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
+    outputs = [tmp_path / f"{index}.txt" for index in range(10)]
+    started += [hold(output, 0.3) for output in outputs]
+    assert [process.wait(timeout=120) for process in started] == [0] * 10
+    found: dict[str, list[tuple[float, float]]] = {}
+    for output in outputs:
+        device, begun, ended = output.read_text().split()
+        found.setdefault(device, []).append((float(begun), float(ended)))
+    assert set(found) == {"0", "1"}
+    for intervals in found.values():
+        ordered = sorted(intervals)
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(ordered))
+
+
+def test_a_killed_holder_frees_its_device_and_those_who_wait_say_who_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[str]]
+) -> None:
+    monkeypatch.setenv("ISP_GPUS", "7")
+    started.append(holder := hold(tmp_path / "holder.txt", 600))
+    assert wait_until_held(tmp_path / "holder.txt") == "7"
+    started.append(waiting := hold(tmp_path / "next.txt", 0))
+    assert waiting.stderr is not None
+    line = waiting.stderr.readline()
+    assert line.startswith("waiting for a GPU; who holds them: 7: process ")
+    assert f"process {holder.pid} on " in line
+    assert "holder.txt" in line
+    assert not (tmp_path / "next.has").exists()
+    holder.send_signal(signal.SIGKILL)
+    assert waiting.wait(timeout=30) == 0
+    assert waiting.stderr.read() == ""  # said once
+    assert (tmp_path / "next.txt").read_text().startswith("7 ")
+
+
+def test_what_a_dead_process_left_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    lock = tmp_path / "locks" / "0.lock"
+    lock.parent.mkdir()
+    lock.write_text(f"process {dead.pid} on here, results/x\n")
+    with devices.taken("cuda", "mine"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+        assert lock.read_text().startswith(f"process {os.getpid()} on ")
+        assert lock.read_text().endswith(", mine\n")
+    assert lock.read_text() == ""
+
+
+def test_a_forked_child_holds_nothing(started: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISP_GPUS", "0")
+    process = subprocess.Popen([sys.executable, "-c", FORK], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    started.append(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "forked\n"
+    process.wait(timeout=30)
+    begun = time.monotonic()
+    with devices.taken("cuda", "mine"):
+        assert time.monotonic() - begun < 10  # the child sleeps for 30
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_numbered_device_is_that_one(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
+    started.append(hold(tmp_path / "one.txt", 600, "cuda:1"))
+    assert wait_until_held(tmp_path / "one.txt") == "0,1"  # so that cuda:1 is what it was
+    started.append(other := hold(tmp_path / "any.txt", 0))
+    assert other.wait(timeout=60) == 0
+    assert (tmp_path / "any.txt").read_text().startswith("0 ")
+    started.append(same := hold(tmp_path / "same.txt", 0, "cuda:1"))
+    assert same.stderr is not None
+    assert "who holds them: 1: process " in same.stderr.readline()
+    with pytest.raises(ConfigError, match=r"device 'cuda:2': the GPUs that may be taken here are 0, 1"):  # noqa: SIM117
+        with devices.taken("cuda:2", "x"):
+            pass
+
+
+def test_a_restricted_list_names_the_same_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[str]]
+) -> None:
+    """What is device 1 of all is device 0 of a process that sees 1 and 2."""
+    monkeypatch.delenv("ISP_GPUS")
+    started.append(hold(tmp_path / "restricted.txt", 600, "cuda:0", CUDA_VISIBLE_DEVICES="1,2"))
+    wait_until_held(tmp_path / "restricted.txt")
+    started.append(hold(tmp_path / "any.txt", 600, CUDA_VISIBLE_DEVICES="1, 2"))
+    assert wait_until_held(tmp_path / "any.txt") == "2"
+    started.append(blocked := hold(tmp_path / "blocked.txt", 0, "cuda:1", CUDA_VISIBLE_DEVICES="0,1,2"))
+    assert blocked.stderr is not None
+    assert "who holds them: 1: process " in blocked.stderr.readline()
+
+
+def test_which_devices_are_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices.visible() == {"0": "0", "1": "1"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    assert devices.visible() == {"1": "1"}  # both lists
+    monkeypatch.setenv("ISP_GPUS", "2")
+    with pytest.raises(ConfigError, match=r"ISP_GPUS=2: names none of CUDA_VISIBLE_DEVICES=3,1"):
+        devices.visible()
+    monkeypatch.delenv("ISP_GPUS")
+    assert list(devices.visible()) == ["3", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,0")
+    assert list(devices.visible()) == ["1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices.visible() == {}
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho '0, GPU-aa11'\necho '1, GPU-bb22'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(smi.parent), prepend=os.pathsep)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb,MIG-7/1/0")
+    assert devices.visible() == {"GPU-bb": "1", "MIG-7/1/0": "MIG-7/1/0"}
+
+
+@pytest.mark.parametrize(("device", "variable"), [("cpu", "ISP_STUDY"), ("cuda", "SLURM_JOB_ID"), ("tpu", "ISP_STUDY")])
+def test_nothing_is_taken_on_a_cpu_and_under_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "17")
+    with devices.taken(device, "x"):
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert not (tmp_path / "locks").exists()
+
+
+def test_the_locks_are_for_all_users(tmp_path: Path) -> None:
+    umask = os.umask(0o077)
+    try:
+        with devices.taken("cuda", "x"):
+            pass
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "locks").stat().st_mode) == 0o1777
+    assert stat.S_IMODE((tmp_path / "locks" / "0.lock").stat().st_mode) == 0o666
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "none" / "locks"):
+        monkeypatch.setenv("ISP_GPU_LOCKS", str(folder))
+        with pytest.raises(IspError, match=f"{folder}: cannot be written to"), devices.taken("cuda", "x"):
+            pass
+
+
+def test_a_stage_holds_its_device_while_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(_work, "check_device", lambda device: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    monkeypatch.setattr(_work, "Stopwatch", lambda device: Stopwatch("cpu"))
+    with _work.working(tmp_path / "out.json", device="cuda"):
+        assert f"{tmp_path}/out.json" in (tmp_path / "locks" / "0.lock").read_text()
+    assert seen == ["0"]
+    assert (tmp_path / "locks" / "0.lock").read_text() == ""

@@ -1,0 +1,319 @@
+"""How far a study is, by files that are made up here; every number by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from isp import cli, watch
+from isp.config import load_study, parse_study
+from isp.errors import IspError
+from isp.jobs import Jobs
+from isp.reporting.status_lines import lines, span
+from isp.stages._work import working
+from isp.stages.describe import describe
+from isp.status import Log, Mark, Seen, find_study, log_of, look, report
+from tests.test_plan import ROOT, STUDY
+
+JOBS = Jobs(parse_study(STUDY, "test"))  # 5 tickets: dense, isp and lth at 0.5 and 0.75
+RUN = "results/tiny/runs/clip_tiny/digits/seed0"
+INITIAL, DENSE = f"{RUN}/initial/pretrained.safetensors", f"{RUN}/dense/pretrained.safetensors"
+WEAK = [f"{RUN}/isp/round0/to0.5000/weak{member}.safetensors" for member in (0, 1)]
+STATE, MASK = f"{RUN}/isp/round0/state.safetensors", f"{RUN}/isp/round0/to0.5000/mask.safetensors"
+NOW = 1e9
+
+
+def wrote(seconds: float) -> Log:
+    return Log(f"30 steps in 31 s\nwrote x in {seconds} s after 1.00 s of start-up, peak memory 9 MB\n", 5000)
+
+
+def found(
+    *files: str,
+    marks: Mapping[str, Mark] | None = None,
+    logs: Mapping[str, Log] | None = None,
+    plan: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The report; logs by output."""
+    by_path = {log_of("tiny", output): log for output, log in (logs or {}).items()}
+    return report(JOBS, Seen(files=set(files), marks=marks or {}, log=by_path.get, now=NOW), plan)
+
+
+def groups(content: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    keys = ("tickets", "done", "running", "failed", "left")
+    return {row["variant"]: tuple(row[key] for key in keys) for row in content["groups"]}
+
+
+def test_nothing_is_there_yet() -> None:
+    content = found()
+    count = len(JOBS.by_output)
+    assert content["jobs"] == {"all": count, "done": 0, "running": 0, "lost": 0, "failed": 0, "left": count}
+    assert groups(content) == {"dense": (1, 0, 0, 0, 1), "isp": (2, 0, 0, 0, 2), "lth": (2, 0, 0, 0, 2)}
+    assert content["left"]["seconds"] is None
+    assert "how long they take is not known" in lines(content)
+
+
+def test_what_was_deleted_on_the_way_is_done_when_all_that_needs_it_is() -> None:
+    records = JOBS.dag.records()
+    assert found(*JOBS.dag.similarities(), *records)["jobs"]["left"] == 0
+    # The state of round 0 is needed by two copies, their mask, the ticket at 0.5 and round 1.
+    without_state = [path for path in JOBS.by_output if path not in (STATE, *WEAK)]
+    assert found(*without_state)["jobs"]["left"] == 0
+    without_mask = [path for path in without_state if path != MASK]
+    assert found(*without_mask)["jobs"]["left"] == 0
+    first_round = [INITIAL, MASK]
+    content = found(*first_round)
+    assert content["jobs"]["done"] == 2 + 2  # the weak masks are only needed by MASK, the state also by others
+    assert content["left"]["rules"]["train_segment"] == 2
+
+
+def test_running_lost_failed_and_retried() -> None:
+    traceback = Log("Traceback\n  File x\nMemoryError: no memory\n", 10)
+    marks = {
+        WEAK[0]: Mark(19, {"host": "node7", "pid": 3, "started": NOW - 600, "step": 20, "slurm_job": "88"}),
+        WEAK[1]: Mark(121, {"host": "node8", "pid": 4, "started": NOW - 900, "step": 10}),
+        f"{RUN}/lth/0.5000/ticket.safetensors": Mark(1, {"host": "here", "started": NOW - 5, "step": 0}),
+    }
+    logs = {path: Log("warming up\n", 100) for path in marks}  # of a retried one, too
+    logs[f"{RUN}/lth/0.5000/metrics.json"] = traceback
+    content = found(INITIAL, DENSE, STATE, marks=marks, logs=logs)
+    assert content["jobs"] | {"all": 0, "left": 0} == {
+        **{"all": 0, "left": 0, "done": 3, "running": 2, "lost": 1, "failed": 1}
+    }
+    # Both of isp need the mask of the lost copy; of lth one failed, the other waits for the running round.
+    assert groups(content) == {"dense": (1, 0, 0, 0, 1), "isp": (2, 0, 0, 2, 0), "lth": (2, 0, 1, 1, 0)}
+    assert [(job["host"], job["step"], job["steps"], job["seconds"]) for job in content["running"]] == [
+        ("node7", 20, 50, 600),
+        ("here", 0, 100, 5),
+    ]
+    by_rule = {job["rule"]: job for job in content["failed"]}
+    assert by_rule["weak_mask"]["lost"]
+    assert by_rule["evaluate"]["lines"] == ["Traceback", "  File x", "MemoryError: no memory"]
+    printed = lines(content)
+    assert "  weak_mask, node7 (Slurm 88), step 20 of 50, 10 min\n" in printed
+    assert f"lost, its process was killed: {WEAK[1]}" in printed
+    assert "    | MemoryError: no memory\n    log: results/tiny/logs/runs/" in printed
+    assert printed.startswith(f"tiny: 3 of {len(JOBS.by_output)} jobs done, 0 of 5 tickets, 2 running, 2 failed\n")
+
+
+def test_a_log_without_a_word() -> None:
+    """Just begun, the process is starting; later it is gone."""
+    content = found(logs={INITIAL: Log("\n", 119)})
+    assert content["jobs"]["running"] == 1
+    assert content["running"][0]["host"] is None
+    assert "initialise, starting\n" in lines(content)
+    content = found(logs={INITIAL: Log("", 121)})
+    assert content["jobs"]["lost"] == 1
+    assert "(empty)" in lines(content)
+
+
+def test_a_log_of_a_finished_job_whose_output_was_deleted() -> None:
+    assert found(logs={INITIAL: wrote(1)})["jobs"]["left"] == len(JOBS.by_output)
+    assert found(logs={INITIAL: wrote(1)})["failed"] == []
+
+
+def test_what_studies_share_and_what_people_read_may_fail_too() -> None:
+    logs = {
+        "resources/logs/prepare/clip_tiny/digits.log": Log("isp: no file\n", 9),
+        "resources/logs/pretrain/clip_tiny.log": Log("30 steps in 31 s\n", 9),  # it works
+        "results/tiny/logs/tables.log": Log("Traceback\nisp.errors.ArtifactError: x\n", 9),
+        "results/tiny/logs/plan.log": Log("a plan\n", 9),
+    }
+    content = report(JOBS, Seen(files=set(), marks={}, log=logs.get, now=NOW), None)
+    assert [job["rule"] for job in content["failed"]] == ["prepare", "tables"]
+    there = {"resources/prepared/clip_tiny/digits/train.safetensors"}
+    content = report(JOBS, Seen(files=there, marks={}, log=logs.get, now=NOW), None)
+    assert [job["rule"] for job in content["failed"]] == ["tables"]
+
+
+def test_how_long_by_hand() -> None:
+    """Copies took 9 + 1 and 19 + 1 seconds; nothing else is measured."""
+    files = [INITIAL, DENSE, STATE, *WEAK, MASK]
+    logs = {WEAK[0]: wrote(9), WEAK[1]: wrote(19)}
+    content = found(*files, logs=logs)
+    left = content["left"]
+    assert left["rules"]["weak_mask"] == 2
+    assert (left["work_seconds"], left["seconds"], left["side_by_side"]) == (2 * 15, 30, 1)
+    assert left["measured_jobs"] == 2
+    assert "weak_mask" not in left["unknown"]
+    assert "retrain" in left["unknown"]
+    assert "Not counted, for nothing is known of them yet: aggregate, " in lines(content)
+    # A plan said 5 seconds of a copy, which took 3 times as long, and 2 of each other job.
+    rules = dict.fromkeys(left["rules"], 2) | {"weak_mask": 5}
+    plan = {"parallel": 4, "rules": [{"rule": rule, "jobs": 10, "seconds": 10 * s} for rule, s in rules.items()]}
+    content = found(*files, logs=logs, plan=plan)
+    others = content["left"]["jobs"] - 2
+    assert content["left"]["work_seconds"] == 2 * 15 + others * 2 * 3
+    assert content["left"]["seconds"] == round((30 + others * 6) / 4, 1)
+    assert content["left"]["unknown"] == []
+    # Two that run have had 4 and 40 seconds of 15.
+    later = [job.output for job in JOBS.by_output.values() if job.rule == "weak_mask" and job.output not in WEAK]
+    marks = {path: Mark(0, {"started": NOW - age}) for path, age in zip(later, (4, 40), strict=True)}
+    content = found(*files, logs=logs, plan=plan, marks=marks)
+    assert content["left"]["work_seconds"] == 11 + 0 + others * 6
+    assert content["left"]["side_by_side"] == 2
+    assert "by the times of 2 jobs that are done and the plan,\n2 jobs side by side." in lines(content)
+
+
+def test_a_plan_alone() -> None:
+    plan = {"parallel": 2, "rules": [{"rule": job.rule, "jobs": 1, "seconds": 3} for job in JOBS.by_output.values()]}
+    left = found(plan=plan)["left"]
+    assert (left["seconds"], left["measured_jobs"], left["planned"]) == (3 * len(JOBS.by_output) / 2, 0, True)
+
+
+def test_lines_of_a_whole_grid_are_few_and_short() -> None:
+    jobs = Jobs(load_study(ROOT / "config" / "paper.yaml"))
+    running = {
+        path: Mark(0, {"host": "a" * 20, "started": NOW, "step": 1, "slurm_job": "1234567"}) for path in jobs.by_output
+    }
+    seen = Seen(files=set(), marks=running, log=lambda path: None, now=NOW)
+    printed = lines(report(jobs, seen, None)).splitlines()
+    assert len(printed) < 60
+    assert all(len(line) <= 100 for line in printed if not line.startswith("    results/"))
+    assert f"  and {len(jobs.by_output) - 12:,} more" in printed
+
+
+def test_variants_that_are_wholly_in_one_state_are_one_row() -> None:
+    variants = {"one": (3, 3), "two": (3, 3), "three": (3, 0), "four": (3, 1), "a_name_of_many_letters": (3, 3)}
+    keys = {"backbone": "clip_tiny", "task": "digits", "running": 0, "failed": 0}
+    rows = [
+        {**keys, "variant": name, "tickets": all_, "done": done, "left": all_ - done}
+        for name, (all_, done) in variants.items()
+    ]
+    content = {**found(), "groups": rows}
+    table = lines(content).split("\n\n")[1].splitlines()
+    assert [line.split("  ")[0] for line in table[1:]] == [
+        "clip_tiny digits one, two, a_name_of_many_letters",
+        "clip_tiny digits three",
+        "clip_tiny digits four",
+    ]
+    assert [line.split()[-2:] for line in table[1:]] == [["9", "9"], ["3", "3"], ["1", "2"]]
+    content["groups"] = [{**row, "task": "a_task_with_a_name"} for row in rows]
+    assert "a_task_with_a_name one, two and 1 more  " in lines(content)
+
+
+def test_spans() -> None:
+    assert [span(seconds) for seconds in (7, 130, 11_100, 2 * 86_400 + 4 * 3600)] == [
+        *("7 s", "2 min", "3 h 05 min", "2 d 4 h")
+    ]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the study without anything but its file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(STUDY))
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["status", *arguments])
+    printed = capsys.readouterr()
+    return int(caught.value.code or 0), printed.out + printed.err
+
+
+def put(path: str, text: str = "x", age: float = 0) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text)
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def test_a_folder_of_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, printed = run(capsys, "--configfile", "tiny.yaml")
+    assert status == 0
+    assert printed.startswith("tiny: 0 of ")
+    for path in (INITIAL, STATE):
+        put(path)
+    put(watch.marker(WEAK[0]), json.dumps({"host": "node7", "started": time.time() - 3, "step": 4}), age=60)
+    put(watch.marker(WEAK[1]), '{"host": "no', age=60)  # just being written
+    put(log_of("tiny", WEAK[0]), "")
+    status, printed = run(capsys, "--configfile", "tiny.yaml", "--json")
+    content = json.loads(printed)
+    assert status == 0
+    assert content["jobs"] | {"all": 0, "left": 0} == {
+        **{"all": 0, "left": 0, "done": 2, "running": 2, "lost": 0, "failed": 0}
+    }
+    assert {job["host"] for job in content["running"]} == {"node7", None}
+    put(watch.marker(WEAK[0]), "{}", age=130)
+    put(log_of("tiny", DENSE), "loss 3\nisp: training diverged\n")
+    status, printed = run(capsys, "--configfile", "tiny.yaml")
+    assert status == 1
+    assert "| isp: training diverged\n    log: results/tiny/logs/runs/" in printed
+    assert "weak_mask lost" in printed
+
+
+def test_the_study_is_found_by_its_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, printed = run(capsys, "tiny")
+    assert status == 2
+    assert "results/tiny/study.json: no such file" in printed
+    assert "studies here: none" in printed
+    describe(study=STUDY, command="snakemake", output=Path("results/tiny/study.json"))
+    assert run(capsys, "tiny")[0] == 0
+    assert "studies here: tiny. Give the file of another one" in run(capsys, "other")[1]
+    assert run(capsys)[0] == run(capsys, "tiny", "--configfile", "tiny.yaml")[0] == 2
+    put("results/tiny/study.json", "[]")
+    with pytest.raises(IspError, match=r"tiny/study.json: says no study; delete it"):
+        find_study("tiny")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_described_study_is_the_study(here: Path, path: Path) -> None:
+    """Also where its protocol is in epochs, which the description says beside what follows from them."""
+    values = yaml.safe_load(path.read_text())
+    describe(study=values, command="snakemake", output=Path(f"results/{values['study']}/study.json"))
+    known, again = parse_study(values, "test"), find_study(values["study"])
+    assert again.model_dump(exclude={"data_root"}) == known.model_dump(exclude={"data_root"})
+
+
+# --- what a stage shows -----------------------------------------------------------------------------------------------
+
+
+def test_a_stage_shows_itself_while_it_works(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "RENEW_SECONDS", 0.01)
+    monkeypatch.setenv("SLURM_JOB_ID", "88")
+    output = Path(INITIAL)
+    marker = Path(watch.marker(INITIAL))
+    with working(output) as work:
+        first = watch.read_marker(marker)
+        assert (first["pid"], first["slurm_job"], first["step"]) == (os.getpid(), "88", 0)
+        work.progress(7)
+        deadline = time.monotonic() + 10
+        while watch.read_marker(marker).get("step") != 7:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert look(load_study(here / "tiny.yaml")).marks[INITIAL].lives
+    assert not marker.exists()
+    with pytest.raises(FileNotFoundError), working(output):
+        Path("nowhere").read_text()
+    assert not marker.exists()
+    with working(Path("elsewhere/x.json")):
+        assert not list(Path("elsewhere").glob(".*"))
+
+
+def test_no_thread_keeps_a_stage_alive_and_a_killed_one_leaves_its_marker(here: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from isp.watch import showing\nwith showing(Path(sys.argv[1])): "
+    for end, left in (("sys.exit(3)", False), ("os._exit(3)", True)):
+        done = subprocess.run([sys.executable, "-c", code + end, INITIAL], timeout=60, check=False)
+        assert done.returncode == 3
+        assert Path(watch.marker(INITIAL)).exists() == left
+
+
+def test_the_last_line_of_a_log() -> None:
+    text = wrote(2.5).text
+    assert watch.took(text) == (2.5, 1.0)
+    assert watch.has_finished(text)
+    assert not watch.has_finished(text + "isp: killed\n")
+    assert watch.took("30 steps in 31 s\n") is None
+    assert not watch.has_finished("")
