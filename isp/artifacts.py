@@ -34,7 +34,7 @@ UNCHECKED = 2**30
 without being read: their checksum would take every job seconds. A file that is cut short is still noticed."""
 
 Part = Literal["train", "validation", "test"]
-Kind = Literal["weights", "backbone", "split", "examples", "state", "mask", "ticket"]
+Kind = Literal["weights", "backbone", "split", "examples", "state", "mask", "ticket", "checkpoint"]
 MADE_BY: dict[str, str] = {
     "weights": "weak_mask or train_subnetwork",
     "backbone": "pretrain or convert",
@@ -43,6 +43,7 @@ MADE_BY: dict[str, str] = {
     "state": "initialise, train_segment or merge_subnetworks",
     "mask": "prune_one_shot, prune_iterative, aggregate or merge_subnetworks",
     "ticket": "retrain or finetune_dense",
+    "checkpoint": "the one whose output it lies beside",
 }
 _BITS = "mask.bits"
 _TYPES = {
@@ -195,6 +196,17 @@ def load_ticket_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
     return mask, header["about"]
 
 
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], content: Any, about: Mapping[str, Any]) -> None:
+    """Where a stage is in its work: tensors, and JSON that says what they are."""
+    _write(path, "checkpoint", dict(tensors), {"content": content}, about)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
+    """The tensors, what they are, and what is written about them."""
+    tensors, header = _read(path, "checkpoint")
+    return tensors, header["content"], header["about"]
+
+
 def _mask_header(mask: Mask) -> dict[str, Any]:
     return {
         "shapes": {name: list(mask[name].shape) for name in sorted(mask)},
@@ -209,20 +221,36 @@ def _mask_header(mask: Mask) -> dict[str, Any]:
 
 def provenance() -> dict[str, str]:
     """Versions of what computes, the machine's kind, and the number of threads now."""
-    return {**_versions(), "threads": str(torch.get_num_threads())}
+    return {**versions(), **_machine(), "threads": str(torch.get_num_threads())}
+
+
+def checksum(path: Path) -> str | None:
+    """The checksum in the header of an artifact, which alone is read; None: whoever loads it will say what is wrong."""
+    try:
+        with safe_open(path, "pt") as file:
+            found = json.loads(file.metadata()["isp"])["checksum"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(found)
 
 
 @cache
-def _versions() -> dict[str, str]:
-    versions = {}
+def versions() -> dict[str, str]:
+    """Versions of the packages that compute, and of Python."""
+    found = {}
     for package in _PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+            found[package] = "not installed"
+    return {**found, "python": platform.python_version()}
+
+
+@cache
+def _machine() -> dict[str, str]:
     cpu = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_initialized() else {}  # type: ignore[no-untyped-call]
-    return {**versions, "python": platform.python_version(), "cpu": cpu, **gpu}
+    return {"cpu": cpu, **gpu}
 
 
 def _write(

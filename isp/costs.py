@@ -256,6 +256,10 @@ class Stopwatch:
         begun, self.start = self.start, time.perf_counter()
         return self.start - begun
 
+    def elapsed(self) -> float:
+        """Seconds since creation or the last lap, work queued on the device left out; begins no lap."""
+        return time.perf_counter() - self.start
+
     def peak_memory_mb(self) -> float:
         """Peak megabytes: of the device's allocator since creation, or resident in the process since it began."""
         if self.device.type == "cuda":

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -183,6 +183,29 @@ def state_of(model: nn.Module, step: int = 0) -> State:
     return State(step=step, weights={name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
 
 
+Progress = TypeVar("Progress")
+
+
+class Checkpoint(Protocol):
+    """Keeps states of runs now and then, so that the same work, begun again, goes on from the last of them."""
+
+    def leg(self, state: State, until: int) -> AbstractContextManager[tuple[int, State]]:
+        """A context for a run: the step that it began at, and the state to go on from; if none was kept, `state`."""
+        ...
+
+    def due(self) -> bool:
+        """Whether a state is wanted; asked after every step."""
+        ...
+
+    def keep(self, state: State) -> None:
+        """Keep a state of the run. It shares its memory with the run: it is only what it says until this returns."""
+        ...
+
+    def loop(self, progress: Progress) -> Progress:
+        """The progress that was kept, or the given one; it is kept with every state from now on."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """What to train and how; `run` is a function of the state given to it.
@@ -197,6 +220,7 @@ class Trainer:
         flops: FLOPs of one step, from `count_step_flops`.
         subset: train on these examples only.
         progress: called with 1 after every step.
+        checkpoint: keeps states of runs and gives back the last one; None: nothing is kept.
     """
 
     model: nn.Module
@@ -208,6 +232,7 @@ class Trainer:
     flops: StepFlops
     subset: Tensor | None = None
     progress: Callable[[int], None] = lambda _: None
+    checkpoint: Checkpoint | None = None
 
     @property
     def order(self) -> BatchOrder:
@@ -226,6 +251,18 @@ class Trainer:
     def prunable_weights(self, state: State) -> dict[str, Tensor]:
         """The prunable weights of a state."""
         return {name: state.weights[name] for name in self.prunable}
+
+    def resumed(self, progress: Progress) -> Progress:
+        """What a loop of several runs goes on from: its progress as the last checkpoint has it, else the given one.
+
+        To be called before the first of the runs. From here on checkpoints keep the progress, as it is when they are
+        made; so it may change between runs and by `observe` only, and must lead the loop back to the run that it is in.
+        What that run had reached is the business of `run`, whatever state it is called with.
+
+        Args:
+            progress: a dataclass of tensors, numbers, texts, costs, states, and dicts (by name) and lists of these.
+        """
+        return progress if self.checkpoint is None else self.checkpoint.loop(progress)
 
     def run(
         self, state: State, until: int, mask: Mask | None = None, observe: Observe | None = None
@@ -246,7 +283,9 @@ class Trainer:
         """
         device = next(self.model.parameters()).device
         mask = None if mask is None else {name: kept.to(device) for name, kept in mask.items()}
-        with self._workspace(state, mask, device) as (optimizer, parameters):
+        checkpoint = self.checkpoint
+        leg = nullcontext((state.step, state)) if checkpoint is None else checkpoint.leg(state, until)
+        with leg as (begun, state), self._workspace(state, mask, device) as (optimizer, parameters):
             order, training = self.order, self.training
             cast = nullcontext if training.precision == "fp32" else _bf16_autocast(device)
             limit = math.inf if training.clip_norm is None else training.clip_norm
@@ -275,8 +314,10 @@ class Trainer:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 self.progress(1)
+                if checkpoint is not None and checkpoint.due():
+                    checkpoint.keep(self._reached(optimizer, parameters, step + 1))
             done = self._leave(optimizer, parameters, max(until, state.step))
-        return done, self.cost(range(state.step, until), mask)
+        return done, self.cost(range(begun, until), mask)
 
     @contextmanager
     def _workspace(
@@ -302,12 +343,21 @@ class Trainer:
     def _leave(self, optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], step: int) -> State:
         """Copy what the workspace holds into a state."""
         optimizer.zero_grad(set_to_none=True)
+        here = self._reached(optimizer, parameters, step)
         memory = {
-            name: {key: tensor.detach().clone() for key, tensor in optimizer.state[parameter].items()}
+            name: {key: tensor.clone() for key, tensor in memory.items()} for name, memory in here.optimizer.items()
+        }
+        return replace(state_of(self.model, step), optimizer=memory)
+
+    def _reached(self, optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], step: int) -> State:
+        """What the workspace holds, not copied."""
+        weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+        memory = {
+            name: {key: tensor.detach() for key, tensor in optimizer.state[parameter].items()}
             for name, parameter in parameters.items()
             if parameter in optimizer.state
         }
-        return replace(state_of(self.model, step), optimizer=memory)
+        return State(step=step, weights=weights, optimizer=memory)
 
 
 def make_trainer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -199,47 +199,71 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
         records.append(pruned.record)
 
 
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run for one target is; it goes on from there when it was interrupted.
+
+    Attributes:
+        round: number of the current one, from 0.
+        reached: the sparsity of the rounds behind.
+        mask: of the round before.
+        state: that the round's segment ended in; None: it is still to be trained.
+        contributions: of the round's copies so far.
+        spent: until now.
+        records: of the rounds behind.
+    """
+
+    round: int = 0
+    reached: Decimal = Decimal(0)
+    mask: Mask | None = None
+    state: State | None = None
+    contributions: list[Weights] = field(default_factory=list)
+    spent: Cost = field(default_factory=Cost)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
 def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Decimal) -> Ticket:
     """A run for one target, whose rounds depend on what the masks before them turned out to be.
 
     If the budget leaves no room for another round, the rest is pruned at once.
     """
     settings, total = _settings(method), trainer.training.steps
-    steps_per_epoch = trainer.order.steps_per_epoch
-    state, mask, spent, reached, index = initial, None, Cost(), Decimal(0), 0
-    records: list[dict[str, Any]] = []
-    while reached < target:
-        state, cost = trainer.run(state, isp.steps_until(settings, index, steps_per_epoch), mask)
-        spent += cost
-        weights = trainer.prunable_weights(state)
-        no_more = isp.steps_until(settings, index + 1, steps_per_epoch) >= total
-        at_once = isp.rest_at_once(settings, reached, target) or (no_more and settings.rounds == "measured")
-        nominal = settings.rounds == "nominal"
-        following = isp.sparsities(settings, target)[index] if nominal else isp.next_sparsity(settings, reached, target)
+    steps_per_epoch, nominal = trainer.order.steps_per_epoch, settings.rounds == "nominal"
+    state, at = initial, trainer.resumed(Progress())
+    while at.reached < target:
+        if at.state is None:
+            at.state, cost = trainer.run(state, isp.steps_until(settings, at.round, steps_per_epoch), at.mask)
+            at.spent += cost
+        state, weights = at.state, trainer.prunable_weights(at.state)
+        no_more = isp.steps_until(settings, at.round + 1, steps_per_epoch) >= total
+        at_once = isp.rest_at_once(settings, at.reached, target) or (no_more and not nominal)
+        following = (
+            isp.sparsities(settings, target)[at.round] if nominal else isp.next_sparsity(settings, at.reached, target)
+        )
         sparsity = target if at_once else following
-        contributions: list[Weights] = []
-        for member in range(0 if at_once else settings.denoisers):
-            copy, cost = look_ahead(settings, trainer, state, mask, index, member)
-            spent += cost
-            contributions.append(isp.weak(settings.contribution, copy, sparsity, mask, settings.scope))
-        about = {"round": index, "step": state.step}
+        for member in range(len(at.contributions), 0 if at_once else settings.denoisers):
+            copy, cost = look_ahead(settings, trainer, state, at.mask, at.round, member)
+            at.spent += cost
+            at.contributions.append(isp.weak(settings.contribution, copy, sparsity, at.mask, settings.scope))
+        about = {"round": at.round, "step": state.step}
         adjust = settings.adjust == "rounds" or sparsity == target
-        event = aggregate(settings.rule, weights, contributions, sparsity, mask, about, settings.scope, adjust)
-        mask = event.mask
-        measured = Decimal(masks.sparsity(mask)).quantize(PLACES)
-        records.append({**event.record, "measured": str(measured)})
-        reached = sparsity if nominal or sparsity == target else min(measured, target)
-        index += 1
-    final, retraining = trainer.run(state, total, mask)
-    assert mask is not None
+        event = aggregate(
+            settings.rule, weights, at.contributions, sparsity, at.mask, about, settings.scope, adjust=adjust
+        )
+        measured = Decimal(masks.sparsity(event.mask)).quantize(PLACES)
+        at.records.append({**event.record, "measured": str(measured)})
+        at.reached = sparsity if nominal or sparsity == target else min(measured, target)
+        at.round, at.mask, at.state, at.contributions = at.round + 1, event.mask, None, []
+    final, retraining = trainer.run(state, total, at.mask)
+    assert at.mask is not None
     return Ticket(
         method=method.name,
         sparsity=target,
-        mask=mask,
+        mask=at.mask,
         weights=final.weights,
-        finding=spent,
+        finding=at.spent,
         retraining=retraining,
-        rounds=records,
+        rounds=at.records,
     )
 
 

@@ -7,6 +7,7 @@ events is tensors, so state, mask and memory at an event are all that is needed 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -39,41 +40,60 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
         yield _ticket(method, trainer, initial, sparsity)
 
 
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run is, beside its state; it goes on from there when it was interrupted.
+
+    Attributes:
+        events: the steps at which the method is still to look at the weights, ascending.
+        mask: the current one.
+        memory: the method's.
+        spent: until the last event.
+        finding: until the mask was found.
+        records: of the events that pruned.
+    """
+
+    events: list[int]
+    mask: Mask | None = None
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    spent: Cost = field(default_factory=Cost)
+    finding: Cost = field(default_factory=Cost)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
 def _ticket(method: Method, trainer: Trainer, initial: State, sparsity: Decimal) -> Ticket:
     module, total = method.module, trainer.training.steps
     wanted = masks.num_weights(weights := trainer.prunable_weights(initial))
     wanted -= num_pruned(sparsity, wanted)
-    state, spent, finding = initial, Cost(), Cost()
-    mask: Mask | None = None
-    memory: dict[str, Tensor] = {}
-    records: list[dict[str, Any]] = []
-    observe = partial(module.observe, memory, tuple(weights)) if hasattr(module, "observe") else None
-    for step in module.events(method.settings, sparsity, total):
-        state, cost = trainer.run(state, step, mask, observe)
-        spent += cost
+    state = initial
+    at = trainer.resumed(Progress(events=list(module.events(method.settings, sparsity, total))))
+    observe = partial(module.observe, at.memory, tuple(weights)) if hasattr(module, "observe") else None
+    while at.events:
+        state, cost = trainer.run(state, at.events[0], at.mask, observe)
+        at.spent += cost
         event = Event(
-            step=step,
+            step=at.events.pop(0),
             steps=total,
             sparsity=sparsity,
             weights=trainer.prunable_weights(state),
-            within=mask,
-            memory=memory,
+            within=at.mask,
+            memory=at.memory,
         )
         found = module.prune(event, method.settings)
         if found is not None:
-            mask, finding = found, spent
+            at.mask, at.finding = found, at.spent
             reached = Decimal(masks.sparsity(found)).quantize(sparsity)
-            records.append({"round": len(records), "sparsity": str(reached), "step": step})
+            at.records.append({"round": len(at.records), "sparsity": str(reached), "step": event.step})
             if masks.num_kept(found) == wanted:
-                break
-    assert mask is not None, f"{method.name} did not prune"
-    state, cost = trainer.run(state, total, mask)
+                at.events.clear()
+    assert at.mask is not None, f"{method.name} did not prune"
+    state, cost = trainer.run(state, total, at.mask)
     return Ticket(
         method=method.name,
         sparsity=sparsity,
-        mask=mask,
+        mask=at.mask,
         weights=state.weights,
-        finding=finding,
+        finding=at.finding,
         retraining=cost,
-        rounds=records,
+        rounds=at.records,
     )

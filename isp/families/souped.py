@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -10,7 +11,7 @@ from isp import masks, soups
 from isp.costs import Cost
 from isp.families import Evaluations, Method, Ticket, Validation
 from isp.families.denoised import check_subset, named, varied
-from isp.masks import Weights
+from isp.masks import Mask, Weights
 from isp.methods import uniform_soup
 from isp.training import State, Trainer, Training
 
@@ -32,6 +33,14 @@ def settings_of(method: Method) -> uniform_soup.Settings:
     return method.settings
 
 
+@dataclass(kw_only=True)
+class Progress:
+    """Where a member is, beside its state: its mask once it is pruned, and what was spent before."""
+
+    mask: Mask | None = None
+    spent: Cost = field(default_factory=Cost)
+
+
 def train_member(
     settings: uniform_soup.Settings, trainer: Trainer, initial: State, sparsity: Decimal, index: int
 ) -> Ticket:
@@ -45,10 +54,12 @@ def train_member(
     member = uniform_soup.member(settings, len(trainer.examples), trainer.seed, index)
     own, total = varied(trainer, member), trainer.training.steps
     with named(f"member {index} of the soup", member, initial):
-        pruned_at, cost = own.run(initial, settings.prune_step(total) if sparsity else 0)
-        mask = masks.prune_by_magnitude(own.prunable_weights(pruned_at), sparsity, scope=settings.scope)
-        state, rest = own.run(pruned_at, total, mask)
-    return Ticket(method="member", sparsity=sparsity, mask=mask, weights=state.weights, retraining=cost + rest)
+        state, at = initial, own.resumed(Progress())
+        if at.mask is None:
+            state, at.spent = own.run(initial, settings.prune_step(total) if sparsity else 0)
+            at.mask = masks.prune_by_magnitude(own.prunable_weights(state), sparsity, scope=settings.scope)
+        state, cost = own.run(state, total, at.mask)
+    return Ticket(method="member", sparsity=sparsity, mask=at.mask, weights=state.weights, retraining=at.spent + cost)
 
 
 def mix(method: Method, members: Sequence[Ticket], validation: Validation | None = None) -> Ticket:

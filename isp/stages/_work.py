@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from isp import artifacts, devices, files
+from isp import artifacts, checkpoints, devices, files
 from isp.costs import Cost, Measured, StepFlops, Stopwatch, check_device
 from isp.data.preparation import limited
 from isp.data.sources import check
@@ -26,7 +26,7 @@ from isp.prunable import prunable_names
 from isp.settings import parse
 from isp.tasks import TaskLimits
 from isp.training import VERSION as TRAINING_VERSION
-from isp.training import State, Trainer, Training, default_loss, make_trainer
+from isp.training import Checkpoint, State, Trainer, Training, default_loss, make_trainer
 from isp.watch import showing
 
 REPORT_EVERY = 30.0
@@ -38,7 +38,12 @@ class Work:
 
     Args:
         device: that the stage works on.
+
+    Attributes:
+        checkpoint: of a stage that trains for long.
     """
+
+    checkpoint: checkpoints.FileCheckpoint | None = None
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -56,9 +61,10 @@ class Work:
             print(f"{self._steps} steps in {now - self._begun:.0f} s", file=sys.stderr, flush=True)
 
     def measured(self) -> Measured:
-        """What this job took until now."""
+        """What this job took until now; with what was worked, before it was begun again, for what it went on from."""
+        earlier = self.checkpoint.earlier if self.checkpoint else 0.0
         return Measured(
-            seconds=round(self.watch.lap(), 3),
+            seconds=round(earlier + self.watch.lap(), 3),
             startup_seconds=round(self.startup, 3),
             jobs=1,
             peak_memory_mb=round(self.watch.peak_memory_mb()),
@@ -104,6 +110,44 @@ def _measuring(*outputs: Path, threads: int, device: str) -> Iterator[Work]:
     print(f"wrote {', '.join(map(str, outputs))} in {took}, peak memory {peak:,.0f} MB", file=sys.stderr, flush=True)
 
 
+@contextmanager
+def resumable(
+    output: Path, stage: str, version: int, setup: Setup, made_from: Mapping[str, Any], threads: int, **options: Any
+) -> Iterator[Work]:
+    """The frame of a stage that trains for long: `working`, with a checkpoint that the same stage goes on from.
+
+    Args:
+        output: that the stage writes.
+        stage: its name.
+        version: of it.
+        setup: what it is told, as all of them.
+        made_from: from `inputs`; files are the same if the checksums in their headers are.
+        threads: of torch.
+        options: what else decides what is computed.
+
+    Raises:
+        IspError: as `working`; or ISP_CHECKPOINT_SECONDS is no number of seconds.
+    """
+    path, seconds = checkpoints.beside(output), checkpoints.period()
+    with working(output, threads=threads, device=setup.device) as work:
+        files.ready(path)
+        identity = {"stage": stage, "version": version, **setup.described(), **options, "threads": threads}
+        identity |= {"inputs": _checksums(made_from["inputs"]), "packages": artifacts.versions()}
+        work.checkpoint = checkpoints.FileCheckpoint(path, identity, seconds, work.watch.elapsed)
+        with work.checkpoint.stopping():
+            yield work
+        work.checkpoint.remove()
+
+
+def _checksums(named: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:
+    return {
+        name: artifacts.checksum(Path(path))
+        if isinstance(path, str)
+        else [artifacts.checksum(Path(each)) for each in path]
+        for name, path in named.items()
+    }
+
+
 def check_manifest(path: Path, data_root: Path) -> None:
     """Hold downloaded files to what they were.
 
@@ -129,7 +173,11 @@ class Setup:
     device: str
 
     def trainer(
-        self, state: State, about: Mapping[str, Any], progress: Callable[[int], None] = lambda _: None
+        self,
+        state: State,
+        about: Mapping[str, Any],
+        progress: Callable[[int], None] = lambda _: None,
+        checkpoint: Checkpoint | None = None,
     ) -> Trainer:
         """A trainer of the model that `state` is of; the FLOPs of its step are known from `about` or counted."""
         backbone, architecture = backbone_of(self.backbone), about["architecture"]
@@ -142,7 +190,8 @@ class Setup:
         known = about.get("step_flops")
         flops = step_flops_of(known) if known and known["batch_size"] == protocol.batch_size else None
         names = prunable_names(model, backbone.prunable)
-        return make_trainer(model, examples, default_loss, protocol, names, self.seed, progress, flops)
+        made = make_trainer(model, examples, default_loss, protocol, names, self.seed, progress, flops)
+        return replace(made, checkpoint=checkpoint)
 
     def described(self) -> dict[str, Any]:
         """The same for headers of artifacts."""

@@ -27,7 +27,7 @@ from isp.stages._options import (
     Threads,
     Training,
 )
-from isp.stages._work import Setup, inputs, taken, working
+from isp.stages._work import Setup, inputs, resumable, taken
 
 VERSION = 2
 
@@ -50,9 +50,11 @@ def find_ticket(
     """Run a method from the initial state to step T and write the ticket; all its seconds count as finding."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
-    with working(output, threads=threads, device=device) as work:
+    made_from = inputs(initial=initial, data=data)
+    told = {"method": method, "method_version": chosen.module.VERSION, "settings": settings, "sparsity": sparsity}
+    with resumable(output, "find_ticket", VERSION, setup, made_from, threads, **told) as work:
         state, about = artifacts.load_state(initial)
-        trainer = setup.trainer(state, about, work.progress)
+        trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         (ticket,) = find_tickets(chosen, trainer, state, [target])
         origin = {
             **ticket.origin,
@@ -60,7 +62,7 @@ def find_ticket(
             "version": VERSION,
             "architecture": about["architecture"],
             **setup.described(),
-            **inputs(initial=initial, data=data),
+            **made_from,
             **taken(work.measured(), Measured()),
         }
         weights = {name: tensor.cpu() for name, tensor in ticket.weights.items()}

@@ -13,7 +13,7 @@ from isp.api import save_ticket
 from isp.costs import Measured
 from isp.families import dense
 from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training
-from isp.stages._work import Setup, inputs, taken, working
+from isp.stages._work import Setup, inputs, resumable, taken
 
 VERSION = 1
 
@@ -32,15 +32,16 @@ def finetune_dense(
 ) -> None:
     """Fine-tune all T steps and write the ticket of sparsity 0."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
-    with working(output, threads=threads, device=device) as work:
+    made_from = inputs(initial=initial, data=data)
+    with resumable(output, "finetune_dense", VERSION, setup, made_from, threads) as work:
         state, about = artifacts.load_state(initial)
-        trainer = setup.trainer(state, about, work.progress)
+        trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         ticket = dense.ticket(trainer, state)
         origin = {
             "stage": "finetune_dense",
             "version": VERSION,
             "architecture": about["architecture"],
             **setup.described(),
-            **inputs(initial=initial, data=data),
+            **made_from,
         }
         save_ticket(output, replace(ticket, origin=origin | taken(Measured(), work.measured())))

@@ -24,7 +24,7 @@ from isp.stages._options import (
     Threads,
     Training,
 )
-from isp.stages._work import Setup, inputs, spent, taken, working
+from isp.stages._work import Setup, inputs, resumable, spent, taken
 
 VERSION = 1
 
@@ -46,10 +46,11 @@ def retrain(
 ) -> None:
     """Train from a state to step T under a mask and write the ticket: weights, mask, costs, a record of the rounds."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
-    with working(output, threads=threads, device=device) as work:
+    made_from = inputs(start=start, mask=mask, data=data)
+    with resumable(output, "retrain", VERSION, setup, made_from, threads, method=method, sparsity=sparsity) as work:
         state, about = artifacts.load_state(start)
         kept, found = artifacts.load_mask(mask)
-        trainer = setup.trainer(state, about, work.progress)
+        trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         final, cost = trainer.run(state, trainer.training.steps, kept)
         finding, took = spent(found)
         ticket = Ticket(
@@ -65,7 +66,7 @@ def retrain(
                 "version": VERSION,
                 "architecture": about["architecture"],
                 **setup.described(),
-                **inputs(start=start, mask=mask, data=data),
+                **made_from,
                 **taken(took, work.measured()),
             },
         )

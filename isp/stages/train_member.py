@@ -28,7 +28,7 @@ from isp.stages._options import (
     Threads,
     Training,
 )
-from isp.stages._work import Setup, inputs, taken, working
+from isp.stages._work import Setup, inputs, resumable, taken
 
 VERSION = 1
 
@@ -55,16 +55,19 @@ def train_member(
     """
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = parse(uniform_soup.Settings, settings, "--settings"), parse_sparsity(sparsity)
-    with working(output, threads=threads, device=device) as work:
+    made_from = inputs(initial=initial, data=data)
+    told = {"settings": settings, "sparsity": sparsity, "member": member}
+    with resumable(output, "train_member", VERSION, setup, made_from, threads, **told) as work:
         state, about = artifacts.load_state(initial)
-        ticket = souped.train_member(chosen, setup.trainer(state, about, work.progress), state, target, member)
+        trainer = setup.trainer(state, about, work.progress, work.checkpoint)
+        ticket = souped.train_member(chosen, trainer, state, target, member)
         origin = {
             "stage": "train_member",
             "version": VERSION,
             "architecture": about["architecture"],
             "settings": settings,
             **setup.described(),
-            **inputs(initial=initial, data=data),
+            **made_from,
             **taken(Measured(), work.measured()),
         }
         ticket = replace(ticket, mask={name: kept.cpu() for name, kept in ticket.mask.items()}, origin=origin)

@@ -10,7 +10,7 @@ import typer
 from isp import artifacts
 from isp.costs import Cost, Measured
 from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training, Within
-from isp.stages._work import Setup, inputs, spending, spent, working
+from isp.stages._work import Setup, inputs, resumable, spending, spent
 
 VERSION = 1
 
@@ -31,14 +31,15 @@ def train_segment(
 ) -> None:
     """Go on training from a state to step UNTIL of the run's one schedule, under the current mask."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
-    with working(output, threads=threads, device=device) as work:
+    made_from = inputs(start=start, within=within, data=data)
+    with resumable(output, "train_segment", VERSION, setup, made_from, threads, until=until) as work:
         state, about = artifacts.load_state(start)
         mask, before = artifacts.load_mask(within) if within else (None, None)
-        trainer = setup.trainer(state, about, work.progress)
+        trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         done, cost = trainer.run(state, until, mask)
         cost_before, took_before = spent(before) if before else (Cost(), Measured())
         header = {"stage": "train_segment", "version": VERSION, **setup.described()}
-        header |= inputs(start=start, within=within, data=data)
+        header |= made_from
         header |= {"rounds": before["rounds"] if before else []}
         header |= {key: about[key] for key in ("architecture", "step_flops")}
         artifacts.save_state(output, done, header | spending(cost_before + cost, took_before + work.measured()))

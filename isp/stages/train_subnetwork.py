@@ -12,7 +12,7 @@ from isp.families import instant
 from isp.methods import instant_model_soup
 from isp.settings import parse
 from isp.stages._options import Backbone, Data, Device, Limits, MethodSettings, Output, Seed, Task, Threads, Training
-from isp.stages._work import Setup, inputs, spending, working
+from isp.stages._work import Setup, inputs, resumable, spending
 
 VERSION = 1
 
@@ -37,9 +37,14 @@ def train_subnetwork(
     """
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen = parse(instant_model_soup.Settings, settings, "--settings")
-    with working(output, threads=threads, device=device) as work:
+    made_from = inputs(initial=initial, data=data)
+    with resumable(
+        output, "train_subnetwork", VERSION, setup, made_from, threads, settings=settings, member=member
+    ) as work:
         state, about = artifacts.load_state(initial)
-        found = instant.train_subnetwork(chosen, setup.trainer(state, about, work.progress), state, member)
+        found = instant.train_subnetwork(
+            chosen, setup.trainer(state, about, work.progress, work.checkpoint), state, member
+        )
         header = {"stage": "train_subnetwork", "version": VERSION, "settings": settings, **setup.described()}
-        header |= {"sparsity": str(found.sparsity), **inputs(initial=initial, data=data)}
+        header |= {"sparsity": str(found.sparsity), **made_from}
         artifacts.save_weights(output, found.weights, header | spending(found.cost, work.measured()))

@@ -28,7 +28,7 @@ from isp.stages._options import (
     Training,
     Within,
 )
-from isp.stages._work import Setup, inputs, spending, working
+from isp.stages._work import Setup, inputs, resumable, spending
 
 VERSION = 1
 
@@ -61,13 +61,16 @@ def weak_mask(
     """
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     protocol, target = parse(isp.LookAhead, settings, "--settings"), parse_sparsity(sparsity)
-    with working(output, threads=threads, device=device) as work:
+    made_from = inputs(state=state, within=within, data=data)
+    told = {"settings": settings, "sparsity": sparsity, "round": round_, "member": member}
+    told |= {"contribution": contribution, "scope": scope}
+    with resumable(output, "weak_mask", VERSION, setup, made_from, threads, **told) as work:
         start, about = artifacts.load_state(state)
         mask = artifacts.load_mask(within)[0] if within else None
-        trainer = setup.trainer(start, about, work.progress)
+        trainer = setup.trainer(start, about, work.progress, work.checkpoint)
         copy, cost = denoised.look_ahead(protocol, trainer, start, mask, round_, member)
         found = isp.weak(contribution, {name: tensor.cpu() for name, tensor in copy.items()}, target, mask, scope)
         header = {"stage": "weak_mask", "version": VERSION, "settings": settings, **setup.described()}
-        header |= inputs(state=state, within=within, data=data)
+        header |= made_from
         save = artifacts.save_weights if contribution == "magnitudes" else artifacts.save_mask
         save(output, found, header | spending(cost, work.measured()))

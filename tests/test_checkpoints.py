@@ -1,0 +1,485 @@
+"""Work that is cut and begun again ends in the same bits: of a run, of every method that is one job, of real stages."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from isp import artifacts, checkpoints, families, masks, registry
+from isp.checkpoints import FileCheckpoint, pack, unpack
+from isp.costs import Cost
+from isp.errors import IspError
+from isp.families import Ticket, souped
+from isp.methods import uniform_soup
+from isp.stages import _work as work
+from isp.stages.initialise import initialise
+from isp.stages.prune_one_shot import prune_one_shot
+from isp.stages.train_segment import train_segment
+from isp.training import State, Trainer, state_of
+from tests.conftest import Noisy, tiny_model
+from tests.test_cli import prepared
+from tests.test_families import find
+
+MakeTrainer = Callable[..., Trainer]
+NAMES = list(registry.names("method"))
+WHOLE = [
+    name
+    for name in NAMES
+    if registry.load("method", name).FAMILY == "single_pass"
+    or (registry.load("method", name).FAMILY == "denoised" and not families.make_method(name).settings.chained)  # type: ignore[attr-defined]
+]
+"""Methods whose ticket is one job of several runs."""
+
+
+class Cut(BaseException):
+    """What ends the work of a test."""
+
+
+class Cutting(FileCheckpoint):
+    """Is due after a number of steps, and cuts the work there."""
+
+    def __init__(self, path: Path, steps: int) -> None:
+        super().__init__(path, {}, seconds=0)
+        self.left = steps
+
+    def due(self) -> bool:
+        self.left -= 1
+        return super().due() and not self.left
+
+    def keep(self, state: State) -> None:
+        super().keep(state)
+        raise Cut
+
+
+def bits(value: Any) -> Any:
+    """Something that is equal only if every bit is; zeros have a sign."""
+    if isinstance(value, Tensor):
+        return str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes()
+    if isinstance(value, State | Ticket | Cost):
+        return bits(vars(value))
+    if isinstance(value, dict):
+        return {key: bits(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [bits(each) for each in value]
+    return value
+
+
+def fresh(trainer: Trainer, checkpoint: FileCheckpoint) -> Trainer:
+    """As in another process."""
+    return replace(trainer, model=tiny_model(), examples=Noisy(), checkpoint=checkpoint)
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """What is in a file."""
+    tensors, content, _ = artifacts.load_checkpoint(path)
+    return unpack(content, tensors)
+
+
+def through_cuts(do: Callable[[FileCheckpoint], Any], path: Path, steps: int) -> tuple[Any, int]:
+    """Cut the work again and again, each time after so many steps, until it is done; its result, and how many cuts."""
+    for cuts in range(1000):
+        try:
+            return do(Cutting(path, steps)), cuts
+        except Cut:
+            torch.rand(3)
+    raise AssertionError("it does not end")
+
+
+# --- the library ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparsity", [None, "0.7"])
+def test_a_run_that_is_cut_after_any_step_ends_in_the_same_bits(
+    make: MakeTrainer, tmp_path: Path, sparsity: str | None
+) -> None:
+    """Momentum, dropout, augmentation and, from step 3, a mask; the cost is that of the whole run."""
+    trainer = make(steps=12)
+    start, _ = trainer.run(state_of(trainer.model), 3)
+    mask = sparsity and masks.prune_by_magnitude(trainer.prunable_weights(start), Decimal(sparsity))
+    whole = bits(trainer.run(start, 12, mask or None))
+    for step in range(1, 10):
+        path = tmp_path / str(step)
+        with pytest.raises(Cut):
+            fresh(trainer, Cutting(path, step)).run(start, 12, mask or None)
+        assert (kept(path)["begun"], kept(path)["state"].step) == (3, 3 + step)
+        again = FileCheckpoint(path, {}, seconds=1000)
+        assert bits(fresh(trainer, again).run(start, 12, mask or None)) == whole
+    done, cuts = through_cuts(lambda each: fresh(trainer, each).run(start, 12, mask or None), tmp_path / "every", 1)
+    assert (bits(done), cuts) == (whole, 9)
+
+
+def test_nothing_is_kept_before_it_is_time(make: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of one second a look: looked at once when it begins, after every step, and when one was written."""
+    now = iter(range(1000))
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: next(now))
+    steps: list[int] = []
+
+    class Noting(FileCheckpoint):
+        def keep(self, state: State) -> None:
+            super().keep(state)
+            steps.append(state.step)
+
+    trainer = replace(make(), checkpoint=Noting(tmp_path / "file", {}, seconds=10))
+    trainer.run(state_of(trainer.model), 30)
+    assert steps == [10, 20, 30]
+
+
+def test_progress_comes_back_as_it_was() -> None:
+    value = {
+        "cost": Cost(steps=3, flops=2**70),
+        "state": State(step=4, weights={"a": torch.randn(2, 3)}, optimizer={"a": {"step": torch.tensor(4.0)}}),
+        "sparsity": Decimal("0.5000"),
+        "records": [{"round": 0, "agreement": 0.1 + 0.2, "by layer": None, "yes": True}],
+        "contributions": [{"a": torch.tensor([True, False])}, {}],
+    }
+    tensors: dict[str, Tensor] = {}
+    assert bits(unpack(pack(value, tensors), tensors)["contributions"]) == bits(value["contributions"])
+    assert str(bits(unpack(pack(value, tensors), tensors))) == str(bits(value))
+    for wrong in ({1: "a"}, object(), (1, 2)):
+        with pytest.raises(TypeError, match="no progress of a loop can have that"):
+            pack([wrong], {})
+
+
+# --- methods whose ticket is one job ----------------------------------------------------------------------------------
+
+
+def test_there_are_such_methods() -> None:
+    assert {"progressive", "early_bird", "movement", "isp_code"} <= set(WHOLE)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_ticket_that_is_cut_after_any_step_is_the_same(make: MakeTrainer, name: str, tmp_path: Path) -> None:
+    """Cut once, at every step; and cut after every single one."""
+    trainer = make(steps=10)
+
+    def ticket(checkpoint: FileCheckpoint) -> Ticket:
+        return find(fresh(trainer, checkpoint), name, "0.7")[0]
+
+    whole = find(trainer, name, "0.7")[0]
+    assert len(whole.rounds) >= (1 if name == "early_bird" else 2)
+    steps = whole.cost.steps
+    assert steps >= 10
+    for step in range(1, steps + 1):
+        path = tmp_path / str(step)
+        with pytest.raises(Cut):
+            ticket(Cutting(path, step))
+        assert bits(ticket(FileCheckpoint(path, {}, seconds=1000))) == bits(whole), f"cut after step {step}"
+    done, cuts = through_cuts(ticket, tmp_path / "every", 1)
+    assert (bits(done), cuts) == (bits(whole), steps)
+
+
+@pytest.mark.parametrize("sparsity", ["0.0000", "0.7000"])
+def test_a_member_of_a_soup_that_is_cut_after_any_step_is_the_same(
+    make: MakeTrainer, sparsity: str, tmp_path: Path
+) -> None:
+    trainer, settings = make(steps=10), uniform_soup.Settings(members=3, prune_at=0.5)
+
+    def member(checkpoint: FileCheckpoint | None) -> Ticket:
+        own = replace(trainer, model=tiny_model(), checkpoint=checkpoint)
+        return souped.train_member(settings, own, state_of(tiny_model()), Decimal(sparsity), 1)
+
+    done, cuts = through_cuts(member, tmp_path / "file", 1)
+    assert (bits(done), cuts) == (bits(member(None)), 10)
+
+
+def test_of_a_loop_that_tells_no_progress_only_the_first_run_is_kept(make: MakeTrainer, tmp_path: Path) -> None:
+    """Lottery tickets are found by several jobs; in one job they are found all the same, and right."""
+    trainer, path = make(steps=6), tmp_path / "file"
+    (whole,) = find(trainer, "lth", "0.6")
+    with pytest.raises(Cut):
+        find(fresh(trainer, Cutting(path, 4)), "lth", "0.6")
+    (again,) = find(fresh(trainer, FileCheckpoint(path, {}, seconds=0)), "lth", "0.6")
+    assert bits(again) == bits(whole)
+    assert kept(path)["state"].step == 6
+    (again,) = find(fresh(trainer, Cutting(path, 4)), "lth", "0.6")  # goes on from step 6, and is not cut at step 4
+    assert bits(again) == bits(whole)
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+COMMON: dict[str, Any] = {"backbone": "clip_tiny", "task": "digits", "seed": 0, "limits": {"num_train": 64}}
+COMMON |= {"training": {"steps": 6, "batch_size": 16, "learning_rate": 1e-3}}
+STAGES: dict[str, dict[str, Any]] = {
+    "finetune_dense": {"initial": "initial"},
+    "retrain": {"start": "initial", "mask": "mask", "method": "one_shot", "sparsity": "0.5"},
+    "train_segment": {"start": "segment", "until": 5, "within": "mask"},
+    "weak_mask": {
+        **{"state": "segment", "round_": 1, "member": 1, "sparsity": "0.6", "within": "mask"},
+        **{"settings": {"look_ahead_steps": 4, "learning_rate_factors": [0.5, 2], "data_fraction": 0.5}},
+    },
+    "find_ticket": {
+        **{"initial": "initial", "method": "movement", "sparsity": "0.5"},
+        "settings": {"schedule": "cubic", "events": 2},
+    },
+    "train_member": {
+        **{"initial": "initial", "member": 1, "sparsity": "0.5"},
+        "settings": {"learning_rate_factors": [0.5, 2], "prune_at": 0.2},
+    },
+    "train_subnetwork": {"initial": "initial", "member": 1, "settings": {"look_ahead_steps": 4}},
+}
+"""The stages that train for long, with options under which they are quick; texts that are files end in .safetensors."""
+
+
+@pytest.fixture(scope="module")
+def folder(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With an initial state, another one, a mask, and the state after one step under it."""
+    made = tmp_path_factory.mktemp("checkpoints")
+    prepared(short_pretraining, made)
+    common = {**COMMON, "data": made / "train"}
+    weights = short_pretraining / "backbones" / "clip_tiny.safetensors"
+    for name, seed in (("initial", 0), ("other", 1)):
+        options = common | {"seed": seed, "weights": weights, "initial": "pretrained"}
+        initialise(**options, output=made / f"{name}.safetensors")
+    one_shot = {"initial": made / "initial.safetensors", "method": "one_shot", "sparsity": "0.5", "settings": {}}
+    prune_one_shot(**common, **one_shot, output=made / "mask.safetensors")
+    options = common | {"until": 1, "within": made / "mask.safetensors"}
+    train_segment(made / "initial.safetensors", **options, output=made / "segment.safetensors")
+    return made
+
+
+def call(stage: str, folder: Path, output: Path, **others: Any) -> None:
+    """A stage in this process, on files of the folder."""
+    options = COMMON | {"data": folder / "train"} | STAGES[stage] | others
+    for key in ("initial", "start", "mask", "within", "state"):
+        if key in options:
+            options[key] = folder / f"{options[key]}.safetensors"
+    getattr(importlib.import_module(f"isp.stages.{stage}"), stage)(**options, output=output)
+
+
+def written(path: Path) -> tuple[dict[str, Any], Any]:
+    """The tensors of an artifact to the bit, and its header without what differs from run to run."""
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["isp"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["checksum"], header["about"]["measured"]
+    return bits(tensors), header
+
+
+def signalled(patch: pytest.MonkeyPatch, number: signal.Signals, step: int) -> None:
+    """The next stage gets a signal in its step `step`, counted from 1."""
+    done: list[int] = []
+    real = work.Work.progress
+
+    def progress(self: work.Work, steps: int) -> None:
+        real(self, steps)
+        done.append(steps)
+        if len(done) == step:
+            signal.raise_signal(number)
+
+    patch.setattr(work.Work, "progress", progress)
+
+
+def test_these_are_the_stages_that_have_checkpoints() -> None:
+    files = Path(work.__file__).parent.glob("[!_]*.py")
+    assert {path.stem for path in files if "resumable(" in path.read_text()} == STAGES.keys()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_got_a_signal_goes_on_from_there(
+    stage: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything it writes is as if nothing had happened, but for the seconds: those until the signal are counted."""
+    call(stage, folder, tmp_path / "whole.safetensors")
+    output, checkpoint = tmp_path / "output.safetensors", tmp_path / "output.checkpoint.safetensors"
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGUSR1, step=3)
+        with pytest.raises(SystemExit) as caught:
+            call(stage, folder, output)
+    assert caught.value.code == 128 + signal.SIGUSR1
+    step = kept(checkpoint)["state"].step
+    assert step - kept(checkpoint)["begun"] == {"find_ticket": 1, "train_member": 2}.get(stage, 3)
+    told = f"isp: stopped by SIGUSR1 at step {step}; will go on from there: {checkpoint}"
+    assert capsys.readouterr().err.splitlines() == [told]
+    assert [path.name for path in tmp_path.iterdir() if "whole" not in path.name] == [checkpoint.name]
+
+    tensors, content, about = artifacts.load_checkpoint(checkpoint)
+    artifacts.save_checkpoint(checkpoint, tensors, content, about | {"seconds": 1000.0})
+    call(stage, folder, output)
+    assert f"going on from step {step} of a run to step" in capsys.readouterr().err
+    assert written(output) == written(tmp_path / "whole.safetensors")
+    with safe_open(output, "pt") as file:
+        measured = json.loads(file.metadata()["isp"])["about"]["measured"]
+    parts = measured.values() if "finding" in measured else [measured]
+    assert 1000 < max(part["seconds"] for part in parts) < 1060
+    assert not checkpoint.exists()
+    assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+
+
+def command(folder: Path, output: Path, steps: int, *before: str) -> list[str]:
+    """Retraining, as the workflow calls it."""
+    options = {"--start": folder / "initial.safetensors", "--mask": folder / "mask.safetensors", "--method": "one_shot"}
+    options |= {"--sparsity": "0.5", "--backbone": "clip_tiny", "--task": "digits", "--seed": 0}
+    options |= {"--data": folder / "train", "--limits": "{num_train: 64}", "--output": output}
+    options |= {"--training": json.dumps(COMMON["training"] | {"steps": steps})}
+    return [
+        sys.executable,
+        *(before or ("-m", "isp")),
+        "retrain",
+        *(str(each) for pair in options.items() for each in pair),
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
+def test_a_process_that_is_killed_goes_on(
+    number: signal.Signals, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, checkpoint = tmp_path / "output.safetensors", tmp_path / "output.checkpoint.safetensors"
+    environment = os.environ | {"ISP_CHECKPOINT_SECONDS": "0"}
+    process = subprocess.Popen(command(folder, output, 100), env=environment, stderr=subprocess.PIPE, text=True)
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + number, printed
+        assert f"isp: stopped by {number.name} at step " in printed
+    assert not output.exists()
+    assert 0 < (step := kept(checkpoint)["state"].step) < 100
+    training = COMMON["training"] | {"steps": 100}
+    call("retrain", folder, output, training=training)
+    assert f"going on from step {step} of a run to step 100" in capsys.readouterr().err
+    call("retrain", folder, tmp_path / "whole.safetensors", training=training)
+    assert written(output) == written(tmp_path / "whole.safetensors")
+    assert not [path.name for path in tmp_path.iterdir() if path.stem not in ("output", "whole")]
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("training", "made with other values of training"),
+        ("input", "made with other values of inputs"),
+        ("packages", "made with other values of packages"),
+        ("loop", "made by another loop"),
+        ("damaged", "damaged"),
+        ("truncated", "damaged"),
+        ("empty", "damaged"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_deleted(
+    what: str,
+    reason: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stage = "find_ticket" if what == "loop" else "finetune_dense"
+    output, checkpoint = tmp_path / "output.safetensors", tmp_path / "output.checkpoint.safetensors"
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGTERM, step=2)
+        with pytest.raises(SystemExit):
+            call(stage, folder, output)
+    options: dict[str, Any] = {}
+    if what == "training":
+        options["training"] = COMMON["training"] | {"learning_rate": 2e-3}
+    elif what == "input":
+        options["initial"] = "other"
+    elif what == "packages":
+        tensors, content, about = artifacts.load_checkpoint(checkpoint)
+        about["identity"]["packages"]["torch"] = "1.0"
+        artifacts.save_checkpoint(checkpoint, tensors, content, about)
+    elif what == "loop":
+        tensors, content, about = artifacts.load_checkpoint(checkpoint)
+        del content["dict"]["progress"]["dict"]["memory"]
+        artifacts.save_checkpoint(checkpoint, tensors, content, about)
+    else:
+        whole = checkpoint.read_bytes()
+        ends = {"damaged": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], "truncated": whole[:-1000], "empty": b""}
+        checkpoint.write_bytes(ends[what])
+    capsys.readouterr()
+    call(stage, folder, output, **options)
+    printed = capsys.readouterr().err
+    assert f"{checkpoint}: {reason}; it was deleted, everything is trained anew" in printed
+    assert "going on" not in printed
+    call(stage, folder, tmp_path / "whole.safetensors", **options)
+    assert written(output) == written(tmp_path / "whole.safetensors")
+    assert not checkpoint.exists()
+
+
+SLOW = """
+import sys, time
+from isp import artifacts, cli
+serialized = artifacts._serialized
+def slow(*arguments):
+    for number, part in enumerate(serialized(*arguments)):
+        yield part
+        if number == 3:
+            print("writing", flush=True)
+            time.sleep(600)
+artifacts._serialized = slow
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_signal_outside_of_training_ends_the_process_at_once(folder: Path, tmp_path: Path) -> None:
+    """While it writes its result: nothing is left."""
+    run = command(folder, tmp_path / "output.safetensors", 2, "-c", SLOW)
+    process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
+    process.send_signal(signal.SIGTERM)
+    _, printed = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (-signal.SIGTERM, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_after_the_last_step_ends_it_as_usual(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the one who had a handler before the stage began; what was not kept is trained again."""
+    came: list[int] = []
+    leave = Trainer._leave
+
+    def leave_and_end(self: Trainer, *arguments: Any) -> State:
+        signal.raise_signal(signal.SIGUSR1)
+        return leave(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_leave", leave_and_end)
+    before = signal.signal(signal.SIGUSR1, lambda number, _: came.append(number))
+    try:
+        with pytest.raises(SystemExit) as caught:
+            call("finetune_dense", folder, tmp_path / "output.safetensors")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (came, caught.value.code) == ([signal.SIGUSR1], 128 + signal.SIGUSR1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_does_not_end_the_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise IspError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setenv("ISP_CHECKPOINT_SECONDS", "0")
+    monkeypatch.setattr(artifacts, "save_checkpoint", full)
+    call("finetune_dense", folder, tmp_path / "output.safetensors")
+    assert capsys.readouterr().err.count("no checkpoint: ") == 6
+    assert (tmp_path / "output.safetensors").exists()
+
+
+@pytest.mark.parametrize("value", ["often", "-1", "nan", "inf", ""])
+def test_a_period_that_is_none(value: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISP_CHECKPOINT_SECONDS", value)
+    with pytest.raises(IspError, match=f"ISP_CHECKPOINT_SECONDS is '{value}': allowed are seconds, such as 180, or 0"):
+        call("finetune_dense", folder, tmp_path / "output.safetensors")
