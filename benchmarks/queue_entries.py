@@ -47,7 +47,7 @@ def _group(job: Job, groups: dict[str, str]) -> str | None:
     *_, backbone, task, seed, variant = job.output.split("/")[:7]
     rest = job.output.split("/")[7:]
     round_ = rest[0].removeprefix("round") if rest[0].startswith("round") else ""
-    sparsity = next(part.removeprefix("to") for part in rest if part.removeprefix("to").startswith("0."))
+    sparsity = next((part.removeprefix("to") for part in rest if part.removeprefix("to").startswith("0.")), "")
     return pattern.format(backbone=backbone, task=task, seed=seed, variant=variant, round=round_, sparsity=sparsity)
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     print(f"without groups: {len(jobs.by_output):,} entries; with groups: {together.total():,}")
     for rules, count in together.most_common():
         print(f"  {count:6,}  {rules}")
-    alone = entries(jobs, {rule: group for rule, group in groups.items() if rule != "weak_mask"})
+    alone = entries(jobs, {rule: group for rule, group in groups.items() if not group.startswith("round.")})
     print(f"with groups, look-aheads by themselves: {alone.total():,}")
 
 

@@ -85,14 +85,14 @@ wait_until_up() {
 }
 
 stop_by() {
-    if [ -e "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; then
-        kill "$(cat "$1")"
-        for _ in $(seq 40); do
-            kill -0 "$(cat "$1")" 2>/dev/null || return 0
-            sleep 0.25
-        done
-        kill -9 "$(cat "$1")" 2>/dev/null || true
-    fi
+    local pid
+    pid=$(cat "$1" 2>/dev/null) || return 0
+    kill "$pid" 2>/dev/null || return 0
+    for _ in $(seq 40); do
+        kill -0 "$pid" 2>/dev/null || return 0
+        sleep 0.25
+    done
+    kill -9 "$pid" 2>/dev/null || true
 }
 
 up() {

@@ -57,7 +57,7 @@ class Cluster:
     def command(self, *options: str) -> list[str]:
         snakefile = str(ROOT / "workflow" / "Snakefile")
         command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--workflow-profile", "profile"]
-        return [*command, "--configfile", str(self.study), *options]
+        return [*command, *options, "--configfile", str(self.study)]
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         """Snakemake, running."""
