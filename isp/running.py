@@ -40,15 +40,21 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
     if workflow.is_main_process and on_this_machine:  # elsewhere jobs live on when Snakemake dies
         unlock_if_abandoned()
     if not workflow.is_main_process:
-        _serve_cluster_job(study)
+        _serve_cluster_job(workflow, study)
     return study
 
 
-def _serve_cluster_job(study: Study) -> None:
-    """In a job of a cluster: a group of many on a CPU starts warm, and a notice of the time limit is for the stages."""
+def _serve_cluster_job(workflow: Any, study: Study) -> None:
+    """In a job of a cluster: what is on a CPU starts warm, and a notice of the time limit is for the stages.
+
+    There are two kinds of Snakemake there. One lives as long as the job, and starts one of the other kind for each
+    member of its group; so the first has the fork server, and begins it at once.
+    """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by shells, undone by stages that save what they have
-    if study.device == "cpu":
+    if study.device == "cpu" and not workflow.local_exec:
         _warm_start(study)
+        if "ISP_WARM" in os.environ:
+            warm.begin(os.environ["ISP_WARM"])
 
 
 def limits_jobs(workflow: Any) -> bool:

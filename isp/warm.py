@@ -172,6 +172,17 @@ def call(arguments: Sequence[str], socket_path: str, server: Sequence[str] = ())
     return status[0]
 
 
+def begin(socket_path: str) -> None:
+    """Start a server from a thread; a call that comes before it listens waits for it."""
+
+    def start() -> None:
+        with suppress(IspError, OSError):  # calls will say what is wrong
+            _connect_to_new(socket_path, ()).close()
+
+    _private_folder(os.path.dirname(socket_path))
+    threading.Thread(target=start, daemon=True, name="starts the warm server").start()
+
+
 def _private_folder(folder: str) -> None:
     """Make a folder that only this user can write to, or see that it is one: the server gets our whole environment."""
     import stat
