@@ -25,7 +25,7 @@ def control(*words: str) -> None:
     subprocess.run([CLUSTER, *words], check=True, timeout=60)
 
 
-def wait(what: str, true: Callable[[], Any], seconds: float = 120) -> Any:
+def wait(what: str, true: Callable[[], Any], seconds: float = 300) -> Any:
     """Wait until something is true, and return it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
