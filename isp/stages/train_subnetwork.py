@@ -38,13 +38,11 @@ def train_subnetwork(
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen = parse(instant_model_soup.Settings, settings, "--settings")
     made_from = inputs(initial=initial, data=data)
-    with resumable(
-        output, "train_subnetwork", VERSION, setup, made_from, threads, settings=settings, member=member
-    ) as work:
+    told = {"settings": settings, "member": member}
+    with resumable(output, "train_subnetwork", VERSION, setup, made_from, threads, **told) as work:
         state, about = artifacts.load_state(initial)
-        found = instant.train_subnetwork(
-            chosen, setup.trainer(state, about, work.progress, work.checkpoint), state, member
-        )
+        trainer = setup.trainer(state, about, work.progress, work.checkpoint)
+        found = instant.train_subnetwork(chosen, trainer, state, member)
         header = {"stage": "train_subnetwork", "version": VERSION, "settings": settings, **setup.described()}
         header |= {"sparsity": str(found.sparsity), **made_from}
         artifacts.save_weights(output, found.weights, header | spending(found.cost, work.measured()))
