@@ -375,6 +375,7 @@ def test_a_process_that_is_killed_goes_on(
     [
         ("training", "made with other values of training"),
         ("input", "made with other values of inputs"),
+        ("methods", "made with other values of methods"),
         ("packages", "made with other values of packages"),
         ("loop", "made by another loop"),
         ("damaged", "damaged"),
@@ -390,7 +391,7 @@ def test_a_checkpoint_of_something_else_is_deleted(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    stage = "find_ticket" if what == "loop" else "finetune_dense"
+    stage = "find_ticket" if what in ("loop", "methods") else "finetune_dense"
     output, checkpoint = tmp_path / "output.safetensors", tmp_path / "output.checkpoint.safetensors"
     with monkeypatch.context() as patch:
         signalled(patch, signal.SIGTERM, step=2)
@@ -401,9 +402,9 @@ def test_a_checkpoint_of_something_else_is_deleted(
         options["training"] = COMMON["training"] | {"learning_rate": 2e-3}
     elif what == "input":
         options["initial"] = "other"
-    elif what == "packages":
+    elif what in ("packages", "methods"):
         tensors, content, about = artifacts.load_checkpoint(checkpoint)
-        about["identity"]["packages"]["torch"] = "1.0"
+        about["identity"][what][{"packages": "torch", "methods": "isp.methods.movement"}[what]] = 0
         artifacts.save_checkpoint(checkpoint, tensors, content, about)
     elif what == "loop":
         tensors, content, about = artifacts.load_checkpoint(checkpoint)

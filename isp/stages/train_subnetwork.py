@@ -9,7 +9,7 @@ import typer
 
 from isp import artifacts
 from isp.families import instant
-from isp.methods import instant_model_soup
+from isp.methods import instant_model_soup, isp
 from isp.settings import parse
 from isp.stages._options import Backbone, Data, Device, Limits, MethodSettings, Output, Seed, Task, Threads, Training
 from isp.stages._work import Setup, inputs, resumable, spending
@@ -39,7 +39,8 @@ def train_subnetwork(
     chosen = parse(instant_model_soup.Settings, settings, "--settings")
     made_from = inputs(initial=initial, data=data)
     told = {"settings": settings, "member": member}
-    with resumable(output, "train_subnetwork", VERSION, setup, made_from, threads, **told) as work:
+    methods = (instant_model_soup, isp)
+    with resumable(output, "train_subnetwork", VERSION, setup, made_from, threads, methods, **told) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         found = instant.train_subnetwork(chosen, trainer, state, member)
