@@ -7,7 +7,8 @@ libraries read from the environment as they are imported is the server's, so the
 there. torch's is whatever a stage sets: the server computes nothing, so no pool of threads is lost in the fork.
 
 Nobody outlives the one they work for: a child ends with its client and with the server, the server with its owner (the
-Snakemake process). It takes Linux. Only what is light is imported at the top, since every client imports this module.
+Snakemake process). SIGTERM and SIGUSR1 are passed on to the child, which ends as it likes, and its client with it. It
+takes Linux. Only what is light is imported at the top, since every client imports this module.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ MODULES = (
 START_SECONDS = 120  # a cold disk may need a while; a server that died is noticed at once
 LONGEST_PATH = 107  # what Linux takes for the address of a unix socket
 KILLED = "isp: the process of this stage ended without a status; it was killed (out of memory?) or its fork server was"
+
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
+"""Signals that a client leaves to its child: a stage that trains keeps what it has (`isp.checkpoints`)."""
 
 _THREADS = ("OMP", "OPENBLAS", "GOTO", "MKL", "NUMEXPR", "VECLIB")
 _HEADER = struct.Struct("!I")
@@ -156,16 +160,20 @@ def call(arguments: Sequence[str], socket_path: str, server: Sequence[str] = ())
     _private_folder(os.path.dirname(path))
     _open_standard_streams()
     status = b""
+    passed: list[int] = []
     try:
         with _connect(path) or _connect_to_new(path, server) as connection:
             _send_request(connection, arguments)
-            status = connection.recv(1)
+            with _passing_on(connection) as passed:
+                status = connection.recv(1)
             if status:  # the locks and the memory of the child are free once it has ended
                 _wait_for(connection.fileno(), milliseconds=1000)
     except ConnectionError:
         pass  # it was killed while we wrote, or before it read everything
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    if not status and passed:
+        signal.raise_signal(passed[0])  # the child ended by it
     if not status:
         print(KILLED, file=sys.stderr)
         return 1
@@ -285,6 +293,25 @@ def _send_request(connection: socket.socket, arguments: Sequence[str]) -> None:
     connection.sendall(body)
 
 
+@contextmanager
+def _passing_on(connection: socket.socket) -> Iterator[list[int]]:
+    """A context in which signals that ask for an end are the child's to answer; a second of a kind ends the client."""
+    passed: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        passed.append(number)
+        with suppress(OSError):  # it is gone
+            connection.send(bytes([number]))
+
+    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
+    try:
+        yield passed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 # The server.
 
 
@@ -311,6 +338,8 @@ def serve(socket_path: str, owner_pid: int, run: str = RUN, modules: Sequence[st
     gc.freeze()
     sys.stdout.flush()  # else what an import printed would be in the buffers of all children
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
+    for number in PASSED_ON:  # a scheduler sends them to all processes of a job; this one ends with its owner
+        signal.signal(number, signal.SIG_IGN)
     # No thread may start here before the fork: a child would inherit locks that nobody releases.
     lifeline = os.pipe()
     with _listener(socket_path) as listener:
@@ -441,8 +470,8 @@ def _serve_client(connection: socket.socket, lifeline: int, run: str) -> NoRetur
         print(f"isp: {error}", file=sys.stderr)
         status = 1
     else:
-        watched = (connection.fileno(), lifeline)
-        threading.Thread(target=_end_with_any, args=watched, daemon=True, name="ends with client or server").start()
+        watched = (connection, lifeline)
+        threading.Thread(target=_end_with_either, args=watched, daemon=True, name="ends with client or server").start()
         status = _status_of(run, arguments)
     status = _flushed(status)
     try:
@@ -451,8 +480,15 @@ def _serve_client(connection: socket.socket, lifeline: int, run: str) -> NoRetur
         os._exit(status)
 
 
-def _end_with_any(*descriptors: int) -> None:
-    _wait_for(*descriptors)
+def _end_with_either(connection: socket.socket, lifeline: int) -> None:
+    """End with client or server; a byte from the client is the number of a signal for the main thread."""
+    main = threading.main_thread().ident
+    with suppress(OSError):
+        while _wait_for(connection.fileno(), lifeline) == [connection.fileno()]:
+            number = connection.recv(1)
+            if not number or main is None:
+                break
+            signal.pthread_kill(main, number[0])
     os._exit(1)
 
 
@@ -472,7 +508,7 @@ def _become_client(connection: socket.socket) -> list[str]:
     request = json.loads(_receive(connection, *_HEADER.unpack(header)))
     for number, handler in (
         (signal.SIGCHLD, signal.SIG_DFL),
-        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),  # SIGUSR1 stays ignored: a notice, which stages that train take
         (signal.SIGHUP, signal.SIG_DFL),
         (signal.SIGINT, signal.default_int_handler),
     ):

@@ -46,7 +46,9 @@ def act(arguments: list[str]) -> None:
         print("to stderr", file=sys.stderr)
     if what == "parent":
         print(os.getppid())
-    if what == "sleep":
+    if what == "finish":  # when a signal says so
+        signal.signal(signal.SIGUSR1, lambda number, _: sys.exit(128 + number))
+    if what in ("sleep", "finish"):
         Path(rest[0]).write_text(f"{os.getpid()} {os.getppid()}\n")
         time.sleep(600)
     if what == "die":
@@ -110,10 +112,10 @@ class Run:
         stdout, stderr = client.communicate(timeout=SECONDS)
         return client.returncode, stdout, stderr
 
-    def sleeper(self, file: Path) -> tuple[subprocess.Popen[str], int, int]:
+    def sleeper(self, file: Path, what: str = "sleep") -> tuple[subprocess.Popen[str], int, int]:
         """A client whose child sleeps, the child's pid and the server's."""
         file.unlink(missing_ok=True)
-        client = self.start("sleep", file)
+        client = self.start(what, file)
         text = until(lambda: file.exists() and file.read_text().endswith("\n") and file.read_text())
         child, server = map(int, text.split())
         return client, child, server
@@ -275,6 +277,14 @@ def test_a_terminated_client_dies_and_its_child_too(run: Run, tmp_path: Path) ->
     client.terminate()
     client.communicate(timeout=SECONDS)
     assert client.returncode == -signal.SIGTERM
+    until(lambda: gone(child))
+
+
+def test_a_child_that_answers_a_signal_of_its_client_decides_how_both_end(run: Run, tmp_path: Path) -> None:
+    client, child, _ = run.sleeper(tmp_path / "pid", "finish")
+    client.send_signal(signal.SIGUSR1)
+    _, printed = client.communicate(timeout=SECONDS)
+    assert (client.returncode, printed) == (128 + signal.SIGUSR1, "")
     until(lambda: gone(child))
 
 

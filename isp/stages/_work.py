@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -112,7 +113,14 @@ def _measuring(*outputs: Path, threads: int, device: str) -> Iterator[Work]:
 
 @contextmanager
 def resumable(
-    output: Path, stage: str, version: int, setup: Setup, made_from: Mapping[str, Any], threads: int, **options: Any
+    output: Path,
+    stage: str,
+    version: int,
+    setup: Setup,
+    made_from: Mapping[str, Any],
+    threads: int,
+    methods: Sequence[ModuleType] = (),
+    **options: Any,
 ) -> Iterator[Work]:
     """The frame of a stage that trains for long: `working`, with a checkpoint that the same stage goes on from.
 
@@ -123,6 +131,7 @@ def resumable(
         setup: what it is told, as all of them.
         made_from: from `inputs`; files are the same if the checksums in their headers are.
         threads: of torch.
+        methods: whose versions count, too.
         options: what else decides what is computed.
 
     Raises:
@@ -133,6 +142,7 @@ def resumable(
         files.ready(path)
         identity = {"stage": stage, "version": version, **setup.described(), **options, "threads": threads}
         identity |= {"inputs": _checksums(made_from["inputs"]), "packages": artifacts.versions()}
+        identity |= {"methods": {module.__name__: module.VERSION for module in methods}}
         work.checkpoint = checkpoints.FileCheckpoint(path, identity, seconds, work.watch.elapsed)
         with work.checkpoint.stopping():
             yield work

@@ -12,6 +12,7 @@ from isp import artifacts
 from isp.api import save_ticket
 from isp.costs import Measured
 from isp.families import find_tickets, make_method
+from isp.methods import isp
 from isp.sparsity import parse_sparsity
 from isp.stages._options import (
     Backbone,
@@ -51,8 +52,9 @@ def find_ticket(
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
     made_from = inputs(initial=initial, data=data)
-    told = {"method": method, "method_version": chosen.module.VERSION, "settings": settings, "sparsity": sparsity}
-    with resumable(output, "find_ticket", VERSION, setup, made_from, threads, **told) as work:
+    told = {"method": method, "settings": settings, "sparsity": sparsity}
+    methods = (chosen.module, isp)  # which holds the mathematics of its whole family
+    with resumable(output, "find_ticket", VERSION, setup, made_from, threads, methods, **told) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         (ticket,) = find_tickets(chosen, trainer, state, [target])

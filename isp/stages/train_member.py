@@ -12,7 +12,7 @@ from isp import artifacts
 from isp.api import save_ticket
 from isp.costs import Measured
 from isp.families import check_ticket, souped
-from isp.methods import uniform_soup
+from isp.methods import isp, uniform_soup
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
 from isp.stages._options import (
@@ -57,7 +57,7 @@ def train_member(
     chosen, target = parse(uniform_soup.Settings, settings, "--settings"), parse_sparsity(sparsity)
     made_from = inputs(initial=initial, data=data)
     told = {"settings": settings, "sparsity": sparsity, "member": member}
-    with resumable(output, "train_member", VERSION, setup, made_from, threads, **told) as work:
+    with resumable(output, "train_member", VERSION, setup, made_from, threads, [uniform_soup, isp], **told) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         ticket = souped.train_member(chosen, trainer, state, target, member)

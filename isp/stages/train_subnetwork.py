@@ -9,7 +9,7 @@ import typer
 
 from isp import artifacts
 from isp.families import instant
-from isp.methods import instant_model_soup
+from isp.methods import instant_model_soup, isp
 from isp.settings import parse
 from isp.stages._options import Backbone, Data, Device, Limits, MethodSettings, Output, Seed, Task, Threads, Training
 from isp.stages._work import Setup, inputs, resumable, spending
@@ -38,13 +38,12 @@ def train_subnetwork(
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen = parse(instant_model_soup.Settings, settings, "--settings")
     made_from = inputs(initial=initial, data=data)
-    with resumable(
-        output, "train_subnetwork", VERSION, setup, made_from, threads, settings=settings, member=member
-    ) as work:
+    told = {"settings": settings, "member": member}
+    methods = (instant_model_soup, isp)
+    with resumable(output, "train_subnetwork", VERSION, setup, made_from, threads, methods, **told) as work:
         state, about = artifacts.load_state(initial)
-        found = instant.train_subnetwork(
-            chosen, setup.trainer(state, about, work.progress, work.checkpoint), state, member
-        )
+        trainer = setup.trainer(state, about, work.progress, work.checkpoint)
+        found = instant.train_subnetwork(chosen, trainer, state, member)
         header = {"stage": "train_subnetwork", "version": VERSION, "settings": settings, **setup.described()}
         header |= {"sparsity": str(found.sparsity), **made_from}
         artifacts.save_weights(output, found.weights, header | spending(found.cost, work.measured()))
