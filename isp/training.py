@@ -219,7 +219,7 @@ class Trainer:
         seed: seed of data order, augmentation and dropout.
         flops: FLOPs of one step, from `count_step_flops`.
         subset: train on these examples only.
-        progress: called with 1 after every step.
+        progress: called with 1 after every step; first with how many a checkpoint saved.
         checkpoint: keeps states of runs and gives back the last one; None: nothing is kept.
     """
 
@@ -286,6 +286,8 @@ class Trainer:
         checkpoint = self.checkpoint
         leg = nullcontext((state.step, state)) if checkpoint is None else checkpoint.leg(state, until)
         with leg as (begun, state), self._workspace(state, mask, device) as (optimizer, parameters):
+            if state.step > begun:
+                self.progress(state.step - begun)  # what was kept of an earlier attempt
             order, training = self.order, self.training
             cast = nullcontext if training.precision == "fp32" else _bf16_autocast(device)
             limit = math.inf if training.clip_norm is None else training.clip_norm
