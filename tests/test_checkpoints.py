@@ -353,25 +353,25 @@ def test_processes_that_are_killed_go_on_one_after_the_other(
     step, worked = 0, 0.0
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL):
         before = checkpoint.stat().st_ino if step else 0
-        process = subprocess.Popen(command(folder, output, 80), env=environment, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command(folder, output, 40), env=environment, stderr=subprocess.PIPE, text=True)
         while not (checkpoint.exists() and checkpoint.stat().st_ino != before) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(number)
         _, printed = process.communicate(timeout=120)
         if step:
-            assert f"going on from step {step} of a run to step 80" in printed
+            assert f"going on from step {step} of a run to step 40" in printed
         if number == signal.SIGKILL:
             assert process.returncode == -signal.SIGKILL
         else:
             assert process.returncode == 128 + number, printed
             assert f"isp: stopped by {number.name} at step " in printed
         assert not output.exists()
-        assert step < kept(checkpoint)["state"].step < 80
+        assert step < kept(checkpoint)["state"].step < 40
         assert worked < artifacts.load_checkpoint(checkpoint)[2]["seconds"]
         step, worked = kept(checkpoint)["state"].step, artifacts.load_checkpoint(checkpoint)[2]["seconds"]
-    training = COMMON["training"] | {"steps": 80}
+    training = COMMON["training"] | {"steps": 40}
     call("retrain", folder, output, training=training)
-    assert f"going on from step {step} of a run to step 80" in capsys.readouterr().err
+    assert f"going on from step {step} of a run to step 40" in capsys.readouterr().err
     assert seconds(output) > worked
     call("retrain", folder, tmp_path / "whole.safetensors", training=training)
     assert written(output) == written(tmp_path / "whole.safetensors")
