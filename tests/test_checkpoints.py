@@ -344,30 +344,38 @@ def command(folder: Path, output: Path, steps: int, *before: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
-def test_a_process_that_is_killed_goes_on(
-    number: signal.Signals, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_processes_that_are_killed_go_on_one_after_the_other(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """By either signal and by SIGKILL, the last one gone on with in this process; the seconds of all of them count."""
     output, checkpoint = tmp_path / "output.safetensors", tmp_path / "output.checkpoint.safetensors"
     environment = os.environ | {"ISP_CHECKPOINT_SECONDS": "0"}
-    process = subprocess.Popen(command(folder, output, 40), env=environment, stderr=subprocess.PIPE, text=True)
-    while not checkpoint.exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, printed = process.communicate(timeout=60)
-    if number == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
-    else:
-        assert process.returncode == 128 + number, printed
-        assert f"isp: stopped by {number.name} at step " in printed
-    assert not output.exists()
-    assert 0 < (step := kept(checkpoint)["state"].step) < 40
+    step, worked = 0, 0.0
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL):
+        before = checkpoint.stat().st_ino if step else 0
+        process = subprocess.Popen(command(folder, output, 40), env=environment, stderr=subprocess.PIPE, text=True)
+        while not (checkpoint.exists() and checkpoint.stat().st_ino != before) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, printed = process.communicate(timeout=120)
+        if step:
+            assert f"going on from step {step} of a run to step 40" in printed
+        if number == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 128 + number, printed
+            assert f"isp: stopped by {number.name} at step " in printed
+        assert not output.exists()
+        assert step < kept(checkpoint)["state"].step < 40
+        assert worked < artifacts.load_checkpoint(checkpoint)[2]["seconds"]
+        step, worked = kept(checkpoint)["state"].step, artifacts.load_checkpoint(checkpoint)[2]["seconds"]
     training = COMMON["training"] | {"steps": 40}
     call("retrain", folder, output, training=training)
     assert f"going on from step {step} of a run to step 40" in capsys.readouterr().err
+    assert seconds(output) > worked
     call("retrain", folder, tmp_path / "whole.safetensors", training=training)
     assert written(output) == written(tmp_path / "whole.safetensors")
-    assert not [path.name for path in tmp_path.iterdir() if path.stem not in ("output", "whole")]
+    assert {path.name for path in tmp_path.iterdir()} == {"output.safetensors", "whole.safetensors"}
 
 
 @pytest.mark.parametrize(
