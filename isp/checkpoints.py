@@ -29,7 +29,7 @@ from isp.costs import Cost
 from isp.errors import ArtifactError, IspError
 from isp.training import Progress, State
 
-SECONDS = 180.0
+SECONDS = 300.0
 """Between two checkpoints, unless ISP_CHECKPOINT_SECONDS says otherwise."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

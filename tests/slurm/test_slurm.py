@@ -131,9 +131,11 @@ class Training:
         self.here, self.folder = here, folder
         shutil.copytree(here, folder, dirs_exist_ok=True)
         (folder / TRAINED).unlink()
-        self.slurm = Cluster(folder, folder / "study.yaml", **{"set-resources": {"finetune_dense": resources}})
+        changed = {"set-resources": {"finetune_dense": resources}} if resources else {}
+        self.slurm = Cluster(folder, folder / "study.yaml", **changed)
         self.running = self.slurm.start(TRAINED)
-        wait("the first checkpoint", (folder / CHECKPOINT).exists)
+        wait("the first checkpoint", lambda: (folder / CHECKPOINT).exists() or self.running.poll() is not None)
+        assert self.running.poll() is None, (folder / "snakemake.txt").read_text()
         (self.job,) = [job for job in self._jobs() if job["JobState"] == "RUNNING"]
 
     def _jobs(self) -> list[dict[str, str]]:
