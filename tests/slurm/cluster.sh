@@ -63,7 +63,7 @@ DefMemPerCPU=500
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=5
 ReturnToService=1
 SlurmdParameters=config_overrides
-SlurmdTimeout=30
+SlurmdTimeout=15
 KillWait=20
 MinJobAge=300
 GresTypes=gpu
