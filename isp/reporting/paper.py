@@ -22,7 +22,7 @@ COLUMNS = (
 _MISSING, _MATCHES, _NOTED = "—", "†", "‡"
 _LEGEND = (
     "Test scores in percent ({metrics}), {seeds}. Choices were made on validation data; test data were evaluated once, "
-    "on finished tickets. Bold: the best of a column. "
+    "on finished tickets. Bold: the best of a column of a table (what was not run on all tasks has tables of its own). "
     f"{_MATCHES}: matches the dense model, that is, the mean is at least the dense model's less one standard deviation "
     f"of the latter (of one dense seed: its score). {_MISSING}: not run. What is not pruned has one score a task, "
     "which stands in all of its columns."

@@ -16,7 +16,7 @@ from isp.reporting import tables as made
 from isp.reporting.rows import distinct
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
-VERSION = 6
+VERSION = 7
 
 
 def tables(
