@@ -102,7 +102,8 @@ up() {
     down
     write_configuration
     install -d -o munge -g munge -m 755 /run/munge
-    pgrep -x munged >/dev/null || runuser -u munge -- munged || unavailable "munged does not start"
+    # By force: what a killed one left must not stop it.
+    pgrep -x munged >/dev/null || runuser -u munge -- munged --force || unavailable "munged does not start"
     slurmctld || unavailable "slurmctld does not start"
     slurmd -N n1 && slurmd -N n2 || unavailable "slurmd does not start"
     wait_until_up
