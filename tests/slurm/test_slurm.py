@@ -235,6 +235,7 @@ def test_a_killed_snakemake_is_not_started_beside_its_own_jobs(training: Trainin
     """The wrong way is refused and says what the right way is."""
     training.running.send_signal(signal.SIGKILL)
     training.running.wait()
+    subprocess.run(["scontrol", "suspend", training.job["JobId"]], check=True)  # so that it does not end before we ask
     locked = training.slurm.run(TRAINED)
     assert locked.returncode != 0
     assert "unlock" in locked.stderr
