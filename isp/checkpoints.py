@@ -39,6 +39,12 @@ def beside(output: Path) -> Path:
     return output.with_name(f"{output.stem}.checkpoint.safetensors")
 
 
+def forget(*outputs: Path) -> None:
+    """Delete the checkpoints of outputs that have been used by what was in a group with them."""
+    for output in outputs:
+        beside(output).unlink(missing_ok=True)
+
+
 def period() -> float:
     """Seconds between two checkpoints; 0: one after every step.
 

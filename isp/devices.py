@@ -34,7 +34,8 @@ def taken(device: str, what: str) -> Iterator[None]:
 
     For "cuda" it is any, and CUDA_VISIBLE_DEVICES names it alone from then on, also afterwards: a process that has
     looked at CUDA cannot change devices. For "cuda:N" it is number N of those that are visible. Nothing happens on a
-    CPU, without a GPU, and under Slurm, which gives out devices itself.
+    CPU and without a GPU. Slurm gives out devices itself: in a job with one nothing happens, in a job with several its
+    own processes take one each.
 
     Args:
         device: cpu, cuda or cuda:N.
@@ -49,8 +50,9 @@ def taken(device: str, what: str) -> Iterator[None]:
         IspError: the folder of locks cannot be written.
     """
     asked = re.fullmatch(r"cuda(?::(\d+))?", device)
-    there = visible() if asked and "SLURM_JOB_ID" not in os.environ else {}
-    if asked is None or not there:  # `check_device` refuses what torch does not know
+    there = visible() if asked else {}
+    given = len(there) == 1 and "SLURM_JOB_ID" in os.environ
+    if asked is None or not there or given:  # `check_device` refuses what torch does not know
         yield
         return
     names = list(there)
@@ -119,9 +121,15 @@ def _physical(names: list[str]) -> dict[str, str]:
     }
 
 
+def _folder() -> Path:
+    """Where the locks are; those of a job of Slurm by themselves, as every job may number its devices from 0."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return Path(os.environ.get("ISP_GPU_LOCKS") or (f"{FOLDER}-{job}" if job else FOLDER))
+
+
 def _take(devices: Mapping[str, str], what: str) -> tuple[str, int]:
     """Lock one of the devices; its name and the descriptor of its lock."""
-    folder, waiting = Path(os.environ.get("ISP_GPU_LOCKS") or FOLDER), False
+    folder, waiting = _folder(), False
     while True:
         for name, device in devices.items():
             lock = _open(folder, device)

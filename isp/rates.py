@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class _Shape:
     activations: int
 
 
-@cache
+@lru_cache(maxsize=2)  # a study may have many, and they are whole models
 def _shape(backbone: str, task: str, data_root: Path) -> _Shape:
     made = backbone_of(backbone)
     model, architecture, tensors = made.blank(task_of(task), 4 * COUNTED, data_root)

@@ -10,6 +10,7 @@ checkpoint.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from isp import dag as paths
 from isp.artifacts import UNCHECKED
 from isp.config import Study
-from isp.errors import DataError
+from isp.errors import ConfigError, DataError
 from isp.jobs import Job, Jobs
 from isp.rates import Rates, at_most
 
@@ -91,6 +92,17 @@ class Requests:
     def _rates(self) -> dict[tuple[str, str], Rates]:
         return {}
 
+    @cached_property
+    def _longest(self) -> float:
+        text = os.environ.get("ISP_LONGEST_MINUTES", "inf")
+        try:
+            minutes = float(text)
+        except ValueError:
+            minutes = 0.0
+        if not minutes > 0:
+            raise ConfigError(f"ISP_LONGEST_MINUTES is {text!r}: allowed are minutes, such as 1440")
+        return minutes
+
     def _rates_of(self, place: tuple[str, str]) -> Rates:
         if place not in self._rates:
             try:
@@ -126,17 +138,20 @@ class Requests:
             rates = self._rates_of((backbone, getattr(wildcards, "task", task)))
             prepared = self.study.task(wildcards.task).num_examples if rulename == "prepare" else 0
             own = 4 * rates.weights + rates.example * prepared
+        elif rulename == "plan":  # trains every model for some steps, one after another
+            trained = (job for job in self._jobs.by_output.values() if job.rule == "finetune_dense")
+            own = max(map(self.held, trained), default=0)
         else:
             own = 0
         return math.ceil((BASE_MB + own / MB) * (1 + 0.5 * (attempt - 1)))
 
     def runtime(self, wildcards: Any, attempt: int, rulename: str) -> int:
-        """Minutes; as many again with every further attempt."""
+        """Minutes; as many again with every further attempt, up to ISP_LONGEST_MINUTES, a partition's limit."""
         if not self.asked:
             return CODE_MINUTES
         needs = self._needs(rulename, wildcards)
         minutes = OVERHEAD_MINUTES + MARGIN * needs[1] / 60 if needs is not None else CODE_MINUTES
-        return math.ceil(minutes * attempt)
+        return math.ceil(min(minutes * attempt, self._longest))
 
     def seconds(self, job: Job) -> float:
         """Of the work of a job, at the study's throughput."""

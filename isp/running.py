@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
     os.environ["ISP_DATA_ROOT"] = str(study.data_root)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     on_this_machine = workflow.resource_settings.nodes is None
-    if workflow.is_main_process and on_this_machine:  # elsewhere jobs live on when Snakemake dies
-        unlock_if_abandoned()
+    if workflow.is_main_process:
+        unlock_if_abandoned(on_this_machine)
     if not workflow.is_main_process:
         _serve_cluster_job(workflow, study)
     return study
@@ -68,11 +69,14 @@ def command(workflow: Any) -> str:
     return " ".join(["snakemake", *(f"--configfile {_short(Path(path))}" for path in given)])
 
 
-def unlock_if_abandoned() -> None:
+def unlock_if_abandoned(on_this_machine: bool = True) -> None:
     """Remove Snakemake's locks if no Snakemake is alive in this folder; the one that took them was killed.
 
     Snakemake's locks do not say whose they are. Every one that lives holds a share of ours, which the kernel takes back
     however it ends; who gets it whole is alone.
+
+    Args:
+        on_this_machine: whether the jobs of this one end with it. On a cluster they live on: nothing is removed.
 
     Raises:
         IspError: the current folder cannot be written.
@@ -83,11 +87,10 @@ def unlock_if_abandoned() -> None:
     except OSError as error:
         raise IspError(f"{LOCK.absolute()}: cannot be written ({error.strerror})") from None
     _held.append(file)
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(".snakemake/locks", ignore_errors=True)
-    except OSError:
-        pass  # somebody is alive
+    if on_this_machine:
+        with suppress(OSError):  # somebody is alive
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(".snakemake/locks", ignore_errors=True)
     fcntl.lockf(file, fcntl.LOCK_SH)
 
 
@@ -95,15 +98,41 @@ def start(workflow: Any, study: Study) -> None:
     """Called when jobs are about to run: jobs of this machine end with this process, and on a CPU they start warm.
 
     Raises:
-        IspError: the device is not there, the folder of results cannot be written, or jobs of an earlier run are in
-            the queue of the cluster.
+        IspError: the device is not there, the folder of results cannot be written, jobs of an earlier run are in the
+            queue of the cluster, or its profile is not the one that counts.
     """
     check_writable(Path("results") / study.study)
-    if not workflow.local_exec:
+    if not workflow.local_exec or slurm.LOGS.exists():
         slurm.refuse_twice(Path.cwd())
+    unwatched = _unwatched(workflow)
+    if unwatched:
+        print(
+            f"{len(unwatched)} files, such as {unwatched[0]}, are there, but Snakemake has no record of their settings: "
+            "they were finished when it had been killed, or copied. A change of settings would not make them again. If "
+            "they are of the study as it is now, record that: the same command with --touch --forceall.",
+            file=sys.stderr,
+            flush=True,
+        )
+    if not workflow.local_exec:
+        if "turn" not in workflow.global_resources:
+            raise IspError(
+                "the profile of the cluster says `resources: turn: 1`, but another profile's resources are in its "
+                "place; give it as --workflow-profile, not as --profile, beside which the one of this machine is loaded"
+            )
         return
     check_device(study.device)
     _warm_start(study)
+
+
+def _unwatched(workflow: Any) -> list[str]:
+    """Outputs that are taken as they are, but of which Snakemake has no record: jobs of a cluster outlived theirs."""
+    done = (job for job in workflow.dag.jobs if not workflow.dag.needrun(job))
+    return sorted(
+        str(path)
+        for job in done
+        for path in job.output
+        if os.path.exists(path) and workflow.persistence.metadata(path) is None
+    )
 
 
 def _warm_start(study: Study) -> None:

@@ -12,6 +12,8 @@ from isp.errors import IspError
 
 FORMAT = "%j|%Z"
 """What is asked of squeue: a job's name and its folder."""
+LOGS = Path(".snakemake/slurm_logs")
+"""Where Snakemake lets Slurm log; it is there if jobs were submitted from this folder."""
 _RUN = re.compile(r"([\w-]+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """Names of jobs that Snakemake submits: the run's id behind the profile's prefix."""
 
@@ -28,7 +30,7 @@ def refuse_twice(folder: Path) -> None:
     A Snakemake that was killed leaves its jobs to Slurm and its lock in the folder; `--unlock` takes only that away.
 
     Raises:
-        IspError: names the runs, and says what to do.
+        IspError: names the runs, and says what to do; or the queue cannot be asked.
     """
     if shutil.which("squeue") is None:
         return
@@ -37,6 +39,8 @@ def refuse_twice(folder: Path) -> None:
         listing = subprocess.run(asked, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
         raise IspError(f"{' '.join(asked)}: no answer within 60 s; is the cluster's controller up?") from None
+    if listing.returncode:
+        raise IspError(f"{' '.join(asked)}: {listing.stderr.strip() or listing.returncode}")
     found = runs_in(listing.stdout, folder)
     if found:
         runs = ", ".join(f"{count} of run {name}" for name, count in sorted(found.items()))

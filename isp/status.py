@@ -140,7 +140,7 @@ def _state(output: str, used: bool, log: str, seen: Seen) -> State:
     if mark:
         return "lost"
     said = seen.log(log)
-    if said is None or watch.has_finished(said.text):
+    if said is None or watch.has_finished(said.text) or watch.was_stopped(said.text):
         return "left"
     if not said.text.strip():  # it is starting, or was killed before it could say anything
         return "running" if said.age < watch.LOST_SECONDS else "lost"

@@ -101,6 +101,12 @@ def took(log: str) -> tuple[float, float] | None:
     return (float(found[-1][0]), float(found[-1][1])) if found else None
 
 
+def was_stopped(log: str) -> bool:
+    """Whether a log ends as that of a stage that was told to stop and saved how far it was (`isp.checkpoints`)."""
+    lines = log.strip().splitlines()
+    return bool(lines) and lines[-1].startswith("isp: stopped by ")
+
+
 def has_finished(log: str) -> bool:
     """Whether a log ends as that of a stage that wrote its output."""
     lines = log.strip().splitlines()

@@ -587,6 +587,14 @@ def test_killed_three_times_it_ends_in_the_same_bits(
         found = server(snakemake)
         return next(iter(found.children()), None) if found else None
 
+    def begun(snakemake: subprocess.Popen[str]) -> psutil.Process | None:
+        """A stage that was not there a moment ago, so that it has not told its end yet."""
+        found = stage(snakemake)
+        if found is None or found.pid in seen:
+            return None
+        seen.add(found.pid)
+        return found if len(seen) > 1 else None
+
     def kill(find: Callable[[subprocess.Popen[str]], psutil.Process | None], snakemake: subprocess.Popen[str]) -> bool:
         try:
             process = find(snakemake)
@@ -600,7 +608,8 @@ def test_killed_three_times_it_ends_in_the_same_bits(
         except psutil.NoSuchProcess:
             return False
 
-    victims = (stage, server, lambda snakemake: psutil.Process(snakemake.pid))
+    seen: set[int] = set()
+    victims = (begun, server, lambda snakemake: psutil.Process(snakemake.pid))
     for number, victim in enumerate(victims):
         snakemake = running()
         enough = 6 + 12 * number

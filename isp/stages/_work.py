@@ -48,7 +48,8 @@ class Work:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.startup = time.time() - float(os.environ.get("ISP_STARTED") or time.time())
+        now = time.time()
+        self.startup = max(now - float(os.environ.get("ISP_STARTED") or now), 0.0)
         self.watch = Stopwatch(device)
         self._begun = self._reported = time.monotonic()
         self._steps = 0
@@ -120,6 +121,7 @@ def resumable(
     made_from: Mapping[str, Any],
     threads: int,
     methods: Sequence[ModuleType] = (),
+    grouped: bool = False,
     **options: Any,
 ) -> Iterator[Work]:
     """The frame of a stage that trains for long: `working`, with a checkpoint that the same stage goes on from.
@@ -132,6 +134,8 @@ def resumable(
         made_from: from `inputs`; files are the same if the checksums in their headers are.
         threads: of torch.
         methods: whose versions count, too.
+        grouped: whether a cluster's job may hold a later stage, too. Fails that one, Snakemake deletes what this one
+            wrote and begins it again, so its checkpoint stays until the later one calls `checkpoints.forget`.
         options: what else decides what is computed.
 
     Raises:
@@ -146,7 +150,8 @@ def resumable(
         work.checkpoint = checkpoints.FileCheckpoint(path, identity, seconds, work.watch.elapsed)
         with work.checkpoint.stopping():
             yield work
-        work.checkpoint.remove()
+        if not (grouped and "SLURM_JOB_ID" in os.environ):
+            work.checkpoint.remove()
 
 
 def _checksums(named: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isp import artifacts
+from isp import artifacts, checkpoints
 from isp.families import denoised
 from isp.methods import isp
 from isp.sparsity import parse_sparsity
@@ -51,3 +51,4 @@ def aggregate(
         }
         header |= inputs(state=state, within=within, weak=weak)
         artifacts.save_mask(output, event.mask, header | spending(cost, took + work.measured()))
+    checkpoints.forget(state, *weak or [])

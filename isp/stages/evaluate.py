@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isp import artifacts, files, masks
+from isp import artifacts, checkpoints, files, masks
 from isp.api import load_ticket
 from isp.costs import Measured
 from isp.data.preparation import limited
@@ -86,6 +86,7 @@ def evaluate(
             "measured": _measured(found.origin["measured"], work.measured()),
         }
         files.write_json(output, record)
+    checkpoints.forget(ticket)
 
 
 def _measured(before: dict[str, Any], evaluation: Measured) -> dict[str, Any]:

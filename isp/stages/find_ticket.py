@@ -54,7 +54,7 @@ def find_ticket(
     made_from = inputs(initial=initial, data=data)
     told = {"method": method, "settings": settings, "sparsity": sparsity}
     methods = (chosen.module, isp)  # which holds the mathematics of its whole family
-    with resumable(output, "find_ticket", VERSION, setup, made_from, threads, methods, **told) as work:
+    with resumable(output, "find_ticket", VERSION, setup, made_from, threads, methods, grouped=True, **told) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         (ticket,) = find_tickets(chosen, trainer, state, [target])

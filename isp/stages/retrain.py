@@ -47,7 +47,9 @@ def retrain(
     """Train from a state to step T under a mask and write the ticket: weights, mask, costs, a record of the rounds."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     made_from = inputs(start=start, mask=mask, data=data)
-    with resumable(output, "retrain", VERSION, setup, made_from, threads, method=method, sparsity=sparsity) as work:
+    with resumable(
+        output, "retrain", VERSION, setup, made_from, threads, grouped=True, method=method, sparsity=sparsity
+    ) as work:
         state, about = artifacts.load_state(start)
         kept, found = artifacts.load_mask(mask)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,7 +56,7 @@ def train_member(
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = parse(uniform_soup.Settings, settings, "--settings"), parse_sparsity(sparsity)
     made_from = inputs(initial=initial, data=data)
-    told = {"settings": settings, "sparsity": sparsity, "member": member}
+    told: dict[str, Any] = {"settings": settings, "sparsity": sparsity, "member": member}
     with resumable(output, "train_member", VERSION, setup, made_from, threads, [uniform_soup, isp], **told) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)

@@ -32,7 +32,7 @@ def train_segment(
     """Go on training from a state to step UNTIL of the run's one schedule, under the current mask."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     made_from = inputs(start=start, within=within, data=data)
-    with resumable(output, "train_segment", VERSION, setup, made_from, threads, until=until) as work:
+    with resumable(output, "train_segment", VERSION, setup, made_from, threads, grouped=True, until=until) as work:
         state, about = artifacts.load_state(start)
         mask, before = artifacts.load_mask(within) if within else (None, None)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,7 +38,7 @@ def train_subnetwork(
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen = parse(instant_model_soup.Settings, settings, "--settings")
     made_from = inputs(initial=initial, data=data)
-    told = {"settings": settings, "member": member}
+    told: dict[str, Any] = {"settings": settings, "member": member}
     methods = (instant_model_soup, isp)
     with resumable(output, "train_subnetwork", VERSION, setup, made_from, threads, methods, **told) as work:
         state, about = artifacts.load_state(initial)

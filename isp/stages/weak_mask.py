@@ -64,7 +64,7 @@ def weak_mask(
     made_from = inputs(state=state, within=within, data=data)
     told = {"settings": settings, "sparsity": sparsity, "round": round_, "member": member}
     told |= {"contribution": contribution, "scope": scope}
-    with resumable(output, "weak_mask", VERSION, setup, made_from, threads, [isp], **told) as work:
+    with resumable(output, "weak_mask", VERSION, setup, made_from, threads, [isp], grouped=True, **told) as work:
         start, about = artifacts.load_state(state)
         mask = artifacts.load_mask(within)[0] if within else None
         trainer = setup.trainer(start, about, work.progress, work.checkpoint)

@@ -2,7 +2,7 @@
 # A Slurm cluster on this one machine, for tests: two nodes of four CPUs, 8 GB and two numbered GPUs each.
 #
 #   tests/slurm/cluster.sh up      install what is missing (apt), write /etc/slurm, start the daemons, wait for both nodes
-#   tests/slurm/cluster.sh down    stop the daemons
+#   tests/slurm/cluster.sh down    stop the daemons, remove their configuration
 #   tests/slurm/cluster.sh node n2 down|idle     set a node down, or give it back
 #   tests/slurm/cluster.sh slurmd n2 kill|start  kill a node's daemon, or start it
 #
@@ -112,6 +112,8 @@ up() {
 down() {
     scancel --quiet --user "$(id -un)" 2>/dev/null || true
     for daemon in slurmd-n1 slurmd-n2 slurmctld; do stop_by "$STATE/$daemon.pid"; done
+    # A configuration without a controller makes every start of Snakemake wait 9 s for an answer.
+    if grep -qsF "$MARK" /etc/slurm/slurm.conf; then rm -f /etc/slurm/slurm.conf /etc/slurm/gres.conf; fi
 }
 
 case "${1:-} ${3:-}" in

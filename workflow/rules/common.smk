@@ -12,6 +12,10 @@ requests = Requests(study, asked=limits_jobs(workflow))
 COMMAND = command(workflow)
 
 
+# A stage that is told to end saves how far it is; its shell waits for that.
+shell.prefix("set -euo pipefail; trap : TERM; ")
+
+
 wildcard_constraints:
     **paths.WILDCARDS,
     study=study.study.replace(".", r"\."),
