@@ -13,7 +13,7 @@ import time
 def main() -> None:
     """Entry point of `isp` and `python -m isp`.
 
-    Environment variables, set by the Snakefile of a local run:
+    Environment variables, set by the Snakefile, on a cluster by that of each job:
         ISP_WARM: path of the warm server's socket; calls of a subcommand are handed over to it (see `isp.warm`).
         ISP_OWNER: pid of Snakemake, with which the server, or a call in this process, ends.
     """

@@ -27,6 +27,7 @@ from isp.errors import IspError
 from isp.families import Ticket, souped
 from isp.methods import uniform_soup
 from isp.stages import _work as work
+from isp.stages.aggregate import aggregate
 from isp.stages.initialise import initialise
 from isp.stages.prune_one_shot import prune_one_shot
 from isp.stages.train_segment import train_segment
@@ -328,6 +329,31 @@ def test_a_stage_that_got_a_signal_goes_on_from_there(
     assert 1000 < seconds(output) < 1060
     assert not checkpoint.exists()
     assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+
+
+def test_in_a_group_of_a_cluster_what_had_ended_goes_on_too(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails a later member, Snakemake deletes what the earlier ones wrote and begins them again."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("ISP_CHECKPOINT_SECONDS", "0")
+    state = tmp_path / "state.safetensors"
+    call("train_segment", folder, state, until=5)
+    whole = written(state)
+    state.unlink()
+    assert checkpoints.beside(state).exists()
+    capsys.readouterr()
+    call("train_segment", folder, state, until=5)
+    assert "going on from step 5 of a run to step 5" in capsys.readouterr().err
+    assert written(state) == whole
+    mask = {"rule": "votes", "round_": 0, "sparsity": "0.6", "within": folder / "mask.safetensors"}
+    with pytest.raises(IspError):
+        aggregate(state, **mask, output=tmp_path, weak=[])
+    assert checkpoints.beside(state).exists()
+    aggregate(state, **mask, output=tmp_path / "mask.safetensors", weak=[])
+    assert not checkpoints.beside(state).exists()
+    call("finetune_dense", folder, tmp_path / "dense.safetensors")  # is in no group
+    assert not checkpoints.beside(tmp_path / "dense.safetensors").exists()
 
 
 def command(folder: Path, output: Path, steps: int, *before: str) -> list[str]:

@@ -187,14 +187,36 @@ def test_which_devices_are_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert devices.visible() == {"GPU-bb": "1", "MIG-7/1/0": "MIG-7/1/0"}
 
 
-@pytest.mark.parametrize(("device", "variable"), [("cpu", "ISP_STUDY"), ("cuda", "SLURM_JOB_ID"), ("tpu", "ISP_STUDY")])
-def test_nothing_is_taken_on_a_cpu_and_under_slurm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, variable: str
-) -> None:
-    monkeypatch.setenv(variable, "17")
+@pytest.mark.parametrize("device", ["cpu", "tpu"])
+def test_nothing_is_taken_on_a_cpu(tmp_path: Path, device: str) -> None:
     with devices.taken(device, "x"):
         assert "CUDA_VISIBLE_DEVICES" not in os.environ
     assert not (tmp_path / "locks").exists()
+
+
+def test_the_one_gpu_of_a_slurm_job_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("ISP_GPUS", "1")
+    with devices.taken("cuda", "x"):
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert not (tmp_path / "locks").exists()
+
+
+def test_several_gpus_of_a_slurm_job_are_shared_out_among_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs may both call theirs 0 and 1."""
+    monkeypatch.delenv("ISP_GPU_LOCKS")
+    monkeypatch.setattr(devices, "FOLDER", str(tmp_path / "gpus"))
+    for job in ("17", "18"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        with devices.taken("cuda", "x"):
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+            with devices.taken("cuda", "y"):
+                assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpus-17", "gpus-18"]
 
 
 def test_the_locks_are_for_all_users(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from isp import rates, resources, slurm
 from isp.config import parse_study
-from isp.errors import DataError, IspError
+from isp.errors import ConfigError, DataError, IspError
 from isp.jobs import Jobs
 from isp.rates import Rates, at_most
 from isp.resources import BASE_MB, Requests
@@ -57,6 +57,27 @@ def test_minutes_are_steps_at_the_throughput_twice_and_grow_with_the_attempt(req
     copy = wildcards(variant="isp", round="0", sparsity="0.5000", member="1")
     assert requests.runtime(copy, 1, "weak_mask") == 10 + 17  # 50 steps
     assert requests.runtime(wildcards(), 1, "collect") == 30
+
+
+def test_no_job_asks_for_more_minutes_than_a_partition_gives(
+    requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISP_LONGEST_MINUTES", "100")
+    dense = wildcards(initial="pretrained")
+    assert [requests.runtime(dense, attempt, "finetune_dense") for attempt in (1, 2, 3)] == [44, 87, 100]
+
+
+@pytest.mark.parametrize("value", ["a day", "0", "nan", ""])
+def test_a_longest_time_that_is_none(requests: Requests, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("ISP_LONGEST_MINUTES", value)
+    with pytest.raises(ConfigError, match=f"ISP_LONGEST_MINUTES is '{value}'"):
+        requests.runtime(wildcards(), 1, "collect")
+
+
+def test_planning_asks_for_what_training_does(requests: Requests) -> None:
+    """Rates may be measured, on every model of the study."""
+    dense = requests.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense")
+    assert requests.mem_mb(wildcards(), 1, "plan") == dense > BASE_MB
 
 
 def test_megabytes_are_copies_of_the_weights_and_grow_with_the_attempt(requests: Requests) -> None:
@@ -153,3 +174,7 @@ def test_a_start_beside_jobs_of_a_killed_snakemake_is_refused(monkeypatch: pytes
     with pytest.raises(IspError, match=rf"2 of run {RUN}.*scancel --name={RUN}"):
         slurm.refuse_twice(Path("/work/a"))
     slurm.refuse_twice(Path("/work/b"))
+    failed = subprocess.CompletedProcess([], 1, "", "slurm_load_jobs error: Unable to contact slurm controller\n")
+    monkeypatch.setattr(slurm.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(IspError, match=r"squeue.*: slurm_load_jobs error: Unable to contact"):
+        slurm.refuse_twice(Path("/work/b"))

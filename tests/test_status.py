@@ -104,6 +104,13 @@ def test_running_lost_failed_and_retried() -> None:
     assert printed.startswith(f"tiny: 3 of {len(JOBS.by_output)} jobs done, 0 of 5 tickets, 2 running, 2 failed\n")
 
 
+def test_what_was_stopped_waits_to_go_on() -> None:
+    """After a time limit, until Slurm begins it again."""
+    stopped = "isp: stopped by SIGUSR1 at step 120; will go on from there: x.checkpoint.safetensors\n"
+    content = found(INITIAL, logs={DENSE: Log(stopped, 4000)})
+    assert (content["jobs"]["failed"], content["failed"]) == (0, [])
+
+
 def test_a_log_without_a_word() -> None:
     """Just begun, the process is starting; later it is gone."""
     content = found(logs={INITIAL: Log("\n", 119)})

@@ -703,9 +703,13 @@ def test_locks_of_a_living_snakemake_stay(tmp_path: Path) -> None:
         "import sys; from isp.running import unlock_if_abandoned as u; u(); print('in', flush=True); sys.stdin.read()"
     )
 
-    def start() -> subprocess.Popen[str]:
+    def start(here: str = "") -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", code.replace("u()", f"u({here})")],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout
         assert process.stdout.readline() == "in\n"
@@ -720,6 +724,13 @@ def test_locks_of_a_living_snakemake_stay(tmp_path: Path) -> None:
     third = start()
     assert lock.exists()
     for process in (second, third):
+        process.kill()
+        process.wait()
+    on_cluster = start("False")
+    assert lock.exists()  # of jobs that may still run
+    beside = start()
+    assert lock.exists()  # of a living one
+    for process in (on_cluster, beside):
         process.kill()
         process.wait()
     last = start()
