@@ -107,7 +107,7 @@ def start(workflow: Any, study: Study) -> None:
     unwatched = _unwatched(workflow)
     if unwatched:
         print(
-            f"no record of the settings of {len(unwatched)} of the files that are there, such as {unwatched[0]}: they were "
+            f"no record of the settings of {len(unwatched)} of the files there, such as {unwatched[0]}: they were "
             "finished when Snakemake had been killed, or copied. A change of settings would not make them again. If "
             "they are of the study as it is now, record that: the same command with --touch --forceall.",
             file=sys.stderr,
