@@ -84,6 +84,21 @@ def matching_level(dense: Sequence[float]) -> float:
     return statistics.fmean(dense) - (deviation(dense) or 0)
 
 
+def majority(rows: Iterable[Row], part: str) -> float | None:
+    """What always answering the most frequent label scores, in percent, mean over rows.
+
+    Args:
+        rows: of metrics.csv.
+        part: "validation" or "test".
+
+    Returns:
+        None where it was not recorded, as in results from before it was.
+    """
+    column = f"majority_{part}"
+    values = numbers([row for row in rows if row.get(column)], column)
+    return statistics.fmean(values) if values else None
+
+
 def summary(name: str, values: Sequence[float], places: int = 4) -> dict[str, float | str]:
     """Mean and sample standard deviation as two columns, empty where there is none."""
     spread = deviation(values)
