@@ -79,7 +79,7 @@ def _cell(rows: Sequence[Row], names: Mapping[str, Sequence[str]]) -> dict[str, 
     row |= {column: r.cell(rows[0], column) for column in COLUMNS[:6]}
     row |= {"seeds": len(rows)} | r.summary("test", r.numbers(rows, "test"))
     guessing = r.majority(rows, "test")
-    row["majority"] = "" if guessing is None else round(guessing, 4)
+    row["majority"] = "" if guessing is None else guessing
     return _with_published(row, names)
 
 

@@ -38,7 +38,10 @@ def tickets(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
 
 
 def dense(rows: Iterable[Row]) -> str | None:
-    """The variant that stands for the dense model: the one named "dense", else the first whose method is dense."""
+    """The variant that stands for the dense model: the one named "dense", else the first whose method is dense.
+
+    All that is held against the dense model is held against this one; None without any.
+    """
     methods = {cell(row, "variant"): cell(row, "method") for row in rows}
     names = [name for name, method in methods.items() if method == "dense"]
     return min(names, key=lambda name: name != "dense", default=None)
@@ -85,7 +88,7 @@ def matching_level(dense: Sequence[float]) -> float:
 
 
 def majority(rows: Iterable[Row], part: str) -> float | None:
-    """What always answering the most frequent label scores, in percent, mean over rows.
+    """What always answering the most frequent label scores, in percent to the four decimals of records, mean over rows.
 
     Args:
         rows: of metrics.csv.
@@ -96,7 +99,7 @@ def majority(rows: Iterable[Row], part: str) -> float | None:
     """
     column = f"majority_{part}"
     values = numbers([row for row in rows if row.get(column)], column)
-    return statistics.fmean(values) if values else None
+    return round(statistics.fmean(values), 4) if values else None
 
 
 def summary(name: str, values: Sequence[float], places: int = 4) -> dict[str, float | str]:
