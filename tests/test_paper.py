@@ -165,6 +165,9 @@ def test_a_match_is_no_less_than_the_dense_mean_less_a_deviation(tmp_path: Path)
     assert [row["matches_dense"] for row in found] == ["", "", "yes"]
     one = paper.csv_rows(rows_of([dense[0], *scored("a", "0.5000", 95.9), *scored("b", "0.5000", 96.0)], tmp_path))
     assert [row["matches_dense"] for row in one] == ["", "", "yes"]  # one seed: its score
+    # means of 97 and 96.99995, of scores that are recorded to four decimals
+    equal = [*scored("dense", "0.0000", 97.0, 97.0), *scored("a", "0.5000", 96.3333, 97.6666)]
+    assert [row["matches_dense"] for row in paper.csv_rows(rows_of(equal, tmp_path))] == ["", "yes"]
     none = paper.csv_rows(rows_of(pruned, tmp_path))
     assert [row["matches_dense"] for row in none] == ["", ""]
 

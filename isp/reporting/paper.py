@@ -130,7 +130,7 @@ def _mark_best(cells: Cells) -> None:
 def _levels(cells: Cells, dense: str | None) -> dict[str, float]:
     """The least mean that matches the dense model, by task."""
     found = [cell for cell in cells if cell["variant"] == dense and cell["test_mean"] != ""]
-    return {cell["task"]: cell["test_mean"] - (cell["test_sd"] or 0) for cell in found}
+    return {cell["task"]: cell["test_mean"] - (cell["test_sd"] or 0) - r.ROUNDING for cell in found}
 
 
 def _guessed(cells: Cells, dense: str | None) -> list[str]:

@@ -15,6 +15,8 @@ Row = Mapping[str, str]
 
 CELL = ("task", "backbone")
 """What has a table or a panel of its own."""
+ROUNDING = 5e-4
+"""Scores are recorded to four decimals of a percent, so numbers that are equal may differ by a few of the last."""
 SIMILARITIES = ("cosine", "jaccard", "hamming")
 """Of two masks."""
 
@@ -84,7 +86,7 @@ def deviation(values: Sequence[float]) -> float | None:
 
 def matching_level(dense: Sequence[float]) -> float:
     """The least mean that matches the dense model: its own less one standard deviation over its seeds, if any."""
-    return statistics.fmean(dense) - (deviation(dense) or 0)
+    return statistics.fmean(dense) - (deviation(dense) or 0) - ROUNDING
 
 
 def majority(rows: Iterable[Row], part: str) -> float | None:

@@ -47,9 +47,7 @@ CELLS_LEGEND = (
     "all equal, which show no spread to judge by. p values are of each comparison by itself: of twenty without any "
     "difference, one is below 0.05 by chance. The csv has the same for validation scores."
 )
-Cell = TypeVar("Cell")
-_ROUNDING = 5e-4
-"""Scores are recorded to four decimals of a percent, so differences that are equal may differ by two of the last."""
+_Cell = TypeVar("_Cell")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -78,7 +76,7 @@ def ranks(scores: Sequence[float]) -> list[float]:
     ]
 
 
-def largest_block(cells: Mapping[str, Collection[Cell]], reference: str) -> tuple[list[str], set[Cell]]:
+def largest_block(cells: Mapping[str, Collection[_Cell]], reference: str) -> tuple[list[str], set[_Cell]]:
     """The variants to rank, and the cells that all of them have: those with the most comparisons to the reference.
 
     That is, other variants times cells. Were all variants ranked, one on few cells would leave hardly any that all
@@ -161,7 +159,7 @@ def cells(metrics: Sequence[Row], reference: str) -> list[Table]:
 def _standard_error(values: Sequence[float]) -> float | None:
     """None where there is no spread to judge by; what is left of equal values by rounding is no spread."""
     spread = r.deviation(values)
-    return spread / sqrt(len(values)) if spread is not None and spread > _ROUNDING else None
+    return spread / sqrt(len(values)) if spread is not None and spread > r.ROUNDING else None
 
 
 def _by_seed(rows: Sequence[Row], part: Part) -> dict[str, float]:
