@@ -96,6 +96,16 @@ def test_dense_and_the_reference_are_compared_with_nothing(metrics: list[dict[st
     assert {row["variant"] for row in s.runs_csv(metrics, "isp")} == {"isp", "lth", "late"}
 
 
+def test_each_backbone_and_task_has_its_own_dense_model(tmp_path: Path) -> None:
+    cells: dict[str, Any] = {
+        "t": {"dense": {"0.0000": [97.0]}, "isp": {"0.8000": [90.0]}},
+        "u": {"dense_late": {"0.0000": [80.0]}, "isp": {"0.8000": [75.0]}},
+    }
+    found = s.cells_csv(rows_of(cells, tmp_path), "isp")
+    differences = {row["task"]: row["to_dense"] for row in found if (row["part"], row["variant"]) == ("test", "isp")}
+    assert differences == {"t": -7.0, "u": -5.0}
+
+
 def test_one_seed_says_so(tmp_path: Path) -> None:
     metrics = rows_of({"t": {"isp": {"0.8000": [90.0]}, "lth": {"0.8000": [92.0]}}}, tmp_path)
     row = only(s.cells_csv(metrics, "isp"), part="test", variant="lth")

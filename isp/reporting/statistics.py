@@ -96,9 +96,10 @@ def largest_block(cells: Mapping[str, Collection[_Cell]], reference: str) -> tup
 def cells_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
     """A row for each part, task, backbone, variant and sparsity with the columns `COLUMNS`."""
     found, tickets = [], r.tickets(metrics)
-    dense = r.dense(metrics)
+    dense_of = {names: r.dense(rows) for names, rows in r.group(metrics, *r.CELL).items()}
     for part in PARTS:
         for (task, backbone, variant, sparsity), rows in tickets.items():
+            dense = dense_of[task, backbone]
             values = list(_by_seed(rows, part).values())
             named = {column: r.cell(rows[0], column) for column in _OF[2:]}
             to_dense = _differences(rows, tickets.get((task, backbone, dense or "", "0.0000"), []), part)
