@@ -111,7 +111,7 @@ class Study(Settings):
     tasks: dict[str, TaskLimits] = Field(default={}, description="limits of tasks")
     variants: dict[Name, Variant]
     reference: str | None = Field(
-        default=None, description="the variant that tables/statistics compares the others with; see `reference_variant`"
+        default=None, description="the variant that statistics and verdict compare with others; see `reference_variant`"
     )
     grid: list[Block] = Field(min_length=1)
 

@@ -406,7 +406,7 @@ class Dag:
         return [PREPARED.format(backbone=backbone, task=task, split="train") for backbone, task in places]
 
     def reference(self) -> str:
-        """The variant that `isp tables` compares the others with."""
+        """The variant that `isp tables` and `isp page` compare the others with."""
         return _options(reference=self.study.reference_variant())
 
     def described(self) -> str:

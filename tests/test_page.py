@@ -16,7 +16,7 @@ from isp.errors import IspError
 from isp.files import read_csv, write_csv, write_json
 from isp.reporting import FIGURES, alt, drawing, tables
 from isp.reporting.grids import Cell, grids, of_markdown
-from isp.reporting.page import SECTIONS, Contents, caption_of, reference_of, render
+from isp.reporting.page import SECTIONS, Contents, caption_of, render
 from isp.reporting.rows import Row
 from isp.reporting.verdict import Score, Verdict, seeds_note, verdicts
 from isp.stages.page import page
@@ -217,12 +217,19 @@ def test_the_same_inputs_give_the_same_bytes(contents: Contents) -> None:
     assert sum(map(len, pictures)) < sum(map(len, contents.figures.values()))
 
 
-def test_a_long_table_is_only_linked(contents: Contents) -> None:
-    long = {"similarity": [{"a": str(index)} for index in range(500)]}
+def test_a_long_part_of_a_table_is_only_linked(contents: Contents) -> None:
+    """All runs of a long study are shown, whatever its cells are."""
+    parts = [("runs", "", 3), *(("cell", task, 300) for task in "abc"), ("cell", "d", 401)]
+    long = {
+        "statistics": [{"of": of, "task": t, "a": f"{of} {t}{row}"} for of, t, count in parts for row in range(count)]
+    }
     found = render(replace(contents, tables=long))
-    assert "500 rows" in found
-    assert "too long for this page" in found
-    assert ">499<" not in found
+    assert "1,304 rows" in found
+    assert re.findall(r">(?:runs|cell) [a-d]?(?:0|2|299|400)<", found) == [
+        *(">runs 0<", ">runs 2<"),
+        *(f">cell {task}{row}<" for task in "abc" for row in (0, 2, 299)),
+    ]
+    assert re.findall(r"<p>(.*), too long for this page; the csv has them.</p>", found) == ["d, cell: 401 rows"]
 
 
 def test_layers_that_collapsed_are_named(tmp_path: Path) -> None:
@@ -297,11 +304,11 @@ def test_marks_by_hand(rows: Rows) -> None:
 
 
 def test_what_reaches_the_dense_model(tmp_path: Path) -> None:
-    scores = {"a": 97.9, "b": 98.0, "c": 99.0}
+    scores = {"a": 97.9, "b": 97.9999, "c": 99.0}  # recorded to four decimals: b is as good
     records = [record("dense", "0.0000", validation=98.0, finding=cost(0))]
     records += [record(name, "0.5000", validation=score) for name, score in scores.items()]
     rows = Rows([record("scratch", "0.0000", validation=70.0, method="dense"), *records], tmp_path)
-    (found,) = verdicts(rows.metrics, untrained=["scratch"])
+    (found,) = verdicts(rows.metrics)
     assert [line.scores["0.5000"].matching for line in found.pruned] == [False, True, True]
     assert found.level is not None
     assert found.level.variant == "dense"
@@ -338,10 +345,71 @@ def test_seeds_are_counted(rows: Rows, tmp_path: Path) -> None:
 
 
 def test_the_reference(rows: Rows) -> None:
-    assert reference_of({"study": {"reference": "isp_n4"}}, rows.metrics) == "isp_n4"
-    assert reference_of({}, rows.metrics) == "isp_n0"
-    assert reference_of({"study": {"reference": "gone"}}, rows.metrics) == "isp_n0"
-    assert reference_of({}, [row for row in rows.metrics if row["method"] != "isp"]) == ""
+    assert "<code>isp_n4</code> at 40 %: 96.50" in render(Contents(rows.metrics, reference="isp_n4"))
+    assert "</code> at 40 %: 9" not in render(Contents(rows.metrics))
+
+
+SOUPS = (
+    *(("finetuned", "0.0000", 96.0, "dense"), ("finetuned", "0.0000", 97.0, "dense")),
+    *(("soup", "0.0000", 97.5, "soup"), ("soup", "0.0000", 98.5, "soup")),
+    *(("instant", "0.0000", 96.0, "instant"), ("instant", "0.0000", 97.2, "instant")),
+    *(("soup", "0.8000", 90.0, "soup"), ("soup", "0.8000", 91.0, "soup")),
+    *(("one_shot", "0.8000", 88.0, "one_shot"), ("one_shot", "0.8000", 89.0, "one_shot")),
+)
+
+
+def test_dense_soups_are_compared_at_0(tmp_path: Path) -> None:
+    """A soup that also ran sparse is there twice."""
+    records = [
+        record(name, sparsity, index % 2, score, method=method)
+        for index, (name, sparsity, score, method) in enumerate(SOUPS)
+    ]
+    rows = Rows(records, tmp_path)
+    found = the(rows.metrics, "soup")
+    assert found.sparsities == ("0.8000",)
+    assert [(line.variant, list(line.scores)) for line in found.dense] == [
+        *(("finetuned", ["0.0000"]), ("soup", ["0.0000"]), ("instant", ["0.0000"]))
+    ]
+    assert [(line.variant, list(line.scores)) for line in found.pruned] == [
+        *(("soup", ["0.8000"]), ("one_shot", ["0.8000"]))
+    ]
+    marks = [(score.best, score.matching) for line in found.dense for score in line.scores.values()]
+    assert marks == [(False, False), (True, True), (False, True)]  # 96.5 less 0.71 is 95.79; instant has 96.6
+    assert found.sentences[0] == (
+        "Best dense model at 0 %: <code>soup</code>, 98.00 ± 0.71, 1.50 points above <code>finetuned</code> "
+        "(96.50 ± 0.71)."
+    )
+    assert found.sentences[1].startswith("Best pruned at 80 %: <code>soup</code>, 90.50 ± 0.71")
+    page = render(Contents(rows.metrics))
+    assert re.search(r"★ best</span> <span class=\"mark matching\">= dense</span>\s*98.00 ± 0.71", page)
+
+
+def test_a_model_from_scratch_is_no_rival_of_the_dense_one(tmp_path: Path) -> None:
+    dense = [record("dense", "0.0000", validation=90.0), record("dense_from_scratch", "0.0000", validation=80.0)]
+    found = the(Rows([*dense, record("isp", "0.5000", validation=85.0)], tmp_path).metrics)
+    assert not any(score.best or score.matching for line in found.dense for score in line.scores.values())
+    assert not any("at 0 %" in sentence for sentence in found.sentences)
+
+
+@pytest.mark.parametrize(("score", "guessed"), [(50.0, True), (50.2, True), (50.3, False)])
+def test_guessing_is_named_and_nothing_marked(tmp_path: Path, score: float, guessed: bool) -> None:
+    """The most frequent label is 50.2 % of the examples."""
+    records = [
+        record(name, sparsity) | {"validation": {"accuracy": value, "majority": 50.2}}
+        for name, sparsity, value in (("dense", "0.0000", score), ("isp", "0.5000", 60.0), ("lth", "0.5000", 40.0))
+    ]
+    rows = Rows(records, tmp_path)
+    found = the(rows.metrics, "isp")
+    assert (found.majority, found.guessed) == (50.2, guessed)
+    marks = {(mark.best, mark.matching) for line in found.pruned for mark in line.scores.values()}
+    assert marks == ({(False, False)} if guessed else {(True, True), (False, False)})
+    says = f"Nothing can be said about methods: <code>dense</code> ({score:.2f}) scores no more than always answering "
+    assert (found.sentences[0] == f"{says}the most frequent label (50.20).") == guessed
+    assert len(found.sentences) == (1 if guessed else 2)
+    assert '50.20 <span class="unit">always answered</span>' in render(Contents(rows.metrics))
+    before = [{key: row[key] for key in row if not key.startswith("majority")} for row in rows.metrics]
+    assert not the(before).guessed
+    assert "always answered" not in render(Contents(before))
 
 
 # --- tables and words -------------------------------------------------------------------------------------------------

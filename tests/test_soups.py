@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from isp import masks, soups
+from isp import masks, soups, training
 from isp.costs import Cost
 from isp.errors import ConfigError, TrainingDiverged
 from isp.families import Ticket, Validation, find_tickets, instant, make_method, souped
 from isp.methods import instant_model_soup, uniform_soup
 from isp.methods import isp as soup
 from isp.sparsity import num_pruned
-from isp.training import Trainer, state_of
+from isp.training import Trainer, Training, state_of
 from tests.conftest import tiny_model
 from tests.test_families import Still, adamw, find, held_out, largest, trained
 from tests.test_isp import equal
@@ -346,6 +346,31 @@ def test_without_subnetworks_it_is_plain_fine_tuning(make: MakeTrainer) -> None:
     (dense,), (ticket,) = find(make(), "dense", "0"), find(make(), "instant_model_soup", "0", subnetworks=0)
     assert equal(ticket.weights, dense.weights)
     assert ticket.retraining == dense.retraining
+
+
+@pytest.mark.parametrize(
+    ("warmup", "shares"),
+    [
+        (5, [0.2, 0.4, 0.6, 0.8, 1, 1, 0.8, 0.6, 0.4, 0.2]),  # a schedule of its own, to the run's highest rate
+        (0, [step / 20 for step in range(1, 11)]),  # the run's own, from step 0: half its warm-up
+    ],
+)
+def test_a_subnetwork_reaches_the_highest_rate_within_the_warmup_of_the_run(
+    make: MakeTrainer, monkeypatch: pytest.MonkeyPatch, warmup: int, shares: list[float]
+) -> None:
+    trainer, settings = make(warmup_steps=20), instant_model_soup.Settings(look_ahead_steps=10, warmup_steps=warmup)
+    taken: list[float] = []
+
+    def noted(protocol: Training, step: int) -> float:
+        taken.append(rate(protocol, step))
+        return taken[-1]
+
+    rate = training.learning_rate
+    monkeypatch.setattr(training, "learning_rate", noted)
+    instant.train_subnetwork(settings, trainer, state_of(tiny_model()), 0)
+    factor = instant_model_soup.member(settings, 80, trainer.seed, 0).learning_rate_factor
+    assert taken == pytest.approx([1e-2 * factor * share for share in shares])
+    assert max(taken) == pytest.approx(1e-2 * factor * (1 if warmup else 0.5))
 
 
 def test_subnetworks_are_sparse_and_draw_their_sparsity(make: MakeTrainer) -> None:

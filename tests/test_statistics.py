@@ -96,6 +96,16 @@ def test_dense_and_the_reference_are_compared_with_nothing(metrics: list[dict[st
     assert {row["variant"] for row in s.runs_csv(metrics, "isp")} == {"isp", "lth", "late"}
 
 
+def test_each_backbone_and_task_has_its_own_dense_model(tmp_path: Path) -> None:
+    cells: dict[str, Any] = {
+        "t": {"dense": {"0.0000": [97.0]}, "isp": {"0.8000": [90.0]}},
+        "u": {"dense_late": {"0.0000": [80.0]}, "isp": {"0.8000": [75.0]}},
+    }
+    found = s.cells_csv(rows_of(cells, tmp_path), "isp")
+    differences = {row["task"]: row["to_dense"] for row in found if (row["part"], row["variant"]) == ("test", "isp")}
+    assert differences == {"t": -7.0, "u": -5.0}
+
+
 def test_one_seed_says_so(tmp_path: Path) -> None:
     metrics = rows_of({"t": {"isp": {"0.8000": [90.0]}, "lth": {"0.8000": [92.0]}}}, tmp_path)
     row = only(s.cells_csv(metrics, "isp"), part="test", variant="lth")
@@ -144,11 +154,40 @@ def test_ranks_by_hand(tmp_path: Path) -> None:
     assert {row["ranked_cells"] for row in found} == {2}
 
 
-def test_without_a_shared_cell_there_are_no_ranks(tmp_path: Path) -> None:
-    cells = {"isp": {"0.8000": [90.0], "0.9000": [80.0]}, "a": {"0.8000": [91.0]}, "b": {"0.9000": [70.0]}}
-    metrics = rows_of({"t": cells}, tmp_path)
-    assert {(row["mean_rank"], row["ranked_cells"]) for row in s.runs_csv(metrics, "isp")} == {("", 0)}
-    assert s.runs(metrics, "isp")[0][1][1] == ["a", "1", "+1.00", "one seed", "", "", "0"]
+def test_an_ablation_takes_no_rank_from_the_others(tmp_path: Path) -> None:
+    """Four variants share six cells; a fifth has one of them, and the reference has two that no other has."""
+    places = [(task, sparsity) for task in "tuv" for sparsity in ("0.8", "0.9")]
+    cells: dict[str, Any] = {task: {} for task in "tuv"}
+    for index, name in enumerate(("lth", "isp", "one_shot", "random")):
+        for task, sparsity in places:
+            cells[task].setdefault(name, {})[sparsity] = [90.0 - index]
+    cells["v"]["lth"]["0.9"] = [10.0]  # last there
+    cells["t"]["n16"] = {"0.8": [99.0]}
+    cells["t"]["isp"] |= {"0.1": [95.0], "0.2": [95.0]}
+    metrics = rows_of(cells, tmp_path)
+    found = {row["variant"]: row for row in s.runs_csv(metrics, "isp") if row["part"] == "test"}
+    assert {name: (row["mean_rank"], row["ranked_cells"]) for name, row in found.items()} == {
+        "lth": (1.5, 6),  # (5 x 1 + 4) / 6
+        "isp": (round((5 * 2 + 1) / 6, 4), 6),
+        "one_shot": (round((5 * 3 + 2) / 6, 4), 6),
+        "random": (round((5 * 4 + 3) / 6, 4), 6),
+        "n16": ("", ""),
+    }
+    assert [line[-2:] for line in s.runs(metrics, "isp")[1][1]][-2:] == [["3.83", "6"], ["", ""]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "block"),
+    [
+        ({"r": "abcd", "x": "ab", "y": "cd"}, (["r", "x"], "ab")),  # two comparisons each: the first
+        ({"r": "abcd", "x": "abc", "y": "a"}, (["r", "x"], "abc")),  # three instead of two
+        ({"r": "abcd", "x": "ab", "y": "a"}, (["r", "x"], "ab")),  # two each: more cells
+        ({"r": "abcdefgh", "x": "axy", "y": "a", "z": "a"}, (["r", "x", "y", "z"], "a")),  # three; r alone has none
+        ({}, ([], "")),
+    ],
+)
+def test_the_largest_block(cells: dict[str, str], block: tuple[list[str], str]) -> None:
+    assert s.largest_block(cells, "r") == (block[0], set(block[1]))
 
 
 def test_dense_variants_are_compared_where_nothing_is_pruned(tmp_path: Path) -> None:
@@ -156,12 +195,19 @@ def test_dense_variants_are_compared_where_nothing_is_pruned(tmp_path: Path) -> 
     assert only(s.runs_csv(metrics, "dense"), part="test", variant="soup")["difference"] == 1.0
 
 
+def test_the_legend_says_what_rows_are_over() -> None:
+    legend = s.RUNS_LEGEND.format(reference="isp")
+    for words in ("rows over different runs are not to be", "one of accuracy counts", "Runs of one task are not indep"):
+        assert words in legend
+
+
 def test_tables_for_people(metrics: list[dict[str, str]]) -> None:
     validation, test = s.runs(metrics, "isp")
     assert validation[0][0] == "all runs, validation"
     assert test[0] == ["all runs, test", "runs", "difference to isp", "95 % interval", "p", "rank", "cells"]
     assert [line[0] for line in test[1]] == ["isp", "lth", "late"]
-    assert test[1][0] == ["isp", "", "", "", "", "2.00", "1"]
+    assert test[1][0] == ["isp", "", "", "", "", "2.00", "2"]
+    assert [line[-2:] for line in test[1][1:]] == [["1.00", "2"], ["", ""]]  # late is at 90 % only
     low, high = stats.ttest_1samp([0.25, 0.75, 2.0], 0).confidence_interval(0.95)
     assert test[1][1][2:4] == ["+1.00", f"{tables.signed(low)} to {tables.signed(high)}"]
     ((header, body),) = s.cells(metrics, "isp")

@@ -82,17 +82,38 @@ def look_ahead(
 ) -> tuple[dict[str, Tensor], Cost]:
     """Train copy `index` of a round for C steps and return its prunable weights; the copy itself is thrown away."""
     member = isp.member(settings, len(trainer.examples), trainer.seed, round_index, index)
-    copy, cost = train_copy(settings, member, trainer, state, mask, f"look-ahead {index} of round {round_index}")
+    current = learning_rate(trainer.training, state.step)
+    name = f"look-ahead {index} of round {round_index}"
+    copy, cost = train_copy(settings, member, trainer, state, mask, name, peak=current)
     return trainer.prunable_weights(copy), cost
 
 
 def train_copy(
-    settings: isp.LookAhead, member: isp.Member, trainer: Trainer, state: State, mask: Mask | None, name: str
+    settings: isp.LookAhead,
+    member: isp.Member,
+    trainer: Trainer,
+    state: State,
+    mask: Mask | None,
+    name: str,
+    *,
+    peak: float,
 ) -> tuple[State, Cost]:
     """Train a copy for C steps under a protocol and data of its own.
 
     It goes on from the state's step of the run's schedule, times the copy's own factor, under the given mask; with
     `warmup_steps` under a schedule of its own, as in the authors' code.
+
+    Args:
+        settings: of the copies; C and the schedule.
+        member: the copy's protocol and data.
+        trainer: of the run.
+        state: to begin from; it is left as it is.
+        mask: to train under; None: all weights.
+        name: of the copy, for errors.
+        peak: learning rate, before the copy's factor, that a schedule of its own rises to; unused without one.
+
+    Returns:
+        The state after C steps, and what they cost.
 
     Raises:
         TrainingDiverged: names the copy, and keeps the state that it began from.
@@ -100,8 +121,7 @@ def train_copy(
     own, warmup = varied(trainer, member), settings.warmup_steps
     start = state if settings.optimizer == "inherited" else replace(state, optimizer={})
     if warmup:
-        current = learning_rate(trainer.training, state.step) * member.learning_rate_factor
-        short = {"learning_rate": current, "warmup_steps": warmup, "steps": 2 * warmup}
+        short = {"learning_rate": peak * member.learning_rate_factor, "warmup_steps": warmup, "steps": 2 * warmup}
         own = replace(own, training=own.training.model_copy(update=short))
         start = replace(start, step=0)
     with named(name, member, state, mask):

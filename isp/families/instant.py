@@ -53,13 +53,17 @@ def settings_of(method: Method) -> instant_model_soup.Settings:
 def train_subnetwork(settings: instant_model_soup.Settings, trainer: Trainer, initial: State, index: int) -> Subnetwork:
     """Prune the initial weights by magnitude and train what is left for a few steps.
 
+    With `warmup_steps` the learning rate rises to the run's highest, times the subnetwork's factor: at step 0 the run's
+    current one is that of the first step of its warm-up, under which nothing would be learnt.
+
     Raises:
         TrainingDiverged: names the subnetwork, and keeps the initial state.
     """
     member = instant_model_soup.member(settings, len(trainer.examples), trainer.seed, index)
     sparsity = instant_model_soup.sparsity(settings, trainer.seed, index)
     mask = masks.prune_by_magnitude(trainer.prunable_weights(initial), sparsity, scope=settings.scope)
-    state, cost = train_copy(settings, member, trainer, initial, mask, f"weak subnetwork {index}")
+    peak = trainer.training.learning_rate
+    state, cost = train_copy(settings, member, trainer, initial, mask, f"weak subnetwork {index}", peak=peak)
     return Subnetwork(sparsity=sparsity, weights=state.weights, cost=cost)
 
 

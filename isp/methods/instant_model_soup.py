@@ -7,8 +7,9 @@ examples (Ilharco et al. 2022, "Patching open-vocabulary models by interpolating
 validation score never falls. What comes out is fine-tuned for T steps. Evaluations are counted as cost.
 
 The paper does not say which sparsities, protocols and coefficients: s_k is drawn from `sparsities`, H_k and D_k as for
-the look-aheads of `isp`, from step 0 of the run's schedule. `optimizer` makes no difference here, since the initial
-weights have no moments yet.
+the look-aheads of `isp`, from step 0 of the run's schedule; with `warmup_steps` the learning rate rises to the run's
+highest instead and falls to zero, so that subnetworks learn something where the run's own warm-up is longer than they
+train. `optimizer` makes no difference here, since the initial weights have no moments yet.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from isp.seeds import seed as named_seed
 from isp.sparsity import parse_sparsity
 
 FAMILY: Family = "instant"
-VERSION = 1
+VERSION = 2
 
 
 class Settings(_isp.LookAhead, Scored):
@@ -36,6 +37,12 @@ class Settings(_isp.LookAhead, Scored):
         default=(0.1, 0.2, 0.3, 0.4, 0.5), min_length=1, description="sparsities s_k that a subnetwork draws from"
     )
     look_ahead_steps: int = Field(default=100, ge=1, description="steps that each subnetwork trains")
+    warmup_steps: int = Field(
+        default=0,
+        ge=0,
+        description="steps in which a subnetwork's learning rate rises to the run's highest, falling to zero in as "
+        "many; 0: it begins at step 0 of the run's schedule",
+    )
     coefficients: tuple[float, ...] = Field(
         default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
         description="shares of a subnetwork in the interpolation, in [0, 1], 0 among them; of equal ones the smallest",

@@ -28,7 +28,7 @@ from isp.reporting.rows import Row
 from isp.reporting.verdict import Verdict, seeds_note, verdicts
 
 LONGEST = 400
-"""Rows of a table that the page shows; a longer one is only linked."""
+"""Rows of a part of a table that the page shows; a longer one is only linked."""
 OPEN = 200
 """Rows of a table that need no click to be seen."""
 COLORS = 128
@@ -46,7 +46,8 @@ class Contents:
     """What a page is made of; only `metrics` has to be there.
 
     Names are those of files without suffix; Markdown is used of tables that are not there as rows. `links` are
-    addresses, relative to the page, of files that lie beside it.
+    addresses, relative to the page, of files that lie beside it; `reference` is the variant that the verdict compares
+    with others, none if empty.
     """
 
     metrics: Sequence[Row]
@@ -58,6 +59,7 @@ class Contents:
     drawn: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     captions: Mapping[str, str] = field(default_factory=dict)
     links: Sequence[str] = ()
+    reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table on the page, in parts; none if it is too long."""
+    """A table on the page: the parts that are not too long for it, and the titles and rows of the others."""
 
     name: str
     title: str
     caption: str
     rows: int
     parts: tuple[Grid, ...]
+    long: tuple[tuple[str, int], ...]
     links: tuple[str, ...]
 
     @property
@@ -170,14 +173,6 @@ def caption_of(text: str, **wildcards: str) -> str:
     return caption.strip()
 
 
-def reference_of(study: Mapping[str, Any], metrics: Sequence[Row]) -> str:
-    """The variant to compare others with: the study's `reference`, else "isp", else the first of the method isp."""
-    methods = {row["variant"]: r.cell(row, "method") for row in metrics if float(r.cell(row, "sparsity"))}
-    named = str(_of(study, "study").get("reference") or "")
-    ordered = sorted(methods, key=lambda name: (name != named, name != "isp", methods[name] != "isp"))
-    return next((name for name in ordered if name in (named, "isp") or methods[name] == "isp"), "")
-
-
 def _of(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """What lies under a key; nothing where nothing does."""
     return values.get(key) or {}
@@ -233,8 +228,7 @@ class _Page:
 
     @property
     def verdicts(self) -> list[Verdict]:
-        untrained = [name for name, variant in self._variants.items() if variant.get("initial") == "random"]
-        return verdicts(self.metrics, reference_of(self._contents.study, self.metrics), untrained)
+        return verdicts(self.metrics, self._contents.reference)
 
     @property
     def seeds_note(self) -> str:
@@ -345,14 +339,16 @@ class _Page:
         contents, found = self._contents, {}
         for name in dict.fromkeys((*contents.tables, *contents.markdown)):
             if name in contents.tables:
-                count, legend = len(contents.tables[name]), ""
-                parts = grids(contents.tables[name]) if count <= LONGEST else []
+                parts, legend = grids(contents.tables[name]), ""
             else:
                 parts, legend = of_markdown(contents.markdown[name])
-                count = sum(len(part.body) for part in parts)
+            count = sum(len(part.body) for part in parts)
             if count:
                 caption = contents.captions.get(f"tables/{name}", legend)
-                found[name] = Listing(name, _title(name), caption, count, tuple(parts), self._beside("tables", name))
+                shown = tuple(part for part in parts if len(part.body) <= LONGEST)
+                long = tuple((part.title, len(part.body)) for part in parts if part not in shown)
+                links = self._beside("tables", name)
+                found[name] = Listing(name, _title(name), caption, count, shown, long, links)
         return found
 
     def _beside(self, folder: str, name: str) -> tuple[str, ...]:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,41 +15,48 @@ from isp.reporting import rows as r
 from isp.reporting.rows import Row
 
 COLUMNS = (
-    *("backbone", "task", "variant", "method", "sparsity", "metric", "seeds", "test_mean", "test_sd"),
+    *("backbone", "task", "variant", "method", "sparsity", "metric", "seeds", "test_mean", "test_sd", "majority"),
     *("best", "matches_dense", "published_as", "published", "published_sd", "difference", "source", "note"),
 )
-"""Columns of `csv_rows`; best, matches_dense: "yes" or empty; difference: ours minus the published score, in points."""
+"""Columns of `csv_rows`.
 
-_MISSING, _MATCHES, _NOTED = "—", "†", "‡"
+majority: test score in percent of always answering the most frequent label; best, matches_dense: "yes" or empty;
+difference: ours minus the published score, in points, empty where the published one is of another task by its note.
+"""
+
+_MISSING, _MATCHES = "—", "†"
+_NOTED = {published.TABLE_4: "‡", published.TABLE_5: "§"}
 _LEGEND = (
     "Test scores in percent ({metrics}), {seeds}. Choices were made on validation data; test data were evaluated once, "
-    "on finished tickets. Bold: the best of a column of a table (what was not run on all tasks has tables of its own). "
-    f"{_MATCHES}: matches the dense model, that is, the mean is at least the dense model's less one standard deviation "
-    f"of the latter (of one dense seed: its score). {_MISSING}: not run. What is not pruned has one score a task, "
-    "which stands in all of its columns."
+    "on finished tickets. Bold: the best of a column of its table; variants that are on few columns stand apart, with "
+    f"the others of their method. {_MATCHES}: matches the dense model, that is, the mean is at least the dense model's "
+    f"less one standard deviation of the latter (of one dense seed: its score). {_MISSING}: not run. Above what is "
+    "pruned stand dense models, with one score a task in all of its columns."
+)
+_GUESSED = (
+    "Nothing is marked on {tasks}: there the dense model scores no more than always answering the most frequent label."
 )
 _BESIDE = (
     f"In brackets: what the paper reports ({published.CITATION}), and ours minus that. The study file says how far its "
     "setting is the paper's."
 )
 
+Cells = list[dict[str, Any]]
+"""Rows of `csv_rows`."""
+
 
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
-def csv_rows(metrics: Sequence[Row]) -> list[dict[str, Any]]:
+def csv_rows(metrics: Sequence[Row]) -> Cells:
     """A row for each ticket but for the seed, with the columns `COLUMNS`, backbone by backbone.
 
     After them, for a backbone of the paper, a row without a score for each published cell that the study has not run.
     """
-    methods = {r.cell(row, "variant"): r.cell(row, "method") for row in metrics}
-    names = {variant: published.names(variant, methods) for variant in methods}
+    names = _names(metrics)
     found = []
     for (backbone,), own in r.group(metrics, "backbone").items():
-        cells = [
-            _cell(rows, published.find(backbone, task, sparsity, names[variant]))
-            for (task, _, variant, sparsity), rows in r.tickets(own).items()
-        ]
+        cells = [_cell(rows, names) for rows in r.tickets(own).values()]
         _mark(cells, r.dense(own))
         run = {(row["task"], row["sparsity"], name) for row in cells for name in names[row["variant"]]}
         found += cells
@@ -60,15 +68,28 @@ def csv_rows(metrics: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def _cell(rows: Sequence[Row], beside: published.Published | None) -> dict[str, Any]:
+def _names(metrics: Sequence[Row]) -> dict[str, list[str]]:
+    """The published rows that each variant may be taken for."""
+    methods = {r.cell(row, "variant"): r.cell(row, "method") for row in metrics}
+    return {variant: published.names(variant, methods) for variant in methods}
+
+
+def _cell(rows: Sequence[Row], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
     row |= {column: r.cell(rows[0], column) for column in COLUMNS[:6]}
     row |= {"seeds": len(rows)} | r.summary("test", r.numbers(rows, "test"))
-    if beside is not None:
-        row |= _beside(beside)
-        if row["test_mean"] != "":
-            row["difference"] = round(row["test_mean"] - beside.score, 4)
-    return row
+    guessing = r.majority(rows, "test")
+    row["majority"] = "" if guessing is None else guessing
+    return _with_published(row, names)
+
+
+def _with_published(row: dict[str, Any], names: Mapping[str, Sequence[str]], prefer: str = "") -> dict[str, Any]:
+    """A copy of the row beside its published cell; one of the table `prefer` if there is any."""
+    cell = published.find(row["backbone"], row["task"], row["sparsity"], names[row["variant"]], prefer)
+    if cell is None:
+        return {**row}
+    known = row["test_mean"] != "" and cell.comparable
+    return row | _beside(cell) | {"difference": round(row["test_mean"] - cell.score, 4) if known else ""}
 
 
 def _beside(cell: published.Published) -> dict[str, Any]:
@@ -82,25 +103,58 @@ def _beside(cell: published.Published) -> dict[str, Any]:
     }
 
 
-def _mark(cells: Sequence[dict[str, Any]], dense: str | None) -> None:
+def _mark(cells: Cells, dense: str | None) -> None:
     """Mark what is best and what matches the dense model among the cells of a backbone.
 
-    Best is the highest score of a task and sparsity and what is equal to it as printed, where any is lower; scores of
-    sparsity 0 compete only where nothing is pruned. What matches has at least the dense mean less its deviation.
+    Best is the highest score of a task and sparsity and what is equal to it as printed, where any is lower; of dense
+    models only where these are compared. What matches has at least the dense mean less its deviation. Nothing is
+    marked on a task whose dense model only guesses.
     """
-    found = [cell for cell in cells if cell["test_mean"] != ""]
-    columns: dict[tuple[str, str], list[float]] = {}
-    for cell in found:
-        columns.setdefault((cell["task"], cell["sparsity"]), []).append(round(cell["test_mean"], 2))
-    pruned = any(float(cell["sparsity"]) for cell in found)
-    levels = {cell["task"]: cell["test_mean"] - (cell["test_sd"] or 0) for cell in found if cell["variant"] == dense}
-    for cell in found:
-        scores = columns[cell["task"], cell["sparsity"]]
-        competes = len(set(scores)) > 1 and (float(cell["sparsity"]) > 0 or not pruned)
-        if competes and round(cell["test_mean"], 2) == max(scores):
-            cell["best"] = "yes"
-        if cell["variant"] != dense and cell["test_mean"] >= levels.get(cell["task"], float("inf")):
-            cell["matches_dense"] = "yes"
+    guessed, levels = _guessed(cells, dense), _levels(cells, dense)
+    known = [cell for cell in cells if cell["task"] not in guessed]
+    _mark_best([cell for cell in known if float(cell["sparsity"]) or cell["task"] in _with_dense_models(cells)])
+    for cell in known:
+        if cell["test_mean"] != "" and cell["variant"] != dense:
+            matches = cell["test_mean"] >= levels.get(cell["task"], float("inf"))
+            cell["matches_dense"] = "yes" if matches else ""
+
+
+def _mark_best(cells: Cells) -> None:
+    for same in _by_place(cells).values():
+        scores = [round(cell["test_mean"], 2) for cell in same if cell["test_mean"] != ""]
+        for cell in same:
+            best = len(set(scores)) > 1 and cell["test_mean"] != "" and round(cell["test_mean"], 2) == max(scores)
+            cell["best"] = "yes" if best else ""
+
+
+def _levels(cells: Cells, dense: str | None) -> dict[str, float]:
+    """The least mean that matches the dense model, by task."""
+    found = [cell for cell in cells if cell["variant"] == dense and cell["test_mean"] != ""]
+    return {cell["task"]: cell["test_mean"] - (cell["test_sd"] or 0) - r.ROUNDING for cell in found}
+
+
+def _guessed(cells: Cells, dense: str | None) -> list[str]:
+    """The tasks on which the dense model scores no more than always answering the most frequent label."""
+    found = [cell for cell in cells if cell["variant"] == dense and "" not in (cell["test_mean"], cell["majority"])]
+    return [cell["task"] for cell in found if cell["test_mean"] <= cell["majority"]]
+
+
+def _with_dense_models(cells: Cells) -> set[str]:
+    """The tasks with dense models to compare: of a method beside `dense`, such as soups, or with nothing else."""
+    pruned = {cell["task"] for cell in cells if float(cell["sparsity"])}
+    return {
+        cell["task"]
+        for cell in cells
+        if not float(cell["sparsity"]) and (cell["method"] != "dense" or cell["task"] not in pruned)
+    }
+
+
+def _by_place(cells: Cells) -> dict[tuple[str, str], Cells]:
+    """Cells by task and sparsity, the columns of a table."""
+    found: dict[tuple[str, str], Cells] = {}
+    for cell in cells:
+        found.setdefault((cell["task"], cell["sparsity"]), []).append(cell)
+    return found
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -117,78 +171,114 @@ class _Table:
     Attributes:
         backbone: its name.
         columns: the sparsities of each task.
-        unpruned: rows above the others, which have one cell a task.
-        pruned: the other rows.
+        above: dense models above what is pruned, which have one cell a task.
+        lines: the other rows.
+        guessed: tasks of it without marks.
     """
 
     backbone: str
     columns: dict[str, list[str]]
-    unpruned: _Lines
-    pruned: _Lines
+    above: _Lines
+    lines: _Lines
+    guessed: list[str]
 
     @property
-    def cells(self) -> list[dict[str, Any]]:
+    def cells(self) -> Cells:
         """All that were run."""
-        return [cell for rows in (self.unpruned, self.pruned) for row in rows.values() for cell in row.values()]
+        return [cell for rows in (self.above, self.lines) for row in rows.values() for cell in row.values()]
 
 
 def _tables(metrics: Sequence[Row]) -> list[_Table]:
-    """For each backbone a table of the variants that are on all tasks, and others of those that are on some.
-
-    Of the latter, those with the same cells share a table, beside the variants of the first that have their method
-    (what is not pruned: beside what is not pruned there); so ablations look like Tables 4 to 7.
-    """
-    found = []
+    """For each backbone what is pruned, its ablations, and the dense models; see `_pruned`, `_ablations`, `_dense`."""
+    names, found = _names(metrics), []
     run = [row for row in csv_rows(metrics) if row["variant"]]
-    for (backbone,), cells in r.group(run, "backbone").items():
-        lines: _Lines = {}
-        order = r.distinct(cells, "task")
-        for row in cells:
-            lines.setdefault(row["variant"], {})[row["task"], row["sparsity"]] = dict(row)
-        prunes = {name: any(float(sparsity) for _, sparsity in line) for name, line in lines.items()}
-        tasks = {
-            task for line in lines.values() for task, sparsity in line if float(sparsity) or not any(prunes.values())
-        }
-        dense = r.dense(cells)
-        whole = [name for name, line in lines.items() if name == dense or tasks <= {task for task, _ in line}]
-        if not any(prunes[name] for name in whole) and any(prunes.values()):
-            whole = list(lines)
-        groups: dict[frozenset[tuple[str, str]], list[str]] = {}
-        for name, line in lines.items():
-            if name not in whole:
-                groups.setdefault(frozenset(line), []).append(name)
-        method = {row["variant"]: row["method"] for row in cells}
-        found.append(_table(backbone, order, {name: lines[name] for name in whole}))
-        for places, names in groups.items():
-            methods = {method[name] for name in names}
-            beside = [
-                name for name in whole if method[name] in methods or not any(prunes[own] for own in (name, *names))
-            ]
-            shown = {name: _only(lines[name], places) for name in lines if name in (*beside, *names)}
-            found.append(_table(backbone, order, {name: line for name, line in shown.items() if line}))
+    for backbone in r.distinct(run, "backbone"):
+        cells = [row for row in run if row["backbone"] == backbone]
+        guessed = _guessed(cells, r.dense(cells))
+        for above, lines, own in (_pruned(cells), *_ablations(cells), _dense(cells)):
+            if lines:
+                above, lines = ([_with_published(c, names, _source(own)) for c in part] for part in (above, lines))
+                found.append(_table(backbone, above, lines, guessed))
     return found
 
 
-def _only(line: Mapping[tuple[str, str], dict[str, Any]], places: Iterable[tuple[str, str]]) -> dict[Any, Any]:
-    return {place: cell for place, cell in line.items() if place in set(places)}
+_Parts = tuple[Cells, Cells, Cells]
+"""Of a table: the dense models above, its lines, and those of the lines that it is there for."""
 
 
-def _table(backbone: str, order: Sequence[str], lines: _Lines) -> _Table:
-    """A table of these lines, tasks in that order; best is what is best in it."""
-    lines = {name: {place: {**cell, "best": ""} for place, cell in line.items()} for name, line in lines.items()}
-    _mark([cell for line in lines.values() for cell in line.values()], None)
-    columns: dict[str, list[str]] = {task: [] for line in lines.values() for task, _ in line}
-    for line in lines.values():
-        for task, sparsity in line:
-            if float(sparsity) and sparsity not in columns[task]:
-                columns[task].append(sparsity)
-    prunes = {name for name, line in lines.items() if any(float(sparsity) for _, sparsity in line)}
+def _pruned(cells: Cells) -> _Parts:
+    """What is pruned but for ablations, below the variants of `dense`, as in Tables 2 and 3."""
+    narrow = _narrow(cells)
+    lines = [cell for cell in cells if float(cell["sparsity"]) and cell["variant"] not in narrow]
+    tasks = {cell["task"] for cell in lines}
+    above = [c for c in cells if not float(c["sparsity"]) and c["method"] == "dense" and c["task"] in tasks]
+    return above, lines, []
+
+
+def _ablations(cells: Cells) -> Iterator[_Parts]:
+    """Of each method its narrow variants beside its others, as in Tables 4, 5 and 7; the dense model stands above.
+
+    A table is of the columns that the same of these variants have.
+    """
+    narrow, dense = _narrow(cells), r.dense(cells)
+    for method in dict.fromkeys(cell["method"] for cell in cells if cell["variant"] in narrow):
+        tables_of: dict[tuple[str, ...], Cells] = {}
+        for same in _by_place([c for c in cells if c["method"] == method and float(c["sparsity"])]).values():
+            variants = tuple(cell["variant"] for cell in same)
+            if narrow & set(variants):
+                tables_of.setdefault(variants, []).extend(same)
+        for lines in tables_of.values():
+            tasks = {cell["task"] for cell in lines}
+            above = [c for c in cells if c["variant"] == dense and not float(c["sparsity"]) and c["task"] in tasks]
+            yield above, lines, [cell for cell in lines if cell["variant"] in narrow]
+
+
+def _dense(cells: Cells) -> _Parts:
+    """Dense models where there are any to compare, as in Table 6."""
+    tasks = _with_dense_models(cells)
+    lines = [cell for cell in cells if not float(cell["sparsity"]) and cell["task"] in tasks]
+    return [], lines, [cell for cell in lines if cell["method"] != "dense"]
+
+
+def _narrow(cells: Cells) -> set[str]:
+    """The variants that are on less than half of the columns, where another one of their method is on more."""
+    columns: dict[str, int] = {}
+    places = _by_place([cell for cell in cells if float(cell["sparsity"])])
+    for same in places.values():
+        for cell in same:
+            columns[cell["variant"]] = columns.get(cell["variant"], 0) + 1
+    methods = {cell["variant"]: cell["method"] for cell in cells}
+    narrow = {variant for variant, count in columns.items() if 2 * count < len(places)}
+    wide = {methods[variant] for variant in columns.keys() - narrow}
+    return {variant for variant in narrow if methods[variant] in wide}
+
+
+def _source(cells: Cells) -> str:
+    """The published table that most of these cells stand in; empty if none."""
+    found = Counter(cell["source"] for cell in cells if cell["source"]).most_common(1)
+    return found[0][0] if found else ""
+
+
+def _table(backbone: str, above: Cells, lines: Cells, guessed: Sequence[str]) -> _Table:
+    """A table of these cells; best is what is best in it."""
+    columns: dict[str, list[str]] = {}
+    for task, sparsity in _by_place(lines):
+        columns.setdefault(task, []).append(sparsity)
+    _mark_best([cell for cell in lines if cell["task"] not in guessed])
     return _Table(
         backbone,
-        {task: sorted(columns[task], key=float) or ["0.0000"] for task in order if task in columns},
-        {name: line for name, line in lines.items() if prunes and name not in prunes},
-        {name: line for name, line in lines.items() if not prunes or name in prunes},
+        {task: sorted(sparsities, key=float) for task, sparsities in columns.items()},
+        _by_variant({**cell, "best": ""} for cell in above),
+        _by_variant(lines),
+        [task for task in guessed if task in columns],
     )
+
+
+def _by_variant(cells: Iterable[dict[str, Any]]) -> _Lines:
+    found: _Lines = {}
+    for cell in cells:
+        found.setdefault(cell["variant"], {})[cell["task"], cell["sparsity"]] = cell
+    return found
 
 
 def markdown(metrics: Sequence[Row]) -> str:
@@ -200,13 +290,13 @@ def markdown(metrics: Sequence[Row]) -> str:
     for table in found:
         places = [(task, sparsity) for task, sparsities in table.columns.items() for sparsity in sparsities]
         body = []
-        for variant, cells in table.unpruned.items():
+        for variant, cells in table.above.items():
             body.append([variant, *(_text(cells.get((task, "0.0000")), _bold) for task, _ in places)])
-        for variant, cells in table.pruned.items():
+        for variant, cells in table.lines.items():
             body.append([variant, *(_text(cells.get(place), _bold) for place in places)])
         header = [table.backbone, *(f"{task} {r.percent(sparsity)} %" for task, sparsity in places)]
         made.append((header, body))
-    return tables.markdown(made, *_legend([cell for table in found for cell in table.cells]))
+    return tables.markdown(made, *_legend(found))
 
 
 def latex(metrics: Sequence[Row]) -> str:
@@ -221,51 +311,55 @@ def _latex(table: _Table) -> str:
     rules = [f"\\cmidrule(lr){{{start}-{start + count - 1}}}" for start, count in zip(starts, counts, strict=True)]
     sparsities = [_escape(f"{r.percent(value)} %") for values in table.columns.values() for value in values]
     lines = [
-        *("\\begin{table}", "\\centering", f"\\caption{{{_escape(' '.join(_legend(table.cells)))}}}"),
+        *("\\begin{table}", "\\centering", f"\\caption{{{_escape(' '.join(_legend([table])))}}}"),
         *("\\begin{adjustbox}{max width=\\linewidth}", f"\\begin{{tabular}}{{l{'r' * sum(counts)}}}", "\\toprule"),
         _line([_escape(table.backbone), *tasks]),
         " ".join(rules),
         *(_line(["", *sparsities]), "\\midrule"),
     ]
-    for variant, cells in table.unpruned.items():
+    for variant, cells in table.above.items():
         texts = [_text(cells.get((task, "0.0000")), _textbf, _escape) for task in table.columns]
         lines.append(_line([_escape(variant), *map(_across, counts, texts)]))
-    if table.unpruned and table.pruned:
+    if table.above and table.lines:
         lines.append("\\midrule")
     places = [(task, value) for task, values in table.columns.items() for value in values]
-    for variant, cells in table.pruned.items():
+    for variant, cells in table.lines.items():
         lines.append(_line([_escape(variant), *(_text(cells.get(place), _textbf, _escape) for place in places)]))
     lines += ["\\bottomrule", "\\end{tabular}", "\\end{adjustbox}", "\\end{table}", ""]
     return "\n".join(lines)
 
 
-def _legend(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the marks mean, and whatever else must be known of the cells that are shown."""
+def _legend(shown: Sequence[_Table]) -> list[str]:
+    """What the marks mean, and whatever else must be known of the cells of these tables."""
+    cells = [cell for table in shown for cell in table.cells]
     tasks: dict[str, list[str]] = {}
     for cell in cells:
         tasks.setdefault(cell["metric"], []).append(cell["task"])
     metrics = "; ".join(
         f"{metric}: {', '.join(dict.fromkeys(names))}" if len(tasks) > 1 else metric for metric, names in tasks.items()
     )
-    notes = dict.fromkeys(cell["note"] for cell in cells if cell["note"])
+    guessed = dict.fromkeys(f"{table.backbone} on {task}" for table in shown for task in table.guessed)
+    notes = {cell["note"] for cell in cells}
     return [
         _LEGEND.format(metrics=metrics, seeds=r.seeds_note(cells)),
+        *([_GUESSED.format(tasks=", ".join(guessed))] if guessed else []),
         *([_BESIDE] if any(cell["published"] != "" for cell in cells) else []),
-        *([f"{_NOTED}: {'; '.join(notes)}."] if notes else []),
+        *(f"{mark}: {note}." for note, mark in _NOTED.items() if note in notes),
     ]
 
 
 def _text(cell: Mapping[str, Any] | None, bold: Callable[[str], str], escape: Callable[[str], str] = str) -> str:
-    """Mean ± deviation, marks, and in brackets the published score and the difference; a dash for what is missing."""
+    """Mean ± deviation, marks, in brackets the published score and the difference; a dash for what is missing."""
     if cell is None or cell["test_mean"] == "":
         return escape(_MISSING)
     spread = f" ± {cell['test_sd']:.2f}" if cell["test_sd"] != "" else ""
     score = escape(f"{cell['test_mean']:.2f}{spread}")
     score = bold(score) if cell["best"] else score
-    marks = escape((_MATCHES if cell["matches_dense"] else "") + (_NOTED if cell["note"] else ""))
+    marks = escape((_MATCHES if cell["matches_dense"] else "") + _NOTED.get(cell["note"], ""))
     if cell["published"] == "":
         return score + marks
-    beside = f"({cell['published']:.2f}, {tables.signed(cell['difference'])})"
+    difference = f", {tables.signed(cell['difference'])}" if cell["difference"] != "" else ""
+    beside = f"({cell['published']:.2f}{difference})"
     return f"{score}{marks} {escape(beside)}"
 
 
@@ -288,7 +382,15 @@ def _line(cells: Sequence[str]) -> str:
 _TEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
-    **{"±": "$\\pm$", "−": "$-$", "+": "$+$", _MISSING: "---", _MATCHES: "$^\\dagger$", _NOTED: "$^\\ddagger$"},
+    **{
+        "±": "$\\pm$",
+        "−": "$-$",
+        "+": "$+$",
+        _MISSING: "---",
+        _MATCHES: "$^\\dagger$",
+        "‡": "$^\\ddagger$",
+        "§": "$^\\S$",
+    },
 }
 
 

@@ -15,6 +15,8 @@ Row = Mapping[str, str]
 
 CELL = ("task", "backbone")
 """What has a table or a panel of its own."""
+ROUNDING = 5e-4
+"""Scores are recorded to four decimals of a percent, so numbers that are equal may differ by a few of the last."""
 SIMILARITIES = ("cosine", "jaccard", "hamming")
 """Of two masks."""
 
@@ -38,7 +40,10 @@ def tickets(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
 
 
 def dense(rows: Iterable[Row]) -> str | None:
-    """The variant that stands for the dense model: the one named "dense", else the first whose method is dense."""
+    """The variant that stands for the dense model: the one named "dense", else the first whose method is dense.
+
+    All that is held against the dense model is held against this one; None without any.
+    """
     methods = {cell(row, "variant"): cell(row, "method") for row in rows}
     names = [name for name, method in methods.items() if method == "dense"]
     return min(names, key=lambda name: name != "dense", default=None)
@@ -81,7 +86,22 @@ def deviation(values: Sequence[float]) -> float | None:
 
 def matching_level(dense: Sequence[float]) -> float:
     """The least mean that matches the dense model: its own less one standard deviation over its seeds, if any."""
-    return statistics.fmean(dense) - (deviation(dense) or 0)
+    return statistics.fmean(dense) - (deviation(dense) or 0) - ROUNDING
+
+
+def majority(rows: Iterable[Row], part: str) -> float | None:
+    """What always answering the most frequent label scores, in percent to the four decimals of records, mean over rows.
+
+    Args:
+        rows: of metrics.csv.
+        part: "validation" or "test".
+
+    Returns:
+        None where it was not recorded, as in results from before it was.
+    """
+    column = f"majority_{part}"
+    values = numbers([row for row in rows if row.get(column)], column)
+    return round(statistics.fmean(values), 4) if values else None
 
 
 def summary(name: str, values: Sequence[float], places: int = 4) -> dict[str, float | str]:

@@ -7,9 +7,9 @@ Intervals and p values are Student's t; p values are of each comparison by itsel
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import sqrt
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from scipy.special import stdtr, stdtrit  # a third of the time that scipy.stats takes to import
 
@@ -25,14 +25,20 @@ LEVEL = 0.95
 _DIFFERENCE = ("reference", "pairs", "difference", "difference_sd", "difference_low", "difference_high", "p")
 _OF = ("of", "part", "task", "backbone", "variant", "method", "sparsity", "metric")
 COLUMNS = (*_OF, "n", "mean", "sd", "low", "high", "to_dense", *_DIFFERENCE, "mean_rank", "ranked_cells")
-"""Columns of `cells_csv` and `runs_csv`; of: "cell" or "runs", for which what does not apply is empty."""
+"""Columns of `cells_csv` and `runs_csv`; of: "cell" or "runs", for which what does not apply is empty.
+
+mean_rank: 1 is best, over the `ranked_cells` cells that all ranked variants have; both empty for the others.
+"""
 
 RUNS_LEGEND = (
     "Over all runs: a run is a backbone, task and seed, its value a mean over the sparsities that both variants have. "
     "difference: of the variant to {reference}, in points, mean over runs with its 95 % interval (Student's t) and p "
-    "(paired t test). Runs of one task are not independent, so the intervals are lower bounds of the uncertainty. "
-    "rank: mean over the cells (backbone, task, sparsity) that all variants of the table have, by mean score over "
-    "seeds; 1 is best, ties averaged."
+    "(paired t test). Each row is over the runs that its variant shares with {reference}: rows over different runs are "
+    "not to be held against each other. Points are those of each task's own metric, pooled: one of accuracy counts as "
+    "much as one of Matthews correlation. Runs of one task are not independent, so the intervals are lower bounds of "
+    "the uncertainty. rank: by mean score over seeds, mean over cells (backbone, task, sparsity); 1 is best, ties "
+    "averaged. cells: how many those are. All that are ranked have all of these cells; they are chosen for the most "
+    "comparisons with {reference}. The others have no rank."
 )
 CELLS_LEGEND = (
     "Test scores in percent, mean ± standard deviation over n seeds, with the 95 % interval of the mean (Student's t). "
@@ -41,8 +47,7 @@ CELLS_LEGEND = (
     "all equal, which show no spread to judge by. p values are of each comparison by itself: of twenty without any "
     "difference, one is below 0.05 by chance. The csv has the same for validation scores."
 )
-_ROUNDING = 5e-4
-"""Scores are recorded to four decimals of a percent, so differences that are equal may differ by two of the last."""
+_Cell = TypeVar("_Cell")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -71,12 +76,30 @@ def ranks(scores: Sequence[float]) -> list[float]:
     ]
 
 
+def largest_block(cells: Mapping[str, Collection[_Cell]], reference: str) -> tuple[list[str], set[_Cell]]:
+    """The variants to rank, and the cells that all of them have: those with the most comparisons to the reference.
+
+    That is, other variants times cells. Were all variants ranked, one on few cells would leave hardly any that all
+    have. Of equal blocks the one with more cells is taken, then the first.
+
+    Args:
+        cells: of each variant.
+        reference: one of them, which is in every block.
+    """
+    blocks = []
+    for own in cells.values():
+        shared = set(own) & set(cells[reference])
+        blocks.append(([variant for variant, theirs in cells.items() if shared <= set(theirs)], shared))
+    return max(blocks, key=lambda block: ((len(block[0]) - 1) * len(block[1]), len(block[1])), default=([], set()))
+
+
 def cells_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
     """A row for each part, task, backbone, variant and sparsity with the columns `COLUMNS`."""
     found, tickets = [], r.tickets(metrics)
-    dense = r.dense(metrics)
+    dense_of = {names: r.dense(rows) for names, rows in r.group(metrics, *r.CELL).items()}
     for part in PARTS:
         for (task, backbone, variant, sparsity), rows in tickets.items():
+            dense = dense_of[task, backbone]
             values = list(_by_seed(rows, part).values())
             named = {column: r.cell(rows[0], column) for column in _OF[2:]}
             to_dense = _differences(rows, tickets.get((task, backbone, dense or "", "0.0000"), []), part)
@@ -95,12 +118,13 @@ def runs_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
     for part in PARTS:
         differences = {variant: _over_runs(metrics, variant, reference, part) for variant in methods}
         compared = [variant for variant, values in differences.items() if values]
-        ranked, cells = _mean_ranks(metrics, compared, part)
+        ranked, cells = _mean_ranks(metrics, compared, reference, part)
         for variant in compared:
             values = differences[variant] if variant != reference else []
             row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
             row |= {"of": "runs", "part": part, "variant": variant, "method": methods[variant]}
-            row |= _compared(values, reference) | {"mean_rank": _rounded(ranked.get(variant)), "ranked_cells": cells}
+            row |= _compared(values, reference) | {"mean_rank": _rounded(ranked.get(variant))}
+            row["ranked_cells"] = cells if variant in ranked else ""
             found.append(row)
     return found
 
@@ -136,7 +160,7 @@ def cells(metrics: Sequence[Row], reference: str) -> list[Table]:
 def _standard_error(values: Sequence[float]) -> float | None:
     """None where there is no spread to judge by; what is left of equal values by rounding is no spread."""
     spread = r.deviation(values)
-    return spread / sqrt(len(values)) if spread is not None and spread > _ROUNDING else None
+    return spread / sqrt(len(values)) if spread is not None and spread > r.ROUNDING else None
 
 
 def _by_seed(rows: Sequence[Row], part: Part) -> dict[str, float]:
@@ -168,18 +192,18 @@ def _over_runs(metrics: Sequence[Row], variant: str, reference: str, part: Part)
     return found
 
 
-def _mean_ranks(metrics: Sequence[Row], variants: Sequence[str], part: Part) -> tuple[dict[str, float], int]:
-    """The mean rank of each variant over the cells that all of them have, and how many those are."""
-    found: dict[str, list[float]] = {variant: [] for variant in variants}
-    for rows in r.group(metrics, *r.CELL, "sparsity").values():
-        own = r.group(rows, "variant")
-        scores = [r.numbers(own.get((variant,), []), part) for variant in variants]
-        if all(scores):
-            for variant, rank in zip(variants, ranks([statistics.fmean(values) for values in scores]), strict=True):
-                found[variant].append(rank)
-    return {variant: statistics.fmean(values) for variant, values in found.items() if values}, max(
-        map(len, found.values()), default=0
-    )
+def _mean_ranks(
+    metrics: Sequence[Row], variants: Sequence[str], reference: str, part: Part
+) -> tuple[dict[str, float], int]:
+    """The mean rank of each variant of the largest block over its cells, and how many those are."""
+    scores: dict[str, dict[tuple[str, ...], float]] = {variant: {} for variant in variants}
+    for (*place, variant), rows in r.group(metrics, *r.CELL, "sparsity", "variant").items():
+        values = r.numbers(rows, part)
+        if values and variant in scores:
+            scores[variant][tuple(place)] = statistics.fmean(values)
+    ranked, shared = largest_block({variant: own.keys() for variant, own in scores.items()}, reference)
+    by_cell = [ranks([scores[variant][cell] for variant in ranked]) for cell in shared]
+    return dict(zip(ranked, map(statistics.fmean, zip(*by_cell, strict=True)), strict=True)), len(shared)
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:

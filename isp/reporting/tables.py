@@ -166,7 +166,8 @@ def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[st
     dense = {
         names: statistics.fmean(r.numbers(dense_rows, *_flops("flops")))
         for names, rows in r.group(metrics, *r.CELL).items()
-        if (dense_rows := [row for row in rows if r.cell(row, "method") == "dense"])
+        for level in [r.dense(rows)]
+        if (dense_rows := [row for row in rows if r.cell(row, "variant") == level])
     }
     for key, rows in r.tickets(metrics).items():
         row: dict[str, Any] = {column: r.cell(rows[0], column) for column in SPENDING[:5]} | {"seeds": len(rows)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -22,7 +22,7 @@ class Score:
 
     values: tuple[float, ...]
     best: bool = False
-    """No pruned variant of this sparsity has a higher mean."""
+    """No variant of this sparsity has a higher mean; of dense models only where several are compared."""
     matching: bool = False
     """Its mean is at least that of the dense model less one standard deviation of the latter."""
     bar: float = 0
@@ -46,11 +46,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Line:
-    """A variant in the table."""
+    """A variant in the table; one that is there dense and pruned has two."""
 
     variant: str
     scores: Mapping[str, Score]
-    """By sparsity, as written; a dense variant has one."""
+    """By sparsity, as written; a dense model has one."""
     steps: float
     """Optimizer steps of the ticket of the highest sparsity, mean over seeds."""
     of_dense: float | None
@@ -70,18 +70,21 @@ class Verdict:
     level: Line | None
     """The dense variant that the others are held against."""
     level_bar: float
-    sentences: tuple[Markup, ...]
+    majority: float | None
+    """What always answering the most frequent label scores, in percent, if it is known."""
+    guessed: bool
+    """Whether the dense model scores no more than that: then nothing is marked."""
+    sentences: tuple[Markup, ...] = ()
 
 
-def verdicts(metrics: Sequence[Row], reference: str = "", untrained: Iterable[str] = ()) -> list[Verdict]:
+def verdicts(metrics: Sequence[Row], reference: str = "") -> list[Verdict]:
     """One for each task and backbone, in their order.
 
     Args:
         metrics: rows of metrics.csv.
         reference: the variant that sentences compare with one-shot pruning, lottery tickets and the dense model.
-        untrained: variants that begin from random weights, which are no dense level.
     """
-    return [_verdict(names, rows, reference, set(untrained)) for names, rows in r.group(metrics, *r.CELL).items()]
+    return [_verdict(names, rows, reference) for names, rows in r.group(metrics, *r.CELL).items()]
 
 
 def seeds_note(metrics: Sequence[Row], intervals: bool) -> str:
@@ -100,59 +103,65 @@ def seeds_note(metrics: Sequence[Row], intervals: bool) -> str:
     return f"{note} {'Intervals stand under Statistics.' if intervals else 'No intervals are given.'}"
 
 
-def _verdict(names: Sequence[str], rows: Sequence[Row], reference: str, untrained: set[str]) -> Verdict:
+def _verdict(names: Sequence[str], rows: Sequence[Row], reference: str) -> Verdict:
     task, backbone = names
-    sparsities = tuple(sparsity for sparsity in r.sparsities(rows) if float(sparsity))
-    found = {variant: _values(own) for (variant,), own in r.group(rows, "variant").items()}
-    dense = [variant for variant, scores in found.items() if not any(map(float, scores))]
-    level = next((variant for variant in dense if variant not in untrained), None)
-    means = {
-        variant: {sparsity: statistics.fmean(values) for sparsity, values in scores.items()}
-        for variant, scores in found.items()
-    }
-    bar = next(iter(means[level].values())) if level else None
-    least = r.matching_level(next(iter(found[level].values()))) if level else float("inf")
-    best = {s: max(of[s] for name, of in means.items() if s in of) for s in sparsities}
-    everything = [mean for scores in means.values() for mean in scores.values()]
-    low, high = min(everything), max(everything)
+    whole, pruned = ([row for row in rows if bool(float(r.cell(row, "sparsity"))) == cut] for cut in (False, True))
+    level = r.dense(whole)
+    scores = {place: r.numbers(own, "validation") for place, own in r.group(rows, "variant", "sparsity").items()}
+    means = {place: statistics.fmean(values) for place, values in scores.items()}
+    low, high = min(means.values()), max(means.values())
+    of_level = next((values for (variant, _), values in scores.items() if variant == level), None)
+    majority = r.majority(rows, "validation")
+    guessed = of_level is not None and majority is not None and round(statistics.fmean(of_level), 4) <= majority
+    least = r.matching_level(of_level) if of_level else float("inf")
+    best = {} if guessed else {s: max(mean for (_, of), mean in means.items() if of == s) for s in _compared(rows)}
 
-    def place(mean: float) -> float:
+    def bar(mean: float) -> float:
         return round(100 * (mean - low) / (high - low), 1) if high > low else 100.0
 
-    costs = {variant: _cost(own) for (variant,), own in r.group(rows, "variant").items()}
-    lines = {
-        variant: Line(
-            variant,
-            {
-                sparsity: Score(
-                    tuple(values),
-                    best=sparsity in best and means[variant][sparsity] == best[sparsity],
-                    matching=sparsity in best and means[variant][sparsity] >= least,
-                    bar=place(means[variant][sparsity]),
-                )
-                for sparsity, values in scores.items()
-            },
-            costs[variant][0],
-            costs[variant][1] / costs[level][1] if level and costs[level][1] else None,
+    def score(variant: str, sparsity: str) -> Score:
+        mean, marked = means[variant, sparsity], sparsity in best and variant != level
+        return Score(
+            tuple(scores[variant, sparsity]),
+            best=mean == best.get(sparsity),
+            matching=marked and mean >= least,
+            bar=bar(mean),
         )
-        for variant, scores in found.items()
-    }
-    pruned = tuple(line for variant, line in lines.items() if variant not in dense)
-    return Verdict(
+
+    dense_flops = _cost([row for row in whole if r.cell(row, "variant") == level])[1] if level else 0
+
+    def lines(part: Sequence[Row]) -> tuple[Line, ...]:
+        found = []
+        for (variant,), own in r.group(part, "variant").items():
+            steps, flops = _cost(own)
+            texts = {sparsity: score(variant, sparsity) for sparsity in r.distinct(own, "sparsity")}
+            found.append(Line(variant, texts, steps, flops / dense_flops if dense_flops else None))
+        return tuple(found)
+
+    verdict = Verdict(
         task,
         backbone,
         " / ".join(r.distinct(rows, "metric")),
-        sparsities,
-        tuple(lines[variant] for variant in dense),
-        pruned,
-        lines[level] if level else None,
-        place(bar) if bar is not None else 0,
-        tuple(_sentences(sparsities, pruned, lines[level] if level else None, reference, _methods(rows))),
+        tuple(r.sparsities(pruned)),
+        lines(whole),
+        lines(pruned),
+        next((line for line in lines(whole) if line.variant == level), None),
+        bar(statistics.fmean(of_level)) if of_level else 0,
+        majority,
+        guessed,
     )
+    return replace(verdict, sentences=tuple(_sentences(verdict, _compared(rows), reference, _methods(rows))))
 
 
-def _values(rows: Sequence[Row]) -> dict[str, list[float]]:
-    return {sparsity: r.numbers(own, "validation") for (sparsity,), own in r.group(rows, "sparsity").items()}
+def _compared(rows: Sequence[Row]) -> list[str]:
+    """The sparsities at which variants are compared; 0 where there are dense models of several methods, or only such.
+
+    A dense variant from scratch is no rival of the dense model.
+    """
+    whole = [row for row in rows if not float(r.cell(row, "sparsity"))]
+    methods, only = r.distinct(whole, "method"), len(whole) == len(rows)
+    rivals = any(method != "dense" for method in methods) or (only and len(r.distinct(whole, "variant")) > 1)
+    return [sparsity for sparsity in r.sparsities(rows) if float(sparsity) or rivals]
 
 
 def _cost(rows: Sequence[Row]) -> tuple[float, float]:
@@ -171,22 +180,28 @@ def _methods(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _sentences(
-    sparsities: Sequence[str], pruned: Sequence[Line], level: Line | None, reference: str, methods: Mapping[str, str]
+    verdict: Verdict, compared: Sequence[str], reference: str, methods: Mapping[str, str]
 ) -> Iterable[Markup]:
+    level, by_sparsity = verdict.level, {sparsity: _there(verdict, sparsity) for sparsity in compared}
     dense = next(iter(level.scores.values())) if level else None
-    for sparsity in sparsities:
-        there = {line.variant: line.scores[sparsity] for line in pruned if sparsity in line.scores}
+    if level and dense and verdict.guessed:
+        yield Markup(
+            "Nothing can be said about methods: {} ({}) scores no more than always answering the most frequent label "
+            "({:.2f})."
+        ).format(code(level.variant), dense.text, verdict.majority)
+        return
+    for sparsity, there in by_sparsity.items():
         if len(there) > 1:
             yield _best(sparsity, there, level.variant if level else "", dense)
-    if reference not in {line.variant for line in pruned}:
+    if reference not in {line.variant for line in verdict.pruned}:
         return
     others = [methods[method] for method in ("one_shot", "lth") if methods.get(method, reference) != reference]
-    for sparsity in sparsities:
-        there = {line.variant: line.scores[sparsity] for line in pruned if sparsity in line.scores}
+    for sparsity in verdict.sparsities:
+        there = dict(by_sparsity[sparsity])
         if level and dense:
             there[level.variant] = dense
-        compared = [*(name for name in others if name in there), *([level.variant] if level else [])]
-        if reference in there and compared:
+        compared_with = [*(name for name in others if name in there), *([level.variant] if level else [])]
+        if reference in there and compared_with:
             own = there[reference]
             parts = [
                 Markup("{} against {}{}").format(
@@ -194,18 +209,24 @@ def _sentences(
                     code(name),
                     " (within the deviations)" if own.level_with(there[name]) else "",
                 )
-                for name in compared
+                for name in compared_with
             ]
             yield Markup("{} at {} %: {}; in points {}.").format(
                 code(reference), r.percent(sparsity), own.text, _listed(parts)
             )
 
 
+def _there(verdict: Verdict, sparsity: str) -> dict[str, Score]:
+    """The scores of a sparsity by variant."""
+    lines = verdict.pruned if float(sparsity) else verdict.dense
+    return {line.variant: line.scores[sparsity] for line in lines if sparsity in line.scores}
+
+
 def _best(sparsity: str, there: Mapping[str, Score], level: str, dense: Score | None) -> Markup:
     first = [name for name, score in there.items() if score.best]
-    top = there[first[0]]
-    found = Markup("Best pruned at {} %: {}, {}").format(r.percent(sparsity), _listed(map(code, first)), top.text)
-    if dense:
+    top, kind = there[first[0]], "pruned" if float(sparsity) else "dense model"
+    found = Markup("Best {} at {} %: {}, {}").format(kind, r.percent(sparsity), _listed(map(code, first)), top.text)
+    if dense and level not in first:
         gap = top.mean - dense.mean
         where = "level with" if not round(gap, 2) else f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'}"
         found += Markup(", {} {} ({})").format(where, code(level), dense.text)

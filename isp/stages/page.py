@@ -15,7 +15,7 @@ from isp.reporting import page as made
 from isp.reporting.rows import Row
 from isp.stages._options import Output, mapping
 
-VERSION = 1
+VERSION = 2
 
 
 def page(
@@ -34,6 +34,9 @@ def page(
             parser=mapping, metavar="YAML", help="Of tables by name, and under `figures` that of all figures."
         ),
     ] = {},  # noqa: B006 (typer reads it)
+    reference: Annotated[
+        str, typer.Option(help="The variant that the verdict compares with others; empty: none.", show_default=False)
+    ] = "",
 ) -> None:
     """Write the page of a study; it links what lies beside it."""
     study: Mapping[str, Any] = {}
@@ -67,7 +70,16 @@ def page(
     shown = {f"tables/{name}": made.caption_of(captions[name]) for name in tables if name in captions}
     shown |= {f"figures/{name}": made.caption_of(captions.get("figures", ""), figure=name) for name in figures}
     contents = made.Contents(
-        collected["metrics"], study, collected.get("layers", []), tables, markdown, figures, drawn, shown, links
+        collected["metrics"],
+        study,
+        collected.get("layers", []),
+        tables,
+        markdown,
+        figures,
+        drawn,
+        shown,
+        links,
+        reference,
     )
     files.ready(output)
     files.write_bytes(output, made.render(contents).encode())

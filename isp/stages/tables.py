@@ -16,7 +16,7 @@ from isp.reporting import tables as made
 from isp.reporting.rows import distinct
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
-VERSION = 7
+VERSION = 8
 
 
 def tables(

@@ -289,8 +289,9 @@ rule page:
         gpu=0,
     params:
         version=dag.versions("page"),
+        reference=dag.reference(),
         captions=CAPTIONS,
     message:
         "the page of the study"
     shell:
-        "isp page {input:q} --captions {params.captions:q} --output {output} > {log} 2>&1"
+        "isp page {input:q} {params.reference} --captions {params.captions:q} --output {output} > {log} 2>&1"

@@ -33,6 +33,7 @@ _ALIASES = (
     (r"(?:denoisers_|isp_n|n)(\d+)", r"denoisers=\1"),
     (r"(?:look_ahead_|c)(\d+)", r"look_ahead=\1"),
     ("dense", "finetuned"),
+    ("isp", "look_ahead=50"),  # C of Table 1
 )
 """Names of variants as patterns, and the published names that they stand for."""
 
@@ -49,6 +50,7 @@ class Published:
         score: in percent; in Figure 3 100 times a cosine.
         std: standard deviation over the paper's three seeds; None where none was published.
         note: what the sources disagree about, empty if nothing.
+        comparable: False where by the note the figure is of another task.
     """
 
     source: str
@@ -59,6 +61,7 @@ class Published:
     score: float
     std: float | None
     note: str = ""
+    comparable: bool = True
 
 
 @cache
@@ -72,7 +75,9 @@ def cells() -> tuple[Published, ...]:
     for own in _others("table4"):
         found.append(replace(own, sparsity=sparsities[own.backbone, own.task], note=TABLE_4))
     for own in _others("table5"):
-        found += [replace(own, task=task, note=TABLE_5) for task in ("cifar10", "cifar100")]
+        found += [
+            replace(own, task=task, note=TABLE_5, comparable=task == "cifar100") for task in ("cifar10", "cifar100")
+        ]
     return (*found, *_others("table6"), *_others("table7"))
 
 
@@ -85,8 +90,8 @@ def names(variant: str, methods: Mapping[str, str]) -> list[str]:
     """The published rows that a variant may be taken for, the closest first.
 
     That of its name; what its name stands for (`isp_n0` for ISP without denoiser, `n4`, `isp_n4` and `denoisers_4` for
-    N = 4, `c50` and `look_ahead_50` for C = 50, `dense` for fine-tuned); that of its method, where no other variant of
-    the study has the same.
+    N = 4, `c50`, `look_ahead_50` and `isp` for C = 50, `dense` for fine-tuned); that of its method, where no other
+    variant of the study has the same.
 
     Args:
         variant: name.
@@ -97,7 +102,7 @@ def names(variant: str, methods: Mapping[str, str]) -> list[str]:
     return [variant, *aliases, *([own] if list(methods.values()).count(own) == 1 else [])]
 
 
-def find(backbone: str, task: str, sparsity: str, rows: Sequence[str]) -> Published | None:
+def find(backbone: str, task: str, sparsity: str, rows: Sequence[str], prefer: str = "") -> Published | None:
     """The published cell that a cell of a study can stand beside.
 
     Args:
@@ -105,9 +110,11 @@ def find(backbone: str, task: str, sparsity: str, rows: Sequence[str]) -> Publis
         task: name.
         sparsity: with four decimals.
         rows: `names` of the variant; the first of them that is published is taken, from the first table that has it.
+        prefer: a source, "table2" to "table7"; if it has any of the rows, the first of them there is taken.
     """
     here = [own for own in cells() if (own.backbone, own.task, own.sparsity) == (backbone, task, sparsity)]
-    return next((own for name in rows for own in here if own.name == name), None)
+    found = [own for name in rows for own in here if own.name == name]
+    return min(found, key=lambda own: own.source != prefer, default=None)
 
 
 @cache
