@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -64,9 +65,13 @@ def limits_jobs(workflow: Any) -> bool:
 
 
 def command(workflow: Any) -> str:
-    """What runs the study again, from the repository's folder."""
-    given = workflow.config_settings.configfiles
-    return " ".join(["snakemake", *(f"--configfile {_short(Path(path))}" for path in given)])
+    """What runs the study again, from the repository's folder; FOLDER stands for a `data_root` of the command line."""
+    given = workflow.config_settings
+    words = ["snakemake", *(f"--configfile {_short(Path(path))}" for path in given.configfiles)]
+    if given.config:
+        values = {**given.config, **({"data_root": "FOLDER"} if "data_root" in given.config else {})}
+        words += ["--config", *(shlex.quote(f"{key}={value}") for key, value in values.items())]
+    return " ".join(words)
 
 
 def unlock_if_abandoned(on_this_machine: bool = True) -> None:

@@ -34,6 +34,7 @@ from isp.evaluation import evaluate as score
 from isp.families import Ticket
 from isp.jobs import Jobs
 from isp.reporting import FIGURES
+from isp.running import command
 from isp.stages.evaluate import evaluate
 from isp.status import find_study, log_of, look, read_plan, report
 from isp.watch import has_finished
@@ -695,6 +696,16 @@ def test_a_study_file_inherits_nothing(tmp_path: Path) -> None:
     done = snakemake(tmp_path, "--dry-run", study=tmp_path / "nameless.yaml")
     assert done.returncode
     assert "isp: nameless.yaml: missing key 'study'" in done.stdout + done.stderr
+
+
+def test_the_command_that_runs_it_again_holds_what_was_given() -> None:
+    def given(config: dict[str, Any]) -> str:
+        files = [Path("config/mini.yaml").absolute()]
+        return command(SimpleNamespace(config_settings=SimpleNamespace(configfiles=files, config=config)))
+
+    assert given({}) == "snakemake --configfile config/mini.yaml"
+    told = given({"data_root": "/home/me/data", "question": "why not"})
+    assert told == "snakemake --configfile config/mini.yaml --config data_root=FOLDER 'question=why not'"
 
 
 def test_locks_of_a_living_snakemake_stay(tmp_path: Path) -> None:
