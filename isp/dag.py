@@ -409,6 +409,10 @@ class Dag:
         """The variant that `isp tables` and `isp page` compare the others with."""
         return _options(reference=self.study.reference_variant())
 
+    def manifest(self) -> str:
+        """The manifest of the first task, which a fresh clone does not have."""
+        return MANIFEST.format(kind="task", name=next(self.study.groups()).task)
+
     def described(self) -> str:
         """The study as its file says it, but for where data lie."""
         return _options(study=self.study.model_dump(mode="json", exclude={"data_root"}, exclude_unset=True))

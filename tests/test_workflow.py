@@ -369,7 +369,7 @@ def test_a_second_run_has_nothing_to_do(smoke: Path) -> None:
 def test_committed_results_do_not_stop_a_fresh_clone_from_running(smoke: Path, tmp_path: Path) -> None:
     for name in ("tables", "figures"):
         shutil.copytree(smoke / "results/smoke" / name, tmp_path / "results/smoke" / name)
-    for path in (smoke / "results/smoke").glob("*.csv"):
+    for path in (smoke / "results/smoke").glob("*.*"):
         shutil.copy(path, tmp_path / "results/smoke")
     done = snakemake(tmp_path, "--dry-run")
     assert done.returncode == 0, done.stderr

@@ -35,8 +35,11 @@ CAPTIONS = json.dumps(
 PAGE = f"{paths.STUDY}/report.html"
 
 
-# Early, for `isp status` reads it while the study runs.
+# Early, for `isp status` reads it while the study runs; but after a file of this folder's own, or the committed one of a
+# fresh clone would stay, and name the commit and the machine of another run.
 rule describe:
+    input:
+        dag.manifest(),
     output:
         paths.DESCRIPTION,
     log:
