@@ -602,7 +602,8 @@ def test_killed_three_times_it_ends_in_the_same_bits(
             if process is None:
                 return False
             process.suspend()  # so that it does not end by itself meanwhile
-            if process.status() != psutil.STATUS_STOPPED:
+            wait_for(lambda: process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE))
+            if process.status() == psutil.STATUS_ZOMBIE:
                 return False
             process.kill()
             return True
