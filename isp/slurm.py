@@ -40,7 +40,11 @@ def refuse_twice(folder: Path) -> None:
     except subprocess.TimeoutExpired:
         raise IspError(f"{' '.join(asked)}: no answer within 60 s; is the cluster's controller up?") from None
     if listing.returncode:
-        raise IspError(f"{' '.join(asked)}: {listing.stderr.strip() or listing.returncode}")
+        said = listing.stderr.strip() or f"exit status {listing.returncode}"
+        raise IspError(
+            f"{' '.join(asked)}: {said}; a start must know whether jobs of an earlier run are in the queue. Try again "
+            "when the cluster's controller answers"
+        )
     found = runs_in(listing.stdout, folder)
     if found:
         runs = ", ".join(f"{count} of run {name}" for name, count in sorted(found.items()))

@@ -20,6 +20,7 @@ from isp.errors import ConfigError, DataError, IspError
 from isp.jobs import Jobs
 from isp.rates import Rates, at_most
 from isp.resources import BASE_MB, Requests
+from isp.running import start
 from tests.test_plan import STUDY
 
 ROOT = Path(__file__).parent.parent
@@ -178,3 +179,29 @@ def test_a_start_beside_jobs_of_a_killed_snakemake_is_refused(monkeypatch: pytes
     monkeypatch.setattr(slurm.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(IspError, match=r"squeue.*: slurm_load_jobs error: Unable to contact"):
         slurm.refuse_twice(Path("/work/b"))
+
+
+def test_a_cluster_whose_profile_does_not_count_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--profile is loaded beside the profile of this machine, whose resources win."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(slurm, "refuse_twice", lambda folder: None)
+    dag, study = SimpleNamespace(jobs=[]), parse_study(STUDY, "test")
+    start(SimpleNamespace(local_exec=False, dag=dag, global_resources={"turn": 1}), study)
+    with pytest.raises(IspError, match="give it as --workflow-profile"):
+        start(SimpleNamespace(local_exec=False, dag=dag, global_resources={"gpu": 1}), study)
+
+
+def test_files_without_a_record_of_their_settings_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not those that will be made again, and not those that are recorded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(slurm, "refuse_twice", lambda folder: None)
+    for name in ("orphan", "stale", "recorded"):
+        Path(name).touch()
+    made = [SimpleNamespace(output=[name]) for name in ("orphan", "stale", "recorded", "deleted")]
+    dag = SimpleNamespace(jobs=made, needrun=lambda job: job.output == ["stale"])
+    known = SimpleNamespace(metadata=lambda path: {"recorded": "yes"}.get(path))
+    workflow = SimpleNamespace(local_exec=False, dag=dag, persistence=known, global_resources={"turn": 1})
+    start(workflow, parse_study(STUDY, "test"))
+    assert "no record of the settings of 1 of the files there, such as orphan:" in capsys.readouterr().err

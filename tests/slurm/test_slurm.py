@@ -163,12 +163,12 @@ class Training:
         self.slurm = Cluster(folder, folder / "study.yaml", **changed)
         self.running = self.slurm.start(TRAINED)
         begun = CHECKPOINT if float(seconds) < 60 else watch.marker(TRAINED)
-        wait("training has begun", lambda: self.step(folder / begun) or self.running.poll() is not None)
+        wait("training has begun", lambda: self.has_begun(folder / begun) or self.running.poll() is not None)
         assert self.running.poll() is None, (folder / "snakemake.txt").read_text()
         (self.job,) = [job for job in self.jobs() if job["JobState"] == "RUNNING"]
 
     @staticmethod
-    def step(path: Path) -> bool:
+    def has_begun(path: Path) -> bool:
         """Whether a checkpoint is there, or a marker that tells of steps."""
         return path.exists() and (path.suffix == ".safetensors" or watch.read_marker(path).get("step", 0) > 0)
 
