@@ -45,6 +45,7 @@ class HubServer:
         unsized: content of files comes without its length.
         without_ranges: send whole files always.
         foreign: answer questions about repositories with this text.
+        content: answer downloads with this status, body and headers; a body of None never ends.
     """
 
     def __init__(self, repos: Mapping[tuple[str, str], Mapping[str, bytes]]) -> None:
@@ -58,6 +59,9 @@ class HubServer:
         self.unsized = False
         self.without_ranges = False
         self.foreign: str | None = None
+        self.content: tuple[int, bytes | None, Mapping[str, str]] | None = None
+        self.sent = 0
+        """Bytes of a body that never ends."""
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -113,6 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(hub.delay)
         if hub.statuses:
             return self.answer(hub.statuses.pop(0), b"")
+        if hub.content and "/resolve/" in path:
+            return self.hostile(*hub.content)
         if storage := re.fullmatch(r"/storage/(\w+)", path):
             files = (content for files in hub.repos.values() for content in files.values())
             return self.download(next(content for content in files if sha256(content) == storage[1]), {})
@@ -171,10 +177,22 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[:-1] + bytes([body[-1] ^ 1])
         self.answer(status, body, {"Accept-Ranges": "bytes", **headers}, cut=self.command == "GET")
 
+    def hostile(self, status: int, body: bytes | None, headers: Mapping[str, str]) -> None:
+        if body is not None:
+            self.answer(status, body, headers)
+            return
+        self.send_response(status)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):  # the client has had enough
+            while self.hub.sent < 10**9:
+                self.wfile.write(bytes(10**6))
+                self.hub.sent += 10**6
+
     def answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, cut: bool = False) -> None:
         self.send_response(status)
         sized = {} if cut and self.hub.unsized else {"Content-Length": str(len(body))}
-        for name, value in {**(headers or {}), **sized, "Connection": "close"}.items():
+        for name, value in {**sized, **(headers or {}), "Connection": "close"}.items():
             self.send_header(name, value)
         self.end_headers()
         if cut and self.hub.cuts:

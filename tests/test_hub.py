@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import re
 import resource
@@ -7,9 +9,12 @@ import stat
 import subprocess
 import sys
 import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +23,7 @@ from huggingface_hub import close_session, constants
 from isp.data import hub
 from isp.data.hub import Repo, fetch
 from isp.errors import DataError, IspError
-from tests.hub_server import HubServer, sha256
+from tests.hub_server import HubServer, blob_sha1, sha256
 
 PARQUET = np.random.default_rng(0).bytes(1_500_000)
 DATASET = {
@@ -317,7 +322,7 @@ def test_another_commit_than_asked_for(server: HubServer, tmp_path: Path) -> Non
 @pytest.mark.parametrize("endpoint", ["huggingface.co", "http://hub:port", "ftp://hub", "https://"])
 def test_an_endpoint_that_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    with pytest.raises(DataError, match=r"HF_ENDPOINT = '.*': not an address"):
+    with pytest.raises(DataError, match=r"HF_ENDPOINT must be an address such as .*, got '"):
         fetch(DIGITS, ["*"], tmp_path)
 
 
@@ -326,6 +331,213 @@ def test_offline(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DataError, match=r"someone/digits at revision main: .*HF_HUB_OFFLINE is set.*by hand"):
         fetch(DIGITS, ["*"], tmp_path)
     assert not server.requests
+
+
+# --- a hostile hub ----------------------------------------------------------------------------------------------------
+
+SMALL = {"rfilename": "README.md", "size": 9, "blobId": "0" * 40}
+LARGE = {"rfilename": "a.parquet", "size": 1000, "lfs": {"sha256": sha256(PARQUET[:1000]), "size": 1000}}
+
+
+def listed(*files: Any, sha: Any = "0" * 40) -> str:
+    return json.dumps({"id": DIGITS.id, "sha": sha, "siblings": list(files)})
+
+
+def large(**changes: Any) -> dict[str, Any]:
+    return LARGE | {"lfs": {**LARGE["lfs"], **changes}}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("listing", "problem"),
+    [
+        # A checksum becomes part of a file's name.
+        (listed(large(sha256="x/../../../../../outside/file")), "checksum of 'a.parquet' must be 64 hex digits"),
+        (listed(SMALL | {"blobId": "x/../../../../outside/file"}), "checksum of 'README.md' must be 40 hex digits"),
+        (listed(SMALL | {"blobId": 7}), "40 hex digits, got 7"),
+        (listed(SMALL | {"blobId": "0" * 40 + "\n"}), "40 hex digits"),
+        (listed(SMALL | {"blobId": None}), "40 hex digits, got None"),
+        (listed(large(sha256=sha256(PARQUET).upper())), "64 hex digits"),
+        (listed(large(sha256="0" * 40)), "64 hex digits"),
+        (listed(LARGE | {"lfs": []}), "40 hex digits, got None"),
+        (listed(SMALL | {"size": "9"}), "size of 'README.md' must be a number of bytes, got '9'"),
+        (listed(SMALL | {"size": True}), "number of bytes, got True"),
+        (listed(SMALL | {"size": -1}), "number of bytes, got -1"),
+        (listed(SMALL | {"size": 1.5}), "number of bytes, got 1.5"),
+        (listed(SMALL | {"size": 10**30}), "number of bytes, got 1000"),
+        (listed(large(size="9")), "number of bytes, got '9'"),
+        *(
+            (listed(SMALL | {"rfilename": name}), problem)
+            for name, problem in (
+                (7, "a file name must be text, got 7"),
+                (None, "a file name must be text, got None"),
+                ("../a", "'..' part"),
+                ("a/../../b", "'..' part"),
+                ("/a", "is absolute"),
+                ("", "has an empty"),
+                (".", "'.' or '..' part"),
+                ("a//b", "has an empty"),
+                ("a/", "has an empty"),
+                ("a\0b", "control character"),
+                ("a\nb", "control character"),
+                ("a\x1b[2Jb", "control character"),
+                ("a\x9bb", "control character"),
+                ("a\u202eb", "control character"),
+                ("a\ud800b", "control character"),
+                ("..\\..\\a", "backslash"),
+                ("a" * 256, "more than 255 bytes"),
+                (".isp-commits.json", "reserved"),
+                (".cache/huggingface/download/README.md.lock", "reserved"),
+            )
+        ),
+        (listed(["README.md"]), "not a list of names"),
+        (json.dumps({"sha": "0" * 40, "siblings": None}), "not a list of names"),
+        (json.dumps({"sha": "0" * 40, "siblings": {"a": 1}}), "not a list of names"),
+        (listed(SMALL, sha=7), "commit must be 40 hex digits, got 7"),
+        (listed(SMALL, sha="../../../admin"), "commit must be 40 hex digits"),
+        ("[" * 100_000, "recursion"),
+        ('{"sha": ' + "1" * 10_000 + "}", "digits"),
+    ],
+)
+def test_listings_that_are_malformed(server: HubServer, tmp_path: Path, listing: str, problem: str) -> None:
+    server.foreign = listing
+    with pytest.raises(DataError) as caught:
+        fetch(DIGITS, ["*"], tmp_path / "data")
+    text = str(caught.value)
+    assert text.startswith(f"dataset {DIGITS.id} at revision main: no usable answer from {server.url} (")
+    assert problem in text
+    assert text.isprintable()
+    assert len(server.requests) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_files_that_are_wanted_must_be_well_formed(server: HubServer, tmp_path: Path) -> None:
+    content = DATASET["README.md"]
+    wanted = {"rfilename": "README.md", "size": len(content), "blobId": blob_sha1(content)}
+    server.foreign = listed({"rfilename": "odd\nname"}, wanted, sha=server.commit("dataset", DIGITS.id))
+    _, [file] = fetch(DIGITS, ["README.md"], tmp_path)
+    assert file.path.read_bytes() == content
+    with pytest.raises(DataError, match=r"no file matches 'x' \(there: odd name, README.md\)"):
+        fetch(DIGITS, ["x"], tmp_path)
+
+
+def test_a_listing_that_is_too_long(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_LONGEST_LISTING", 300)
+    server.foreign = listed() + " " * 300
+    with pytest.raises(DataError, match=r"a listing of more than 300 bytes"):
+        fetch(DIGITS, ["*"], tmp_path)
+
+
+ZEROS = gzip.compress(bytes(20_000_000), 9)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "outcome"),
+    [
+        # What comes beyond the listed 1000 bytes is neither read nor written.
+        (200, None, {}, "corrupt, twice .*found 1000 bytes"),
+        (200, PARQUET, {}, ""),
+        (200, PARQUET[1:], {}, "corrupt, twice .*found 1000 bytes"),
+        (200, ZEROS, {"Content-Encoding": "gzip"}, "corrupt, twice .*found 1000 bytes"),
+        (200, gzip.compress(PARQUET), {"Content-Encoding": "gzip"}, ""),
+        (200, gzip.compress(PARQUET[:1000]), {"Content-Encoding": "gzip"}, ""),
+        (200, zlib.compress(PARQUET[:1000]), {"Content-Encoding": "deflate"}, ""),
+        (200, gzip.compress(PARQUET[:999]), {"Content-Encoding": "gzip"}, "the answer ended early"),
+        (200, b"garbage", {"Content-Encoding": "gzip"}, "cannot be decompressed"),
+        (200, b"", {"Content-Encoding": "br"}, "Content-Encoding 'br' was not asked for"),
+        (200, PARQUET[:1000], {"Content-Length": "100"}, "the answer ended early"),
+        (200, PARQUET[:1000], {"Content-Length": "9000"}, ""),
+        (200, PARQUET[:1000], {"Content-Length": "-5"}, "bad Content-Length"),
+        (204, b"", {}, r"refuses it \(HTTP 204"),
+        (302, b"", {}, r"refuses it \(HTTP 302"),
+        (302, b"", {"Location": "file:///etc/passwd"}, "unsupported protocol"),
+        (302, b"", {"Location": "http://[::1"}, "Invalid URL"),
+        (416, b"", {}, r"refuses it \(HTTP 416"),
+        # Nothing of a server's text steers the terminal.
+        (404, b'{"error": "\\u001b]0;title\\u0007 gone"}', {}, r"\\x1b\]0;title\\x07 gone"),
+        (404, b"plain \x1b[2J \xc2\x9b text", {}, r"plain \\x1b\[2J \\x9b text"),
+        (404, b"", {"X-Error-Message": "red \x1b[31m"}, r"red \\x1b\[31m"),
+        (404, b'{"error": ["a", 1]}', {}, "HTTP 404"),
+        (404, b"[" * 100_000, {}, "HTTP 404"),
+        (404, ZEROS, {"Content-Encoding": "gzip"}, "HTTP 404"),
+        (404, None, {}, "HTTP 404"),
+    ],
+)
+def test_answers_to_a_download(
+    server: HubServer, tmp_path: Path, status: int, body: bytes | None, headers: dict[str, str], outcome: str
+) -> None:
+    server.foreign, server.content = listed(LARGE), (status, body, headers)
+    if outcome:
+        with pytest.raises(DataError, match=outcome) as caught:
+            fetch(DIGITS, ["*"], tmp_path)
+        assert str(caught.value).isprintable()
+        assert not (tmp_path / "a.parquet").exists()
+    else:
+        [file] = fetch(DIGITS, ["*"], tmp_path)[1]
+        assert file.path.read_bytes() == PARQUET[:1000]
+    assert all(path.stat().st_size <= 1000 for path in kept(tmp_path))
+    assert server.sent < 100_000_000  # what fits into buffers on the way
+
+
+def test_small_answers_do_not_become_large_in_memory(server: HubServer, tmp_path: Path) -> None:
+    """A piece of 64 KB holds 64 MB of zeros; a megabyte of it is decompressed at a time."""
+    server.foreign, server.content = listed(large(size=10**8)), (200, ZEROS, {"Content-Encoding": "gzip"})
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"the answer ended early"):
+            fetch(DIGITS, ["*"], tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_partial_file_that_is_a_link(server: HubServer, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    partial = tmp_path / f"data/.cache/huggingface/download/{TRAIN}.{sha256(PARQUET)}.incomplete"
+    partial.parent.mkdir(parents=True)
+    partial.symlink_to(victim)
+    fetch(DIGITS, [TRAIN], tmp_path / "data")
+    assert victim.read_bytes() == b"mine"
+    assert not (tmp_path / "data" / TRAIN).is_symlink()
+
+
+@pytest.mark.parametrize("failure", ["refused", "echoed", "down", "unusable", "corrupt", "offline"])
+def test_neither_password_nor_token_is_printed(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_s3cret")
+    monkeypatch.setenv("HF_ENDPOINT", server.url.replace("//", "//user:p%40ss@"))
+    if failure == "refused":
+        server.refusal = (403, "GatedRepo")
+    elif failure == "echoed":
+        server.foreign = listed(LARGE)
+        server.content = (404, b"you are user:p@ss (p%40ss) with hf_s3cret", {"X-Error-Message": "hf_s3cret"})
+    elif failure == "down":
+        server.close()
+    elif failure == "unusable":
+        server.foreign = listed(SMALL, sha="hf_s3cret p@ss")
+    elif failure == "corrupt":
+        server.corrupt = 2
+    else:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError) as caught:
+        fetch(DIGITS, ["*"], tmp_path)
+    text = str(caught.value)
+    assert not any(secret in text for secret in ("p%40ss", "p@ss", "hf_s3cret"))
+    assert server.url in text or failure == "offline"
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["user:s3cret@hub", "http://user:s3cret@hub:port", "http://u:s3/cret@hub", "http://u:s3cret@"]
+)
+def test_an_endpoint_with_a_password_that_is_no_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(DataError, match=r"HF_ENDPOINT must be an address") as caught:
+        fetch(DIGITS, ["*"], tmp_path)
+    assert "s3" not in str(caught.value)
+    assert "cret" not in str(caught.value)
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------

@@ -2,26 +2,41 @@
 
 `huggingface_hub` speaks the protocol: listing, addresses, tokens, locks. This module adds what it lacks: bytes that
 arrived before an interruption are kept and resumed from, also by a later process (its own downloads start anew); a
-file gets its name only once its checksum is the hub's; attempts are bounded. Files come by plain HTTP, and nothing is
-written outside of the folder.
+file gets its name only once its checksum is the hub's; attempts are bounded. Files come by plain HTTP.
+
+A hub is not trusted. Names, sizes and checksums are checked before they are used, so nothing is written outside of the
+folder; no more is read than the listed size, also of compressed answers; and messages hold neither control characters
+nor the user's token or password.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
+from urllib.parse import quote, unquote
 
 from isp.errors import DataError, IspError
+from isp.untrusted import check_file_name, printable
 
+COMMITS = ".isp-commits.json"
+"""Beside files that were fetched: which commit each is of."""
 PAUSES: tuple[float, ...] = (1, 2, 4, 8)  # seconds before each further attempt
 TIMEOUT = 10.0  # seconds to connect, and between two pieces of an answer
+_CACHE = ".cache"
+"""Folder for partial files, the same as the library's; like `COMMITS`, no name in a repository may be in its way."""
+_LONGEST_LISTING = 10**8  # bytes; 200,000 files take 45 MB
+_LONGEST_REASON = 10**4  # bytes of an error's text that are read
+_PIECE = 2**20  # bytes that are decompressed at a time
 _T = TypeVar("_T")
 
 
@@ -71,15 +86,21 @@ def fetch(repo: Repo, patterns: Sequence[str], folder: Path) -> tuple[str, list[
     """
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     if not re.fullmatch(r"https?://([^/\s]+@)?(\[[^/\s]+\]|[^/:\s]+)(:\d+)?(/\S*)?", endpoint):
-        raise DataError(f"HF_ENDPOINT = {endpoint!r}: not an address (allowed: http://… and https://…)")
+        shown = re.sub(r"^(\w+://)?.*@", r"\1", endpoint, flags=re.DOTALL)  # without a password
+        raise DataError(f"HF_ENDPOINT must be an address such as https://hub.example.org, got {shown!r}")
     hub = _Hub(repo, folder, endpoint)
     commit, there = hub.persist(hub.listing, patterns)
     wanted: dict[str, _File] = {}
     for pattern in patterns:
-        matching = {name: file for name, file in there.items() if fnmatchcase(name, pattern)}
+        matching = {name: entry for name, entry in there.items() if fnmatchcase(name, pattern)}
         if not matching:
-            raise DataError(f"{repo}: no file matches {pattern!r} (there: {', '.join(list(there)[:9]) or 'no files'})")
-        wanted |= matching
+            known = hub.line(", ".join(list(there)[:9])) or "no files"
+            raise DataError(f"{repo}: no file matches {pattern!r} (there: {known})")
+        for name, entry in matching.items():
+            try:
+                wanted[_checked_name(name)] = _File.of(name, entry)
+            except ValueError as error:
+                raise DataError(f"{repo}: {hub.unusable(error)}") from None
     pinned = replace(hub, repo=replace(repo, revision=commit))
     missing = sorted(name for name, file in wanted.items() if not file.is_at(folder / name))
     for number, name in enumerate(missing):
@@ -92,8 +113,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _line(text: object) -> str:
-    return " ".join(str(text).split())[:300]
+def _checked_name(name: str) -> str:
+    if check_file_name(name).split("/")[0] in (_CACHE, COMMITS):
+        raise ValueError(f"file name {name!r} is reserved for downloads")
+    return name
 
 
 @dataclass(frozen=True)
@@ -101,6 +124,23 @@ class _File:
     bytes: int
     large: bool  # in large file storage
     checksum: str  # sha256 if large, else git's sha1
+
+    @classmethod
+    def of(cls, name: str, entry: dict[str, Any]) -> _File:
+        """A file as a listing describes it.
+
+        Raises:
+            ValueError: The listing gives no usable size or checksum.
+        """
+        lfs: Any = entry.get("lfs")
+        large = isinstance(lfs, dict)
+        size, checksum = (lfs.get("size"), lfs.get("sha256")) if large else (entry.get("size"), entry.get("blobId"))
+        digits = 64 if large else 40
+        if type(size) is not int or not 0 <= size < 2**63:
+            raise ValueError(f"the size of {name!r} must be a number of bytes, got {size!r:.100}")
+        if not isinstance(checksum, str) or not re.fullmatch(f"[0-9a-f]{{{digits}}}", checksum):
+            raise ValueError(f"the checksum of {name!r} must be {digits} hex digits, got {checksum!r:.100}")
+        return cls(size, large, checksum)
 
     def checksum_of(self, path: Path) -> str:
         if self.large:
@@ -118,40 +158,73 @@ class _File:
         return Fetched(path=path, bytes=self.bytes, sha256=self.checksum if self.large else _sha256(path))
 
 
+class _Refusal(Exception):
+    """An answer without content: its status, the hub's code of the error, what it says."""
+
+    def __init__(self, status: int, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.code, self.reason = status, code, reason
+
+
 @dataclass(frozen=True)
 class _Hub:
     repo: Repo
     folder: Path
     endpoint: str
 
-    def listing(self) -> tuple[str, dict[str, _File]]:
-        """The commit, and its files by name."""
-        from huggingface_hub import HfApi, constants
+    @property
+    def shown(self) -> str:
+        """The endpoint without the user's name and password."""
+        return re.sub(r"^(\w+://)[^/]*@", r"\1", self.endpoint)
 
-        constants.HF_HUB_DISABLE_TELEMETRY = True  # else a process's first request is a question to huggingface.co
+    def line(self, text: object) -> str:
+        """Text of a server or a library on one short line, printable, without the user's token and password."""
+        from huggingface_hub import get_token
+
+        found = str(text)
+        user = re.match(r"\w+://([^/]*)@", self.endpoint)
+        name, _, password = (user[1] if user else "").partition(":")
+        for secret in (get_token(), f"{name}:{password}", password, unquote(password)):
+            if secret and secret != ":":
+                found = found.replace(secret, "***")
+        return printable(" ".join(found.split()))[:300]
+
+    def unusable(self, error: Exception) -> str:
+        return f"no usable answer from {self.shown} ({self.line(error)})"
+
+    def listing(self) -> tuple[str, dict[str, Any]]:
+        """Ask for the commit and its files: what the hub says of each, unchecked, by name."""
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
         repo = self.repo
-        hub = HfApi(endpoint=self.endpoint, library_name="isp")
-        ask = hub.dataset_info if repo.kind == "dataset" else hub.model_info
-        files = {}
         try:
-            info = ask(repo.id, revision=repo.revision, files_metadata=True, timeout=TIMEOUT)
-            if info.sha is None or (re.fullmatch("[0-9a-f]{40}", repo.revision) and info.sha != repo.revision):
-                raise ValueError(f"it is about commit {info.sha}")
-            for entry in info.siblings or []:
-                name, lfs = entry.rfilename, entry.lfs
-                size, checksum = (lfs.size, lfs.sha256) if lfs else (entry.size, entry.blob_id)
-                if size is None or checksum is None or name.startswith("/") or ".." in name.split("/"):
-                    raise ValueError(f"{name!r} has no size, no checksum or an unsafe name")
-                files[name] = _File(size, lfs is not None, checksum)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{repo}: no usable answer from {self.endpoint} ({_line(error)})") from None
-        return info.sha, files
+            validate_repo_id(repo.id)
+            url = f"{self.endpoint}/api/{repo.kind}s/{repo.id}/revision/{quote(repo.revision, safe='')}?blobs=true"
+            with self.asked(url) as answer:
+                content = b"".join(_pieces(answer, _LONGEST_LISTING + 1))
+            if len(content) > _LONGEST_LISTING:
+                raise ValueError(f"a listing of more than {_LONGEST_LISTING:,} bytes")
+            listed = json.loads(content)
+            commit, entries = listed["sha"], listed["siblings"]
+            if not isinstance(commit, str) or not re.fullmatch("[0-9a-f]{40}", commit):
+                raise ValueError(f"the commit must be 40 hex digits, got {commit!r:.100}")
+            if re.fullmatch("[0-9a-f]{40}", repo.revision) and commit != repo.revision:
+                raise ValueError(f"it is about commit {commit}")
+            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+                raise ValueError("its files are not a list of names, sizes and checksums")
+            files = {entry["rfilename"]: entry for entry in entries}
+            for name in files:
+                if not isinstance(name, str):
+                    check_file_name(name)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{repo}: {self.unusable(error)}") from None
+        return commit, files
 
     def bring(self, name: str, file: _File, missing: Sequence[str]) -> None:
         """Download a file, from where an earlier attempt ended, and give it its name once its checksum is right."""
         from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
-        path, cache = self.folder / name, self.folder / ".cache/huggingface/download"  # the library's place, too
+        path, cache = self.folder / name, self.folder / _CACHE / "huggingface/download"
         partial = cache / f"{name}.{file.checksum}.incomplete"
         try:
             for folder in (path.parent, partial.parent):
@@ -160,6 +233,8 @@ class _Hub:
                 if file.is_at(path):  # another process was faster
                     return
                 path.unlink(missing_ok=True)
+                if partial.is_symlink():
+                    partial.unlink()
                 for _ in range(2):
                     self.persist(lambda: self._stream(name, partial, file.bytes), missing)
                     if file.is_at(partial):
@@ -170,31 +245,51 @@ class _Hub:
         except OSError as error:
             raise IspError(f"{path}: cannot be written ({error.strerror or error}); no part of it is there") from None
         raise DataError(
-            f"{name} of {self.repo}: {self.endpoint} sent it corrupt, twice (expected {file.bytes} bytes with "
+            f"{name} of {self.repo}: {self.shown} sent it corrupt, twice (expected {file.bytes} bytes with "
             f"checksum {file.checksum}, found {found}); nothing of it was kept"
         )
 
     def _stream(self, name: str, partial: Path, size: int) -> None:
-        """Append to `partial` what it lacks."""
-        from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
-        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+        """Append to `partial` what it lacks, and no byte beyond the size that the hub lists."""
+        from huggingface_hub import hf_hub_url
 
         repo = self.repo
         have = partial.stat().st_size if partial.exists() else 0
         if have >= size > 0:
             return
         url = hf_hub_url(repo.id, name, repo_type=repo.kind, revision=repo.revision, endpoint=self.endpoint)
-        wishes = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
-        headers = build_hf_headers(library_name="isp", headers=wishes)
-        with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as answer:
-            hf_raise_for_status(answer)
-            with partial.open("ab" if answer.status_code == 206 else "wb") as output:  # 200: all, from the start
-                for piece in answer.iter_bytes():
+        with self.asked(url, **({"Range": f"bytes={have}-"} if have else {})) as answer:
+            resumed = answer.status_code == 206  # 200: all, from the start
+            with _opened(partial, os.O_APPEND if resumed else os.O_TRUNC) as output:
+                for piece in _pieces(answer, size - have if resumed else size):
                     output.write(piece)
                 output.flush()
                 os.fsync(output.fileno())
         if partial.stat().st_size < size:
             raise ConnectionError("the answer ended early")
+
+    @contextmanager
+    def asked(self, url: str, **wishes: str) -> Iterator[Any]:
+        """An answer with content, of which nothing is read yet.
+
+        Raises:
+            _Refusal: The answer has another status than 200 or 206.
+        """
+        from huggingface_hub import constants, get_session
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # else a process's first request is a question to huggingface.co
+        headers = build_hf_headers(library_name="isp", headers={"Accept-Encoding": "identity", **wishes})
+        with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as answer:
+            if answer.status_code not in (200, 206):
+                text = b"".join(_pieces(answer, _LONGEST_REASON)).decode(errors="replace")
+                with suppress(ValueError, RecursionError):
+                    content = json.loads(text)
+                    text = str(content.get("error", "")) if isinstance(content, dict) else ""
+                said = " ".join([answer.headers.get("X-Error-Message", ""), "" if "<html" in text.lower() else text])
+                reason = self.line(said) or self.line(answer.reason_phrase)
+                raise _Refusal(answer.status_code, answer.headers.get("X-Error-Code", ""), reason)
+            yield answer
 
     def persist(self, action: Callable[[], _T], names: Sequence[str]) -> _T:
         """The result of what needs the hub; failures that may pass are retried after growing pauses.
@@ -204,7 +299,7 @@ class _Hub:
         """
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-        repo, endpoint = self.repo, self.endpoint
+        repo, endpoint = self.repo, self.shown
         http: type[Exception] = HfHubHTTPError.__bases__[0]  # the HTTP library's base; which library: by version
         page = f"{endpoint}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.id}/tree/{repo.revision}"
         places = ", ".join(str(self.folder / name) for name in names)
@@ -216,22 +311,55 @@ class _Hub:
                 return action()
             except OfflineModeIsEnabled:
                 raise DataError(f"{repo}: not fetched, as HF_HUB_OFFLINE is set; unset it, or {otherwise}") from None
-            except HfHubHTTPError as error:
-                status, code = error.response.status_code, error.response.headers.get("X-Error-Code", "")
-                reason = f"HTTP {status} {_line(error.server_message or error.response.reason_phrase)}"
+            except _Refusal as refusal:
+                status, reason = refusal.status, f"HTTP {refusal.status} {refusal.reason}"
                 if status < 500 and status not in (408, 429):
                     problem = f"{endpoint} refuses it"
                     if status in (401, 403):
                         problem += f": private, gated or not there; ask at {page}, log in (HF_TOKEN or `hf auth login`)"
                     elif status == 404:
-                        lacking = {"RevisionNotFound": "revision", "EntryNotFound": "file"}.get(code, repo.kind)
+                        lacking = {"RevisionNotFound": "revision", "EntryNotFound": "file"}.get(refusal.code, repo.kind)
                         problem = f"{endpoint} has no such {lacking}"
                     raise DataError(f"{repo}: {problem} ({reason})") from None
             except (http, ConnectionError) as error:
-                reason = f"{type(error).__name__}: {_line(error)}"
+                reason = f"{type(error).__name__}: {self.line(error)}"
             if pause is not None:
                 time.sleep(pause)
         raise DataError(
             f"{repo}: {endpoint} failed {len(PAUSES) + 1} times ({reason}); try again later (what came is kept), or "
             f"{otherwise}"
         )
+
+
+def _pieces(answer: Any, most: int) -> Iterator[bytes]:
+    """Pieces of an answer's content, `most` bytes together; whatever a server sends beyond that is not read.
+
+    Nothing compressed is asked for. Where it comes all the same, it is decompressed piece by piece, so that a small
+    answer does not become a large one in memory or on disk.
+
+    Raises:
+        ConnectionError: It cannot be decompressed.
+    """
+    encoding = answer.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in ("identity", "gzip", "deflate"):
+        raise ConnectionError(f"Content-Encoding {encoding!r:.100} was not asked for")
+    decoder = None if encoding == "identity" else zlib.decompressobj(wbits=47)  # of gzip or zlib
+    for raw in answer.iter_raw():
+        while raw and most > 0:
+            if decoder is None:
+                piece, raw = raw[:most], b""
+            else:
+                try:
+                    piece = decoder.decompress(raw, min(most, _PIECE))
+                except zlib.error as error:
+                    raise ConnectionError(f"it cannot be decompressed: {error}") from None
+                raw = decoder.unconsumed_tail
+            most -= len(piece)
+            yield piece
+        if most <= 0:
+            return
+
+
+def _opened(path: Path, flags: int) -> BinaryIO:
+    """A file to write to, which is no link: a hub's bytes stay where they belong."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666), "wb")

@@ -18,11 +18,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from isp.data.hub import COMMITS, Repo, fetch
 from isp.errors import ConfigError, DataError
 from isp.files import read_json, write_json
 
-COMMITS = ".isp-commits.json"
-"""Beside files that were fetched: which commit each is of."""
 Split = Literal["train", "test"]
 Column = Sequence[Any]
 """Pictures (encoded, or as arrays) or texts."""
@@ -233,8 +232,6 @@ def _found_or_fetched(
     Beside fetched files stands a record of the commit that each is of; files without one were put there by hand, and
     are taken as they are.
     """
-    from isp.data.hub import Repo, fetch
-
     folder = data_root / id_
     record = folder / COMMITS
     commits: dict[str, str] = read_json(record, "download") if record.is_file() else {}

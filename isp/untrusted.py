@@ -1,0 +1,42 @@
+"""Text and file names from outside (a hub, a manifest, a study, a log): made printable, checked before use."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters (C0 but tab and line feed, DEL, C1), line separators, bidirectional overrides, surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST_PART = 255
+"""Bytes of one part of a path; Linux allows no more."""
+
+
+def printable(text: object) -> str:
+    r"""Return text that cannot steer a terminal: characters that could are written as in Python, `\x1b` or `\u202e`.
+
+    Tabs and line feeds stay. Text that is printable already is returned unchanged.
+    """
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+
+
+def check_file_name(name: object) -> str:
+    """Return a relative file name if it is safe to use below a folder.
+
+    Args:
+        name: Parts separated by `/`, as a hub lists a file.
+
+    Raises:
+        ValueError: It is not text, is absolute, has an empty, `.` or `..` part, an overlong part, a backslash or a
+            character that cannot be printed.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"a file name must be text, got {name!r:.200}")
+    parts = name.split("/")
+    if {"", ".", ".."} & set(parts):
+        problem = "is absolute or has an empty, '.' or '..' part"
+    elif "\\" in name or {"\n", "\t"} & set(name) or printable(name) != name:
+        problem = "has a backslash or a control character"
+    elif any(len(part.encode()) > _LONGEST_PART for part in parts):
+        problem = f"has a part of more than {_LONGEST_PART} bytes"
+    else:
+        return name
+    raise ValueError(f"file name {name!r:.200} {problem}; it must be relative, such as 'data/train.parquet'")
