@@ -36,7 +36,7 @@ def prune(
     train: Any,
     *,
     sparsity: float | str | Decimal,
-    method: str = "isp",
+    method: str = "isp_mean",
     settings: Mapping[str, Any] | None = None,
     loss: LossFunction | None = None,
     prunable: Sequence[str] | None = None,
@@ -55,7 +55,8 @@ def prune(
             model on the same device.
         sparsity: fraction of the prunable weights that are zero in the end, in [0, 1), at most four decimals; 0 for
             methods that give dense models: `dense`, `instant_model_soup`, `uniform_soup`, `greedy_soup`.
-        method: a file's name in `isp/methods/`; `isp list methods` shows them.
+        method: a file's name in `isp/methods/`; `isp list methods` shows them. The default is Instant Soup Pruning with
+            averaged magnitudes; the paper's own rule, a union of masks, is `isp`.
         settings: of the method; see its file.
         loss: maps (model, batch) to a scalar. Default: cross-entropy of `model(inputs)` for a batch (inputs, labels),
             mean squared error if the labels are floating-point and the model has one output; `model(**batch).loss` for

@@ -95,7 +95,7 @@ def _explain(kind: registry.Kind, name: str) -> None:
 @app.command()
 def run(
     task: Annotated[str, typer.Option(help="Task; `isp list tasks` shows them.")],
-    method: Annotated[str, typer.Option(help="Method; `isp list methods` shows them.")] = "isp",
+    method: Annotated[str, typer.Option(help="Method; `isp list methods` shows them.")] = "isp_mean",
     sparsity: Annotated[
         list[str] | None, typer.Option(help="Share of zero weights, in [0, 1); may be repeated.")
     ] = None,

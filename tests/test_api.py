@@ -130,7 +130,7 @@ def test_the_default_prunes_layers_and_neither_embeddings_nor_norms() -> None:
     [
         ({"sparsity": 1.0}, "outside"),
         ({"method": "ispp"}, "did you mean 'isp'"),
-        ({"settings": {"rates": 0.1}}, "settings of method 'isp': unknown key 'rates'; did you mean 'rate'"),
+        ({"settings": {"rates": 0.1}}, "settings of method 'isp_mean': unknown key 'rates'; did you mean 'rate'"),
         ({"learning_rat": 0.1}, "training: unknown key 'learning_rat'; did you mean 'learning_rate'"),
         ({"learning_rate": 0}, "training: learning_rate = 0: input should be greater than 0"),
         ({"steps": 5}, "overrun the budget"),

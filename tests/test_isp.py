@@ -298,7 +298,7 @@ def test_the_authors_code_equals_the_naive_implementation_to_the_bit(make: MakeT
 
 def test_an_adjustment_at_the_target_needs_a_union() -> None:
     with pytest.raises(ConfigError, match="adjust = 'target' with rule = 'mean_score'"):
-        make_method("isp", {"adjust": "target"})
+        make_method("isp", {"rule": "mean_score", "adjust": "target"})
 
 
 def test_rounds_that_stop_early_by_hand() -> None:
@@ -415,3 +415,18 @@ def test_a_look_ahead_that_diverges_keeps_the_state_of_the_run(make: MakeTrainer
 def test_a_look_ahead_without_enough_data_is_refused(make: MakeTrainer) -> None:
     with pytest.raises(ConfigError, match=r"data_fraction = 0.1: a look-ahead's 8 of 80 training examples"):
         find(make(), "0.85", **QUICK | {"data_fraction": 0.1})
+
+
+def test_isp_is_the_papers_union_and_isp_mean_the_mean_of_magnitudes(make: MakeTrainer) -> None:
+    """Section 2.2.1: the union of the look-ahead masks without the own one, adjusted in every round."""
+    default = isp.Settings()
+    assert (default.rule, default.adjust, default.contribution) == ("union", "rounds", "mask")
+    (union,) = find(make(), "0.85", rule="union", **QUICK)
+    (paper,) = find(make(), "0.85", **QUICK)
+    assert equal(union.weights, paper.weights)
+    (mean,) = find(make(), "0.85", method="isp_mean", **QUICK)
+    (by_setting,) = find(make(), "0.85", rule="mean_score", **QUICK)
+    assert equal(mean.weights, by_setting.weights)
+    assert not equal(mean.weights, paper.weights)
+    with pytest.raises(ConfigError, match="settings of method 'isp_mean': rule = 'union'"):
+        make_method("isp_mean", {"rule": "union"})

@@ -27,7 +27,7 @@ STUDY: dict[str, Any] = {
     "tasks": {"digits": {"num_validation": 200}},
     "variants": {
         "dense": {"method": "dense"},
-        "isp": {"method": "isp", "settings": {"rate": 0.5, "segment_fraction": 0.1, "denoisers": 2}},
+        "isp": {"method": "isp_mean", "settings": {"rate": 0.5, "segment_fraction": 0.1, "denoisers": 2}},
         "lth": {"method": "lth", "settings": {"rate": 0.5}},
     },
     "grid": [

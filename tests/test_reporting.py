@@ -15,7 +15,8 @@ import pytest
 
 from isp.errors import IspError
 from isp.files import read_csv, write_csv
-from isp.reporting import FIGURES, collect, drawing, figures, mask_figures, paper_figures, tables
+from isp.reporting import FIGURES, collect, drawing, figures, mask_figures, paper_figures, tables, verdict
+from isp.reporting import statistics as how_sure
 from isp.reporting.rows import by_chance, chain, percent, short_names
 
 LAYERS = [
@@ -356,6 +357,30 @@ def test_tables_for_machines_have_numbers_apart(rows: Rows) -> None:
     assert (row["finding_steps"], row["flops"], row["seconds_mean"]) == (100, 300 * 10**9, 68)
     assert (row["changed_least"], row["changed_most"]) == (0.01, pytest.approx(0.041))
     assert all(tuple(row) == tables.SCORES for row in tables.scores_csv(rows.metrics))
+
+
+def test_methods_that_chose_by_the_shown_scores_are_marked(tmp_path: Path) -> None:
+    """Pools and greedy soups record their evaluations; the mark is where validation scores are, not at test scores."""
+    pooled = record("pools", "0.4000", 0, 99.0, rounds=[{"pooled": [0.5], "evaluations": 10}])
+    rows = Rows([*study((0,)), pooled], tmp_path)
+    assert [row["variant"] for row in rows.metrics if row["chosen_on"]] == ["pools"]
+    (_, body), *_ = tables.scores(rows.metrics)
+    assert [line[0] for line in body] == ["dense", "one_shot", "isp_n0", "isp_n4", "lth", "pools*"]
+    assert only(tables.scores_csv(rows.metrics), variant="pools")["chosen_on"] == "validation"
+    by_part = dict(zip(("validation", "test"), how_sure.runs(rows.metrics, "lth"), strict=True))
+    assert {part: any(line[0] == "pools*" for line in table[1]) for part, table in by_part.items()} == {
+        "validation": True,
+        "test": False,
+    }
+    figure, _ = figures.score_by_sparsity(rows.metrics)
+    (legend,) = figure.legends
+    assert "pools*" in [text.get_text() for text in legend.get_texts()]
+    (found,) = verdict.verdicts(rows.metrics)
+    marked = {line.variant: line.chosen for line in found.pruned}
+    assert marked == {"one_shot": False, "isp_n0": False, "isp_n4": False, "lth": False, "pools": True}
+    best = [line.variant for line in found.pruned if line.scores.get("0.4000") and line.scores["0.4000"].best]
+    assert best == ["lth"]  # 97, although the pools have 99 on the examples that they chose by
+    assert "pools" not in " ".join(found.sentences)
 
 
 def test_similarity_by_hand(rows: Rows) -> None:

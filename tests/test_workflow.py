@@ -88,7 +88,7 @@ def test_a_row_for_every_ticket_and_every_output(smoke: Path) -> None:
             assert "isp_votes" in (folder / "tables" / f"{name}.{suffix}").read_text()
     assert r"isp\_votes" in (folder / "tables/paper.tex").read_text()
     assert {row["variant"] for row in rows(folder / "rounds.csv")} == {
-        *("isp", "isp_n0", "isp_union", "isp_votes", "isp_layer", "isp_literal", "isp_code")
+        *("isp", "isp_n0", "isp_mean", "isp_votes", "isp_layer", "isp_literal", "isp_code")
     }
 
 
@@ -96,7 +96,7 @@ def test_the_study_says_what_it_is_and_what_it_was_run_with(smoke: Path) -> None
     text = (smoke / "results/smoke/study.json").read_text()
     content, study = json.loads(text), load_study(STUDY)
     assert list(content["variants"]) == list(study.variants)
-    assert content["variants"]["isp"]["settings"]["rule"] == "mean_score"
+    assert content["variants"]["isp"]["settings"]["rule"] == "union"
     assert content["tasks"]["digits"]["steps"] == {"clip_tiny": 12}
     assert content["provenance"]["command"].endswith("config/smoke.yaml")
     assert content["provenance"]["packages"]["torch"]
@@ -162,7 +162,7 @@ def test_every_two_masks_are_compared(smoke: Path) -> None:
         one, two = (mask[row["layer"]].numpy() for mask in masks.values())
         assert float(row["jaccard"]) == pytest.approx((one & two).sum() / (one | two).sum(), abs=1e-6)
     agreed = {row["variant"] for row in rows(folder / "agreement.csv")}
-    assert {"isp", "isp_votes", "isp_union", "isp_literal"} <= agreed
+    assert {"isp", "isp_votes", "isp_mean", "isp_literal"} <= agreed
     assert not {"isp_n0", "lth"} & agreed  # none of them has weak masks
 
 
@@ -415,7 +415,7 @@ ISP = "variants.isp.settings"
 INSTANT = "variants.instant_model_soup.settings"
 MEMBERS = tuple(f"uniform_soup/0.{s}000/member{index}.safetensors" for s in "056" for index in range(4))
 SUBNETWORKS = tuple(f"instant_model_soup/0.0000/subnetwork{index}.safetensors" for index in range(2))
-FIRST_STATE, UNION_STATE = "isp/round0/state.safetensors", "isp_union/round0/state.safetensors"
+FIRST_STATE, MEAN_STATE = "isp/round0/state.safetensors", "isp_mean/round0/state.safetensors"
 
 
 def of_first_round(variant: str) -> tuple[str, ...]:
@@ -451,11 +451,11 @@ def of_first_round(variant: str) -> tuple[str, ...]:
         # the rule: the masks of round 0 and everything after them
         ("variants.isp_votes.settings.rule", "union", of("isp_votes", but=of_first_round("isp_votes"))),
         # and the copies, if the rule asks them for magnitudes instead of masks
-        (f"{ISP}.rule", "union", of("isp", but=(FIRST_STATE,))),
+        (f"{ISP}.rule", "mean_score", of("isp", but=(FIRST_STATE,))),
         # and what pooled its rounds, which are now others'
         ("variants.lth.settings.rate", 0.4, of("lth", "lottery_pools")),
         # an equal budget follows the variant whose steps it has
-        ("variants.isp_union.settings.look_ahead_steps", 3, of("isp_union", "one_shot_equal", but=(UNION_STATE,))),
+        ("variants.isp_mean.settings.look_ahead_steps", 3, of("isp_mean", "one_shot_equal", but=(MEAN_STATE,))),
         ("variants.one_shot", {"method": "random"}, of("one_shot")),
         ("training.clip_tiny.steps", 14, lambda files: files),
         ("threads", 2, lambda files: files),

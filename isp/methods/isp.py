@@ -5,11 +5,15 @@ after each, N cheap copies of the model train C steps under protocols and data o
 mask, and the weak masks are superposed into the mask the run goes on with. When the target is reached, the rest of T
 is training at the final mask.
 
-Departure, and why: Algorithm 2 as written puts the current weights' own magnitude mask into the union and then takes
-the largest current weights inside the union, which is that own mask again, whatever the look-aheads found. So the rule
-of superposition is a setting (`rule`). The default, chosen on validation data (docs/superposition.md), averages the
-copies' magnitudes and cuts once: the abstract's "superpose them to average out the noise", with the averaging before
-the cut. `votes` counts the masks, cut one by one; `isp_literal` is the text taken literally.
+How masks are superposed is a setting (`rule`), because the paper says it twice, differently. The default follows
+section 2.2.1, where a simple union of the N look-ahead masks is sufficient: the current weights are pruned inside that
+union to the round's sparsity (`rule: union`, adjusted in every round). Algorithm 2 as printed also puts the current
+weights' own magnitude mask into the union, and the largest current weights inside it are then that own mask again,
+whatever the look-aheads found; `isp_literal` is this text, and equals ISP without denoisers. `isp_mean`, ours, averages
+the copies' magnitudes and cuts once; `rule: votes` counts the masks. docs/superposition.md compares them.
+
+Other things that the paper leaves open, as chosen here: a copy's learning rate (the run's times a factor of 0.5 to 2),
+its weight decay (one of three) and its data (half of the training set) are drawn at random.
 """
 
 from __future__ import annotations
@@ -96,7 +100,7 @@ class Settings(LookAhead, Scored):
     rate_of: Literal["remaining", "original"] = Field(default="remaining", description="what `rate` is a share of")
     segment_fraction: float = Field(default=0.075, gt=0, le=1, description="t as a share of the steps of an epoch")
     denoisers: int = Field(default=5, ge=0, description="N, look-ahead copies a round; 0: plain magnitude pruning")
-    rule: Rule = Field(default="mean_score", description="how the weak masks are superposed")
+    rule: Rule = Field(default="union", description="how the weak masks are superposed")
     adjust: Literal["rounds", "target"] = Field(
         default="rounds",
         description="whether a union is pruned to the exact sparsity in every round, or only at the target",
@@ -252,9 +256,9 @@ def superpose(
 
     Every rule is exchangeable (the order of the copies does not matter), and with no copies each is magnitude pruning.
 
-    - mean_score: keep the largest mean look-ahead |w|, ties by current |w| (the default).
+    - mean_score: keep the largest mean look-ahead |w|, ties by current |w| (`isp_mean`).
     - votes: keep the weights that most look-ahead masks keep, ties by current |w|.
-    - union: keep the largest current |w| inside the union of the look-ahead masks.
+    - union: keep the largest current |w| inside the union of the look-ahead masks (the default; section 2.2.1).
     - literal: the same with the current weights' own mask in the union, the text of Algorithm 2. It equals magnitude
       pruning: the union contains the k largest current weights, and the adjustment takes the k largest inside it.
 

@@ -1,9 +1,10 @@
 """Lottery-ticket hypothesis: iterative magnitude pruning, T steps a round, everything rewound to the initial weights.
 
 Frankle & Carbin 2019; for pre-trained weights Chen et al. 2020, "The Lottery Ticket Hypothesis for Pre-trained BERT
-Networks". Departures from Chen et al.: the task head rewinds too (they rewind the encoder only), so that the training
-of round k + 1 is the ticket at the sparsity of round k; and the mask prunes a share of the remaining weights by default
-(20 %, Frankle & Carbin) where they take 10 points of the original ones (`rate_of: original`, `rate: 0.1`).
+Networks". Departures from Chen et al.: everything rewinds, so that the training of round k + 1 is the ticket at the
+sparsity of round k, while their code rewinds the pruned matrices only and leaves biases, norms, embeddings and the task
+head as they were trained; and the mask prunes a share of the remaining weights by default (20 %, Frankle & Carbin)
+where they take 10 points of the original ones (`rate_of: original`, `rate: 0.1`).
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ SCORES = (
     *("second_metric", "second_validation", "second_test"),
 )
 METRICS = (
-    *(*TICKET, "zero_weights", "prunable_weights", "collapsed_layers", *SCORES),
+    *(*TICKET, "zero_weights", "prunable_weights", "collapsed_layers", *SCORES, "chosen_on"),
     *(f"{part}_{key}" for part in ("finding", "retraining") for key in COST),
 )
-"""Columns of `metrics`."""
+"""Columns of `metrics`; chosen_on: "validation" where the method chose among models by those examples, else empty."""
 TIMINGS = (*TICKET, *MEASURED)
 """Columns of `timings`."""
 ROUNDS = (*RUN, "round", "sparsity", "changed", "agreement")
@@ -49,6 +49,7 @@ def metrics(records: Iterable[Record]) -> list[dict[str, Any]]:
         {key: record[key] for key in (*TICKET, "zero_weights", "prunable_weights")}
         | {"collapsed_layers": len(record["collapsed"])}
         | _scores(record)
+        | {"chosen_on": "validation" if any("evaluations" in event for event in record["rounds"]) else ""}
         | {f"{part}_{key}": record[part][key] for part in ("finding", "retraining") for key in COST}
         for record in records
     ]

@@ -151,6 +151,8 @@ def legend_of(
 ) -> Legend:
     """A legend of variants beside the panels, and above them how many seeds there were.
 
+    Variants whose method chose by the validation scores that are drawn are marked.
+
     Args:
         figure: to draw on.
         styles: the looks of the variants.
@@ -160,6 +162,7 @@ def legend_of(
     figure.suptitle(r.seeds_note(drawn), fontsize=9, x=0.01, ha="left")
     pruned = {row["variant"] for row in drawn if float(row["sparsity"])}
     levels = set(styles) - pruned if markers else set()  # drawn as a line across, without markers
+    chosen = {row["variant"] for row in drawn if row.get("chosen_on")}
     handles = [
         Line2D(
             *([], []),
@@ -169,7 +172,7 @@ def legend_of(
             marker="" if variant in levels else look.marker if markers else "o",
             markersize=5,
             markerfacecolor=look.face,
-            label=f"{variant} (0 %)" if variant in levels else variant,
+            label=variant + r.CHOSEN * (variant in chosen) + " (0 %)" * (variant in levels),
         )
         for variant, look in styles.items()
     ]

@@ -21,7 +21,10 @@ from isp.reporting.axes import limit, log_ticks, over_sparsities, room_for_level
 from isp.reporting.drawing import Drawing, Look
 from isp.reporting.rows import Row
 
-_SCORE = ("task", "backbone", "variant", "sparsity", "metric", "seeds", "validation_mean", "validation_sd")
+_SCORE = (
+    *("task", "backbone", "variant", "sparsity", "metric", "seeds"),
+    *("validation_mean", "validation_sd", "chosen_on"),
+)
 SCORE_BY_SPARSITY = _SCORE
 """Columns of what `score_by_sparsity` draws."""
 SCORE_BY_COST = (*_SCORE, "flops")

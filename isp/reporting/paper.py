@@ -21,11 +21,18 @@ COLUMNS = (
 """Columns of `csv_rows`.
 
 majority: test score in percent of always answering the most frequent label; best, matches_dense: "yes" or empty;
-difference: ours minus the published score, in points, empty where the published one is of another task by its note.
+difference: ours minus the published score, in points, empty where by a note the published one is of another task or
+method; note: what must be known of the published score.
 """
 
 _MISSING, _MATCHES = "—", "†"
-_NOTED = {published.TABLE_4: "‡", published.TABLE_5: "§"}
+_NOTED = {
+    published.TABLE_4: "‡",
+    published.TABLE_5: "§",
+    published.CHEN: "¶",
+    published.MNLI: "‖",
+    published.EARLY_BIRD: "◊",
+}
 _LEGEND = (
     "Test scores in percent ({metrics}), {seeds}. Choices were made on validation data; test data were evaluated once, "
     "on finished tickets. Bold: the best of a column of its table; variants that are on few columns stand apart, with "
@@ -99,7 +106,7 @@ def _beside(cell: published.Published) -> dict[str, Any]:
         "published": cell.score,
         "published_sd": "" if cell.std is None else cell.std,
         "source": cell.source,
-        "note": cell.note,
+        "note": "; ".join(cell.notes),
     }
 
 
@@ -339,7 +346,7 @@ def _legend(shown: Sequence[_Table]) -> list[str]:
         f"{metric}: {', '.join(dict.fromkeys(names))}" if len(tasks) > 1 else metric for metric, names in tasks.items()
     )
     guessed = dict.fromkeys(f"{table.backbone} on {task}" for table in shown for task in table.guessed)
-    notes = {cell["note"] for cell in cells}
+    notes = "; ".join(cell["note"] for cell in cells)
     return [
         _LEGEND.format(metrics=metrics, seeds=r.seeds_note(cells)),
         *([_GUESSED.format(tasks=", ".join(guessed))] if guessed else []),
@@ -355,7 +362,8 @@ def _text(cell: Mapping[str, Any] | None, bold: Callable[[str], str], escape: Ca
     spread = f" ± {cell['test_sd']:.2f}" if cell["test_sd"] != "" else ""
     score = escape(f"{cell['test_mean']:.2f}{spread}")
     score = bold(score) if cell["best"] else score
-    marks = escape((_MATCHES if cell["matches_dense"] else "") + _NOTED.get(cell["note"], ""))
+    notes = "".join(mark for note, mark in _NOTED.items() if note in cell["note"])
+    marks = escape((_MATCHES if cell["matches_dense"] else "") + notes)
     if cell["published"] == "":
         return score + marks
     difference = f", {tables.signed(cell['difference'])}" if cell["difference"] != "" else ""
@@ -390,6 +398,9 @@ _TEX = {
         _MATCHES: "$^\\dagger$",
         "‡": "$^\\ddagger$",
         "§": "$^\\S$",
+        "¶": "$^\\P$",
+        "‖": "$^\\parallel$",
+        "◊": "$^\\diamond$",
     },
 }
 

@@ -100,12 +100,12 @@ def paper_figure_3(metrics: Sequence[Row], similarity: Sequence[Row]) -> Drawing
 
 
 def _scores(metrics: Sequence[Row]) -> list[dict[str, Any]]:
-    """Test scores and what the paper published beside them, but for Table 5, whose task is in doubt."""
+    """Test scores, and beside them the published ones, except those in doubt (Table 5) or of another method."""
     found = []
     for row in paper.csv_rows(metrics):
         if row["variant"] and row["test_mean"] != "":
-            doubtful = dict.fromkeys(("published_as", "published", "source"), "")
-            shown = row | (doubtful if row["note"] == published.TABLE_5 else {})
+            doubtful = row["difference"] == "" or published.TABLE_5 in row["note"]
+            shown = row | (dict.fromkeys(("published_as", "published", "source"), "") if doubtful else {})
             found.append({column: shown[column] for column in _SCORE})
     return found
 

@@ -104,6 +104,24 @@ def majority(rows: Iterable[Row], part: str) -> float | None:
     return round(statistics.fmean(values), 4) if values else None
 
 
+CHOSEN = "*"
+"""Marks a variant whose method chose among models by the validation examples that the shown scores are of."""
+CHOSEN_NOTE = (
+    f"{CHOSEN} The method chose among models by these validation examples, so its validation scores are too high; "
+    "compare its test scores."
+)
+
+
+def chosen(rows: Iterable[Row]) -> bool:
+    """Whether any of these tickets was chosen by validation scores; no, where it was not recorded."""
+    return any(row.get("chosen_on") for row in rows)
+
+
+def name_marked(rows: Sequence[Row]) -> str:
+    """The variant of these rows, marked if its validation scores are too high."""
+    return cell(rows[0], "variant") + CHOSEN * chosen(rows)
+
+
 def summary(name: str, values: Sequence[float], places: int = 4) -> dict[str, float | str]:
     """Mean and sample standard deviation as two columns, empty where there is none."""
     spread = deviation(values)

@@ -133,10 +133,12 @@ def runs(metrics: Sequence[Row], reference: str) -> list[Table]:
     """For validation and test, a row a variant: its difference to the reference over all runs, and its mean rank."""
     header = ["runs", f"difference to {reference}", "95 % interval", "p", "rank", "cells"]
     tables: dict[str, Table] = {}
+    chosen = {variant for (variant,), rows in r.group(metrics, "variant").items() if r.chosen(rows)}
     for row in runs_csv(metrics, reference):
         own = tables.setdefault(row["part"], ([f"all runs, {row['part']}", *header], []))
         rank = f"{row['mean_rank']:.2f}" if row["mean_rank"] != "" else ""
-        own[1].append([row["variant"], *_compared_texts(row), rank, str(row["ranked_cells"])])
+        mark = r.CHOSEN * (row["part"] == "validation" and row["variant"] in chosen)
+        own[1].append([row["variant"] + mark, *_compared_texts(row), rank, str(row["ranked_cells"])])
     return list(tables.values())
 
 

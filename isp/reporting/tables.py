@@ -18,8 +18,11 @@ from isp.reporting.rows import Row
 Table = tuple[list[str], list[list[str]]]
 """Header and body; the first cell of the header says what the table is of."""
 
-SCORES = ("task", "backbone", "variant", "method", "sparsity", "metric", "seeds", "validation_mean", "validation_sd")
-"""Columns of `scores_csv`."""
+SCORES = (
+    *("task", "backbone", "variant", "method", "sparsity", "metric", "seeds"),
+    *("validation_mean", "validation_sd", "chosen_on"),
+)
+"""Columns of `scores_csv`; chosen_on: as in metrics.csv."""
 COSTS = (
     *(*SCORES, "test_mean", "test_sd", "finding_steps", "retraining_steps", "flops", "sparse_flops"),
     *("seconds_mean", "seconds_sd", "changed_least", "changed_most"),
@@ -92,11 +95,12 @@ def scores(metrics: Sequence[Row]) -> list[Table]:
     for names, rows in r.group(metrics, *r.CELL).items():
         columns = r.sparsities(rows)
         body = []
-        for (variant,), own in r.group(rows, "variant").items():
+        for own in r.group(rows, "variant").values():
             found = r.group(own, "sparsity")
             texts = [mean_and_deviation(r.numbers(found.get((column,), []), "validation")) for column in columns]
             sparsest = found[(r.sparsities(own)[-1],)]
-            body.append([variant, *texts, f"{statistics.fmean(r.numbers(sparsest, _FINDING, _RETRAINING)):,.0f}"])
+            steps = statistics.fmean(r.numbers(sparsest, _FINDING, _RETRAINING))
+            body.append([r.name_marked(own), *texts, f"{steps:,.0f}"])
         tables.append(([title(names), *(f"{float(column):g}" for column in columns), "steps"], body))
     return tables
 
@@ -112,10 +116,10 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
     tables: dict[tuple[str, ...], Table] = {}
     seconds, runs = _seconds(timings), r.group(rounds, *r.CELL, "variant")
     for key, rows in r.tickets(metrics).items():
-        *of, variant, sparsity = key
+        *of, _, sparsity = key
         shares = _changed(runs, key)
         line = [
-            variant,
+            r.name_marked(rows),
             f"{float(sparsity):g}",
             str(len(rows)),
             mean_and_deviation(r.numbers(rows, "validation")),
@@ -258,7 +262,8 @@ def _some(layers: Sequence[str]) -> str:
 
 def _scores_of(rows: Sequence[Row]) -> dict[str, Any]:
     named = {column: r.cell(rows[0], column) for column in SCORES[:6]}
-    return named | {"seeds": len(rows)} | r.summary("validation", r.numbers(rows, "validation"))
+    scores = r.summary("validation", r.numbers(rows, "validation"))
+    return named | {"seeds": len(rows)} | scores | {"chosen_on": "validation" if r.chosen(rows) else ""}
 
 
 def _seconds(timings: Sequence[Row]) -> dict[tuple[str, ...], list[float]]:

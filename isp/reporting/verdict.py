@@ -22,7 +22,8 @@ class Score:
 
     values: tuple[float, ...]
     best: bool = False
-    """No variant of this sparsity has a higher mean; of dense models only where several are compared."""
+    """No variant of this sparsity has a higher mean; of dense models only where several are compared. Those whose
+    method chose by these examples are left aside."""
     matching: bool = False
     """Its mean is at least that of the dense model less one standard deviation of the latter."""
     bar: float = 0
@@ -49,6 +50,8 @@ class Line:
     """A variant in the table; one that is there dense and pruned has two."""
 
     variant: str
+    chosen: bool
+    """Whether its method chose among models by these validation examples."""
     scores: Mapping[str, Score]
     """By sparsity, as written; a dense model has one."""
     steps: float
@@ -114,16 +117,20 @@ def _verdict(names: Sequence[str], rows: Sequence[Row], reference: str) -> Verdi
     majority = r.majority(rows, "validation")
     guessed = of_level is not None and majority is not None and round(statistics.fmean(of_level), 4) <= majority
     least = r.matching_level(of_level) if of_level else float("inf")
-    best = {} if guessed else {s: max(mean for (_, of), mean in means.items() if of == s) for s in _compared(rows)}
+    chosen = {variant for (variant,), own in r.group(rows, "variant").items() if r.chosen(own)}
+    best: dict[str, float] = {}
+    for sparsity in () if guessed else _compared(rows):
+        fair = [mean for (variant, of), mean in means.items() if of == sparsity and variant not in chosen]
+        best |= {sparsity: max(fair)} if fair else {}
 
     def bar(mean: float) -> float:
         return round(100 * (mean - low) / (high - low), 1) if high > low else 100.0
 
     def score(variant: str, sparsity: str) -> Score:
-        mean, marked = means[variant, sparsity], sparsity in best and variant != level
+        mean, marked = means[variant, sparsity], sparsity in best and variant != level and variant not in chosen
         return Score(
             tuple(scores[variant, sparsity]),
-            best=mean == best.get(sparsity),
+            best=mean == best.get(sparsity) and variant not in chosen,
             matching=marked and mean >= least,
             bar=bar(mean),
         )
@@ -135,7 +142,7 @@ def _verdict(names: Sequence[str], rows: Sequence[Row], reference: str) -> Verdi
         for (variant,), own in r.group(part, "variant").items():
             steps, flops = _cost(own)
             texts = {sparsity: score(variant, sparsity) for sparsity in r.distinct(own, "sparsity")}
-            found.append(Line(variant, texts, steps, flops / dense_flops if dense_flops else None))
+            found.append(Line(variant, variant in chosen, texts, steps, flops / dense_flops if dense_flops else None))
         return tuple(found)
 
     verdict = Verdict(
@@ -190,9 +197,11 @@ def _sentences(
             "({:.2f})."
         ).format(code(level.variant), dense.text, verdict.majority)
         return
+    chosen = {line.variant for line in (*verdict.dense, *verdict.pruned) if line.chosen}
     for sparsity, there in by_sparsity.items():
-        if len(there) > 1:
-            yield _best(sparsity, there, level.variant if level else "", dense)
+        fair = {name: score for name, score in there.items() if name not in chosen}
+        if len(fair) > 1:
+            yield _best(sparsity, fair, level.variant if level else "", dense)
     if reference not in {line.variant for line in verdict.pruned}:
         return
     others = [methods[method] for method in ("one_shot", "lth") if methods.get(method, reference) != reference]

@@ -12,7 +12,7 @@ from isp import files
 from isp.errors import IspError
 from isp.reporting import collect as rows
 
-VERSION = 2
+VERSION = 3
 NAMES = ("metrics", "timings", "rounds", "layers", "agreement", "similarity", "similarity_layers")
 """The CSV files."""
 

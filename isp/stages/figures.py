@@ -18,7 +18,7 @@ from isp.reporting.drawing import Drawing, save
 from isp.reporting.rows import distinct
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
-VERSION = 3
+VERSION = 4
 
 
 def figures(

@@ -15,7 +15,7 @@ from isp.reporting import page as made
 from isp.reporting.rows import Row
 from isp.stages._options import Output, mapping
 
-VERSION = 2
+VERSION = 3
 
 
 def page(

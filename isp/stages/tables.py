@@ -11,12 +11,12 @@ import typer
 from isp import files
 from isp.errors import ConfigError, unknown
 from isp.reporting import paper
+from isp.reporting import rows as r
 from isp.reporting import statistics as s
 from isp.reporting import tables as made
-from isp.reporting.rows import distinct
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
-VERSION = 8
+VERSION = 9
 
 
 def tables(
@@ -37,19 +37,23 @@ def tables(
     found, took, events, by_layer, pairs = (
         files.read_csv(path, "collect") for path in (metrics, timings, rounds, layers, similarity)
     )
-    if found and reference not in (variants := distinct(found, "variant")):
+    if found and reference not in (variants := r.distinct(found, "variant")):
         raise ConfigError(f"--reference: {unknown('variant', reference, variants)}")
     scores, costs, warning = made.scores(found), made.costs(found, took, events), made.collapse(by_layer)
     legends = [legend.format(reference=reference) for legend in (s.RUNS_LEGEND, s.CELLS_LEGEND)]
+    note = r.CHOSEN_NOTE if r.chosen(found) else ""
     texts = {
-        "scores.md": made.markdown(scores, made.SCORES_LEGEND, warning),
-        "costs.md": made.markdown(costs, made.COSTS_LEGEND, warning),
-        "costs.txt": made.text(costs, made.COSTS_LEGEND, warning),
+        "scores.md": made.markdown(scores, made.SCORES_LEGEND, note, warning),
+        "costs.md": made.markdown(costs, made.COSTS_LEGEND, note, warning),
+        "costs.txt": made.text(costs, made.COSTS_LEGEND, note, warning),
         "spending.md": made.markdown(made.spending(found, took), made.SPENDING_LEGEND),
         "similarity.md": made.markdown(made.similarity(pairs), made.SIMILARITY_LEGEND if pairs else made.NO_PAIRS),
         "statistics.md": "\n".join(
-            made.markdown(tables, legend)
-            for tables, legend in zip((s.runs(found, reference), s.cells(found, reference)), legends, strict=True)
+            made.markdown(tables, legend, note)
+            for tables, legend, note in (
+                (s.runs(found, reference), legends[0], note),
+                (s.cells(found, reference), legends[1], ""),
+            )
         ),
         "paper.md": paper.markdown(found),
         "paper.tex": paper.latex(found),

@@ -1,11 +1,16 @@
 """The figures that the paper published, and which of them belong to a cell of a study.
 
 Jaiswal et al., "Instant Soup: Cheap Pruning Ensembles in A Single Pass Can Draw Lottery Tickets from Large Models",
-ICML 2023, arXiv 2306.10460. The CSV files hold them as printed, a row a cell: Tables 2 and 3, and Tables 4 to 7 with
-the right of Figure 3. They are data to stand beside ours; no number of ours is made from them.
+ICML 2023, arXiv 2306.10460. The CSV files hold them as printed, one row per cell: Tables 2 and 3, and Tables 4 to 7
+with the right of Figure 3. They are shown beside ours for comparison; no number of ours is made from them.
 
-Two things are not as printed, and `cells` says so in a note:
+What a reader of these figures must know is in the notes of the cells:
 
+- In Table 3 the rows "Full BERT", "Random" and "LTH" are those of Chen et al. 2020, "The Lottery Ticket Hypothesis for
+  Pre-trained BERT Networks", Table 2: 26 of 27 cells are equal to the digit. The other is LTH on RTE, 66.0 there and
+  65.0 here, which looks like a misprint.
+- Table 3 prints one "90 %" over MNLI and QQP. The 70 % given here for MNLI is that of Chen et al.
+- `early_bird` cannot be what the paper calls EarlyBird (see `EARLY_BIRD`).
 - Table 4 names no sparsity. Its rows for ISP equal those of Tables 2 and 3 at one sparsity of the task, which is taken.
 - Table 5's caption says CIFAR-10 at 80 %, but its values are those of CIFAR-100 at 80 % (N = 0 is Table 4's row, and
   the rest lies around Table 2's 71.09, not its 91.20). Its cells are given for both tasks.
@@ -24,6 +29,12 @@ from isp.files import read_csv
 
 CITATION = "Jaiswal et al., ICML 2023"
 
+CHEN = "copied by the paper from Chen et al. 2020, Table 2, where LTH on RTE is 66.0 instead of 65.0"
+MNLI = "the paper prints one sparsity, 90 %, over MNLI and QQP; 70 % for MNLI is that of Chen et al. 2020"
+EARLY_BIRD = (
+    "the paper does not describe its EarlyBird, and it cannot be ours: early masks of pre-trained weights are those of "
+    "one-shot pruning, while the published scores are close to LTH"
+)
 TABLE_4 = "Table 4 names no sparsity; this is the one at which Tables 2 and 3 have its ISP score"
 TABLE_5 = "Table 5's caption says CIFAR-10, but its values are those of CIFAR-100 at 80 %"
 
@@ -32,10 +43,9 @@ _ALIASES = (
     ("isp_without_denoiser", "denoisers=0"),
     (r"(?:denoisers_|isp_n|n)(\d+)", r"denoisers=\1"),
     (r"(?:look_ahead_|c)(\d+)", r"look_ahead=\1"),
-    ("dense", "finetuned"),
     ("isp", "look_ahead=50"),  # C of Table 1
 )
-"""Names of variants as patterns, and the published names that they stand for."""
+"""Names of variants of the method `isp` as patterns, and the published names that they stand for."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,8 @@ class Published:
         sparsity: with four decimals, as in rows; "0.0000" is dense.
         score: in percent; in Figure 3 100 times a cosine.
         std: standard deviation over the paper's three seeds; None where none was published.
-        note: what the sources disagree about, empty if nothing.
-        comparable: False where by the note the figure is of another task.
+        notes: what the sources disagree about, and where the figure comes from if the paper copied it.
+        comparable: False where by a note the figure is of another task or of another method.
     """
 
     source: str
@@ -60,25 +70,36 @@ class Published:
     sparsity: str
     score: float
     std: float | None
-    note: str = ""
+    notes: tuple[str, ...] = ()
     comparable: bool = True
 
 
 @cache
 def cells() -> tuple[Published, ...]:
     """The cells of Tables 2 to 7."""
-    main = _read("tables_2_3", "method")
+    main = [_annotate(cell) for cell in _read("tables_2_3", "method")]
     by_score = {(own.backbone, own.task, own.score): own.sparsity for own in main if own.name == "isp"}
     isp = [own for own in _others("table4") if own.name == "isp"]
     sparsities = {(own.backbone, own.task): by_score[own.backbone, own.task, own.score] for own in isp}
     found = list(main)
     for own in _others("table4"):
-        found.append(replace(own, sparsity=sparsities[own.backbone, own.task], note=TABLE_4))
+        found.append(replace(own, sparsity=sparsities[own.backbone, own.task], notes=(TABLE_4,)))
     for own in _others("table5"):
         found += [
-            replace(own, task=task, note=TABLE_5, comparable=task == "cifar100") for task in ("cifar10", "cifar100")
+            replace(own, task=task, notes=(TABLE_5,), comparable=task == "cifar100") for task in ("cifar10", "cifar100")
         ]
     return (*found, *_others("table6"), *_others("table7"))
+
+
+def _annotate(cell: Published) -> Published:
+    """A cell of Tables 2 or 3 with its notes."""
+    notes = []
+    if cell.source == "table3":
+        notes += [CHEN] if cell.name in ("dense", "random", "lth") else []
+        notes += [MNLI] if cell.task == "mnli" and Decimal(cell.sparsity) else []
+    if cell.name == "early_bird":
+        notes.append(EARLY_BIRD)
+    return replace(cell, notes=tuple(notes), comparable=EARLY_BIRD not in notes)
 
 
 def cosines() -> tuple[Published, ...]:
@@ -87,19 +108,26 @@ def cosines() -> tuple[Published, ...]:
 
 
 def names(variant: str, methods: Mapping[str, str]) -> list[str]:
-    """The published rows that a variant may be taken for, the closest first.
+    """The published rows that a variant can be shown beside, the closest first.
 
-    That of its name; what its name stands for (`isp_n0` for ISP without denoiser, `n4`, `isp_n4` and `denoisers_4` for
-    N = 4, `c50`, `look_ahead_50` and `isp` for C = 50, `dense` for fine-tuned); that of its method, where no other
-    variant of the study has the same.
+    Variants of the method `isp` are known by their names: `isp` is the paper's ISP, `isp_n0` the one without denoiser,
+    `n4`, `isp_n4` and `denoisers_4` have N = 4, `c50`, `look_ahead_50` and `isp` have C = 50. Under any other name a
+    variant of `isp` has no published figure, since its rule may not be the paper's. Variants of other methods have the
+    rows of their name, unless that is another method's, and, where no other variant of the study has the same method,
+    those of their method.
 
     Args:
         variant: name.
         methods: the method of each variant of the study.
     """
-    aliases = [re.sub(f"^{pattern}$", name, variant) for pattern, name in _ALIASES if re.fullmatch(pattern, variant)]
-    own = methods[variant]
-    return [variant, *aliases, *([own] if list(methods.values()).count(own) == 1 else [])]
+    method = methods[variant]
+    if method == "isp":
+        aliases = [re.sub(f"^{alias}$", name, variant) for alias, name in _ALIASES if re.fullmatch(alias, variant)]
+        return [variant, *aliases]
+    of_another = variant != method and any(variant == cell.name for cell in _read("tables_2_3", "method"))
+    named = [variant, "finetuned"] if (variant, method) == ("dense", "dense") else [variant]
+    alone = list(methods.values()).count(method) == 1
+    return [*([] if of_another else named), *([method] if alone else [])]
 
 
 def find(backbone: str, task: str, sparsity: str, rows: Sequence[str], prefer: str = "") -> Published | None:
