@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +23,8 @@ from isp.backbones._open_clip import tokenize
 from isp.backbones.clip_tiny import BACKBONE
 from isp.data.glyphs import FONTS, GLYPHS, CaptionedGlyphs, captions, render
 from isp.data.images import Images, normalise, random_crop, resized, to_pixels
-from isp.data.preparation import limited
-from isp.data.sources import Digits, HubDataset, check, manifest
+from isp.data.preparation import limited, split
+from isp.data.sources import Digits, HubDataset, check, decode, manifest
 from isp.data.splits import Rule, carve
 from isp.errors import DataError
 
@@ -62,7 +64,7 @@ def test_missing_incomplete_truncated_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mnist/mnist: missing split 'train' of ylecun/mnist .*--data-root.*download"):
         MNIST.read("train", tmp_path)
     write_mnist(tmp_path, "train", [3], "00000-of-00002")
-    with pytest.raises(DataError, match=r"incomplete split 'train'.*train-00000-of-00002"):
+    with pytest.raises(DataError, match=r"incomplete split 'train'.*missing train-00001-of-00002.parquet"):
         MNIST.read("train", tmp_path)
     path = write_mnist(tmp_path, "test", list(range(10)))
     whole = path.read_bytes()
@@ -79,14 +81,90 @@ def test_other_names_of_files_on_the_hub(tmp_path: Path) -> None:
     write_mnist(tmp_path, "train", [3], "00000-of-00001-0123456789abcdef")
     assert MNIST.read("train", tmp_path).labels.tolist() == [3]
     write_mnist(tmp_path, "train", [3], "00000-of-00002")
-    with pytest.raises(DataError, match=r"incomplete .*there are train-00000-of-00001-0123456789abcdef.parquet, train"):
+    with pytest.raises(DataError, match=r"more than one sharding .*train-00000-of-00001-0123456789abcdef.parquet, train"):
         MNIST.read("train", tmp_path)
 
 
-@pytest.mark.parametrize("label", ["one", None, [1]])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["0-of-3", "2-of-3"], "incomplete split 'train' of ylecun/mnist, missing train-00001-of-00003.parquet; put exactly"),
+        (["0-of-2", "0-of-2-0123456789abcdef"], "missing train-00001-of-00002.parquet, there twice or not numbered"),
+        (
+            ["0-of-2", "1-of-2", "1-of-2-0123456789abcdef"],
+            "there twice .*: train-00001-of-00002-0123456789abcdef.parquet",
+        ),
+        (["0-of-1", "1-of-1"], "not numbered below 1: train-00001-of-00001.parquet"),
+        (["0-of-1", "0-of-2", "1-of-2"], "files of more than one sharding of split 'train'.*put exactly the hub's"),
+    ],
+)
+def test_the_files_of_a_split_are_numbered(tmp_path: Path, names: list[str], message: str) -> None:
+    for name in names:
+        number, _, count, *digest = name.split("-")
+        write_mnist(tmp_path, "train", [1], "-".join([f"{number:0>5}-of-{count:0>5}", *digest]))
+    with pytest.raises(DataError, match=message):
+        MNIST.read("train", tmp_path)
+
+
+def test_files_of_a_split_are_in_the_order_of_their_numbers_and_others_are_left_alone(tmp_path: Path) -> None:
+    for number in (10, *range(10), 11):
+        write_mnist(tmp_path, "train", [number % 10, number // 10], f"{number:05d}-of-00012-{13 - number:016x}")
+    write_mnist(tmp_path, "train-extra", [7])
+    assert MNIST.read("train", tmp_path).labels.tolist() == [digit for n in range(12) for digit in (n % 10, n // 10)]
+
+
+def state_classes(path: Path, features: object) -> None:
+    """Write the names of the classes into a file as `datasets` does."""
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    parquet.write_table(parquet.read_table(path).replace_schema_metadata(metadata), path)
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        (["crow", "tawny owl", "kite"], None),
+        (["Crow", "tawny_owl", "red kite"], None),  # the task may say it in other words, such as a prompt wants
+        (
+            ["tawny owl", "crow", "kite"],
+            r"another class for label 0, 'tawny owl' and not 'crow'.* \['tawny owl', 'crow', 'kite'\] in the ",
+        ),
+        (["crow", "kite", "tawny owl"], r"another class for label 1.* \['crow', 'tawny owl', 'kite'\] in the task"),
+        (["rook", "crow", "kite"], "another class for label 0, 'rook' and not 'crow'"),
+        (["crow", "tawny owl"], "2 and not 3 classes"),
+        ([], None),
+        ({"crow": 0}, None),
+        (["crow", 1, None], None),
+    ],
+)
+def test_names_of_classes_that_the_files_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stated: object, message: str | None
+) -> None:
+    path = write_mnist(tmp_path, "train", [0, 1, 2] * 4)
+    state_classes(path, {"label": {"names": stated, "_type": "ClassLabel"}})
+    task = replace(registry.load("task", "mnist").TASK, num_examples=12, classes=("crow", "tawny owl", "kite"))
+    if message:
+        with pytest.raises(DataError, match=f"train split of 'birds': its files name {message}"):
+            split("birds", task, tmp_path)
+    else:
+        assert len(split("birds", task, tmp_path)[0].train) == 11
+        assert ("red kite" in capsys.readouterr().err) == ("red kite" in str(stated))
+
+
+def test_files_of_a_split_that_name_other_classes_than_each_other(tmp_path: Path) -> None:
+    for number, names in enumerate((["a", "b"], ["b", "a"])):
+        path = write_mnist(tmp_path, "train", [0, 1], f"{number:05d}-of-00002")
+        state_classes(path, {"label": {"names": names}})
+    with pytest.raises(DataError, match=r"00001-of-00002.parquet: names the classes \['b', 'a'\], but other files"):
+        MNIST.read("train", tmp_path)
+    state_classes(path, [])
+    assert MNIST.read("train", tmp_path).classes == ("a", "b")
+
+
+@pytest.mark.parametrize("label", ["one", None, [1], 2**63])
 def test_labels_that_are_no_numbers(tmp_path: Path, label: object) -> None:
     path = write_mnist(tmp_path, "train", [1])
-    table = parquet.read_table(path).set_column(1, "label", pa.array([label]))
+    type_ = pa.uint64() if isinstance(label, int) else None
+    table = parquet.read_table(path).set_column(1, "label", pa.array([label], type_))
     parquet.write_table(table, path)
     with pytest.raises(DataError, match=r"train-00000-of-00001.parquet: .* 'label' \(numbers\)"):
         MNIST.read("train", tmp_path)
@@ -97,6 +175,59 @@ def test_a_broken_picture_is_named() -> None:
     for bad in (b"no picture", good[:40], good[:20] + b"xxxx" + good[24:]):
         with pytest.raises(DataError, match="mnist, picture 1: not a picture"):
             to_pixels([good, bad], [0, 1], 28, "mnist")
+
+
+def encoded(image: Image.Image, suffix: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, suffix, **options)
+    return buffer.getvalue()
+
+
+def decoded(content: bytes) -> list[object]:
+    return np.asarray(decode(content, "birds, picture 3")).tolist()
+
+
+def test_deep_grey_levels_are_scaled_by_the_range_of_their_format() -> None:
+    levels = np.array([[0, 257, 65535], [128 * 257, 128, 129]], np.uint16)  # 65535 / 255 = 257
+    expected = [[0, 1, 255], [128, 0, 1]]
+    for suffix in ("PNG", "TIFF", "PPM", "JPEG2000"):
+        assert decoded(encoded(Image.fromarray(levels), suffix)) == expected, suffix
+    inverted = encoded(Image.fromarray(levels), "TIFF", tiffinfo={262: 0})  # white is zero
+    assert decoded(inverted) == [[255 - level for level in row] for row in expected]
+    assert decoded(b"P2 3 1 1023 0 1023 341") == [[0, 255, 85]]  # 10 bits
+    assert decoded(encoded(Image.fromarray(np.array([[0, 0.2, 1]], np.float32)), "TIFF")) == [[0, 51, 255]]
+
+
+def test_pixels_without_a_defined_range_are_refused() -> None:
+    where = "birds, picture 3: "
+    whole = encoded(Image.fromarray(np.array([[-5, 70_000]], np.int32)), "TIFF")
+    with pytest.raises(DataError, match=where + r"32-bit integer pixels \(TIFF\) .* got -5 to 70000; .* 8 or 16 bits"):
+        decode(whole, "birds, picture 3")
+    for value in (1.5, -0.1, float("nan")):
+        content = encoded(Image.fromarray(np.array([[0.5, value]], np.float32)), "TIFF")
+        with pytest.raises(DataError, match=where + r"floating-point pixel values must lie in \[0, 1\]"):
+            decode(content, "birds, picture 3")
+
+
+def test_pictures_are_taken_as_stored() -> None:
+    """No turning, no blending: what `datasets` and torchvision give, too."""
+    colours = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
+    image = Image.fromarray(colours)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to look at it
+    assert decoded(encoded(image, "PNG", exif=exif)) == colours.tolist()
+    transparent = Image.fromarray(np.dstack([colours, np.zeros((2, 4), np.uint8)]))
+    assert decoded(encoded(transparent, "PNG")) == colours.tolist()
+    palette = image.convert("P", palette=Image.Palette.ADAPTIVE)
+    assert decoded(encoded(palette, "PNG", transparency=0)) == np.asarray(palette.convert("RGB")).tolist()
+    ink = image.convert("CMYK")
+    assert decoded(encoded(ink, "TIFF")) == np.asarray(ink.convert("RGB")).tolist()
+    grey = Image.fromarray(colours[:, :, 0])
+    assert decoded(encoded(grey.convert("LA"), "PNG")) == np.repeat(colours[:, :, :1], 3, 2).tolist()
+    assert (
+        decoded(encoded(grey, "GIF", save_all=True, append_images=[grey.rotate(180)]))
+        == np.repeat(colours[:, :, :1], 3, 2).tolist()
+    )
 
 
 def test_digits_have_fixed_sizes_and_splits_share_nothing() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from isp.backbones import Backbone, Pretrained
 from isp.data.prose import Prose
-from isp.data.sources import Raw, Split
+from isp.data.sources import Raw, Split, check_classes
 from isp.data.splits import Rule, carve
 from isp.data.splits import Split as Parts
 from isp.errors import DataError
@@ -59,14 +59,14 @@ def prepare(
             f"parts of their prose; pre-train it again (stage: pretrain)"
         )
     raw = _checked(name, task, "train", task.source.read("train", data_root))
-    yield "train", _tensors(name, raw, parts.train, backbone, pretrained)
-    yield "validation", _tensors(name, raw, parts.validation, backbone, pretrained)
+    yield "train", _tensors(f"{name}, train split", raw, parts.train, backbone, pretrained)
+    yield "validation", _tensors(f"{name}, train split", raw, parts.validation, backbone, pretrained)
     raw = _checked(name, task, "test", task.source.read("test", data_root))
-    yield "test", _tensors(name, raw, np.arange(len(raw)), backbone, pretrained)
+    yield "test", _tensors(f"{name}, test split", raw, np.arange(len(raw)), backbone, pretrained)
 
 
-def _tensors(name: str, raw: Raw, chosen: np.ndarray, backbone: Backbone, pretrained: Pretrained) -> Tensors:
-    inputs = backbone.prepare(raw.columns, chosen, pretrained, name)
+def _tensors(where: str, raw: Raw, chosen: np.ndarray, backbone: Backbone, pretrained: Pretrained) -> Tensors:
+    inputs = backbone.prepare(raw.columns, chosen, pretrained, where)
     return {**inputs, "labels": torch.from_numpy(raw.labels[chosen]), "index": torch.from_numpy(chosen)}
 
 
@@ -81,6 +81,7 @@ def _checked(name: str, task: Task, part: Split, raw: Raw) -> Raw:
             f"{name}: the training split holds {len(raw)} examples instead of {task.num_examples}; "
             f"fetch it again (stage: download)"
         )
+    check_classes(f"{part} split of {name!r}", task.classes, raw.classes)
     for column in raw.columns:
         wrong_kind = next((value for value in column if isinstance(value, str) != (task.inputs == "texts")), None)
         if wrong_kind is not None:

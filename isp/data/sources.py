@@ -6,10 +6,13 @@ a network, and only for files that are not there.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
+import json
 import operator
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +28,8 @@ from isp.files import read_json, write_json
 Split = Literal["train", "test"]
 Column = Sequence[Any]
 """Pictures (encoded, or as arrays) or texts."""
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+"""Tags of TIFF; a photometric interpretation of 0 means that 0 is white."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,13 @@ class Raw:
             or two of texts; none where only labels were asked for.
         labels: (n,), int64 numbers of classes, or float32 for a regression.
         groups: (n,), int64, examples that must not be divided between training and validation; None: not known.
+        classes: Names of the classes in the order of the labels, as the files state them; empty: they state none.
     """
 
     columns: tuple[Column, ...]
     labels: np.ndarray
     groups: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -109,9 +116,9 @@ class HubDataset:
             DataError: as `read`.
         """
         names = [f"{self.inputs[0]}.path"] if self.group else []
-        *paths, labels = self._columns("train", [*names, self.label], data_root)
+        (*paths, labels), classes = self._columns("train", [*names, self.label], data_root)
         groups = self._groups(paths[0], labels) if paths else None
-        return Raw((), _numbers(labels), groups)
+        return Raw((), _numbers(labels), groups, classes)
 
     def read(self, split: Split, data_root: Path) -> Raw:
         """All examples of a split.
@@ -119,18 +126,20 @@ class HubDataset:
         Raises:
             DataError: a file is missing, truncated or lacks a column.
         """
-        *columns, labels = self._columns(split, [*self.inputs, self.label], data_root)
-        return Raw(tuple(columns), _numbers(labels))
+        (*columns, labels), classes = self._columns(split, [*self.inputs, self.label], data_root)
+        return Raw(tuple(columns), _numbers(labels), None, classes)
 
-    def _columns(self, split: Split, names: Sequence[str], data_root: Path) -> list[list[Any]]:
-        """Columns of a split, the last of them the labels."""
+    def _columns(self, split: Split, names: Sequence[str], data_root: Path) -> tuple[list[list[Any]], tuple[str, ...]]:
+        """Columns of a split, the labels last, and the names of the classes that its files state."""
         from pyarrow import parquet
 
         columns: list[list[Any]] = [[] for _ in names]
+        classes: tuple[str, ...] = ()
         for path in self._files(self.train if split == "train" else self.test, data_root):
             try:
                 with parquet.ParquetFile(path) as file:  # read_table would lift a field of a struct out of it
                     table = file.read(columns=list(names))
+                    stated = _class_names(file.schema_arrow.metadata, self.label)
                 for column, name in zip(columns, names, strict=True):
                     values = table[name.split(".")[0]].to_pylist()
                     column.extend(map(_number if name == self.label else _content, values))
@@ -143,7 +152,13 @@ class HubDataset:
                     f"{path}: not a whole parquet file with columns {wanted} and {self.label!r} (numbers) ({error})"
                     f"{again}"
                 ) from None
-        return columns
+            if classes and stated and stated != classes:
+                raise DataError(
+                    f"{path}: names the classes {_listing(stated)}, but other files of split {split!r} name "
+                    f"{_listing(classes)}; fetch {self.id} again (stage: download)"
+                )
+            classes = classes or stated
+        return columns, classes
 
     def fetch(self, data_root: Path) -> Files:
         """The files of both splits; if some are missing they are fetched from the hub into `data_root`.
@@ -166,20 +181,36 @@ class HubDataset:
         return np.unique(together, return_inverse=True)[1]
 
     def _files(self, split: str, data_root: Path) -> list[Path]:
+        """The files of a split in the order of their numbers, each number exactly once."""
         folder = data_root / self.id / self.folder
-        found = sorted(folder.glob(f"{split}-*-of-*.parquet"))
-        numbers = (re.search(r"-of-(\d+)(-[0-9a-f]+)?\.parquet$", path.name) for path in found)
-        counts = {int(match[1]) for match in numbers if match}
-        if not found or counts != {len(found)}:
-            problem = "incomplete" if found else "missing"
-            expected = f"{split}-00000-of-{max(counts, default=1):05d}.parquet, …"
-            there = f"; there are {', '.join(path.name for path in found)}" if found else ""
-            raise DataError(
-                f"{folder}: {problem} split {split!r} of {self.id} (looked for {expected}{there}); "
-                f"put the hub's parquet files there, or name the folder that holds {self.id}/ by --data-root or the "
-                f"key data_root (stage: download)"
+        numbered: dict[Path, tuple[int, int]] = {}  # number and count, both from the file's name
+        for path in folder.glob(f"{glob.escape(split)}-*-of-*.parquet"):
+            if match := re.fullmatch(rf"{re.escape(split)}-(\d+)-of-(\d+)(-[0-9a-f]+)?\.parquet", path.name):
+                numbered[path] = int(match[1]), int(match[2])
+        found = sorted(numbered, key=lambda path: (numbered[path], path.name))
+        counts = {count for _, count in numbered.values()}
+        if len(counts) == 1 and [numbered[path][0] for path in found] == list(range(*counts)):
+            return found
+        if not found:
+            problem = f"missing split {split!r} of {self.id} (looked for {split}-00000-of-00001.parquet, …)"
+        elif len(counts) > 1:
+            names = ", ".join(path.name for path in found)
+            problem = f"files of more than one sharding of split {split!r} of {self.id} ({names})"
+        else:
+            (count,), numbers = counts, [numbered[path][0] for path in found]
+            missing = [f"{split}-{number:05d}-of-{count:05d}.parquet" for number in range(count)
+                       if number not in numbers][:9]  # fmt: skip
+            surplus = [
+                path.name for path in found if numbers.count(numbered[path][0]) > 1 or numbered[path][0] >= count
+            ]
+            problem = f"incomplete split {split!r} of {self.id}" + (
+                f", missing {', '.join(missing)}" if missing else ""
             )
-        return found
+            problem += f", there twice or not numbered below {count}: {', '.join(surplus[:9])}" if surplus else ""
+        raise DataError(
+            f"{folder}: {problem}; put exactly the hub's parquet files there, or name the folder that contains {self.id}/ by "
+            f"--data-root or the key data_root (stage: download)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,6 +340,55 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# --- names of classes ------------------------------------------------------------------------------------------------
+
+
+def check_classes(where: str, classes: Sequence[str], stated: Sequence[str]) -> None:
+    """Compare a task's classes with the names that its files state, both in the order of the labels.
+
+    Other words for a class are fine, since a prompt may want them; a line on standard error then shows both.
+
+    Raises:
+        DataError: another number of classes, or a class whose name the files give to another label.
+    """
+    if not classes or not stated:
+        return
+    wanted, named = ([_plain(name) for name in names] for names in (classes, stated))
+    moved = [
+        index
+        for index, name in enumerate(wanted[: len(named)])
+        if name != named[index] and (name in named or named[index] in wanted)
+    ]
+    if len(wanted) != len(named) or moved:
+        what = f"{len(named)} and not {len(wanted)} classes" if not moved else f"another class for label {moved[0]}"
+        shown = "" if not moved else f", {stated[moved[0]]!r} and not {classes[moved[0]]!r}"
+        raise DataError(
+            f"{where}: its files name {what}{shown}. In the order of the labels they are {_listing(stated)} in the "
+            f"files, {_listing(classes)} in the task; correct `classes`"
+        )
+    if wanted != named:
+        print(f"{where}: the task calls the classes {_listing(classes)}, its files {_listing(stated)}", file=sys.stderr)
+
+
+def _plain(name: str) -> str:
+    """A name without what spelling changes: case, and what separates words."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def _listing(names: Sequence[str]) -> str:
+    shown = ", ".join(f"{name!r:.40}" for name in names[:10])
+    return f"[{shown}{', …' if len(names) > 10 else ''}]"
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[str, ...]:
+    """Names of the classes from the schema of a parquet file that `datasets` wrote; () if it states none."""
+    try:
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+
+
 # --- values of columns ------------------------------------------------------------------------------------------------
 
 
@@ -325,7 +405,10 @@ def _content(value: Any) -> bytes | str:
 
 
 def _number(value: Any) -> int | float:
-    return value if isinstance(value, float) else operator.index(value)
+    number = value if isinstance(value, float) else operator.index(value)
+    if isinstance(number, int) and not -(2**63) <= number < 2**63:
+        raise TypeError(f"{number} does not fit into 64 bits")
+    return number
 
 
 def _numbers(labels: Sequence[int | float]) -> np.ndarray:
@@ -349,13 +432,50 @@ def opened(picture: bytes, where: str) -> Iterator[Any]:
 
 
 def decode(picture: bytes | np.ndarray, where: str) -> np.ndarray:
-    """A picture as a uint8 array of shape (height, width) if grey, else (height, width, 3).
+    """Decode an image to a uint8 array of shape (height, width) if it is grey, else (height, width, 3).
+
+    The pixels are those of the first frame, as stored: an EXIF orientation is not applied, as in `datasets` and
+    torchvision. Palettes, CMYK and other colour spaces are converted to RGB, and transparency is dropped. Grey levels
+    of more than 8 bits are scaled by the range of their format.
 
     Raises:
-        DataError: the bytes are no picture.
+        DataError: the bytes are not an image, or its pixel values have no defined range.
     """
     if isinstance(picture, np.ndarray):
         return picture
     with opened(picture, where) as image:
+        if image.mode[0] in "IF":
+            return _scaled(image, where)
         grey = image.mode in ("1", "L")
         return np.array(image.convert("L" if grey else "RGB"))
+
+
+def _scaled(image: Any, where: str) -> np.ndarray:
+    """Grey levels of a deep image (Pillow's modes I;16*, I and F) as bytes; Pillow itself would cut them off at 255.
+
+    I;16 holds 16 bits, or in TIFF as many as the file says. I is the plain text and binary PGM, whose plugin scales to
+    16 bits, or 32-bit TIFF, which has no range that would be white. Floating-point levels lie in [0, 1] by convention.
+
+    Raises:
+        DataError: the values have no defined range, or floating-point values lie outside [0, 1].
+    """
+    values = np.array(image)
+    if image.mode == "F":
+        if not ((values >= 0) & (values <= 1)).all():
+            raise DataError(
+                f"{where}: floating-point pixel values must lie in [0, 1], got {values.min():g} to {values.max():g}; "
+                f"store the images with 8 or 16 bits per channel"
+            )
+        return np.round(values * 255).astype(np.uint8)
+    if image.mode == "I" and image.format != "PPM":
+        raise DataError(
+            f"{where}: 32-bit integer pixels ({image.format}) have no defined range, got {values.min()} to "
+            f"{values.max()}; store the images with 8 or 16 bits per channel"
+        )
+    bits, inverted = 16, False
+    if image.format == "TIFF":
+        tags: Any = image.tag_v2
+        bits, inverted = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_PHOTOMETRIC) == 0
+    white = 2**bits - 1
+    levels = np.round(values.astype(np.float64) * (255 / white)).clip(0, 255).astype(np.uint8)
+    return 255 - levels if inverted else levels
