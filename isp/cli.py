@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from isp import files, registry, stages
 from isp.errors import ConfigError, IspError
+from isp.parsing import load_yaml
 
 out = Console()
 err = Console(stderr=True)
@@ -210,16 +212,38 @@ def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
                 f"--set {pair}: allowed are method.KEY=VALUE, training.KEY=VALUE, task.KEY=VALUE and initial=VALUE"
             )
         try:
-            found[part][key] = yaml.safe_load(text)
+            found[part][key] = load_yaml(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {pair}: {text!r} is not a YAML value") from None
+    return found
+
+
+def _with_options_from_files(arguments: list[str]) -> list[str]:
+    """Replace each `--options-from FILE` by the options in the file, written as for a shell.
+
+    The workflow uses it where options are longer than a command line may be.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    found: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        path = next(left, None) if argument == "--options-from" else None
+        if path is None:
+            found.append(argument)
+            continue
+        try:
+            found += shlex.split(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--options-from {path}: cannot be read ({error})") from None
     return found
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: errors meant for people are printed without a traceback, with exit status 2."""
     try:
-        app(arguments, standalone_mode=True)
+        app(_with_options_from_files(sys.argv[1:] if arguments is None else arguments), standalone_mode=True)
     except IspError as error:
         err.print(f"[bold red]isp:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None

@@ -20,6 +20,7 @@ from isp.backbones import Backbone
 from isp.definitions import Definitions, backbone_of, task_of
 from isp.errors import ConfigError, unknown
 from isp.families import NEVER_PRUNE, Method, check_sparsities, make_method, planned_steps, sparsities_of
+from isp.parsing import load_yaml
 from isp.settings import Settings, parse
 from isp.sparsity import parse_sparsity
 from isp.tasks import Task, TaskLimits
@@ -308,7 +309,7 @@ def read_study_file(path: Path) -> dict[str, Any]:
         ConfigError: no such file, not YAML, a key that is there twice (YAML would take the last one), or no mapping.
     """
     try:
-        values = yaml.load(path.read_text(), _UniqueKeys)
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -325,21 +326,3 @@ def load_study(path: Path) -> Study:
         ConfigError: no such file, not YAML, or a key or value that is not allowed.
     """
     return parse_study(read_study_file(path), str(path))
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a mapping with a key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping, its keys checked before merge keys (`<<`) are resolved."""
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, cached_property
@@ -100,9 +100,16 @@ class Wildcards(Protocol):
 
 @dataclass(frozen=True)
 class Dag:
-    """The jobs of a study."""
+    """The jobs of a study.
+
+    Attributes:
+        study: The study.
+        shorten: What is done to every part of a command line that a study makes as long as it likes: texts, classes,
+            lists of files. The default leaves it as it is.
+    """
 
     study: Study
+    shorten: Callable[[str], str] = str
 
     # --- variants ---------------------------------------------------------------------------------------------------
 
@@ -172,8 +179,8 @@ class Dag:
         return w is not None and isinstance(self.method_of(w).settings, soup.Settings)
 
     def method(self, w: Wildcards) -> str:
-        """Its name."""
-        return self.method_of(w).name
+        """The name of a variant's method, quoted for the shell: a method's file may have any name."""
+        return shlex.quote(self.method_of(w).name)
 
     def chain(self, w: Wildcards) -> list[Decimal]:
         """The sparsities of the rounds that lead to `w.sparsity`, which is the last of them."""
@@ -319,17 +326,29 @@ class Dag:
 
     # --- options of jobs --------------------------------------------------------------------------------------------
 
+    def _options(self, **values: Any) -> str:
+        """Options of a command line; settings as JSON."""
+        texts = {
+            key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            for key, value in values.items()
+        }
+        return self.shorten(" ".join(f"--{key} {shlex.quote(text)}" for key, text in texts.items()))
+
+    def repeated(self, option: str, paths: Iterable[str]) -> str:
+        """An option that is given once for each of several files."""
+        return self.shorten(" ".join(f"--{option} {path}" for path in paths))
+
     def wanted(self, w: Wildcards) -> str:
         """What a download is of."""
-        return _options(**{w.kind: self.study.defined(w.kind, w.name)})
+        return self._options(**{w.kind: self.study.defined(w.kind, w.name)})
 
     def backbone(self, w: Wildcards) -> str:
         """The backbone of a job: its name, or what the study file defines."""
-        return _options(backbone=self.study.defined("backbone", w.backbone))
+        return self._options(backbone=self.study.defined("backbone", w.backbone))
 
     def task(self, w: Wildcards) -> str:
         """The task of a job: its name, or what the study file defines."""
-        return _options(task=self.study.defined("task", w.task))
+        return self._options(task=self.study.defined("task", w.task))
 
     def run(self, w: Wildcards) -> str:
         """The options of every job that trains."""
@@ -338,35 +357,35 @@ class Dag:
             mode="json"
         )
         limits = self.study.limits(w.task).model_dump(mode="json", exclude={"num_validation"})
-        own = _options(seed=w.seed, training=protocol, limits=limits)
+        own = self._options(seed=w.seed, training=protocol, limits=limits)
         return f"{self.backbone(w)} {self.task(w)} {own} {self._place()}"
 
     def scoring(self, w: Wildcards) -> str:
         """The options of jobs that score."""
         limits = self.study.limits(w.task).model_dump(mode="json", include={"num_validation"})
-        return f"{self.backbone(w)} {self.task(w)} {_options(limits=limits)} {self._place()}"
+        return f"{self.backbone(w)} {self.task(w)} {self._options(limits=limits)} {self._place()}"
 
     def _place(self) -> str:
-        return _options(threads=self.study.threads, device=self.study.device)
+        return self._options(threads=self.study.threads, device=self.study.device)
 
     def settings(self, w: Wildcards) -> str:
         """The method of a variant and its settings."""
         method = self.method_of(w)
-        return _options(method=method.source, settings=method.settings.model_dump(mode="json"))
+        return self._options(method=method.source, settings=method.settings.model_dump(mode="json"))
 
     def look_ahead_settings(self, w: Wildcards) -> str:
         """Those settings of a variant that a look-ahead copy depends on."""
         settings = self._soup(w)
         own = settings.model_dump(mode="json", include=set(soup.LookAhead.model_fields))
-        return f"{_options(settings=own, contribution=settings.contribution)} {self.scope(w)}"
+        return f"{self._options(settings=own, contribution=settings.contribution)} {self.scope(w)}"
 
     def member_settings(self, w: Wildcards) -> str:
         """Those settings of a variant that a member of its soups depends on."""
-        return _options(settings=souped.settings_of(self.method_of(w)).of_member(Decimal(w.sparsity)))
+        return self._options(settings=souped.settings_of(self.method_of(w)).of_member(Decimal(w.sparsity)))
 
     def subnetwork_settings(self, w: Wildcards) -> str:
         """Those settings of a variant that a weak subnetwork depends on."""
-        return _options(settings=instant.settings_of(self.method_of(w)).of_subnetwork())
+        return self._options(settings=instant.settings_of(self.method_of(w)).of_subnetwork())
 
     def within(self, w: Wildcards, input: Any) -> str:
         """The option that names the current mask; the first round has none."""
@@ -374,21 +393,21 @@ class Dag:
 
     def rule(self, w: Wildcards) -> str:
         """The rule of superposition of a variant."""
-        return f"{_options(rule=self._soup(w).rule)} {self.scope(w)}"
+        return f"{self._options(rule=self._soup(w).rule)} {self.scope(w)}"
 
     def scope(self, w: Wildcards) -> str:
         """Whether a variant ranks all layers together."""
-        return _options(scope=self.method_of(w).settings.scope)  # type: ignore[attr-defined]
+        return self._options(scope=self.method_of(w).settings.scope)  # type: ignore[attr-defined]
 
     def cell(self, w: Wildcards) -> str:
         """What the record of a ticket begins with."""
         keys = {"study": w.study, "backbone": w.backbone, "task": w.task, "seed": int(w.seed), "variant": w.variant}
-        return _options(cell=keys)
+        return self._options(cell=keys)
 
     def comparison(self, w: Wildcards) -> str:
         """What masks of a run are compared, and what the record of it begins with."""
         keys = {"study": w.study, "backbone": w.backbone, "task": w.task, "seed": int(w.seed)}
-        return _options(tickets=self._tickets_compared(w), cell=keys)
+        return self._options(tickets=self._tickets_compared(w), cell=keys)
 
     def cells(self) -> str:
         """The blocks of the grid with the sparsities of each variant, for `isp collect`; in the order of the study."""
@@ -398,7 +417,7 @@ class Dag:
             sparsities = {group.variant: [str(value) for value in group.sparsities] for group in of_block}
             keys = {"backbone": block.backbone, "tasks": block.tasks, "seeds": block.seeds}
             blocks.append({**keys, "variants": sparsities})
-        return _options(cells=blocks)
+        return self._options(cells=blocks)
 
     def prepared(self) -> list[str]:
         """The prepared training examples of all backbones and tasks."""
@@ -407,7 +426,7 @@ class Dag:
 
     def reference(self) -> str:
         """The variant that `isp tables` and `isp page` compare the others with."""
-        return _options(reference=self.study.reference_variant())
+        return self._options(reference=self.study.reference_variant())
 
     def manifest(self) -> str:
         """The manifest of the first task, which a fresh clone does not have."""
@@ -415,7 +434,7 @@ class Dag:
 
     def described(self) -> str:
         """The study as its file says it, but for where data lie."""
-        return _options(study=self.study.model_dump(mode="json", exclude={"data_root"}, exclude_unset=True))
+        return self._options(study=self.study.model_dump(mode="json", exclude={"data_root"}, exclude_unset=True))
 
     def versions(self, stage: str, w: Wildcards | None = None) -> str:
         """The versions of the code that a stage's results depend on; a job reruns when they change."""
@@ -439,7 +458,7 @@ class Dag:
             *("average_members", "choose_members", "train_subnetwork", "merge_subnetworks"),
         )
         if stage in of_method and w is not None:
-            modules[self.method(w)] = self.method_of(w).module
+            modules[self.method_of(w).name] = self.method_of(w).module
         if stage in ("train_segment", "weak_mask", "aggregate") or (stage == "find_ticket" and self._is_soup(w)):
             modules["isp"] = soup  # holds the mathematics of the whole family
         if stage in ("train_member", "train_subnetwork"):
@@ -448,7 +467,7 @@ class Dag:
             modules["uniform_soup"] = uniform_soup  # holds what all soups' members are
         found = {name: module.VERSION for name, module in modules.items()}
         if stage in of_method and w is not None and self.method_of(w).source.endswith(".py"):
-            found[self.method(w)] = self.method_of(w).module.__name__  # ends in the checksum of the file
+            found[self.method_of(w).name] = self.method_of(w).module.__name__  # ends in the checksum of the file
         if stage in ("prepare", "pretrain", "convert", "initialise") and w is not None:
             found[f"backbone {w.backbone}"] = self.study.backbone(w.backbone).version
         if stage in ("split", "prepare", "initialise", "evaluate") and w is not None:
@@ -471,12 +490,3 @@ def fill(pattern: str, w: Wildcards, **changed: Any) -> str:
 @cache
 def _keys(pattern: str) -> tuple[str, ...]:
     return tuple(part.split("}")[0] for part in pattern.split("{")[1:])
-
-
-def _options(**values: Any) -> str:
-    """Options of a command line; settings as JSON."""
-    texts = {
-        key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        for key, value in values.items()
-    }
-    return " ".join(f"--{key} {shlex.quote(text)}" for key, text in texts.items())

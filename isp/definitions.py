@@ -18,7 +18,8 @@ from isp import registry
 from isp.backbones import Backbone
 from isp.data.sources import HubDataset, HubModel
 from isp.data.splits import Rule
-from isp.errors import ConfigError, unknown
+from isp.errors import ConfigError, shown, unknown
+from isp.parsing import load_yaml
 from isp.settings import Settings, parse
 from isp.tasks import ImageTask, Task, TextTask
 
@@ -176,7 +177,7 @@ def _mapping(text: str) -> Mapping[str, Any] | None:
     if not text.lstrip().startswith("{"):
         return None
     try:
-        values = yaml.safe_load(text)
+        values = load_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{text!r}: not YAML ({' '.join(str(error).split())})") from None
+        raise ConfigError(f"{shown(text)}: not YAML ({' '.join(str(error).split())})") from None
     return values if isinstance(values, dict) else {}

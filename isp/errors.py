@@ -51,9 +51,19 @@ class TrainingDiverged(IspError):
         )
 
 
+LONGEST = 200
+"""Characters of a value that a message shows."""
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: its `repr`, cut at `LONGEST` characters."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
+
+
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
     """Text for an unknown name: what it was, the nearest allowed one, all allowed ones."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:LONGEST], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}{hint} (allowed: {', '.join(names) or 'none'})"
+    return f"unknown {kind} {shown(name)}{hint} (allowed: {', '.join(names) or 'none'})"

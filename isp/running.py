@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from isp import slurm, warm
 from isp.config import Study, parse_study, read_study_file
 from isp.costs import check_device
 from isp.errors import IspError
-from isp.files import check_writable
+from isp.files import check_writable, write_bytes
 
 LOCK = Path(".snakemake/isp.lock")
+OPTIONS = Path(".snakemake/isp-options")
+LONGEST_OPTIONS = 50_000
+"""Bytes of a part of a command line. A command is one argument of a shell, and Linux takes 128 KiB of each."""
 _held: list[Any] = []
 """Keeps the lock's file open as long as this process lives."""
 
@@ -67,11 +71,32 @@ def limits_jobs(workflow: Any) -> bool:
 def command(workflow: Any) -> str:
     """What runs the study again, from the repository's folder; FOLDER stands for a `data_root` of the command line."""
     given = workflow.config_settings
-    words = ["snakemake", *(f"--configfile {_short(Path(path))}" for path in given.configfiles)]
+    words = ["snakemake"]
+    for path in given.configfiles:
+        words += ["--configfile", _short(Path(path))]
     if given.config:
         values = {**given.config, **({"data_root": "FOLDER"} if "data_root" in given.config else {})}
-        words += ["--config", *(shlex.quote(f"{key}={value}") for key, value in values.items())]
-    return " ".join(words)
+        words += ["--config", *(f"{key}={value}" for key, value in values.items())]
+    return shlex.join(words)
+
+
+def verbatim(text: str) -> Callable[[Any], str]:
+    """A param of a rule that Snakemake takes as it is; in a text it would replace names in braces by wildcards."""
+    return lambda wildcards: text
+
+
+def by_file(options: str) -> str:
+    """Options for a command line; too long ones are written to a file, and the option `--options-from` names it.
+
+    The file is named by what it holds, so the same options are the same param of a job everywhere, and others rerun it.
+    """
+    content = options.encode()
+    if len(content) <= LONGEST_OPTIONS:
+        return options
+    path = OPTIONS / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.txt"
+    if not (path.is_file() and path.read_bytes() == content):
+        write_bytes(path, content)
+    return f"--options-from {path}"
 
 
 def unlock_if_abandoned(on_this_machine: bool = True) -> None:

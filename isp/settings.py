@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from isp.errors import ConfigError, unknown
+from isp.errors import ConfigError, shown, unknown
 
 
 class Settings(BaseModel):
@@ -17,11 +18,33 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
+    def _no_foreign_characters(cls, value: Any, info: ValidationInfo) -> Any:
+        """A path or a command line cannot hold NUL, and UTF-8 no half of a surrogate pair."""
+        for text in _texts(value):
+            if re.search("[\0\ud800-\udfff]", text):
+                raise ValueError(f"{info.field_name}: {shown(text)} has a character that no text may have")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
     def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads `yes` and `on` as true, and true would pass for 1."""
         if isinstance(value, bool) or (isinstance(value, list) and any(isinstance(item, bool) for item in value)):
-            raise ValueError(f"{info.field_name} = {value!r}: a truth value is not allowed here")
+            raise ValueError(f"{info.field_name} = {shown(value)}: a truth value is not allowed here")
         return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value as YAML gives it, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _texts(key)
+            yield from _texts(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _texts(each)
 
 
 T = TypeVar("T", bound=BaseModel)
@@ -59,7 +82,7 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
             clauses.append(text if not key or text.startswith(str(problem["loc"][-1])) else f"{key}: {text}")
         else:
             message = problem["msg"][0].lower() + problem["msg"][1:]
-            clauses.append(f"{key} = {problem['input']!r}: {message}")
+            clauses.append(f"{key} = {shown(problem['input'])}: {message}")
     return "; ".join(clauses)
 
 

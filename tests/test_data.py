@@ -81,14 +81,19 @@ def test_other_names_of_files_on_the_hub(tmp_path: Path) -> None:
     write_mnist(tmp_path, "train", [3], "00000-of-00001-0123456789abcdef")
     assert MNIST.read("train", tmp_path).labels.tolist() == [3]
     write_mnist(tmp_path, "train", [3], "00000-of-00002")
-    with pytest.raises(DataError, match=r"more than one sharding .*train-00000-of-00001-0123456789abcdef.parquet, train"):
+    with pytest.raises(
+        DataError, match=r"more than one sharding .*train-00000-of-00001-0123456789abcdef.parquet, train"
+    ):
         MNIST.read("train", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["0-of-3", "2-of-3"], "incomplete split 'train' of ylecun/mnist, missing train-00001-of-00003.parquet; put exactly"),
+        (
+            ["0-of-3", "2-of-3"],
+            "incomplete split 'train' of ylecun/mnist, missing train-00001-of-00003.parquet; put exactly",
+        ),
         (["0-of-2", "0-of-2-0123456789abcdef"], "missing train-00001-of-00002.parquet, there twice or not numbered"),
         (
             ["0-of-2", "1-of-2", "1-of-2-0123456789abcdef"],

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -355,6 +356,59 @@ def test_texts_and_what_a_study_defines(short_pretraining: Path, tmp_path: Path)
     assert "half_order" not in plan
 
 
+def test_texts_of_a_study_arrive_as_they_are(short_pretraining: Path, tmp_path: Path) -> None:
+    """Neither Snakemake nor the shell reads them, whatever they hold and however long they are."""
+    shutil.copytree(short_pretraining, tmp_path / "resources")
+    odd = "{study} {x} {{y}} {wildcards.task} {params.study:q} $HOME `ls` \" ' \\ % 100 \U0001f600 \u00fc"
+    own = {"kind": "pictures", "id": "me/odd", "num_examples": 120, "metrics": ["accuracy"], "num_validation": 30}
+    own |= {"split": "groups", "group": r"(\d{5})_\d{5}", "templates": ["a {x} photo of {study} {}."]}
+    own |= {"classes": [odd, "\U0001f426 " + "wing " * 13_000, "--output"]}
+    imitate(task_of(json.dumps(own)), tmp_path / "data")
+    study = {
+        **{"study": "texts", "question": f"{odd} " + "why? " * 30_000, "data_root": "data"},
+        "define": {"tasks": {"odd": own}},
+        "training": {"clip_tiny": {"steps": 4, "batch_size": 16, "learning_rate": 1e-3}},
+        "variants": {"dense": {"method": "dense"}, "random": {"method": "random"}},
+        "grid": [
+            {
+                **{"backbone": "clip_tiny", "tasks": ["odd"], "variants": ["dense", "random"]},
+                **{"sparsities": ["0.5"], "seeds": [0]},
+            }
+        ],
+    }
+    path = tmp_path / "texts {x} $HOME.yaml"
+    path.write_text(json.dumps(study))  # escapes what is beyond the BMP as pairs of surrogates
+    done = snakemake(tmp_path, study=path)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "results/texts/study.json").read_text())
+    assert content["question"] == study["question"]
+    assert content["study"]["define"]["tasks"]["odd"]["classes"] == own["classes"]
+    *_, configfile = shlex.split(content["provenance"]["command"])
+    assert configfile == path.name
+    assert same_as_in_process(tmp_path, load_study(path)) == {"dense", "random"}
+    assert "nothing to do" in snakemake(tmp_path, study=path).stderr.lower()
+    own["classes"][1] += "."  # type: ignore[index]
+    path.write_text(json.dumps(study))
+    assert "prepare" in snakemake(tmp_path, "--dry-run", study=path).stdout
+
+
+def test_no_text_of_a_study_is_a_param_that_snakemake_expands() -> None:
+    """In a plain string it replaces names in braces; such params hold paths of the study's folder only."""
+    plain = {
+        line.strip()
+        for path in (ROOT / "workflow" / "rules").glob("*.smk")
+        for block in re.findall(r"    params:\n((?:        .*\n)+)", path.read_text())
+        for line in block.splitlines()
+        if not re.match(r" +\w+=(lambda w\b|verbatim\(|dag\.\w+,)|^         |^        \)", line)
+    }
+    assert plain == {
+        *(f'version=dag.versions("{stage}"),' for stage in ("describe", "plan", "compare_plan", "collect", "tables")),
+        *(f'version=dag.versions("{stage}"),' for stage in ("figures", "page", "compare_masks")),
+        *('runs=f"{paths.STUDY}/runs",', "folder=paths.STUDY,"),
+        *('folder=f"{paths.STUDY}/tables",', 'folder=f"{paths.STUDY}/figures",'),
+    }
+
+
 # --- what reruns ------------------------------------------------------------------------------------------------------
 
 
@@ -700,13 +754,16 @@ def test_a_study_file_inherits_nothing(tmp_path: Path) -> None:
 
 
 def test_the_command_that_runs_it_again_holds_what_was_given() -> None:
-    def given(config: dict[str, Any]) -> str:
-        files = [Path("config/mini.yaml").absolute()]
-        return command(SimpleNamespace(config_settings=SimpleNamespace(configfiles=files, config=config)))
+    def given(config: dict[str, Any], file: str = "config/mini.yaml") -> str:
+        settings = SimpleNamespace(configfiles=[Path(file).absolute()], config=config)
+        return command(SimpleNamespace(config_settings=settings))
 
     assert given({}) == "snakemake --configfile config/mini.yaml"
     told = given({"data_root": "/home/me/data", "question": "why not"})
     assert told == "snakemake --configfile config/mini.yaml --config data_root=FOLDER 'question=why not'"
+    odd = {"question": "it's; rm -rf $HOME\n&", "device": "cpu"}
+    words = ["snakemake", "--configfile", "my studies/$(a) 'b';.yaml", "--config", f"question={odd['question']}"]
+    assert shlex.split(given(odd, words[2])) == [*words, "device=cpu"]
 
 
 def test_locks_of_a_living_snakemake_stay(tmp_path: Path) -> None:

@@ -208,8 +208,8 @@ class HubDataset:
             )
             problem += f", there twice or not numbered below {count}: {', '.join(surplus[:9])}" if surplus else ""
         raise DataError(
-            f"{folder}: {problem}; put exactly the hub's parquet files there, or name the folder that contains {self.id}/ by "
-            f"--data-root or the key data_root (stage: download)"
+            f"{folder}: {problem}; put exactly the hub's parquet files there, or name the folder that contains "
+            f"{self.id}/ by --data-root or the key data_root (stage: download)"
         )
 
 

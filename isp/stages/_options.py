@@ -9,7 +9,8 @@ import typer
 import yaml
 
 from isp import sparsity
-from isp.errors import IspError
+from isp.errors import IspError, shown
+from isp.parsing import load_yaml
 
 
 def mapping(text: str) -> dict[str, Any]:
@@ -19,11 +20,11 @@ def mapping(text: str) -> dict[str, Any]:
         IspError: the text is no mapping. (A ValueError, such as ConfigError, typer would take for its own.)
     """
     try:
-        values = yaml.safe_load(text)
+        values = load_yaml(text)
     except yaml.YAMLError:
         values = None
     if not isinstance(values, dict):
-        raise IspError(f"{text!r}: not keys and values in YAML, such as '{{steps: 300, batch_size: 32}}'")
+        raise IspError(f"{shown(text)}: not keys and values in YAML, such as '{{steps: 300, batch_size: 32}}'")
     return values
 
 

@@ -9,7 +9,8 @@ import typer
 import yaml
 
 from isp import files
-from isp.errors import IspError
+from isp.errors import IspError, shown
+from isp.parsing import load_yaml
 from isp.reporting import collect as rows
 
 VERSION = 3
@@ -28,12 +29,12 @@ def blocks(text: str) -> Blocks:
         IspError: not a list of blocks.
     """
     try:
-        found = yaml.safe_load(text)
+        found = load_yaml(text)
         if all(block.keys() == {"backbone", "tasks", "seeds", "variants"} for block in found):
             return Blocks(found)
     except (yaml.YAMLError, AttributeError, TypeError):
         pass
-    raise IspError(f"--cells {text!r}: not a list of {{backbone, tasks, seeds, variants: {{name: [sparsities]}}}}")
+    raise IspError(f"--cells {shown(text)}: not a list of {{backbone, tasks, seeds, variants: {{name: [sparsities]}}}}")
 
 
 def collect(

@@ -4,10 +4,10 @@ from isp import dag as paths
 from isp import reporting
 from isp.dag import Dag
 from isp.resources import Requests
-from isp.running import command, limits_jobs, load, start
+from isp.running import by_file, command, limits_jobs, load, start, verbatim
 
 study = load(workflow, config)
-dag = Dag(study)
+dag = Dag(study, shorten=by_file)
 requests = Requests(study, asked=limits_jobs(workflow))
 COMMAND = command(workflow)
 

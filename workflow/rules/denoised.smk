@@ -79,9 +79,7 @@ rule aggregate:
     params:
         version=lambda w: dag.versions("aggregate", w),
         within=dag.within,
-        weak=lambda w, input: " ".join(
-            f"--weak {path}" for path in input.get("weak", [])
-        ),
+        weak=lambda w, input: dag.repeated("weak", input.get("weak", [])),
         rule=dag.rule,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: round {wildcards.round}, mask at {wildcards.sparsity}"

@@ -72,9 +72,7 @@ rule pool_tickets:
         gpu=GPU,
     params:
         version=lambda w: dag.versions("pool_tickets", w),
-        candidates=lambda w, input: " ".join(
-            f"--candidate {path}" for path in input.candidates
-        ),
+        candidates=lambda w, input: dag.repeated("candidate", input.candidates),
         method=dag.settings,
         scoring=dag.scoring,
     message:

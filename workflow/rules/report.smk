@@ -54,8 +54,8 @@ rule describe:
         gpu=0,
     params:
         version=dag.versions("describe"),
-        study=dag.described(),
-        command=COMMAND,
+        study=verbatim(dag.described()),
+        command=verbatim(COMMAND),
     message:
         "what the study is"
     shell:
@@ -80,7 +80,7 @@ rule plan:
         gpu=GPU,
     params:
         version=dag.versions("plan"),
-        study=dag.described(),
+        study=verbatim(dag.described()),
     message:
         "the plan: what all this will take"
     shell:
@@ -105,7 +105,7 @@ rule compare_plan:
         gpu=0,
     params:
         version=dag.versions("compare_plan"),
-        study=dag.described(),
+        study=verbatim(dag.described()),
     message:
         "what was planned beside what it took"
     shell:
@@ -146,8 +146,8 @@ rule collect:
     params:
         version=dag.versions("collect"),
         runs=f"{paths.STUDY}/runs",
-        cells=dag.cells(),
-        similarities=" ".join(f"--similarity {path}" for path in dag.similarities()),
+        cells=verbatim(dag.cells()),
+        similarities=verbatim(dag.repeated("similarity", dag.similarities())),
         folder=paths.STUDY,
     message:
         "collecting the records of all tickets and comparisons"
@@ -218,7 +218,7 @@ rule tables:
         gpu=0,
     params:
         version=dag.versions("tables"),
-        reference=dag.reference(),
+        reference=verbatim(dag.reference()),
         folder=f"{paths.STUDY}/tables",
     message:
         "tables"
@@ -292,8 +292,8 @@ rule page:
         gpu=0,
     params:
         version=dag.versions("page"),
-        reference=dag.reference(),
-        captions=CAPTIONS,
+        reference=verbatim(dag.reference()),
+        captions=verbatim(CAPTIONS),
     message:
         "the page of the study"
     shell:

@@ -47,7 +47,7 @@ rule average_members:
         gpu=0,
     params:
         version=lambda w: dag.versions("average_members", w),
-        members=lambda w, input: " ".join(f"--member {path}" for path in input.members),
+        members=lambda w, input: dag.repeated("member", input.members),
         method=dag.settings,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: averaging at {wildcards.sparsity}"
@@ -74,7 +74,7 @@ rule choose_members:
         gpu=GPU,
     params:
         version=lambda w: dag.versions("choose_members", w),
-        members=lambda w, input: " ".join(f"--member {path}" for path in input.members),
+        members=lambda w, input: dag.repeated("member", input.members),
         method=dag.settings,
         scoring=dag.scoring,
     message:
@@ -133,9 +133,7 @@ rule merge_subnetworks:
         gpu=GPU,
     params:
         version=lambda w: dag.versions("merge_subnetworks", w),
-        subnetworks=lambda w, input: " ".join(
-            f"--subnetwork {path}" for path in input.subnetworks
-        ),
+        subnetworks=lambda w, input: dag.repeated("subnetwork", input.subnetworks),
         method=dag.settings,
         scoring=dag.scoring,
     message:
