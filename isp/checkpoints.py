@@ -32,6 +32,8 @@ from isp.training import Progress, State
 SECONDS = 300.0
 """Between two checkpoints, unless ISP_CHECKPOINT_SECONDS says otherwise."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+VERSION = 2
+"""Raised when what a file holds changes; one of another version is deleted."""
 
 
 def beside(output: Path) -> Path:
@@ -93,11 +95,11 @@ class FileCheckpoint:
     ) -> None:
         self.path = path
         self.earlier = 0.0
-        self._identity = json.loads(json.dumps(identity, default=str))
+        self._identity = json.loads(json.dumps({**identity, "checkpoints": VERSION}, default=str))
         self._seconds, self._worked = seconds, worked
         self._next = time.monotonic() + seconds
         self._progress: Any = None
-        self._runs = self._begun = self._until = 0
+        self._runs = self._until = 0
         self._training = self._ended = False
         self._signal: int | None = None
         self._found = self._load()
@@ -105,7 +107,7 @@ class FileCheckpoint:
     # --- what a trainer asks for
 
     @contextmanager
-    def leg(self, state: State, until: int) -> Iterator[tuple[int, State]]:
+    def leg(self, state: State, until: int) -> Iterator[tuple[Cost, State]]:
         """As `training.Checkpoint.leg`; a signal within it lets the step end, one outside ends the process.
 
         Raises:
@@ -114,16 +116,16 @@ class FileCheckpoint:
         if self._found is not None and "progress" in self._found and self._progress is None:
             self._ignore("made by a loop of several runs, which this is not")
         self._runs += 1
-        self._begun, self._until = state.step, until
+        self._until, spent = until, Cost()
         if self._found is not None:
-            self._begun, state, reached = self._found["begun"], self._found["state"], self._found["until"]
+            spent, state, reached = self._found["spent"], self._found["state"], self._found["until"]
             if until != reached:
                 raise IspError(f"{self.path}: of a run to step {reached}, this one goes to step {until}; delete it")
             self._found = None
             print(f"going on from step {state.step} of a run to step {until}: {self.path}", file=sys.stderr, flush=True)
         self._training = True
         try:
-            yield self._begun, state
+            yield spent, state
         finally:
             self._training = False
         if self._signal is not None:
@@ -134,14 +136,14 @@ class FileCheckpoint:
         """Whether it is time, or a signal arrived."""
         return self._signal is not None or (time.monotonic() >= self._next and self._can_go_on)
 
-    def keep(self, state: State) -> None:
+    def keep(self, state: State, spent: Cost) -> None:
         """Write the file; a full disk is reported, and training goes on.
 
         Raises:
             SystemExit: a signal arrived; the status is 128 + its number.
             Stopped: the same, but this run cannot be gone on with.
         """
-        kept = self._can_go_on and self._save(state)
+        kept = self._can_go_on and self._save(state, spent)
         self._next = time.monotonic() + self._seconds
         if self._signal is None:
             return
@@ -205,8 +207,8 @@ class FileCheckpoint:
             self._ended = True
             raise Stopped(number)
 
-    def _save(self, state: State) -> bool:
-        content: dict[str, Any] = {"begun": self._begun, "until": self._until, "state": state}
+    def _save(self, state: State, spent: Cost) -> bool:
+        content: dict[str, Any] = {"spent": spent, "until": self._until, "state": state}
         if self._progress is not None:
             content["progress"] = {each.name: getattr(self._progress, each.name) for each in fields(self._progress)}
         tensors: dict[str, Tensor] = {}

@@ -48,6 +48,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(**{part.name: getattr(self, part.name) + getattr(other, part.name) for part in fields(Cost)})
 
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(**{part.name: getattr(self, part.name) - getattr(other, part.name) for part in fields(Cost)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -100,7 +103,9 @@ class StepFlops:
             lengths: how many of the steps have a batch of each length; {0: number} for pictures.
             mask: under which they were made.
         """
-        masked = {name: int((~kept).sum()) / kept.numel() for name, kept in (mask or {}).items()}
+        masked = {
+            name: (kept.numel() - int(torch.count_nonzero(kept))) / kept.numel() for name, kept in (mask or {}).items()
+        }
         executed = sparse = 0
         for length, count in lengths.items():
             total = _at(self.total, length)

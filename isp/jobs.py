@@ -18,7 +18,7 @@ from isp import dag as paths
 from isp.config import Study
 from isp.dag import Dag
 from isp.data.splits import validation_size
-from isp.families import iterative, planned_steps
+from isp.families import iterative, planned_steps, single_pass
 from isp.reporting import FIGURES
 from isp.training import Training
 
@@ -40,6 +40,8 @@ class Job:
         variant: whose it is; "" for what variants share.
         steps: of training; at most, where they follow from what is measured on the way.
         scored: examples that it scores, in forward passes.
+        selections: masks that it selects while it trains, at most; the one that other jobs select is in what every job
+            takes.
         bytes_weights: how often it writes all weights, the optimizer's two moments included.
         bytes_mask: how often it writes a bit for every prunable weight.
         bytes_magnitudes: how often it writes four bytes for every prunable weight.
@@ -53,6 +55,7 @@ class Job:
     variant: str = ""
     steps: int = 0
     scored: int = 0
+    selections: int = 0
     bytes_weights: int = 0
     bytes_mask: int = 0
     bytes_magnitudes: int = 0
@@ -170,7 +173,7 @@ class Jobs:
                 "find_ticket",
                 paths.TICKET,
                 d.initial,
-                lambda w, _: {"steps": self._alone(w), **ticket},
+                lambda w, _: {"steps": self._alone(w), "selections": self._selections(w), **ticket},
                 "one_job",
             ),
             rule("pool_tickets", paths.TICKET, d.pooling, self._pooling, "pooled"),
@@ -215,6 +218,12 @@ class Jobs:
     def _alone(self, w: Any) -> int:
         num_train = self.study.num_train(w.task)
         return planned_steps(self.dag.method_of(w), self._training(w), num_train, [Decimal(w.sparsity)])
+
+    def _selections(self, w: Any) -> int:
+        method = self.dag.method_of(w)
+        if method.module.FAMILY != "single_pass":
+            return 0
+        return single_pass.num_events(method, self._training(w), Decimal(w.sparsity))
 
     def _one_shot(self, w: Any, _: Any) -> dict[str, Any]:
         """Scores from batches or in rounds; each is taken for a training step."""

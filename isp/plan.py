@@ -35,7 +35,12 @@ class Plan:
     def seconds(self, job: Job) -> float:
         """Of a job."""
         rate = self.rates[job.place]
-        return rate.job_seconds + job.steps * rate.step_seconds + job.scored * rate.example_seconds
+        trained = job.steps * rate.step_seconds + self.selection_seconds(job)
+        return rate.job_seconds + trained + job.scored * rate.example_seconds
+
+    def selection_seconds(self, job: Job) -> float:
+        """Of these the seconds in which a job selects masks while it trains."""
+        return job.selections * self.rates[job.place].selection_seconds
 
     def disk(self, job: Job) -> int:
         """Bytes of its output."""
@@ -61,6 +66,7 @@ class Plan:
             "total": {**total, "all_jobs": total["jobs"] + self.jobs.shared.total()},
             "hours": total["seconds"] / 3600,
             "wall_hours": total["seconds"] / 3600 / self.parallel,
+            "selection_hours": sum(map(self.selection_seconds, jobs)) / 3600,
             "with_sharing": self._sum(_costs(jobs)),
             "without_sharing": {
                 key: sum(row[f"{key}_alone"] for row in alone) for key in ("steps", "flops", "seconds")
@@ -73,6 +79,7 @@ class Plan:
         return {
             "jobs": len(own),
             "steps": sum(job.steps for job in own),
+            "selections": sum(job.selections for job in own),
             "flops": sum(map(self.flops, own)),
             "seconds": round(sum(map(self.seconds, own)), 1),
         }

@@ -20,7 +20,7 @@ from isp.artifacts import UNCHECKED
 from isp.config import Study
 from isp.errors import ConfigError, DataError
 from isp.jobs import Job, Jobs
-from isp.rates import Rates, at_most
+from isp.rates import Rates, at_most, selection_seconds
 
 MB = 10**6
 BASE_MB = 2500
@@ -36,6 +36,7 @@ UNKNOWN = Rates(
     example_flops=10**13,
     step_seconds=0.0,
     example_seconds=0.0,
+    selection_seconds=0.0,
     job_seconds=0.0,
     weights=1400 * MB,
     prunable=302 * 10**6,
@@ -154,10 +155,11 @@ class Requests:
         return math.ceil(min(minutes * attempt, self._longest))
 
     def seconds(self, job: Job) -> float:
-        """Of the work of a job, at the study's throughput."""
+        """Of the work of a job, its steps and examples at the study's throughput."""
         rates = self._rates_of(job.place)
         flops = job.steps * rates.step_flops + job.scored * rates.example_flops
-        return flops / self.study.sustained()
+        selecting = job.selections * selection_seconds(self.study.device, rates.prunable)
+        return flops / self.study.sustained() + selecting
 
     def held(self, job: Job) -> int:
         """Bytes that a stage holds on the host at its peak."""

@@ -28,10 +28,15 @@ from isp.settings import Settings
 LossFunction = Callable[[nn.Module, Any], Tensor]
 Observe = Callable[[Mapping[str, nn.Parameter]], None]
 """Looks at the trained parameters and their gradients, changes neither."""
+Prune = Callable[[int, Mapping[str, nn.Parameter]], Mask | None]
+"""Given the updates done so far and the trained parameters, which it must not change: a new mask, or None to keep the
+current one. Runs without gradients."""
 
 
 VERSION = 2
 """Raised when the loop's results change."""
+MOMENTS = {"exp_avg", "exp_avg_sq"}
+"""What AdamW remembers of each weight."""
 
 
 class Training(Settings):
@@ -149,6 +154,10 @@ class BatchOrder:
             self._epochs[epoch] = self._epoch(epoch)
         return self._epochs[epoch][index * self.batch_size : (index + 1) * self.batch_size]
 
+    def length(self, indices: Tensor) -> int:
+        """The length of a batch: its longest example's, 0 where examples have none."""
+        return 0 if self.lengths is None else int(self.lengths[indices].max())
+
     def _epoch(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(named_seed("batch order", seed=self.seed, epoch=epoch))
         order = torch.randperm(self._pool, generator=generator)
@@ -189,16 +198,16 @@ Progress = TypeVar("Progress")
 class Checkpoint(Protocol):
     """Keeps states of runs now and then, so that the same work, begun again, goes on from the last of them."""
 
-    def leg(self, state: State, until: int) -> AbstractContextManager[tuple[int, State]]:
-        """A context for a run: the step that it began at, and the state to go on from; if none was kept, `state`."""
+    def leg(self, state: State, until: int) -> AbstractContextManager[tuple[Cost, State]]:
+        """A context for a run: its cost so far, and the state to resume from; nothing and `state` if none was kept."""
         ...
 
     def due(self) -> bool:
         """Whether a state is wanted; asked after every step."""
         ...
 
-    def keep(self, state: State) -> None:
-        """Keep a state of the run. It shares its memory with the run: it is only what it says until this returns."""
+    def keep(self, state: State, spent: Cost) -> None:
+        """Keep a state of the run and its cost so far. The state shares its memory with the run until this returns."""
         ...
 
     def loop(self, progress: Progress) -> Progress:
@@ -241,9 +250,12 @@ class Trainer:
         return BatchOrder(len(self.examples), self.training.batch_size, self.seed, self.subset, lengths)
 
     def cost(self, steps: Iterable[int], mask: Mask | None = None) -> Cost:
-        """What training at these steps costs."""
-        lengths, order = lengths_of(self.examples), self.order
-        counts = Counter(0 if lengths is None else int(lengths[order(step)].max()) for step in steps)
+        """The cost of training at these steps under one mask."""
+        order = self.order
+        return self._cost(Counter(order.length(order(step)) for step in steps), mask)
+
+    def _cost(self, counts: Counter[int], mask: Mask | None) -> Cost:
+        """The cost of steps under one mask; `counts` holds their number by the length of the batch."""
         flops, sparse_flops = self.flops.steps(counts, mask)
         num = counts.total()
         return Cost(steps=num, samples=num * self.training.batch_size, flops=flops, sparse_flops=sparse_flops)
@@ -256,8 +268,9 @@ class Trainer:
         """What a loop of several runs goes on from: its progress as the last checkpoint has it, else the given one.
 
         To be called before the first of the runs. From here on checkpoints keep the progress, as it is when they are
-        made; so it may change between runs and by `observe` only, and must lead the loop back to the run that it is in.
-        What that run had reached is the business of `run`, whatever state it is called with.
+        made; so it may change between runs and by `observe` and `prune` only, and must lead the loop back to the run
+        that it is in. What that run had reached is the business of `run`, whatever state it is called with; the mask
+        must be the one that the progress has.
 
         Args:
             progress: a dataclass of tensors, numbers, texts, costs, states, and dicts (by name) and lists of these.
@@ -265,35 +278,54 @@ class Trainer:
         return progress if self.checkpoint is None else self.checkpoint.loop(progress)
 
     def run(
-        self, state: State, until: int, mask: Mask | None = None, observe: Observe | None = None
+        self,
+        state: State,
+        until: int,
+        mask: Mask | None = None,
+        observe: Observe | None = None,
+        prune: Prune | None = None,
     ) -> tuple[State, Cost]:
-        """Train from `state.step` to step `until` under `mask`.
+        """Train from `state.step` to step `until` under `mask`, and under the masks that `prune` puts in its place.
 
-        The mask is applied once to the weights and to both moments, and to the gradients of every step before they are
+        A mask is applied once to the weights and to both moments, and to the gradients of every step before they are
         clipped; AdamW then leaves masked weights at exactly zero (with gradients masked alone, momentum revives them).
+        A mask from `prune` changes the run in place, and gives the bits of a run that is cut there and continued under
+        the new mask.
 
         Args:
             state: where to begin; it is not changed.
             until: the step to reach, `state.step` or later.
             mask: over the prunable parameters, or None for dense training.
             observe: called before every update with the trained parameters, whose gradients are masked but not clipped.
+            prune: called before every step, `until` excluded.
+
+        Returns:
+            The state at `until`, and the cost, each step counted under the mask that it was made under.
 
         Raises:
             TrainingDiverged: loss or gradient norm not finite; carries the last good state.
         """
         device = next(self.model.parameters()).device
-        mask = None if mask is None else {name: kept.to(device) for name, kept in mask.items()}
+        mask = None if mask is None else _on(device, mask)
         checkpoint = self.checkpoint
-        leg = nullcontext((state.step, state)) if checkpoint is None else checkpoint.leg(state, until)
-        with leg as (begun, state), self._workspace(state, mask, device) as (optimizer, parameters):
-            if state.step > begun:
-                self.progress(state.step - begun)  # what was kept of an earlier attempt
+        leg = nullcontext((Cost(), state)) if checkpoint is None else checkpoint.leg(state, until)
+        with leg as (spent, state), self._workspace(state, mask, device) as (optimizer, parameters):
+            if spent.steps:
+                self.progress(spent.steps)  # what was kept of an earlier attempt
             order, training = self.order, self.training
+            counts: Counter[int] = Counter()  # steps since the mask changed, by the length of the batch
             cast = nullcontext if training.precision == "fp32" else _bf16_autocast(device)
             limit = math.inf if training.clip_norm is None else training.clip_norm
             for step in range(state.step, until):
+                with torch.no_grad():
+                    pruned = None if prune is None else prune(step, parameters)
+                if pruned is not None:
+                    spent, counts = spent + self._cost(counts, mask), Counter()
+                    mask = _on(device, pruned)
+                    self._mask_(mask, parameters, optimizer)
                 torch.manual_seed(named_seed("step", seed=self.seed, step=step))
-                batch = self.examples.batch(order(step))
+                indices = order(step)
+                batch = self.examples.batch(indices)
                 buffers = [buffer.clone() for buffer in self.model.buffers()]  # a forward pass changes those of norms
                 with cast():
                     loss = self.loss(self.model, batch)
@@ -315,11 +347,12 @@ class Trainer:
                     group["lr"] = learning_rate(training, step)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                counts[order.length(indices)] += 1
                 self.progress(1)
                 if checkpoint is not None and checkpoint.due():
-                    checkpoint.keep(self._reached(optimizer, parameters, step + 1))
+                    checkpoint.keep(self._reached(optimizer, parameters, step + 1), spent + self._cost(counts, mask))
             done = self._leave(optimizer, parameters, max(until, state.step))
-        return done, self.cost(range(begun, until), mask)
+        return done, spent + self._cost(counts, mask)
 
     @contextmanager
     def _workspace(
@@ -328,19 +361,23 @@ class Trainer:
         """Load state and mask into the model and an optimizer; torch's generators are put back afterwards."""
         load_weights(self.model, state.weights)
         parameters = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        if mask is not None:
-            check_fits(mask, {name: parameters[name] for name in self.prunable})
-            apply_(mask, parameters)
         optimizer = torch.optim.AdamW(parameters.values(), lr=0.0, weight_decay=self.training.weight_decay, fused=True)
         for name, memory in state.optimizer.items():
             optimizer.state[parameters[name]] = {key: tensor.to(device, copy=True) for key, tensor in memory.items()}
-            if mask is not None and name in mask:
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    optimizer.state[parameters[name]][moment].masked_fill_(~mask[name], 0.0)
+        if mask is not None:
+            self._mask_(mask, parameters, optimizer)
         self.model.train()
         self.model.zero_grad(set_to_none=True)
         with forked_rng(device):
             yield optimizer, parameters
+
+    def _mask_(self, mask: Mask, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
+        """Set what the mask drops to +0.0, in the weights and in both moments, in place."""
+        check_fits(mask, {name: parameters[name] for name in self.prunable})
+        apply_(mask, parameters)
+        for name, kept in mask.items():
+            memory = optimizer.state.get(parameters[name], {})
+            apply_(dict.fromkeys(memory.keys() & MOMENTS, kept), memory)
 
     def _leave(self, optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], step: int) -> State:
         """Copy what the workspace holds into a state."""
@@ -413,6 +450,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], what: str = "t
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])
+
+
+def _on(device: torch.device, mask: Mask) -> Mask:
+    return {name: kept.to(device) for name, kept in mask.items()}
 
 
 def _restore(model: nn.Module, buffers: list[Tensor]) -> None:

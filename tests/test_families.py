@@ -17,7 +17,7 @@ from isp.costs import Cost
 from isp.errors import ConfigError
 from isp.evaluation import validation_by
 from isp.families import Method, Ticket, Validation, find_tickets, make_method, planned_steps
-from isp.methods import progressive
+from isp.methods import Event, gradual, movement, progressive
 from isp.seeds import seed as named_seed
 from isp.sparsity import num_pruned, parse_sparsity
 from isp.training import State, Trainer, Training, learning_rate, state_of
@@ -111,16 +111,25 @@ class Cut(Trainer):
 
     folder: Path
 
-    def run(self, state: State, until: int, mask: Any = None, observe: Any = None) -> tuple[State, Cost]:
+    def run(
+        self, state: State, until: int, mask: Any = None, observe: Any = None, prune: Any = None
+    ) -> tuple[State, Cost]:
         middle = (state.step + until) // 2
-        half, first = Trainer.run(self, state, middle, mask, observe)
+
+        def noting(step: int, parameters: Any) -> Any:
+            nonlocal mask
+            pruned = prune(step, parameters) if prune else None
+            mask = mask if pruned is None else pruned
+            return pruned
+
+        half, first = Trainer.run(self, state, middle, mask, observe, noting)
         artifacts.save_state(self.folder / "state", half, {})
         half, _ = artifacts.load_state(self.folder / "state")
         if mask is not None:
             artifacts.save_mask(self.folder / "mask", mask, {})
             mask, _ = artifacts.load_mask(self.folder / "mask")
         fresh = Trainer(**{**vars(self), "model": tiny_model(), "examples": Noisy()})
-        done, second = fresh.run(half, until, mask, observe)
+        done, second = fresh.run(half, until, mask, observe, prune)
         return done, first + second
 
 
@@ -364,47 +373,208 @@ def test_a_pool_chooses_by_validation_examples_or_not_at_all(make: MakeTrainer) 
 # --- single-pass ------------------------------------------------------------------------------------------------------
 
 
-def test_the_periodic_schedule_by_hand() -> None:
-    """0.1 of the original an event, the third and last at 0.8 of 30 steps."""
-    settings = progressive.Settings()
-    found = progressive.schedule(settings, Decimal("0.2500"), 30)
-    assert {step: str(value) for step, value in found.items()} == {8: "0.1000", 16: "0.2000", 24: "0.2500"}
+@pytest.mark.parametrize(
+    ("settings", "sparsity", "steps", "expected"),
+    [
+        ({}, "0.2500", 30, {3: "0.1", 6: "0.2", 9: "0.25"}),  # a tenth of the original every tenth of T
+        ({}, "0.9000", 20, {step: f"0.{step // 2}" for step in range(2, 20, 2)}),  # the authors' two of 20 epochs
+        ({}, "0.9500", 10, {**{step: f"0.{step}" for step in range(1, 9)}, 9: "0.95"}),  # not at T, but at T - 1
+        ({"rate": 0.3}, "0.5000", 10, {1: "0.3", 2: "0.5"}),
+        ({"rate": 0.05, "period": 0.05}, "0.1000", 100, {5: "0.05", 10: "0.1"}),
+        ({"end": 0.8}, "0.2500", 30, {8: "0.1", 16: "0.2", 24: "0.25"}),
+        ({"end": 0.4}, "0.2500", 30, {4: "0.1", 8: "0.2", 12: "0.25"}),
+    ],
+)
+def test_the_periodic_schedule_by_hand(
+    settings: dict[str, Any], sparsity: str, steps: int, expected: dict[int, str]
+) -> None:
+    reached = progressive.schedule(progressive.Settings(**settings), Decimal(sparsity), steps)
+    assert list(reached.items()) == [(step, Decimal(value)) for step, value in expected.items()]
 
 
-def test_the_cubic_schedule_is_zhu_and_guptas() -> None:
-    settings = progressive.Settings(schedule="cubic", events=4, end=0.5)
-    found = progressive.schedule(settings, Decimal("0.8000"), 80)
-    expected = [0.8 - 0.8 * (1 - step / 40) ** 3 for step in (10, 20, 30, 40)]
-    assert list(found) == [10, 20, 30, 40]
-    assert [float(value) for value in found.values()] == pytest.approx(expected, abs=1e-4)
+def test_a_period_that_overruns_t_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"period = 0.1: T has no room for 18 events, 0.05 of the weights each"):
+        progressive.events(progressive.Settings(rate=0.05), Decimal("0.9000"), 200)
 
 
-@pytest.mark.parametrize("schedule", ["periodic", "cubic"])
+@pytest.mark.parametrize(
+    ("settings", "steps", "expected"),
+    [
+        ({"every": 10, "end": 0.5}, 80, {10: "0.4625", 20: "0.7", 30: "0.7875", 40: "0.8"}),
+        ({"every": 3}, 10, {3: "0.6047", 6: "0.7875", 8: "0.8"}),  # t_end = 8 is no multiple of 3
+        ({"every": 2}, 10, {2: "0.4625", 4: "0.7", 6: "0.7875", 8: "0.8"}),
+        (
+            {},
+            10,
+            {1: "0.2641", 2: "0.4625", 3: "0.6047", 4: "0.7", 5: "0.7578", 6: "0.7875", 7: "0.7984", 8: "0.8"},
+        ),
+        ({"every": 500}, 10, {8: "0.8"}),
+    ],
+)
+@pytest.mark.parametrize("method", [gradual, movement])
+def test_the_ramp_is_zhu_and_guptas(
+    method: Any, settings: dict[str, Any], steps: int, expected: dict[int, str]
+) -> None:
+    """0.8 (1 - (1 - t / t_end)^3)."""
+    reached = gradual.schedule(method.Settings(**settings), Decimal("0.8000"), steps)
+    assert list(reached.items()) == [(step, Decimal(value)) for step, value in expected.items()]
+    assert method.events(method.Settings(**settings), Decimal("0.8000"), steps) == list(expected)
+
+
+def test_where_the_ramp_is_flat_nothing_is_selected() -> None:
+    """Of 8,000 steps those whose sparsity has four other decimals than the step's before."""
+    reached = gradual.schedule(gradual.Settings(), Decimal("0.8000"), 10_000)
+    ramp = [Decimal("0.8") * (1 - (1 - Decimal(step) / 8000) ** 3) for step in range(1, 8001)]
+    assert len(reached) == len({value.quantize(Decimal("0.0001")) for value in ramp}) < 5000
+    assert max(reached.values()) == Decimal("0.8")
+
+
+@pytest.mark.parametrize("settings", [progressive.Settings(), progressive.Settings(end=0.4), gradual.Settings()])
 @pytest.mark.parametrize("steps", [2, 3, 17])
-def test_schedules_rise_to_the_target_before_the_end(schedule: str, steps: int) -> None:
-    settings = progressive.Settings(schedule=schedule)
-    found = progressive.schedule(settings, Decimal("0.9500"), steps)
+def test_schedules_rise_to_the_target_before_the_end(settings: Any, steps: int) -> None:
+    method = progressive if isinstance(settings, progressive.Settings) else gradual
+    found = method.schedule(settings, Decimal("0.9500"), steps)
     assert list(found) == sorted(found)
     assert list(found.values()) == sorted(found.values())
     assert max(found) < steps
     assert found[max(found)] == Decimal("0.9500")
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("progressive", {"schedule": "cubic"}, r"schedule = 'cubic': .*`method: gradual`.*`every`"),
+        ("progressive", {"events": 20}, r"events = 20: .*`method: gradual`.*`every`"),
+        ("movement", {"events": 20}, r"events = 20: .*`every`, the number of steps between two events"),
+        ("movement", {"schedule": "cubic"}, r"schedule = 'cubic': .*always cubic"),
+        ("gradual", {"events": 20}, r"events = 20: .*`every`"),
+    ],
+)
+def test_keys_of_older_versions_name_the_new_ones(method: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"settings of method '{method}': {message}"):
+        make_method(method, settings)
+
+
+def naive(trainer: Trainer, counts: dict[int, int]) -> nn.Module:
+    """Trained for 30 steps; after each step of `counts` so many of the largest weights are kept."""
+    model, mask, before = tiny_model(), {}, 0
+    optimizer = adamw(model)
+    for step, kept in {**counts, 30: 0}.items():
+        trained(trainer, model, optimizer, range(before, step), mask)
+        mask, before = largest(model, trainer.prunable, kept), step
+    return model
+
+
 def test_progressive_equals_a_naive_implementation_to_the_bit(make: MakeTrainer) -> None:
     trainer = make()
     (ticket,) = find(trainer, "progressive", "0.25")
-    model, mask, before = tiny_model(), {}, 0
-    optimizer = adamw(model)
-    for step, kept in ((8, 592 - 59), (16, 592 - 118), (24, 592 - 148), (30, 0)):
-        trained(trainer, model, optimizer, range(before, step), mask)
-        mask, before = largest(model, trainer.prunable, kept), step
-    assert equal(ticket.weights, model.state_dict())
-    assert (ticket.finding.steps, ticket.retraining.steps) == (24, 6)
+    assert equal(ticket.weights, naive(trainer, {3: 592 - 59, 6: 592 - 118, 9: 592 - 148}).state_dict())
+    assert (ticket.finding.steps, ticket.retraining.steps) == (9, 21)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_gradual_equals_a_naive_implementation_to_the_bit(make: MakeTrainer, every: int) -> None:
+    """t_end = 24; the event at every step is at every step, those that change nothing included."""
+    trainer = make()
+    (ticket,) = find(trainer, "gradual", "0.6", every=every)
+    ramp = {step: round(592 * round(0.6 * (1 - (1 - step / 24) ** 3), 4)) for step in range(every, 25, every)}
+    assert equal(ticket.weights, naive(trainer, {step: 592 - pruned for step, pruned in ramp.items()}).state_dict())
+
+
+def one_run_after_the_other(trainer: Trainer, method: Method, sparsity: Decimal) -> tuple[State, masks.Mask, Cost]:
+    """The slow way: the run is cut at every event, its state copied, and continued under the new mask."""
+    module, total = method.module, trainer.training.steps
+    state, mask, spent, memory = state_of(tiny_model()), None, Cost(), {}
+    observe = getattr(module, "observe", None)
+    see = observe and (lambda parameters: observe(memory, trainer.prunable, parameters))
+    for step in module.events(method.settings, sparsity, total):
+        state, cost = trainer.run(state, step, mask, see)
+        spent += cost
+        weights = trainer.prunable_weights(state)
+        event = Event(step=step, steps=total, sparsity=sparsity, weights=weights, within=mask, memory=memory)
+        pruned = module.prune(event, method.settings)
+        if pruned is not None:
+            mask = pruned
+            if masks.num_kept(mask) == 592 - num_pruned(sparsity, 592):
+                break
+    assert mask is not None
+    state, cost = trainer.run(state, total, mask)
+    return state, mask, spent + cost
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("movement", {}),
+        ("movement", {"every": 3}),
+        ("movement", {"scope": "layer", "end": 0.97}),
+        ("gradual", {}),
+        ("gradual", {"every": 3}),
+        ("gradual", {"scope": "layer", "end": 0.97}),
+        ("progressive", {}),
+        ("progressive", {"end": 0.4}),
+        ("early_bird", {"interval": 1 / 30}),
+    ],
+)
+def test_events_within_a_run_give_the_bits_of_a_run_that_is_cut_at_them(
+    make: MakeTrainer, name: str, settings: dict[str, Any]
+) -> None:
+    """With momentum, dropout, warm-up and clipping; weights, mask, and the cost of every step under its own mask."""
+    (ticket,) = find(make(), name, "0.7", **settings)
+    state, mask, cost = one_run_after_the_other(make(), make_method(name, settings), parse_sparsity("0.7"))
+    assert equal(ticket.weights, state.weights)
+    assert equal(ticket.mask, mask)
+    assert ticket.cost == cost
+    assert ticket.retraining == make().cost(range(ticket.rounds[0]["step"], 30), mask)
+
+
+@pytest.mark.parametrize("name", ["movement", "gradual"])
+def test_an_event_at_every_step_copies_nothing_and_leaves_masked_weights_at_zero(
+    make: MakeTrainer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One optimizer and one copy of the state; masks nest and have the ramp's counts; moments are masked, too."""
+    calls: list[str] = []
+    for each in ("_workspace", "_leave"):
+        real = getattr(Trainer, each)
+        monkeypatch.setattr(Trainer, each, lambda *a, each=each, real=real: (calls.append(each), real(*a))[1])
+    seen: dict[int, masks.Mask] = {}
+    module = registry.load("method", name)
+    prune = module.prune
+
+    def noting(event: Event, settings: Any) -> masks.Mask:
+        weights = dict(trainer.model.named_parameters())
+        assert all(weight.data_ptr() == weights[each].data_ptr() for each, weight in event.weights.items())
+        if event.within is not None:
+            assert not any(event.weights[each][~kept].any() for each, kept in event.within.items())
+        seen[event.step] = prune(event, settings)
+        return seen[event.step]
+
+    monkeypatch.setattr(module, "prune", noting)
+    trainer = make()
+    (ticket,) = find(trainer, name, "0.7")
+    assert calls == ["_workspace", "_leave"]
+    reached = gradual.schedule(gradual.Settings(), Decimal("0.7000"), 30)
+    assert list(seen) == list(reached)[: len(seen)]
+    before = masks.ones(ticket.mask)
+    for step, mask in seen.items():
+        assert masks.num_kept(mask) == 592 - num_pruned(reached[step], 592)
+        assert equal(masks.intersection(before, mask), mask)
+        before = mask
+    (record,) = ticket.rounds
+    assert (record["events"], record["first_step"], record["step"]) == (len(seen), 1, max(seen))
+    assert record["sparsity"] == "0.6993"  # 414 of 592
+    assert len(record["ramp"]) <= 11
+    steps = [each["step"] for each in record["ramp"]]
+    assert (steps[0], steps[-1]) == (1, max(seen))
+    assert all(
+        Decimal(each["sparsity"]) == round(1 - Decimal(masks.num_kept(seen[each["step"]])) / 592, 4)
+        for each in record["ramp"]
+    )
 
 
 def test_movement_scores_are_the_sum_of_minus_gradient_times_weight(make: MakeTrainer) -> None:
     trainer = make()
-    (ticket,) = find(trainer, "movement", "0.5", schedule="cubic", events=1, end=0.5)
+    (ticket,) = find(trainer, "movement", "0.5", every=15, end=0.5)
     model = tiny_model()
     optimizer = adamw(model)
     scores = {n: torch.zeros_like(model.get_parameter(n)) for n in trainer.prunable}
@@ -453,6 +623,6 @@ def test_early_bird_stops_where_a_naive_implementation_does(make: MakeTrainer, s
 
 
 def test_a_run_of_one_step_cannot_prune_on_its_way(make: MakeTrainer) -> None:
-    for name in ("progressive", "early_bird", "movement"):
+    for name in ("progressive", "early_bird", "gradual", "movement"):
         with pytest.raises(ConfigError, match="steps = 1: pruning within a run takes at least 2"):
             find(make(steps=1, warmup_steps=0), name, "0.5")

@@ -45,6 +45,7 @@ RATES = Rates(
     example_flops=1,
     step_seconds=1.0,
     example_seconds=0.5,
+    selection_seconds=0.25,
     job_seconds=2.0,
     weights=400,
     prunable=80,
@@ -107,12 +108,37 @@ def test_flops_seconds_and_bytes_by_hand() -> None:
     assert disk["peak"] == disk["kept"] + 2 * 1200 + 2 * 320
 
 
+def test_selections_within_a_run_by_hand() -> None:
+    """Movement at steps 20, 40, 60 and 80 of 100; the paper's baseline at 10, 20, … to 0.5, and three more to 0.75."""
+    variants = {
+        "movement": {"method": "movement", "settings": {"every": 20}},
+        "progressive": {"method": "progressive"},
+        "isp_code": {"method": "isp_code", "settings": {"rate": 0.5, "segment_fraction": 0.1}},
+    }
+    study = {**STUDY, "variants": variants, "grid": [{**STUDY["grid"][0], "variants": list(variants)}]}
+    made = Plan(jobs=Jobs(parse_study(study, "test")), rates={("clip_tiny", "digits"): RATES}, throughput=1, parallel=2)
+    jobs = [job for job in made.jobs.by_output.values() if job.rule == "find_ticket"]
+    movement, periodic, code = ([job for job in jobs if job.variant == name] for name in variants)
+    assert [job.selections for job in movement] == [4, 4]
+    assert sorted(job.selections for job in periodic) == [5, 8]
+    assert {job.selections for job in code} == {0}
+    assert {made.seconds(job) for job in movement} == {2 + 100 + 4 * 0.25}
+    content = made.as_json()
+    assert content["total"]["selections"] == 8 + 13
+    assert content["selection_hours"] == 21 * 0.25 / 3600
+    row = next(row for row in content["variants"] if row["variant"] == "movement")
+    assert (row["selections"], row["seconds"]) == (8, 2 + 2 * 103)
+    assert "select 21 masks" in plan_tables.lines(content)
+    assert "select" not in plan_tables.lines(plan().as_json())
+
+
 def test_flops_are_those_that_training_counts() -> None:
     study = parse_study(STUDY, "test")
     found = stated(study, "clip_tiny", "digits", throughput=1e9, overhead=3.0)
     assert found.prunable == 196_608
     assert found.job_seconds == 3
     assert found.step_seconds == found.step_flops / 1e9
+    assert found.selection_seconds == pytest.approx(196_608 * 3.5e-8)
     assert found.known_lengths
 
 
@@ -145,7 +171,7 @@ def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_pat
     with pytest.raises(DataError, match=r"config.json"):
         measured(parse_study(study, "test"), "mine", "half_order")
     found = measured(parse_study({**study, "data_root": str(tmp_path)}, "test"), "mine", "half_order")
-    assert min(found.step_seconds, found.example_seconds, found.job_seconds) > 0
+    assert min(found.step_seconds, found.example_seconds, found.selection_seconds, found.job_seconds) > 0
     assert not found.known_lengths
     text = (ROOT / "workflow/rules/report.smk").read_text()
     assert 'isp plan {params.study} --data-root "$ISP_DATA_ROOT"' in text

@@ -32,6 +32,7 @@ RATES = Rates(
     example_flops=10**8,
     step_seconds=0.0,
     example_seconds=0.0,
+    selection_seconds=0.0,
     job_seconds=0.0,
     weights=10**8,  # 25 million weights
     prunable=2 * 10**7,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from isp import artifacts, masks
+from isp.costs import Cost
 from isp.errors import ConfigError, MaskError, TrainingDiverged
 from isp.seeds import seed as named_seed
 from isp.training import BatchOrder, State, Trainer, Training, default_loss, learning_rate, load_weights, state_of
@@ -113,6 +114,34 @@ def test_masked_weights_are_zero_after_every_step(make: MakeTrainer) -> None:
     assert seen == [1] * 20
     total = masks.num_weights(mask)
     assert masks.num_kept({name: final.weights[name] for name in mask}) == total - round(Decimal("0.9") * total)
+
+
+def test_a_mask_that_changes_within_a_run_is_as_a_run_cut_there(make: MakeTrainer) -> None:
+    """At steps 0, 4 and 9; both moments are masked at once, and every step costs what it does under its mask."""
+    trainer = make(weight_decay=0.5, clip_norm=0.1)
+    initial = state_of(trainer.model)
+    changes = dict(zip((0, 4, 9), (mask_at(trainer, initial, s) for s in ("0.2", "0.5", "0.9")), strict=True))
+    called = []
+
+    def prune(step: int, parameters: Mapping[str, nn.Parameter]) -> masks.Mask | None:
+        assert not torch.is_grad_enabled()
+        called.append(step)
+        return changes.get(step)
+
+    whole, cost = trainer.run(initial, 12, prune=prune)
+    assert called == list(range(12))
+    state, parts = initial, Cost()
+    for step, until in ((0, 4), (4, 9), (9, 12)):
+        state, part = trainer.run(state, until, changes[step])
+        assert part == trainer.cost(range(step, until), changes[step])
+        parts += part
+    assert same(whole, state)
+    assert cost == parts
+    moments = [memory[key] for memory in whole.optimizer.values() for key in ("exp_avg", "exp_avg_sq")]
+    assert len(moments) == 2 * len(dict(trainer.model.named_parameters()))
+    for name, kept in changes[9].items():
+        assert not whole.weights[name][~kept].any()
+        assert not any(whole.optimizer[name][key][~kept].any() for key in ("exp_avg", "exp_avg_sq"))
 
 
 def test_agrees_with_training_through_weight_times_mask(make: MakeTrainer) -> None:

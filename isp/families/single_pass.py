@@ -1,26 +1,28 @@
-"""Methods that prune within one run of T steps: train to the next event, prune, go on under the new mask.
+"""Methods that prune within one run of T steps: the mask changes while the model is trained.
 
 A method says at which steps it wants to look (`events`) and what it does there (`prune`); what it remembers between
-events is tensors, so state, mask and memory at an event are all that is needed to go on from there.
+events is tensors, so state, mask and memory at a step are all that is needed to go on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import partial
+from math import ceil
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from isp import masks
-from isp.costs import Cost
 from isp.families import Method, Ticket
 from isp.masks import Mask
 from isp.methods import Event
 from isp.sparsity import num_pruned
 from isp.training import State, Trainer, Training
+
+RECORDED = 10
+"""Prune events of a run that its record shows, about; the first and the last are among them."""
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
@@ -30,8 +32,17 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
         ConfigError: no step of the budget is left after the last event.
     """
     for sparsity in sparsities:
-        method.module.events(method.settings, sparsity, training.steps)
+        num_events(method, training, sparsity)
     return len(sparsities) * training.steps
+
+
+def num_events(method: Method, training: Training, sparsity: Decimal) -> int:
+    """How often a run selects a mask, at most.
+
+    Raises:
+        ConfigError: no step of the budget is left after the last event.
+    """
+    return len(method.module.events(method.settings, sparsity, training.steps))
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
@@ -45,55 +56,73 @@ class Progress:
     """Where a run is, beside its state; it goes on from there when it was interrupted.
 
     Attributes:
-        events: the steps at which the method is still to look at the weights, ascending.
-        mask: the current one.
-        memory: the method's.
-        spent: until the last event.
-        finding: until the mask was found.
-        records: of the events that pruned.
+        mask: The current one.
+        memory: The method's tensors.
+        events: Number of events that pruned.
+        ramp: Some of these events: the step and the sparsity that it reached.
+        last: Step of the last of these events.
+        done: Whether the target is reached.
     """
 
-    events: list[int]
     mask: Mask | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
-    spent: Cost = field(default_factory=Cost)
-    finding: Cost = field(default_factory=Cost)
-    records: list[dict[str, Any]] = field(default_factory=list)
+    events: int = 0
+    ramp: list[dict[str, Any]] = field(default_factory=list)
+    last: int = 0
+    done: bool = False
 
 
 def _ticket(method: Method, trainer: Trainer, initial: State, sparsity: Decimal) -> Ticket:
     module, total = method.module, trainer.training.steps
-    wanted = masks.num_weights(weights := trainer.prunable_weights(initial))
-    wanted -= num_pruned(sparsity, wanted)
-    state = initial
-    at = trainer.resumed(Progress(events=list(module.events(method.settings, sparsity, total))))
-    observe = partial(module.observe, at.memory, tuple(weights)) if hasattr(module, "observe") else None
-    while at.events:
-        state, cost = trainer.run(state, at.events[0], at.mask, observe)
-        at.spent += cost
+    names = tuple(weights := trainer.prunable_weights(initial))
+    wanted = (size := masks.num_weights(weights)) - num_pruned(sparsity, size)
+    events = list(module.events(method.settings, sparsity, total))
+    looks, recorded = set(events), set(events[:: ceil(len(events) / RECORDED)])
+    at = trainer.resumed(Progress())
+
+    def observe(parameters: Mapping[str, nn.Parameter]) -> None:
+        if not at.done:
+            module.observe(at.memory, names, parameters)
+
+    def prune(step: int, parameters: Mapping[str, nn.Parameter]) -> Mask | None:
+        if at.done or step not in looks:
+            return None
         event = Event(
-            step=at.events.pop(0),
+            step=step,
             steps=total,
             sparsity=sparsity,
-            weights=trainer.prunable_weights(state),
+            weights={name: parameters[name].detach() for name in names},
             within=at.mask,
             memory=at.memory,
         )
-        found = module.prune(event, method.settings)
-        if found is not None:
-            at.mask, at.finding = found, at.spent
-            reached = Decimal(masks.sparsity(found)).quantize(sparsity)
-            at.records.append({"round": len(at.records), "sparsity": str(reached), "step": event.step})
-            if masks.num_kept(found) == wanted:
-                at.events.clear()
+        mask: Mask | None = module.prune(event, method.settings)
+        if mask is None:
+            return None
+        kept = masks.num_kept(mask)
+        at.mask, at.last, at.done = mask, step, kept == wanted
+        if at.done or step in recorded or not at.ramp:
+            at.ramp.append({"step": step, "sparsity": str(Decimal(1 - kept / size).quantize(sparsity))})
+        at.events += 1
+        if at.done:
+            at.memory.clear()
+        return mask
+
+    state, cost = trainer.run(initial, total, at.mask, observe if hasattr(module, "observe") else None, prune)
     assert at.mask is not None, f"{method.name} did not prune"
-    state, cost = trainer.run(state, total, at.mask)
+    assert at.done, f"{method.name} did not prune to {sparsity}"
+    retraining = trainer.cost(range(at.last, total), at.mask)
     return Ticket(
         method=method.name,
         sparsity=sparsity,
         mask=at.mask,
         weights=state.weights,
-        finding=at.finding,
-        retraining=cost,
-        rounds=at.records,
+        finding=cost - retraining,
+        retraining=retraining,
+        rounds=[_record(at)],
     )
+
+
+def _record(at: Progress) -> dict[str, Any]:
+    """One record, however many events there were: the last of them, and of several their number and the ramp."""
+    last = {"round": 0, "sparsity": at.ramp[-1]["sparsity"], "step": at.last}
+    return last if at.events == 1 else {**last, "events": at.events, "first_step": at.ramp[0]["step"], "ramp": at.ramp}

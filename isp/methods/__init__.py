@@ -9,7 +9,8 @@ the family, which decides how the method is run (`isp/families/`):
   derive from `Scored`.
 - "single_pass": `events(settings, sparsity, steps)`, the steps of a run at which it looks at the weights, ascending,
   all below T; `prune(event, settings)`, a mask, or None for not yet; and, if it must see every step, `observe(memory,
-  names, parameters)`, called with the gradients of every update.
+  names, parameters)`, called with the gradients of every update until the target is reached. Both are called within
+  the training loop, on the weights themselves: an event copies nothing, so there may be one at every step.
 - "iterative": nothing more; rounds of full training as lottery-ticket rewinding (its settings say how).
 - "pooled": nothing more; interpolation of the tickets of an iterative method, mathematics in
   `methods/lottery_pools.py`.
@@ -30,6 +31,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from isp.errors import ConfigError
 from isp.masks import Mask
 from isp.settings import Settings
 from isp.sparsity import Scope
@@ -68,12 +70,13 @@ class Event:
     """What a single-pass method sees when it may prune.
 
     Attributes:
-        step: steps done.
+        step: Number of steps done.
         steps: T.
-        sparsity: the target.
-        weights: the current prunable weights.
-        within: the current mask; what it dropped stays dropped.
-        memory: tensors that the method keeps between events, empty at first.
+        sparsity: The target.
+        weights: The prunable weights that are being trained. They must not be changed, and training changes them: a
+            method that remembers one clones it.
+        within: The current mask; what it dropped stays dropped.
+        memory: Tensors that the method keeps between events, empty at first.
     """
 
     step: int
@@ -82,3 +85,14 @@ class Event:
     weights: dict[str, Tensor]
     within: Mask | None
     memory: dict[str, Tensor]
+
+
+def last_event(share: float, steps: int) -> int:
+    """The step at `share` of T, where a single-pass method prunes last: at least 1 and at most T - 1.
+
+    Raises:
+        ConfigError: T is a single step.
+    """
+    if steps < 2:
+        raise ConfigError(f"steps = {steps}: pruning within a run takes at least 2, one before and one after")
+    return min(max(1, round(share * steps)), steps - 1)

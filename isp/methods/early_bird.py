@@ -22,9 +22,8 @@ from decimal import Decimal
 from pydantic import Field
 from torch import Tensor
 
-from isp.errors import ConfigError
 from isp.masks import Mask, hamming, prune_by_magnitude
-from isp.methods import Event, Family, Scored
+from isp.methods import Event, Family, Scored, last_event
 
 FAMILY: Family = "single_pass"
 VERSION = 1
@@ -45,9 +44,7 @@ def events(settings: Settings, sparsity: Decimal, steps: int) -> list[int]:
     Raises:
         ConfigError: T is a single step.
     """
-    if steps < 2:
-        raise ConfigError(f"steps = {steps}: pruning within a run takes at least 2, one before and one after")
-    last = min(max(1, round(settings.latest * steps)), steps - 1)
+    last = last_event(settings.latest, steps)
     every = max(1, round(settings.interval * steps))
     return [*range(every, last, every), last]
 

@@ -109,6 +109,11 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
         "rounds that follow from measured sparsity are the most there may be. Downloads, pre-training and preparation "
         "are counted as jobs only: studies share them.",
     ]
+    if total["selections"]:
+        found.append(
+            f"Runs that prune on their way select {total['selections']:,} masks, which takes "
+            f"{plan['selection_hours']:,.2f} of the hours."
+        )
     if plan["unknown_lengths"]:
         names = ", ".join(plan["unknown_lengths"])
         found.append(f"Texts that are not prepared yet are taken for the longest, an upper bound: {names}.")
