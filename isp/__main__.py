@@ -30,6 +30,7 @@ def _work_for_snakemake() -> None:
     """End with the status of the call in the server, or see to it that this process ends with Snakemake, and return."""
     from isp import warm
     from isp.errors import IspError
+    from isp.untrusted import printable
 
     path = os.environ.get("ISP_WARM")
     subcommand = sys.argv[1:] and not sys.argv[1].startswith("-")
@@ -39,7 +40,7 @@ def _work_for_snakemake() -> None:
         if "ISP_OWNER" in os.environ:
             warm.end_with(warm.owner())
     except IspError as error:
-        print(f"isp: {error}", file=sys.stderr)
+        print(f"isp: {printable(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -28,6 +28,7 @@ from isp import artifacts
 from isp.costs import Cost
 from isp.errors import ArtifactError, IspError
 from isp.training import Progress, State
+from isp.untrusted import printable
 
 SECONDS = 300.0
 """Between two checkpoints, unless ISP_CHECKPOINT_SECONDS says otherwise."""
@@ -217,7 +218,7 @@ class FileCheckpoint:
         try:
             artifacts.save_checkpoint(self.path, tensors, packed, about)
         except IspError as error:
-            print(f"no checkpoint: {error}", file=sys.stderr, flush=True)
+            print(f"no checkpoint: {printable(error)}", file=sys.stderr, flush=True)
             return False
         return True
 
@@ -241,7 +242,7 @@ class FileCheckpoint:
     def _ignore(self, why: str) -> None:
         self._found, self.earlier = None, 0.0
         self.remove()
-        print(f"{self.path}: {why}; it was deleted, everything is trained anew", file=sys.stderr, flush=True)
+        print(f"{self.path}: {printable(why)}; it was deleted, everything is trained anew", file=sys.stderr, flush=True)
 
 
 # --- any progress as tensors and JSON ---------------------------------------------------------------------------------

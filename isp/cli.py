@@ -23,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 from isp import files, registry, stages
 from isp.errors import ConfigError, IspError
 from isp.parsing import load_yaml
+from isp.untrusted import printable
 
 out = Console()
 err = Console(stderr=True)
@@ -245,5 +246,5 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(_with_options_from_files(sys.argv[1:] if arguments is None else arguments), standalone_mode=True)
     except IspError as error:
-        err.print(f"[bold red]isp:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]isp:[/] {escape(printable(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isp.errors import ConfigError, IspError
+from isp.untrusted import printable
 
 FOLDER = "/tmp/isp-gpus"
 """Where the locks are. Not below TMPDIR: users, Snakemake and schedulers set it, and a lock must be one for all."""
@@ -145,7 +146,7 @@ def _take(devices: Mapping[str, str], what: str) -> tuple[str, int]:
         if not waiting:
             waiting = True
             holders = "; ".join(f"{name}: {_holder(folder, device)}" for name, device in devices.items())
-            print(f"waiting for a GPU; who holds them: {holders}", file=sys.stderr, flush=True)
+            print(f"waiting for a GPU; who holds them: {printable(holders)}", file=sys.stderr, flush=True)
         time.sleep(POLL_SECONDS)
 
 

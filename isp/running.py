@@ -19,6 +19,7 @@ from isp.config import Study, parse_study, read_study_file
 from isp.costs import check_device
 from isp.errors import IspError
 from isp.files import check_writable, write_bytes
+from isp.untrusted import printable
 
 LOCK = Path(".snakemake/isp.lock")
 OPTIONS = Path(".snakemake/isp-options")
@@ -137,9 +138,9 @@ def start(workflow: Any, study: Study) -> None:
     unwatched = _unwatched(workflow)
     if unwatched:
         print(
-            f"no record of the settings of {len(unwatched)} of the files there, such as {unwatched[0]}: they were "
-            "finished when Snakemake had been killed, or copied. A change of settings would not make them again. If "
-            "they are of the study as it is now, record that: the same command with --touch --forceall.",
+            f"no record of the settings of {len(unwatched)} of the files there, such as {printable(unwatched[0])}: "
+            "they were finished when Snakemake had been killed, or copied. A change of settings would not make them "
+            "again. If they are of the study as it is now, record that: the same command with --touch --forceall.",
             file=sys.stderr,
             flush=True,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isp import dag as paths
-from isp import files, watch
+from isp import files, registry, watch
 from isp.config import Study, parse_study
-from isp.errors import IspError
+from isp.errors import ConfigError, IspError
+from isp.families import describe_method
 from isp.jobs import Job, Jobs
 
 State = Literal["done", "running", "lost", "failed", "left"]
@@ -327,7 +329,9 @@ def look(study: Study) -> Seen:
         output = watch.marked(path)
         if output is not None:
             try:
-                marks[output] = Mark(now - os.stat(path).st_mtime, watch.read_marker(Path(path)))
+                about = os.stat(path)
+                if stat.S_ISREG(about.st_mode):
+                    marks[output] = Mark(now - about.st_mtime, watch.read_marker(Path(path)))
             except OSError:  # it ended just now
                 continue
 
@@ -335,6 +339,8 @@ def look(study: Study) -> Seen:
         if path not in found:
             return None
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # of a pipe nothing may ever come
+                return None
             with open(path, "rb") as file:
                 file.seek(max(file.seek(0, os.SEEK_END) - 8192, 0))
                 return Log(file.read().decode(errors="replace"), now - os.fstat(file.fileno()).st_mtime)
@@ -346,6 +352,8 @@ def look(study: Study) -> Seen:
 
 def find_study(name: str) -> Study:
     """The study of a folder of results below the current one, as its study.json says it.
+
+    No code runs that it names: a method's file is known by what study.json says of it.
 
     Raises:
         IspError: there is none; says which there are.
@@ -361,9 +369,22 @@ def find_study(name: str) -> Study:
     try:
         values = dict(content["study"])
         values["training"] = {key: _given(protocol) for key, protocol in values["training"].items()}
+        known = content.get("variants", {})
+        values["variants"] = {key: _described(own, known.get(key)) for key, own in values["variants"].items()}
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except (TypeError, KeyError, AttributeError):
         raise IspError(f"{path}: says no study; delete it and make it again (stage: describe)") from None
     return parse_study(values, str(path))
+
+
+def _described(variant: Mapping[str, Any], known: Any) -> Mapping[str, Any]:
+    """Return a variant of study.json; of a method's file, the family and settings count that are written there."""
+    source = variant["method"]
+    if not (isinstance(source, str) and source.endswith(".py")):
+        return variant
+    registry.stand_in(source, describe_method(known["family"]))
+    return {**variant, "settings": {**known["settings"]}}
 
 
 def _given(protocol: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from isp.errors import IspError
+from isp.untrusted import printable
 
 RUN = "isp.cli:main"
 # The package's own modules are all imported; these are what they use, some of it late: in every child anew, that is.
@@ -467,7 +468,7 @@ def _serve_client(connection: socket.socket, lifeline: int, run: str) -> NoRetur
     try:
         arguments = _become_client(connection)
     except OSError as error:  # such as a folder that is gone
-        print(f"isp: {error}", file=sys.stderr)
+        print(f"isp: {printable(error)}", file=sys.stderr)
         status = 1
     else:
         watched = (connection, lifeline)
@@ -602,7 +603,7 @@ def main() -> None:
     try:
         serve(options.socket, options.owner, options.run, [name for name in options.modules.split(",") if name])
     except IspError as error:
-        raise SystemExit(f"isp: {error}") from None
+        raise SystemExit(f"isp: {printable(error)}") from None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ time of change is renewed while the process lives, and it is removed when the st
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
@@ -21,6 +22,10 @@ from typing import Any
 RENEW_SECONDS = 20.0
 LOST_SECONDS = 120.0
 """A marker that was not renewed for so long is of a process that was killed."""
+_KINDS: dict[str, type] = {"host": str, "pid": int, "slurm_job": str, "started": float, "step": int}
+"""What a marker says, and of which kind."""
+_LONGEST = 10_000
+"""Characters of a marker."""
 _TOOK = re.compile(r"^wrote .* in ([\d.]+) s after ([\d.]+) s of start-up", re.MULTILINE)
 
 
@@ -87,12 +92,20 @@ def showing(output: Path) -> Iterator[Shown]:
 
 
 def read_marker(path: Path) -> Mapping[str, Any]:
-    """What a marker says: host, pid, slurm_job (under Slurm), started, step; nothing while it is written."""
-    with suppress(OSError, ValueError):
-        content = json.loads(path.read_text())
+    """What a marker says: host, pid, slurm_job (under Slurm), started, step; nothing while it is written.
+
+    What is not of its kind is left out.
+    """
+    with suppress(OSError, ValueError, RecursionError):
+        with path.open(encoding="utf-8") as file:
+            content = json.loads(file.read(_LONGEST))
         if isinstance(content, dict):
-            return content
+            return {key: content[key] for key, kind in _KINDS.items() if _is_of(content.get(key), kind)}
     return {}
+
+
+def _is_of(value: object, kind: type) -> bool:
+    return type(value) is kind and (not isinstance(value, float) or math.isfinite(value))
 
 
 def took(log: str) -> tuple[float, float] | None:

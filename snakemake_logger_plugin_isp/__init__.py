@@ -25,6 +25,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from isp import errors
+from isp.untrusted import printable
 
 LOG_LINES = 15
 FAILURES_LISTED = 10
@@ -389,13 +390,13 @@ class LogHandler(LogHandlerBase):
         now = "; ".join(job.label for job in self._running.values())
         text = f"{self._progress(time.time())}{failed}{' | ' if now else ''}{now}"
         width = os.get_terminal_size(self._stream.fileno()).columns or 80  # some terminals say 0
-        self._stream.write(f"\r{shorten(text, width - 1)}\x1b[K")
+        self._stream.write(f"\r{shorten(printable(text), width - 1)}\x1b[K")
         self._stream.flush()
 
     def _say(self, text: str) -> None:
-        """Write whole lines, in the place of the live line."""
+        """Write whole lines, in the place of the live line; what logs and messages hold does not steer the terminal."""
         start = "\r\x1b[K" if self._live and self._planned else ""
-        self._stream.write(f"{start}{text.rstrip()}\n")
+        self._stream.write(f"{start}{printable(text.rstrip())}\n")
         self._stream.flush()
 
     def _say_record(self, record: logging.LogRecord) -> None:

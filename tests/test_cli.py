@@ -127,6 +127,15 @@ def prepared(resources: Path, here: Path) -> None:
     prepare("clip_tiny", "digits", here, here / "manifest", here / "split", weights, *(here / part for part in PARTS))
 
 
+def test_errors_do_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise IspError("[bold]\x1b]0;title\x07 \x9b31m \u202e \ud800")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert run("anything") == 2
+    assert capsys.readouterr().err == r"isp: [bold]\x1b]0;title\x07 \x9b31m \u202e \ud800" + "\n"
+
+
 def test_test_examples_cannot_be_trained_on(here: Path, short_pretraining: Path) -> None:
     prepared(short_pretraining, here)
     weights = short_pretraining / "backbones" / "clip_tiny.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import signal
@@ -109,6 +110,19 @@ def test_a_killed_holder_frees_its_device_and_those_who_wait_say_who_it_is(
     assert waiting.wait(timeout=30) == 0
     assert waiting.stderr.read() == ""  # said once
     assert (tmp_path / "next.txt").read_text().startswith("7 ")
+
+
+def test_a_lock_that_is_hostile_is_printed_as_escapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ISP_GPU_LOCKS", str(tmp_path))
+    monkeypatch.setattr(time, "sleep", lambda _: lock.close())
+    with (tmp_path / "7.lock").open("w") as lock:
+        lock.write("\x1b[2J\u202e")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        devices._take({"7": "7"}, "x")
+    assert capsys.readouterr().err == "waiting for a GPU; who holds them: 7: \\x1b[2J\\u202e\n"
 
 
 def test_what_a_dead_process_left_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

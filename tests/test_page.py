@@ -209,6 +209,14 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     assert 'href="javascript:' not in found
 
 
+def test_control_characters_are_shown_as_escapes(contents: Contents) -> None:
+    odd = "a\x1b[2J\u202eb\0\ud800"
+    study = {**DESCRIPTION, "question": odd, "variants": {odd: {"summary": odd, "settings": {odd: odd}}}}
+    html = render(replace(contents, study=study, markdown={"plan": f"| {odd} |\n| --- |\n| {odd} |\n"}))
+    assert html.count(r"a\x1b[2J\u202eb\x00\ud800") >= 5
+    assert all(line.isprintable() for line in html.replace("\N{NO-BREAK SPACE}", "").split("\n"))
+
+
 def test_the_same_inputs_give_the_same_bytes(contents: Contents) -> None:
     first = render(contents)
     assert first == render(contents)

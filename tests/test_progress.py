@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,6 +79,13 @@ def test_the_end_of_a_log(tmp_path: Path) -> None:
     assert plugin.log_end(str(log)).endswith("(empty)")
     log.unlink()
     assert plugin.log_end(str(log)).endswith("(No such file or directory)")
+
+
+def test_what_is_printed_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = SimpleNamespace(stdout=True, quiet=None, dryrun=False, verbose=False, printshellcmds=False)
+    handler = plugin.LogHandler(settings, None)
+    handler._say("FAILED: \x1b[2Jx\n    | \x9b31m\u202e\r\tx")
+    assert capsys.readouterr().out == "FAILED: \\x1b[2Jx\n    | \\x9b31m\\u202e\\r\tx\n"
 
 
 def test_an_error_is_shown_without_pythons_frames() -> None:

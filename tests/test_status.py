@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from isp import cli, watch
+from isp import cli, registry, watch
 from isp.config import load_study, parse_study
 from isp.errors import IspError
 from isp.jobs import Jobs
@@ -282,6 +282,81 @@ def test_a_described_study_is_the_study(here: Path, path: Path) -> None:
     describe(study=values, command="snakemake", output=Path(f"results/{values['study']}/study.json"))
     known, again = parse_study(values, "test"), find_study(values["study"])
     assert again.model_dump(exclude={"data_root"}) == known.model_dump(exclude={"data_root"})
+
+
+METHODS = {
+    "one_shot": "from isp.methods import Scored\nclass Settings(Scored):\n    batches: int = 3\n",
+    "single_pass": "from isp.settings import Settings\ndef events(settings, sparsity, steps):\n    return (3, 5)\n",
+    "iterative": "from isp.methods.lth import Settings as Base\nclass Settings(Base):\n    extra: int = 1\n",
+    "denoised": "from isp.methods.isp import Settings as Base\nclass Settings(Base):\n    denoisers: int = 3\n",
+    "souped": "from isp.methods.uniform_soup import Settings\n",
+    "dense": "from isp.settings import Settings\n",
+}
+"""Files of methods by family; their settings are others than those of the package."""
+
+
+@pytest.mark.parametrize("family", METHODS)
+def test_a_file_that_a_folder_of_results_names_is_not_run(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Its jobs are known by what study.json says of it, as if it had been run."""
+    monkeypatch.setattr(registry, "_stand_ins", {})
+    put("results/tiny/mine.py", f"FAMILY = {family!r}\nVERSION = 1\n{METHODS[family]}")
+    variants = {**STUDY["variants"], "mine": {"method": "results/tiny/mine.py"}}
+    [block] = STUDY["grid"]
+    sparsities = {"sparsities": []} if family == "dense" else {}
+    grid = [block, {**block, "variants": ["mine"], **sparsities}]
+    values = {**STUDY, "variants": variants, "grid": grid}
+    describe(study=values, command="snakemake", output=Path("results/tiny/study.json"))
+    known = {output: job.steps for output, job in Jobs(parse_study(values, "test")).by_output.items()}
+    for content in ("open('was-run', 'w')\n", "\0", None):
+        if content is None:
+            Path("results/tiny/mine.py").unlink()
+        else:
+            put("results/tiny/mine.py", content)
+        status, printed = run(capsys, "tiny")
+        assert status == 0, printed
+        assert "mine" in printed
+        assert not Path("was-run").exists()
+    assert {output: job.steps for output, job in Jobs(find_study("tiny")).by_output.items()} == known
+
+
+@pytest.mark.parametrize("known", [None, {}, {"mine": 1}, {"mine": {"family": []}}, {"mine": {"family": "other"}}])
+def test_a_description_without_the_family_of_a_methods_file(
+    here: Path, monkeypatch: pytest.MonkeyPatch, known: Any
+) -> None:
+    monkeypatch.setattr(registry, "_stand_ins", {})
+    put("mine.py", "open('was-run', 'w')")
+    values = {**STUDY, "variants": {**STUDY["variants"], "mine": {"method": "mine.py"}}}
+    put("results/tiny/study.json", json.dumps({"study": values, "variants": known}))
+    with pytest.raises(IspError, match=r"results/tiny/study.json: (says no study|unknown family 'other')"):
+        find_study("tiny")
+    assert not Path("was-run").exists()
+
+
+def test_markers_and_logs_that_are_hostile(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    escape = "\x1b]0;title\x07\x1b[2J"
+    put("results/tiny/study.yaml", "x")
+    put(watch.marker(WEAK[0]), json.dumps({"host": escape, "step": 4, "started": time.time(), "slurm_job": "\x9b"}))
+    put(watch.marker(WEAK[1]), json.dumps({"host": 7, "step": "x", "started": "x", "slurm_job": []}))
+    wrong = (
+        "[" * 9000,
+        "[]",
+        '{"started": NaN}',
+        '{"started": 1e999, "step": true}',
+        "\ud800".encode("utf-8", "replace"),
+    )
+    for output, text in zip(list(JOBS.by_output)[-len(wrong) :], wrong, strict=True):
+        put(watch.marker(output), text if isinstance(text, str) else text.decode())
+    os.mkfifo(watch.marker(DENSE))
+    put(log_of("tiny", STATE), f"{escape}\nisp: \u202egone\x85{escape}\n", age=500)
+    Path(log_of("tiny", INITIAL)).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(log_of("tiny", INITIAL))
+    status, printed = run(capsys, "--configfile", "tiny.yaml")
+    assert status == 1
+    assert r"weak_mask, \x1b]0;title\x07\x1b[2J (Slurm \x9b), step 4 of 50" in printed
+    assert r"| isp: \u202egone" in printed
+    assert all(line.isprintable() for line in printed.split("\n"))
 
 
 # --- what a stage shows -----------------------------------------------------------------------------------------------

@@ -14,17 +14,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pydantic import ConfigDict
 from torch import Tensor
 
 from isp import masks, registry
 from isp.costs import Cost
-from isp.errors import ConfigError
+from isp.errors import ConfigError, unknown
 from isp.masks import Mask
 from isp.settings import Settings, parse
 from isp.sparsity import num_pruned
 from isp.training import VERSION as TRAINING_VERSION
 from isp.training import BatchOrder, State, Trainer, Training
 
+SETTINGS = {
+    "dense": "isp.settings:Settings",
+    "one_shot": "isp.methods:Scored",
+    "single_pass": "isp.settings:Settings",
+    "iterative": "isp.methods.lth:Settings",
+    "pooled": "isp.methods.lottery_pools:Settings",
+    "denoised": "isp.methods.isp:Settings",
+    "souped": "isp.methods.uniform_soup:Settings",
+    "instant": "isp.methods.instant_model_soup:Settings",
+}
+"""The class that the settings of a family's methods derive from."""
 NEVER_PRUNE = ("dense", "instant")
 """Families whose only sparsity is 0."""
 MAY_PRUNE = ("souped",)
@@ -133,6 +145,28 @@ def make_method(name: str, settings: dict[str, Any] | None = None, where: str = 
         module=module,
         settings=parse(module.Settings, settings, f"{prefix}settings of method {name!r}"),
     )
+
+
+def describe_method(family: str) -> ModuleType:
+    """Return a module that stands in for a method's file where its code must not run: enough to know its jobs.
+
+    Its settings may have any keys beside those that the family's methods share. Its steps are those of its family; at
+    which of them a single-pass method looks at the weights is not known.
+
+    Raises:
+        ConfigError: There is no such family.
+    """
+    if family not in SETTINGS:
+        raise ConfigError(unknown("family", family, SETTINGS))
+    module, _, name = SETTINGS[family].partition(":")
+    base: type[Settings] = getattr(importlib.import_module(module), name)
+
+    class Described(base):  # type: ignore[valid-type, misc]
+        model_config = ConfigDict(extra="allow")
+
+    found = ModuleType(f"isp_method_of_family_{family}")
+    vars(found).update(FAMILY=family, VERSION=0, Settings=Described, events=lambda *_: ())
+    return found
 
 
 def chooses(method: Method) -> bool:

@@ -1,7 +1,8 @@
 """The page of a study: everything a reader wants, in one HTML file that needs nothing else.
 
 A pure function of what was collected, drawn and written: the same in, the same bytes out. The template escapes all
-text, and the page's own policy lets a browser load nothing and run nothing but what the page brings along.
+text and shows control characters as Python writes them, and the page's own policy lets a browser load nothing and run
+nothing but what the page brings along.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from isp.reporting.drawing import DPI
 from isp.reporting.grids import Grid, grids, of_markdown
 from isp.reporting.rows import Row
 from isp.reporting.verdict import Verdict, seeds_note, verdicts
+from isp.untrusted import printable
 
 LONGEST = 400
 """Rows of a part of a table that the page shows; a longer one is only linked."""
@@ -160,7 +162,13 @@ def render(contents: Contents) -> str:
     """The page."""
     found = _Page(contents)
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: (
+            type(value)(printable(value)) if isinstance(value, str) else value
+        ),  # Markup stays Markup
     )
     environment.filters |= {"address": quote, "percent": r.percent, "count": "{:,.0f}".format}
     page: str = environment.from_string(_file("page.html")).render(page=found)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isp.reporting.tables import text
+from isp.untrusted import printable
 
 LISTED = 12
 """Jobs that are listed one by one, of those that run and of those that failed."""
@@ -15,12 +16,12 @@ _STATES = ("done", "running", "failed", "left")
 
 
 def lines(found: Mapping[str, Any]) -> str:
-    """The report of `isp.status.report` as text."""
+    """The report of `isp.status.report` as text; what logs and markers hold does not steer the terminal."""
     parts = [_header(found)]
     if found["groups"]:
         parts.append(text([(["tickets", "all", *_STATES], _rows(found["groups"]))]))
     parts += [_running(found["running"]), _failed(found["failed"]), _left(found["left"])]
-    return "\n".join(part for part in parts if part).rstrip() + "\n"
+    return printable("\n".join(part for part in parts if part).rstrip() + "\n")
 
 
 def span(seconds: float) -> str:
