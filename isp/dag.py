@@ -192,10 +192,16 @@ class Dag:
         settings: Any = self.method_of(w).settings
         return sparsity.nominal(round_, settings.rate, settings.rate_of)
 
+    def _steps_per_epoch(self, w: Wildcards) -> int:
+        return self.study.num_train(w.task) // self.study.training[w.backbone].batch_size
+
     def until(self, w: Wildcards) -> int:
         """The step at which round `w.round` prunes."""
-        batch_size = self.study.training[w.backbone].batch_size
-        return soup.steps_until(self._soup(w), int(w.round), self.study.num_train(w.task) // batch_size)
+        return soup.steps_until(self._soup(w), int(w.round), self._steps_per_epoch(w))
+
+    def look_ahead_protocol(self, w: Wildcards) -> soup.LookAhead:
+        """Return the settings that a look-ahead copy of a variant depends on."""
+        return self._soup(w).look_ahead(self._steps_per_epoch(w))
 
     def backbones(self, embedded: bool) -> str:
         """A pattern of the backbones that are pre-trained here, or of those that are downloaded."""
@@ -374,10 +380,9 @@ class Dag:
         return self._options(method=method.source, settings=method.settings.model_dump(mode="json"))
 
     def look_ahead_settings(self, w: Wildcards) -> str:
-        """Those settings of a variant that a look-ahead copy depends on."""
-        settings = self._soup(w)
-        own = settings.model_dump(mode="json", include=set(soup.LookAhead.model_fields))
-        return f"{self._options(settings=own, contribution=settings.contribution)} {self.scope(w)}"
+        """Return the options of a look-ahead copy: its settings and what it contributes."""
+        own = self.look_ahead_protocol(w).model_dump(mode="json")
+        return f"{self._options(settings=own, contribution=self._soup(w).contribution)} {self.scope(w)}"
 
     def member_settings(self, w: Wildcards) -> str:
         """Those settings of a variant that a member of its soups depends on."""

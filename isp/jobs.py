@@ -238,7 +238,7 @@ class Jobs:
     def _look_ahead(self, w: Any, _: Any) -> dict[str, Any]:
         settings: Any = self.dag.method_of(w).settings
         written = "bytes_magnitudes" if settings.contribution == "magnitudes" else "bytes_mask"
-        return {"steps": settings.look_ahead_steps, written: 1, "temporary": True}
+        return {"steps": self.dag.look_ahead_protocol(w).look_ahead_steps, written: 1, "temporary": True}
 
     def _pooling(self, w: Any, needed: Sequence[str]) -> dict[str, Any]:
         settings: Any = self.dag.method_of(w).settings

@@ -19,7 +19,7 @@ from isp.families import Ticket, denoised, find_tickets, make_method, planned_st
 from isp.methods import isp
 from isp.seeds import seed as named_seed
 from isp.sparsity import Scope, parse_sparsity
-from isp.training import BatchOrder, Trainer, state_of
+from isp.training import BatchOrder, Trainer, Training, state_of
 from tests.conftest import Noisy, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -187,13 +187,22 @@ def naive_isp(sparsity: float, settings: isp.Settings, total: int, batch_size: i
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.1, fused=True)
     order = BatchOrder(len(data), batch_size, 0)
-    t = max(1, round(settings.segment_fraction * (len(data) // batch_size)))
+    epoch = len(data) // batch_size
+    t = max(1, round(settings.segment_fraction * epoch))
+    c = settings.look_ahead_steps or max(1, round(settings.look_ahead_fraction * epoch))
+    by_epochs = settings.round_limit == "epochs"  # an epoch is cut to a segment in each round; no epoch, no round
+    epochs_left = total // epoch if by_epochs else total
     mask: dict[str, torch.Tensor] = {}
     n, step, i, reached = sum(sizes.values()), 0, 0, 0.0
     while reached < sparsity:
-        train(model, optimizer, mask, step, step + t * (i + 1), 0, order)
-        step += t * (i + 1)
-        no_more = settings.rounds == "measured" and step + t * (i + 2) >= total
+        segment = min(t * (i + 1), epoch) if by_epochs else t * (i + 1)
+        no_more = (
+            epochs_left == 0 if by_epochs else (settings.rounds == "measured" and step + segment + t * (i + 2) >= total)
+        )
+        if epochs_left > 0:
+            train(model, optimizer, mask, step, step + segment, 0, order)
+            step += segment
+        epochs_left -= 1
         at_once = sparsity - reached < settings.stop_within or no_more
         following = 1 - (1 - reached) * (1 - settings.rate)
         if settings.rounds == "nominal":
@@ -218,9 +227,9 @@ def naive_isp(sparsity: float, settings: isp.Settings, total: int, batch_size: i
                 slope = (total - step) / (total - warmup) if step >= warmup else (step + 1) / warmup
                 own = {"factor": member.learning_rate_factor * slope, "warmup": settings.warmup_steps}
                 own |= {"total": 2 * settings.warmup_steps}
-                train(look, own_optimizer, mask, 0, settings.look_ahead_steps, member.seed, own_order, **own)
+                train(look, own_optimizer, mask, 0, c, member.seed, own_order, **own)
             else:
-                end = step + settings.look_ahead_steps
+                end = step + c
                 train(look, own_optimizer, mask, step, end, member.seed, own_order, member.learning_rate_factor)
             magnitude = flatten({p: look.get_parameter(p) for p in prunable})
             weak = flatten(largest(magnitude, [0.0] * n, keep, alive))
@@ -265,6 +274,9 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "adjust, literal": {"rule": "literal", "adjust": "target"},
     "rounds": {"rounds": "measured"},
     "stop_within": {"stop_within": 0.15},
+    "round_limit": {"round_limit": "epochs", "rate": 0.2},
+    "round_limit, measured": {"round_limit": "epochs", "rate": 0.2, "rounds": "measured"},
+    "look_ahead_fraction": {"look_ahead_steps": None, "look_ahead_fraction": 0.6},
     "warmup_steps": {"warmup_steps": 20},
     "the run's weight decay": {"weight_decays": []},
 }
@@ -281,19 +293,143 @@ def test_every_switch_equals_the_naive_implementation_to_the_bit(make: MakeTrain
     assert differs == (name != "rounds")  # exact masks have the nominal sparsity, measured or not
 
 
-@pytest.mark.parametrize("sparsity", [0.3, 0.85])
-def test_the_authors_code_equals_the_naive_implementation_to_the_bit(make: MakeTrainer, sparsity: float) -> None:
-    """At 0.85 the rounds eat the budget, and the rest is pruned at once."""
-    small = {"segment_fraction": 0.2, "denoisers": 3, "look_ahead_steps": 4}
-    (ticket,) = find(make(), str(sparsity), method="isp_code", **small)
-    chosen = make_method("isp_code", small).settings
+CODE: dict[str, Any] = {"segment_fraction": 0.2, "denoisers": 3, "look_ahead_fraction": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "steps"),
+    [
+        # s = 0.1: three unions at most lead to within 5 points of 0.3
+        (0.3, [1, 3, 6, 10]),
+        # six epochs of 5 steps end the rounds far from 0.85: 1, 2, 3, 4, 5 and 5 steps; the rest is pruned where the
+        # last round was, and 10 steps are left
+        (0.85, [1, 3, 6, 10, 15, 20, 20]),
+    ],
+)
+def test_the_authors_code_equals_the_naive_implementation_to_the_bit(
+    make: MakeTrainer, sparsity: float, steps: list[int]
+) -> None:
+    (ticket,) = find(make(), str(sparsity), method="isp_code", **CODE)
+    chosen = make_method("isp_code", CODE).settings
     assert isinstance(chosen, isp.Settings)
     model = naive_isp(sparsity, chosen, total=30, batch_size=16)
     assert equal(ticket.weights, model.state_dict())
     *unions, last = ticket.rounds
-    assert unions
+    assert [record["step"] for record in ticket.rounds] == steps
+    assert [record["round"] for record in ticket.rounds] == list(range(len(steps)))
     assert all(float(record["measured"]) < float(record["sparsity"]) for record in unions)  # a union keeps more
+    assert all(record["agreement"] is not None for record in unions)
+    assert (last["agreement"], last["changed"]) == (None, 0)  # without look-aheads
     assert float(last["measured"]) == pytest.approx(sparsity, abs=1 / 592)
+    copies = len(unions) * 3 * 4
+    assert (ticket.finding.steps, ticket.retraining.steps) == (steps[-1] + copies, 30 - steps[-1])
+    at_most = planned_steps(make_method("isp_code", CODE), make().training, 80, [parse_sparsity(sparsity)])
+    assert at_most == 30 + 6 * 3 * 4
+
+
+def test_defaults_of_the_authors_code() -> None:
+    """The numbers in `isp_dynamic.py` and `args.py`."""
+    chosen = make_method("isp_code").settings.model_dump(exclude={"rate_of", "scope"})
+    assert chosen == {
+        "rate": 0.1,
+        "segment_fraction": 0.075,
+        "denoisers": 5,
+        "look_ahead_steps": None,
+        "look_ahead_fraction": 0.1,
+        "learning_rate_factors": (1, 1),
+        "weight_decays": (),
+        "data_fraction": 1,
+        "optimizer": "fresh",
+        "warmup_steps": 500,
+        "rule": "union",
+        "adjust": "target",
+        "rounds": "measured",
+        "stop_within": 0.05,
+        "round_limit": "epochs",
+    }
+
+
+@pytest.mark.parametrize(
+    ("epoch", "total", "rounds", "copy", "stops"),
+    [
+        # t = 3 of 40 steps: 3 * 91 steps in the 13 rounds shorter than an epoch, then whole epochs: 13.825 of the 20
+        (40, 800, 20, 4, {0: 3, 1: 9, 12: 273, 13: 313, 19: 553}),
+        # t = round(2.1) of the 28 steps that an epoch of digits has, C = round(2.8)
+        (28, 560, 20, 3, {0: 2, 1: 6, 12: 182, 13: 210, 19: 378}),
+        (40, 319, 7, 4, {6: 84}),  # a step short of 8 epochs
+        (1, 20, 19, 1, {18: 19}),  # epochs of one step: the twentieth round would leave none
+    ],
+)
+def test_rounds_of_the_authors_code_by_hand(
+    epoch: int, total: int, rounds: int, copy: int, stops: dict[int, int]
+) -> None:
+    settings = make_method("isp_code").settings
+    assert isinstance(settings, isp.Settings)
+    assert isp.max_rounds(settings, epoch, total) == rounds
+    assert {index: isp.steps_until(settings, index, epoch) for index in stops} == stops
+    training = Training(steps=total, batch_size=1, learning_rate=1e-3)
+    targets = [parse_sparsity("0.95"), parse_sparsity("0.80")]
+    assert planned_steps(make_method("isp_code"), training, epoch, targets) == 2 * (total + rounds * 5 * copy)
+
+
+def test_less_than_an_epoch_has_no_round_of_the_authors_code() -> None:
+    settings = make_method("isp_code").settings
+    assert isinstance(settings, isp.Settings)
+    message = (
+        r"budget of 39 steps: .* at step 3, and round_limit = 'epochs' needs a whole epoch, 40 steps. Raise steps to"
+    )
+    with pytest.raises(ConfigError, match=message + " at least 40"):
+        isp.max_rounds(settings, 40, 39)
+
+
+def test_rounds_limited_by_the_budget_by_hand() -> None:
+    """Rounds of 3, 6, 9, … steps: the third ends at 18, so a budget of 18 steps has room for two."""
+    settings = isp.Settings(segment_fraction=0.075)
+    assert [isp.max_rounds(settings, 40, total) for total in (4, 9, 10, 18, 19)] == [1, 1, 2, 2, 3]
+    with pytest.raises(
+        ConfigError, match=r"budget of 3 steps: the first one prunes at step 3\. Raise steps to at least 4"
+    ):
+        isp.max_rounds(settings, 40, 3)
+
+
+def test_nominal_rounds_limited_by_epochs_are_planned_to_the_step(make: MakeTrainer) -> None:
+    """0.5 takes two rounds at rate 0.4, 0.9 five; a T of 3 of the 6 epochs has room for three."""
+    settings = QUICK | {"round_limit": "epochs"}
+    for target, rounds, stop in (("0.5", 2, 3), ("0.9", 3, 6)):
+        trainer = make(steps=15)
+        (ticket,) = find(trainer, target, **settings)
+        assert ticket.cost.steps == 15 + rounds * 12
+        assert (
+            planned_steps(make_method("isp", settings), trainer.training, 80, [parse_sparsity(target)])
+            == 15 + rounds * 12
+        )
+        assert ticket.rounds[-1]["step"] == stop
+        assert [record["agreement"] is None for record in ticket.rounds] == [False] * rounds + [True] * (
+            target == "0.9"
+        )
+
+
+def test_look_ahead_as_a_share_of_an_epoch_equals_so_many_steps(make: MakeTrainer) -> None:
+    """Epochs have 5 steps: 0.8 of one are C = 4, and nothing but the settings tells the tickets apart."""
+    share = {key: value for key, value in QUICK.items() if key != "look_ahead_steps"} | {"look_ahead_fraction": 0.8}
+    (steps,), (fraction,) = (find(make(), "0.85", **settings) for settings in (QUICK, share))
+    assert equal(steps.weights, fraction.weights)
+    assert (steps.cost, steps.rounds) == (fraction.cost, fraction.rounds)
+    assert isp.Settings(look_ahead_fraction=0.01).look_ahead(5).look_ahead_steps == 1  # at least one
+    assert isp.Settings(look_ahead_steps=7).look_ahead(5).look_ahead_steps == 7
+
+
+@pytest.mark.parametrize("method", ["isp", "isp_code"])
+def test_only_one_key_says_how_long_copies_train(method: str) -> None:
+    for given, other in (("look_ahead_steps", "look_ahead_fraction"), ("look_ahead_fraction", "look_ahead_steps")):
+        settings = make_method(method, {given: 1}).settings  # replaces a default of the other
+        assert settings.model_dump()[other] is None
+        assert make_method(method, settings.model_dump()).settings == settings
+    default = make_method(method).settings
+    assert make_method(method, default.model_dump()).settings == default
+    for both in (1, None):
+        with pytest.raises(ConfigError, match=r"look_ahead_steps = .*, look_ahead_fraction = .*: exactly one of them"):
+            make_method(method, {"look_ahead_steps": both, "look_ahead_fraction": both})
 
 
 def test_an_adjustment_at_the_target_needs_a_union() -> None:

@@ -60,7 +60,7 @@ def plan() -> Plan:
     )
 
 
-@pytest.mark.parametrize("name", ["smoke", "config", "soups", "paper", "ablations/code"])
+@pytest.mark.parametrize("name", ["smoke", "config", "soups", "paper", "code"])
 def test_the_jobs_are_those_of_the_workflow(name: str, tmp_path: Path) -> None:
     file = ROOT / "config" / f"{name}.yaml"
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile")]

@@ -41,26 +41,28 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
         return sum(_steps_alone(settings, training, num_examples, target) for target in sparsities)
     plans = {target: _rounds(settings, training, num_examples, target) for target in sparsities}
     longest = plans[max(sparsities)]
-    look_aheads = len(longest) * settings.denoisers * settings.look_ahead_steps
+    look_aheads = len(longest) * _steps_of_look_aheads(settings, training, num_examples)
     return longest[-1].stop + look_aheads + sum(training.steps - plan[-1].stop for plan in plans.values())
 
 
+def _steps_of_look_aheads(settings: isp.Settings, training: Training, num_examples: int) -> int:
+    """Return the steps that the look-ahead copies of a round train, N · C."""
+    return settings.denoisers * settings.look_ahead(num_examples // training.batch_size).look_ahead_steps
+
+
 def _steps_alone(settings: isp.Settings, training: Training, num_examples: int, target: Decimal) -> int:
-    """Those of a run of its own; at most, if sparsities are measured."""
-    per_round = settings.denoisers * settings.look_ahead_steps
+    """Return the steps of a stand-alone run, an upper bound if sparsities are measured."""
+    by_epochs = settings.round_limit == "epochs"
+    if settings.rounds == "nominal" and not by_epochs:
+        _rounds(settings, training, num_examples, target)  # refuses rounds that overrun the budget
+    count = isp.max_rounds(settings, num_examples // training.batch_size, training.steps)
     if settings.rounds == "nominal":
-        plan = _rounds(settings, training, num_examples, target)
-        before = plan[-2].sparsity if len(plan) > 1 else Decimal(0)
-        return training.steps + (len(plan) - isp.rest_at_once(settings, before, target)) * per_round
-    steps_per_epoch, index = num_examples // training.batch_size, 0
-    if isp.steps_until(settings, 0, steps_per_epoch) >= training.steps:
-        raise ConfigError(
-            f"the first round ends at step {isp.steps_until(settings, 0, steps_per_epoch)} of {training.steps}: raise "
-            "steps or lower segment_fraction"
-        )
-    while isp.steps_until(settings, index + 1, steps_per_epoch) < training.steps:
-        index += 1
-    return training.steps + index * per_round
+        chain = isp.sparsities(settings, target)
+        before = chain[-2] if len(chain) > 1 else Decimal(0)
+        count = min(count, len(chain) - isp.rest_at_once(settings, before, target))
+    elif not by_epochs:
+        count -= 1  # the last one prunes the rest
+    return training.steps + count * _steps_of_look_aheads(settings, training, num_examples)
 
 
 def check_subset(settings: isp.Varied, training: Training, num_examples: int, whose: str) -> None:
@@ -186,6 +188,7 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
         yield from (_ticket_alone(method, trainer, initial, target) for target in sparsities)
         return
     plans = {t: _rounds(settings, trainer.training, len(trainer.examples), t) for t in sparsities}
+    copies = settings.look_ahead(trainer.order.steps_per_epoch)
     state, mask, spent = initial, None, Cost()
     records: list[dict[str, Any]] = []
     for nominal in plans[max(sparsities)]:
@@ -196,7 +199,7 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
         events = sorted({nominal, *leaving}, key=lambda event: event.sparsity)  # the nominal one comes last and goes on
         contributions: dict[Decimal, list[Weights]] = {event.sparsity: [] for event in events}
         for index in range(settings.denoisers):
-            copy, cost = look_ahead(settings, trainer, state, within, nominal.index, index)
+            copy, cost = look_ahead(copies, trainer, state, within, nominal.index, index)
             spent += cost
             for sparsity, found in contributions.items():
                 found.append(isp.weak(settings.contribution, copy, sparsity, within, settings.scope))
@@ -243,28 +246,19 @@ class Progress:
 
 
 def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Decimal) -> Ticket:
-    """A run for one target, whose rounds depend on what the masks before them turned out to be.
+    """Run a method for one target, with rounds that depend on what the masks before them turned out to be.
 
-    If the budget leaves no room for another round, the rest is pruned at once.
+    What is missing is pruned at once, without look-aheads, if the target is within `stop_within`, instead of the last
+    round that the budget leaves room for, or after the last round that T has an epoch for (`round_limit`).
     """
     settings, total = _settings(method), trainer.training.steps
     steps_per_epoch, nominal = trainer.order.steps_per_epoch, settings.rounds == "nominal"
+    by_epochs, copies = settings.round_limit == "epochs", settings.look_ahead(steps_per_epoch)
+    most = isp.max_rounds(settings, steps_per_epoch, total)
     state, at = initial, trainer.resumed(Progress())
-    while at.reached < target:
-        if at.state is None:
-            at.state, cost = trainer.run(state, isp.steps_until(settings, at.round, steps_per_epoch), at.mask)
-            at.spent += cost
-        state, weights = at.state, trainer.prunable_weights(at.state)
-        no_more = isp.steps_until(settings, at.round + 1, steps_per_epoch) >= total
-        at_once = isp.rest_at_once(settings, at.reached, target) or (no_more and not nominal)
-        following = (
-            isp.sparsities(settings, target)[at.round] if nominal else isp.next_sparsity(settings, at.reached, target)
-        )
-        sparsity = target if at_once else following
-        for member in range(len(at.contributions), 0 if at_once else settings.denoisers):
-            copy, cost = look_ahead(settings, trainer, state, at.mask, at.round, member)
-            at.spent += cost
-            at.contributions.append(isp.weak(settings.contribution, copy, sparsity, at.mask, settings.scope))
+
+    def prune(sparsity: Decimal) -> None:
+        """End a round at `sparsity`, by the contributions of its copies or, without any, by magnitude."""
         about = {"round": at.round, "step": state.step}
         adjust = settings.adjust == "rounds" or sparsity == target
         event = aggregate(
@@ -274,6 +268,26 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
         at.records.append({**event.record, "measured": str(measured)})
         at.reached = sparsity if nominal or sparsity == target else min(measured, target)
         at.round, at.mask, at.state, at.contributions = at.round + 1, event.mask, None, []
+
+    while at.reached < target:
+        if at.state is None:
+            at.state, cost = trainer.run(state, isp.steps_until(settings, at.round, steps_per_epoch), at.mask)
+            at.spent += cost
+        state, weights = at.state, trainer.prunable_weights(at.state)
+        last = at.round + 1 == most
+        if isp.rest_at_once(settings, at.reached, target) or (last and not by_epochs and not nominal):
+            prune(target)
+            break
+        sparsity = (
+            isp.sparsities(settings, target)[at.round] if nominal else isp.next_sparsity(settings, at.reached, target)
+        )
+        for member in range(len(at.contributions), settings.denoisers):
+            copy, cost = look_ahead(copies, trainer, state, at.mask, at.round, member)
+            at.spent += cost
+            at.contributions.append(isp.weak(settings.contribution, copy, sparsity, at.mask, settings.scope))
+        prune(sparsity)
+        if last and by_epochs and at.reached < target:
+            prune(target)
     final, retraining = trainer.run(state, total, at.mask)
     assert at.mask is not None
     return Ticket(

@@ -19,11 +19,11 @@ its weight decay (one of three) and its data (half of the training set) are draw
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field, model_validator
@@ -96,6 +96,12 @@ class LookAhead(settings.Settings):
 class Settings(LookAhead, Scored):
     """Rounds, look-aheads and their superposition. Defaults: Table 1 for CLIP, `segment_fraction` from the code."""
 
+    look_ahead_steps: int | None = Field(  # type: ignore[assignment]  # `look_ahead` fills it in
+        default=50, ge=1, description="C, steps that each copy trains; or else `look_ahead_fraction`"
+    )
+    look_ahead_fraction: float | None = Field(
+        default=None, gt=0, le=1, description="C as a share of the steps of an epoch; replaces `look_ahead_steps`"
+    )
     rate: float = Field(default=0.15, ge=0.001, lt=1, description="s, share of the weights that a round prunes")
     rate_of: Literal["remaining", "original"] = Field(default="remaining", description="what `rate` is a share of")
     segment_fraction: float = Field(default=0.075, gt=0, le=1, description="t as a share of the steps of an epoch")
@@ -115,6 +121,30 @@ class Settings(LookAhead, Scored):
         lt=1,
         description="once so close to the target, the rest is pruned at once by magnitude, without look-aheads",
     )
+    round_limit: Literal["budget", "epochs"] = Field(
+        default="budget",
+        description="what limits the rounds: the budget T, or T's epochs, where there are at most as many rounds as "
+        "epochs and none is longer than an epoch; what is missing after the last round is pruned at once",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _replace_default_look_ahead(cls, values: Any) -> Any:
+        """Let the C that is given replace the default of the other key."""
+        keys = ("look_ahead_steps", "look_ahead_fraction")
+        for given, other in (keys, keys[::-1]):
+            if isinstance(values, Mapping) and values.get(given) is not None and other not in values:
+                return {**values, other: None}
+        return values
+
+    @model_validator(mode="after")
+    def _check_look_ahead(self) -> Settings:
+        if (self.look_ahead_steps is None) == (self.look_ahead_fraction is None):
+            raise ValueError(
+                f"look_ahead_steps = {self.look_ahead_steps}, look_ahead_fraction = {self.look_ahead_fraction}: "
+                "exactly one of them must be set, and the other null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_adjustment(self) -> Settings:
@@ -125,7 +155,17 @@ class Settings(LookAhead, Scored):
     @property
     def chained(self) -> bool:
         """Whether targets share a chain of rounds whose events are known beforehand; else each has a run of its own."""
-        return self.adjust == "rounds" and self.rounds == "nominal" and self.stop_within == 0
+        exact = self.adjust == "rounds" and self.rounds == "nominal" and self.stop_within == 0
+        return exact and self.round_limit == "budget"
+
+    def look_ahead(self, steps_per_epoch: int) -> LookAhead:
+        """Settings of the copies, with C in steps (at least one)."""
+        steps = self.look_ahead_steps
+        if steps is None:
+            assert self.look_ahead_fraction is not None
+            steps = max(1, round(self.look_ahead_fraction * steps_per_epoch))
+        own = self.model_dump(include=set(LookAhead.model_fields))
+        return LookAhead.model_validate(own | {"look_ahead_steps": steps})
 
     @property
     def contribution(self) -> Contribution:
@@ -152,8 +192,38 @@ def segment_unit(settings: Settings, steps_per_epoch: int) -> int:
 
 
 def steps_until(settings: Settings, index: int, steps_per_epoch: int) -> int:
-    """The step at which round `index` prunes: t + 2 t + … + (index + 1) t."""
-    return segment_unit(settings, steps_per_epoch) * (index + 1) * (index + 2) // 2
+    """Return the step at which round `index` prunes: t + 2 t + … + (index + 1) t.
+
+    With `round_limit: epochs` no term is larger than an epoch.
+    """
+    unit = segment_unit(settings, steps_per_epoch)
+    if settings.round_limit == "budget":
+        return unit * (index + 1) * (index + 2) // 2
+    return sum(min(unit * (number + 1), steps_per_epoch) for number in range(index + 1))
+
+
+def max_rounds(settings: Settings, steps_per_epoch: int, total_steps: int) -> int:
+    """Return how many rounds fit into the budget and leave at least one step of it.
+
+    With `round_limit: epochs` there are at most as many as the budget has whole epochs.
+
+    Raises:
+        ConfigError: Not even the first round fits.
+    """
+    epochs = settings.round_limit == "epochs"
+    limit = total_steps // steps_per_epoch if epochs else total_steps
+    count = 0
+    while count < limit and steps_until(settings, count, steps_per_epoch) < total_steps:
+        count += 1
+    if count == 0:
+        first = steps_until(settings, 0, steps_per_epoch)
+        needed = max(first + 1, steps_per_epoch) if epochs else first + 1
+        raise ConfigError(
+            f"no round fits into the budget of {total_steps} steps: the first one prunes at step {first}"
+            + (f", and round_limit = 'epochs' needs a whole epoch, {steps_per_epoch} steps" if epochs else "")
+            + f". Raise steps to at least {needed}, or lower segment_fraction"
+        )
+    return count
 
 
 def sparsities(settings: Settings, target: Decimal) -> list[Decimal]:
