@@ -42,16 +42,16 @@ def make_files(root: Path) -> None:
     letters = string.ascii_lowercase
     words = [*bert.SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
     words += ["".join(word) for word in product(letters, repeat=4)][: 30522 - len(words)]
-    (folder / bert.VOCABULARY).write_text("\n".join(words))
+    (folder / bert.VOCABULARY).write_text("\n".join(words), encoding="utf-8")
     config = {"model_type": "bert", "vocab_size": 30522}  # the rest of BERT-base is transformers' default
-    (folder / bert.CONFIG).write_text(json.dumps(config))
+    (folder / bert.CONFIG).write_text(json.dumps(config), encoding="utf-8")
     save_file(bert.build(config, 0).state_dict(), folder / bert.WEIGHTS)
 
 
 def stage(folder: Path, name: str, *options: object) -> str:
     """Run a stage in a process of its own; its last line."""
     command = [sys.executable, "-m", "isp", name, *map(str, options)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return done.stderr.strip().splitlines()[-1]

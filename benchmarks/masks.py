@@ -68,7 +68,7 @@ def resident_mb(peak: bool) -> float:
     """Resident size of this process, now or at its peak."""
     if peak:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * resource.getpagesize() / 2**20
 
 

@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     backbone = backbone_of(arguments.backbone)
     assert backbone.source is not None
-    vocabulary = (backbone.source.where(arguments.data_root) / VOCABULARY).read_text().splitlines()
+    vocabulary = (backbone.source.where(arguments.data_root) / VOCABULARY).read_text(encoding="utf-8").splitlines()
     for name in arguments.tasks:
         task = task_of(name)
         chosen = split(name, task, arguments.data_root)[0].train.tolist()

@@ -54,7 +54,7 @@ def _group(job: Job, groups: dict[str, str]) -> str | None:
 def main() -> None:
     """Print both counts."""
     jobs = Jobs(load_study(Path(sys.argv[1])))
-    groups = yaml.safe_load(PROFILE.read_text())["groups"]
+    groups = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))["groups"]
     together = entries(jobs, groups)
     print(f"{jobs.study.study}: {len(jobs.by_output):,} jobs")
     print(f"without groups: {len(jobs.by_output):,} entries; with groups: {together.total():,}")

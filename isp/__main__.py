@@ -9,6 +9,12 @@ import os
 import sys
 import time
 
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # `python -m isp` puts the current folder first, where a yaml.py would be imported in the place of PyYAML.
+    folder = sys.path.pop(0)
+    if os.path.realpath(folder) == os.path.dirname(os.path.dirname(os.path.realpath(__file__))):
+        sys.path.append(folder)  # a clone that is not installed
+
 
 def main() -> None:
     """Entry point of `isp` and `python -m isp`.
@@ -36,7 +42,10 @@ def _work_for_snakemake() -> None:
     subcommand = sys.argv[1:] and not sys.argv[1].startswith("-")
     try:
         if path and subcommand and warm.available():
-            raise SystemExit(warm.call(sys.argv[1:], path))
+            try:
+                raise SystemExit(warm.call(sys.argv[1:], path))
+            except warm.UnavailableError as error:
+                print(f"starting without the fork server: {printable(error)}", file=sys.stderr, flush=True)
         if "ISP_OWNER" in os.environ:
             warm.end_with(warm.owner())
     except IspError as error:

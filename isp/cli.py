@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
+import io
 import json
 import re
 import shlex
@@ -39,7 +40,7 @@ class _Commands(TyperGroup):
         """For the list of commands: a stage's first line, without importing it."""
         if cmd_name not in stages.NAMES:
             return super().get_command(ctx, cmd_name)
-        source = Path(stages.__file__).with_name(f"{cmd_name}.py").read_text()
+        source = Path(stages.__file__).with_name(f"{cmd_name}.py").read_text(encoding="utf-8")
         return TyperCommand(cmd_name, help=ast.get_docstring(ast.parse(source)))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -162,7 +163,9 @@ def run(
     status = subprocess.run([*_snakemake(), "--configfile", str(folder / "study.yaml")], check=False).returncode
     if status:
         raise SystemExit(status)
-    typer.echo(f"{(folder / 'tables/costs.txt').read_text()}\nTables, figures, tickets, report.html: {folder}/")
+    typer.echo(
+        f"{(folder / 'tables/costs.txt').read_text(encoding='utf-8')}\nTables, figures, tickets, report.html: {folder}/"
+    )
 
 
 @app.command()
@@ -197,7 +200,7 @@ def _snakemake() -> list[str]:
         raise ConfigError(
             f"{snakefile}: no such file; `isp run` needs the repository, installed by `pip install -e .[workflow]`"
         )
-    return [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile)]
+    return [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(snakefile)]
 
 
 def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
@@ -243,6 +246,8 @@ def _with_options_from_files(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: errors meant for people are printed without a traceback, with exit status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where the locale lacks a character, print its number as stderr does
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(_with_options_from_files(sys.argv[1:] if arguments is None else arguments), standalone_mode=True)
     except IspError as error:

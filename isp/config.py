@@ -20,6 +20,7 @@ from isp.backbones import Backbone
 from isp.definitions import Definitions, backbone_of, task_of
 from isp.errors import ConfigError, unknown
 from isp.families import NEVER_PRUNE, Method, check_sparsities, make_method, planned_steps, sparsities_of
+from isp.files import read_text
 from isp.parsing import load_yaml
 from isp.settings import Settings, parse
 from isp.sparsity import parse_sparsity
@@ -28,6 +29,8 @@ from isp.training import Training
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Initial = Literal["pretrained", "random"]
+LARGEST_STUDY = 2**22
+"""The largest study file in bytes: room for some 100,000 class names, and no more than YAML is parsed in a minute."""
 
 
 class Variant(Settings):
@@ -306,10 +309,11 @@ def read_study_file(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file.
 
     Raises:
-        ConfigError: no such file, not YAML, a key that is there twice (YAML would take the last one), or no mapping.
+        ConfigError: no such file, not a regular file or a huge one, not YAML, a key that is there twice (YAML would
+            take the last one), or no mapping.
     """
     try:
-        values = load_yaml(path.read_text(encoding="utf-8"))
+        values = load_yaml(read_text(path, limit=LARGEST_STUDY))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

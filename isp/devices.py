@@ -8,10 +8,12 @@ file that nobody holds. Only what is light is imported at the top.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -48,7 +50,7 @@ def taken(device: str, what: str) -> Iterator[None]:
 
     Raises:
         ConfigError: there is no such device, or ISP_GPUS names none that is visible.
-        IspError: the folder of locks cannot be written.
+        IspError: the folder of locks cannot be written, or something else is in the place of a lock.
     """
     asked = re.fullmatch(r"cuda(?::(\d+))?", device)
     there = visible() if asked else {}
@@ -110,7 +112,9 @@ def _physical(names: list[str]) -> dict[str, str]:
     if not all(name.isdecimal() for name in names):
         command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
         with suppress(OSError, subprocess.SubprocessError):
-            listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+            listed = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=60
+            ).stdout
             numbers = {
                 uuid.strip(): index.strip() for index, _, uuid in (s.partition(",") for s in listed.splitlines())
             }
@@ -125,7 +129,8 @@ def _physical(names: list[str]) -> dict[str, str]:
 def _folder() -> Path:
     """Where the locks are; those of a job of Slurm by themselves, as every job may number its devices from 0."""
     job = os.environ.get("SLURM_JOB_ID")
-    return Path(os.environ.get("ISP_GPU_LOCKS") or (f"{FOLDER}-{job}" if job else FOLDER))
+    chosen = os.environ.get("ISP_GPU_LOCKS")  # may be a link, as its user trusts it
+    return Path(os.path.realpath(chosen)) if chosen else Path(f"{FOLDER}-{job}" if job else FOLDER)
 
 
 def _take(devices: Mapping[str, str], what: str) -> tuple[str, int]:
@@ -155,34 +160,71 @@ def _lock_of(folder: Path, device: str) -> Path:
 
 
 def _holder(folder: Path, device: str) -> str:
+    lock = _open(folder, device)
     try:
-        return _lock_of(folder, device).read_text().strip() or "somebody"
-    except OSError:
-        return "somebody"
+        return os.pread(lock, 400, 0).decode(errors="replace").strip() or "somebody"
+    finally:
+        os.close(lock)
 
 
 def _open(folder: Path, device: str) -> int:
-    """The file of a lock; it and its folder are made if need be, for all users.
+    """Open the file of a lock; create it and its folder if need be, for all users.
+
+    All users may write to the folder. So a link in it is not followed, or what we write would go into the file of its
+    choice, and nothing but a regular file with this one name is taken for a lock.
 
     Raises:
-        IspError: it cannot be opened.
+        IspError: the folder or the file cannot be used; says which, and what to do.
     """
     path, umask = _lock_of(folder, device), os.umask(0)
+    at = None
     try:
         with suppress(FileExistsError):
             folder.mkdir(0o1777)
-        # Without O_CREAT where it is there: Linux refuses that for files of others in such a folder.
-        for flags in (0, os.O_CREAT | os.O_EXCL, 0):
-            with suppress(FileNotFoundError if not flags else FileExistsError):
-                return os.open(path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o666)
-        raise FileNotFoundError(2, "it was removed just now")
+        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         raise IspError(
             f"{folder}: cannot be written to ({error.strerror or error}), and it holds the locks of this machine's "
             "GPUs; ISP_GPU_LOCKS names another folder"
         ) from None
+    else:
+        try:
+            return _open_in(at, path.name)
+        except OSError as error:
+            raise IspError(
+                f"{path}: not usable as the lock of a GPU ({error.strerror or error}{_owner_in(at, path.name)}). Have it "
+                "deleted, or let ISP_GPU_LOCKS name another folder, the same one for all who share the GPUs"
+            ) from None
     finally:
         os.umask(umask)
+        if at is not None:
+            os.close(at)
+
+
+def _open_in(folder: int, name: str) -> int:
+    """Open a lock in an open folder.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file of one name.
+    """
+    # Without O_CREAT where it is there: Linux refuses that for files of others in such a folder.
+    for flags in (0, os.O_CREAT | os.O_EXCL, 0):
+        with suppress(FileNotFoundError if not flags else FileExistsError):
+            lock = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o666, dir_fd=folder)
+            found = os.fstat(lock)
+            if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+                return lock
+            os.close(lock)
+            raise OSError(errno.EINVAL, "a FIFO, a device or a file with another name elsewhere")
+    raise FileNotFoundError(errno.ENOENT, "deleted just now")
+
+
+def _owner_in(folder: int, name: str) -> str:
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return ""
+    return f"{', a link' if stat.S_ISLNK(found.st_mode) else ''}, of user {found.st_uid}"
 
 
 def _forget() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
+import glob
 import io
 import json
 import os
+import secrets
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,27 +24,42 @@ from isp.errors import ArtifactError, IspError
 def writing(path: Path) -> Iterator[BinaryIO]:
     """Write a file whole or not at all: under a temporary name in the same folder, synced and renamed at the end.
 
+    The temporary file is locked while it is written, by which `ready` recognises that its writer is alive. Its mode is
+    that of any new file, 0666 less the umask.
+
     Raises:
         IspError: the folder cannot be written or the disk is full; nothing is left behind.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_partial(path), suffix=".partial")
+        handle, temporary = _new_partial(path)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     except BaseException as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
         if isinstance(error, OSError):
             raise IspError(
                 f"{path}: cannot be written ({error.strerror or error}); nothing was left half-written"
             ) from None
         raise
+
+
+def _new_partial(path: Path) -> tuple[int, Path]:
+    """Create a temporary file beside a path and lock it; its descriptor and its path."""
+    while True:
+        temporary = path.with_name(f"{_partial(path)}{secrets.token_hex(4)}.partial")
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # a file system without locks, where `ready` deletes nothing
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_nlink:
+            return handle, temporary
+        os.close(handle)  # `ready` of another process deleted it before it was locked
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -71,17 +91,51 @@ def check_writable(folder: Path) -> None:
 
 
 def ready(*paths: Path) -> None:
-    """See that files can be written, and remove what a killed writer of them left under temporary names.
-
-    Only for the one process that writes them.
+    """Check that files can be written, and delete the temporary files that killed writers of them left behind.
 
     Raises:
         IspError: a folder cannot be made or written to.
     """
     for path in paths:
         check_writable(path.parent)
-        for left in path.parent.glob(f"{_partial(path)}*.partial"):
-            left.unlink(missing_ok=True)
+        for left in path.parent.glob(f"{glob.escape(_partial(path))}{'?' * 8}.partial"):
+            with suppress(OSError):  # its writer is alive and holds the lock, or it is gone
+                _delete_abandoned(left)
+
+
+def _delete_abandoned(partial: Path) -> None:
+    """Delete a temporary file of `writing`.
+
+    Raises:
+        OSError: its writer is alive, or the file system cannot tell.
+    """
+    handle = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        partial.unlink()
+    finally:
+        os.close(handle)
+
+
+def read_text(path: Path, limit: int | None = None) -> str:
+    """Read a regular file as UTF-8.
+
+    Args:
+        path: The file.
+        limit: The largest size in bytes; None: any.
+
+    Raises:
+        OSError: The file cannot be read, is larger than the limit, or is not a regular one: reading a device or a FIFO
+            may never end.
+        UnicodeDecodeError: The file is not UTF-8.
+    """
+    with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if limit is not None and found.st_size > limit:
+            raise OSError(errno.EFBIG, f"{found.st_size:,} bytes, at most {limit:,} are allowed")
+        return file.read()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -96,7 +150,7 @@ def read_json(path: Path, made_by: str) -> Any:
         ArtifactError: missing or not JSON; names the stage that makes it.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; make it first (stage: {made_by})") from None
     except (OSError, ValueError) as error:
@@ -121,7 +175,7 @@ def read_csv(path: Path, made_by: str) -> list[dict[str, str]]:
         ArtifactError: missing, or a row with another number of fields than the header.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+        rows = list(csv.DictReader(io.StringIO(read_text(path))))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; make it first (stage: {made_by})") from None
     except (OSError, ValueError, csv.Error) as error:

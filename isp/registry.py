@@ -52,6 +52,8 @@ def summary(kind: Kind, name: str) -> str:
 
 def _load_file(path: Path) -> ModuleType:
     """A method from a file, read once as long as the file stays what it is."""
+    if path.exists() and not path.is_file():  # reading a device or a FIFO may never end
+        raise ConfigError(f"method {str(path)!r}: not a regular file")
     try:
         content = path.read_bytes()
     except OSError as error:

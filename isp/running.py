@@ -42,7 +42,9 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
     os.environ["ISP_STUDY"] = study.study  # for the lines about progress
     # Not a parameter of jobs: data sets may be moved without anything being made again.
     os.environ["ISP_DATA_ROOT"] = str(study.data_root)
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # No Python that is started from here looks for modules in the current folder, where a yaml.py may lie.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     on_this_machine = workflow.resource_settings.nodes is None
     if workflow.is_main_process:
         unlock_if_abandoned(on_this_machine)
@@ -60,8 +62,6 @@ def _serve_cluster_job(workflow: Any, study: Study) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by shells, undone by stages that save what they have
     if study.device == "cpu" and not workflow.local_exec:
         _warm_start(study)
-        if "ISP_WARM" in os.environ:
-            warm.begin(os.environ["ISP_WARM"])
 
 
 def limits_jobs(workflow: Any) -> bool:
@@ -114,7 +114,7 @@ def unlock_if_abandoned(on_this_machine: bool = True) -> None:
     """
     try:
         LOCK.parent.mkdir(exist_ok=True)
-        file = LOCK.open("a+")
+        file = LOCK.open("ab+")
     except OSError as error:
         raise IspError(f"{LOCK.absolute()}: cannot be written ({error.strerror})") from None
     _held.append(file)
@@ -167,11 +167,17 @@ def _unwatched(workflow: Any) -> list[str]:
 
 
 def _warm_start(study: Study) -> None:
-    """Let the jobs that this process runs end with it, and those of a CPU start warm."""
+    """Let the jobs that this process runs end with it, and those of a CPU start warm; or say why they start cold."""
     os.environ["ISP_OWNER"] = str(os.getpid())
-    address = warm.address(os.getpid())
-    if study.device == "cpu" and warm.available() and len(os.fsencode(address)) <= warm.LONGEST_PATH:
-        os.environ["ISP_WARM"] = address
+    os.environ.pop("ISP_WARM", None)
+    if study.device != "cpu" or not warm.available():
+        return
+    try:
+        os.environ["ISP_WARM"] = warm.new_address(os.getpid())
+    except warm.UnavailableError as error:
+        print(f"{printable(error)}. Jobs start without it, which takes some seconds each.", file=sys.stderr, flush=True)
+    else:
+        warm.begin(os.environ["ISP_WARM"])
 
 
 def _short(path: Path) -> str:

@@ -36,7 +36,7 @@ def refuse_twice(folder: Path) -> None:
         return
     asked = ["squeue", "--me", "--noheader", "--format", FORMAT]
     try:
-        listing = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+        listing = subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace", timeout=60)
     except subprocess.TimeoutExpired:
         raise IspError(f"{' '.join(asked)}: no answer within 60 s; is the cluster's controller up?") from None
     if listing.returncode:

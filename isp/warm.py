@@ -49,14 +49,26 @@ MODULES = (
     "sklearn.metrics",
 )
 START_SECONDS = 120  # a cold disk may need a while; a server that died is noticed at once
+LARGEST_PID = 2**31 - 1
 LONGEST_PATH = 107  # what Linux takes for the address of a unix socket
 KILLED = "isp: the process of this stage ended without a status; it was killed (out of memory?) or its fork server was"
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
 """Signals that a client leaves to its child: a stage that trains keeps what it has (`isp.checkpoints`)."""
 
+_SOCKET = "warm.sock"
+_TAKEN = b"\1"
+"""What a child sends first: the call is its own from then on, whatever becomes of the server. The status follows."""
+_ANSWER_SECONDS = 60
+"""A server that takes nothing for so long, neither a connection nor a request, is not waited for."""
+# Its package is what the client imported, but nothing else in that folder, or in the current one, hides other modules.
+_SERVER = "import sys; sys.path.append(sys.argv.pop(1)); from isp.warm import main; main()"
 _THREADS = ("OMP", "OPENBLAS", "GOTO", "MKL", "NUMEXPR", "VECLIB")
 _HEADER = struct.Struct("!I")
+
+
+class UnavailableError(IspError):
+    """No fork server can take a call, which a process of its own can still do."""
 
 
 def available() -> bool:
@@ -64,11 +76,35 @@ def available() -> bool:
     return sys.platform == "linux" and hasattr(os, "fork")
 
 
-def address(owner_pid: int) -> str:
-    """The path of the socket of an owner's server, in a folder of its own; nothing is created yet."""
+def new_address(owner_pid: int) -> str:
+    """Make a folder that only this user can write to; the path of the socket of an owner's server in it.
+
+    It is in XDG_RUNTIME_DIR, in the folder of temporary files or in /tmp, whichever is the first to do. Nobody can have
+    taken its name, which is random.
+
+    Raises:
+        UnavailableError: None of them will do; says why, and what would help.
+    """
     import tempfile
 
-    return os.path.join(tempfile.gettempdir(), f"isp-{os.getuid()}-{owner_pid}", "warm.sock")
+    candidates = dict.fromkeys([os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"])
+    problems = []
+    for folder in filter(os.path.isabs, candidates):
+        prefix = f"isp-{os.getuid()}-{owner_pid}-"
+        size = len(os.fsencode(os.path.join(folder, f"{prefix}{'x' * 8}", _SOCKET)))
+        if size > LONGEST_PATH:
+            problems.append(
+                f"{folder}: the path of a socket in it has {size} bytes, at most {LONGEST_PATH} are allowed"
+            )
+            continue
+        try:
+            return os.path.join(tempfile.mkdtemp(prefix=prefix, dir=folder), _SOCKET)
+        except OSError as error:
+            problems.append(f"{folder}: {error.strerror}")
+    raise UnavailableError(
+        f"no folder for the fork server's socket: {'; '.join(problems)}. "
+        "To have one, let TMPDIR name a folder with a short path that you can write to"
+    )
 
 
 def owner() -> int:
@@ -78,8 +114,8 @@ def owner() -> int:
         IspError: it is not set, or not a pid.
     """
     text = os.environ.get("ISP_OWNER", "")
-    if not text.isdecimal() or int(text) == 0:
-        raise IspError(f"ISP_OWNER is {text!r}: allowed is the pid of the process that this one is to end with")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 0 < int(text) <= LARGEST_PID):
+        raise IspError(f"ISP_OWNER must be the PID of the process to exit with, got {text[:200]!r}")
     return int(text)
 
 
@@ -133,6 +169,15 @@ def _lives(pid: int) -> bool:
     return True
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process of this machine is stopped, by SIGSTOP or a debugger; False where the system cannot tell."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
+
+
 def _wait_for(*descriptors: int, milliseconds: int | None = None) -> list[int]:
     """Sleep until one of them is readable or closed on the other side; those that are (none after the time)."""
     poll = select.poll()  # takes any descriptor, where select.select stops at 1024, and has none of its own
@@ -149,28 +194,33 @@ def call(arguments: Sequence[str], socket_path: str, server: Sequence[str] = ())
 
     Args:
         arguments: those of the command, without its name.
-        socket_path: where the server listens; see `address`.
+        socket_path: where the server listens; see `new_address`.
         server: options of a server that has to be started, as on its command line.
 
     Raises:
-        IspError: the path cannot be used, or the server did not start; says why.
+        UnavailableError: the path cannot be used, the server did not start, or it is stopped; says why. The command was
+            not begun.
+        IspError: ISP_OWNER is not a PID.
     """
     path = os.path.abspath(socket_path)
     if (size := len(os.fsencode(path))) > LONGEST_PATH:
-        raise IspError(f"{path}: the path of a socket can have {LONGEST_PATH} bytes, this one has {size}")
-    _private_folder(os.path.dirname(path))
+        raise UnavailableError(f"{path}: the path of a socket has at most {LONGEST_PATH} bytes, this one has {size}")
+    _check_private(os.path.dirname(path))
     _open_standard_streams()
     status = b""
     passed: list[int] = []
     try:
         with _connect(path) or _connect_to_new(path, server) as connection:
+            _check_awake(connection)  # before it gets our streams, which it would keep open
             _send_request(connection, arguments)
             with _passing_on(connection) as passed:
-                status = connection.recv(1)
+                status = _wait_for_status(connection, passed)
             if status:  # the locks and the memory of the child are free once it has ended
                 _wait_for(connection.fileno(), milliseconds=1000)
     except ConnectionError:
         pass  # it was killed while we wrote, or before it read everything
+    except BlockingIOError:
+        raise UnavailableError(f"{path}: the fork server did not answer for {_ANSWER_SECONDS} s") from None
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     if not status and passed:
@@ -181,31 +231,86 @@ def call(arguments: Sequence[str], socket_path: str, server: Sequence[str] = ())
     return status[0]
 
 
+def _wait_for_status(connection: socket.socket, passed: Sequence[int]) -> bytes:
+    """Wait for the status of the child; empty: it, or its server, was killed.
+
+    Args:
+        connection: To the server, the request sent.
+        passed: Signals that were passed on until now.
+
+    Raises:
+        UnavailableError: The server is stopped (SIGSTOP) and no child has taken the call.
+    """
+    owner_pid = owner() if "ISP_OWNER" in os.environ else None
+    owner_end = None
+    if owner_pid is not None:
+        with suppress(ProcessLookupError):  # then the server notices, too
+            owner_end = _pidfd(owner_pid)
+    watched = [connection.fileno(), *([] if owner_end is None else [owner_end])]
+    taken = False
+    while True:
+        ready = _wait_for(*watched, milliseconds=None if taken else 1000)
+        if connection.fileno() in ready:
+            byte = connection.recv(1)
+            if taken or byte != _TAKEN:
+                return byte
+            taken = True
+        elif ready and owner_pid is not None:
+            # The server ends with its owner, and its children with it, unless it is stopped.
+            if not _wait_for(connection.fileno(), milliseconds=5000):
+                _end_at_once(owner_pid)
+            watched = watched[:1]
+        elif not ready and not passed:
+            _check_awake(connection)
+        elif not ready and is_stopped(_peer(connection)[0]):
+            return b""  # nobody else will end for the signal
+
+
+def _check_awake(connection: socket.socket) -> None:
+    """Check that a server can take a call.
+
+    Raises:
+        UnavailableError: It is stopped.
+    """
+    pid, _ = _peer(connection)
+    if is_stopped(pid):
+        raise UnavailableError(f'the fork server is stopped; "kill -CONT {pid}" resumes it')
+
+
 def begin(socket_path: str) -> None:
-    """Start a server from a thread; a call that comes before it listens waits for it."""
+    """Start a server from a thread; a call that comes before it listens waits for it.
+
+    If it does not start, that is said once, on standard error.
+    """
 
     def start() -> None:
-        with suppress(IspError, OSError):  # calls will say what is wrong
+        try:
             _connect_to_new(socket_path, ()).close()
+        except UnavailableError as error:
+            print(
+                f"{printable(error)}\nJobs start without it, which takes some seconds each.",
+                file=sys.stderr,
+                flush=True,
+            )
 
-    _private_folder(os.path.dirname(socket_path))
     threading.Thread(target=start, daemon=True, name="starts the warm server").start()
 
 
-def _private_folder(folder: str) -> None:
-    """Make a folder that only this user can write to, or see that it is one: the server gets our whole environment."""
+def _check_private(folder: str) -> None:
+    """Check that only this user can write to a folder: the server gets our whole environment.
+
+    Raises:
+        UnavailableError: It is missing, or others can write to it.
+    """
     import stat
 
     try:
-        os.mkdir(folder, 0o700)
-    except FileExistsError:
-        pass
+        found = os.lstat(folder)
     except OSError as error:
-        raise IspError(f"{folder}: cannot be made for the warm server's socket: {error.strerror}") from None
-    found = os.lstat(folder)
+        raise UnavailableError(f"{folder}: the folder of the fork server's socket: {error.strerror}") from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise IspError(
-            f"{folder}: the warm server's socket must be in a folder that is yours and only you can write to"
+        raise UnavailableError(
+            f"{folder}: the folder of the fork server's socket must be one that only you can write to"
         )
 
 
@@ -219,27 +324,65 @@ def _open_standard_streams() -> None:
 
 
 def _connect(path: str) -> socket.socket | None:
-    """A connection; None: nobody listens, or did so long ago and left the socket."""
+    """A connection; None: nobody listens, or did so long ago and left the socket.
+
+    Raises:
+        UnavailableError: it cannot be used, or who listens is another user.
+        BlockingIOError: the server has not taken earlier connections for too long.
+    """
     connection = socket.socket(socket.AF_UNIX)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _ANSWER_SECONDS, 0))
     try:
         connection.connect(path)
     except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
         return None
+    except BlockingIOError:
+        connection.close()
+        raise
+    except OSError as error:
+        connection.close()
+        raise UnavailableError(f"{path}: the fork server's socket cannot be used ({error.strerror})") from None
+    if (uid := _peer(connection)[1]) != os.getuid():
+        connection.close()
+        raise UnavailableError(f"{path}: user {uid} listens here, where the fork server should")
     return connection
 
 
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """PID and user of who listens on a socket, as the kernel noted them."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid, _ = struct.unpack("3i", credentials)
+    return pid, uid
+
+
 def _connect_to_new(path: str, server: Sequence[str]) -> socket.socket:
-    """Start a server and connect; of many clients that do this at once, the first starts one for all."""
-    with _locked(f"{path}.lock"):
-        return _connect(path) or _start(path, server)
+    """Start a server and connect; of many clients that do this at once, the first starts one for all.
+
+    Raises:
+        UnavailableError: it did not start, now or when an earlier client tried.
+    """
+    failed = f"{path}.failed"
+    try:
+        with _locked(f"{path}.lock"):
+            if connection := _connect(path):
+                return connection
+            if os.path.exists(failed):
+                raise UnavailableError(f"the fork server did not start; its log: {path}.log")
+            try:
+                return _start(path, server)
+            except UnavailableError:
+                open(failed, "wb").close()
+                raise
+    except OSError as error:
+        raise UnavailableError(f"{path}: the fork server cannot be started ({error.strerror or error})") from None
 
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
     import fcntl
 
-    with open(path, "w") as file:
+    with open(path, "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -253,7 +396,7 @@ def _start(path: str, server: Sequence[str]) -> socket.socket:
     environment = os.environ | {f"{name}_NUM_THREADS": "1" for name in _THREADS}
     with open(f"{path}.log", "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "isp.warm", path, str(owner()), *server],
+            [sys.executable, "-P", "-c", _SERVER, root, path, str(owner()), *server],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -272,14 +415,12 @@ def _start(path: str, server: Sequence[str]) -> socket.socket:
         process.wait()
     else:
         problem = f"ended with status {process.returncode}"
-    raise IspError(
-        f"the warm server {problem}; unset ISP_WARM to do without it. The end of {path}.log:\n{_end_of(path)}"
-    )
+    raise UnavailableError(f"the fork server {problem}. The end of {path}.log:\n{_end_of(path)}")
 
 
 def _end_of(path: str) -> str:
     try:
-        with open(f"{path}.log", errors="replace") as file:
+        with open(f"{path}.log", encoding="utf-8", errors="replace") as file:
             return "".join(file.readlines()[-20:]).strip()
     except FileNotFoundError:  # the server itself removes it when its owner is gone
         return "(removed)"
@@ -416,8 +557,8 @@ def _import(modules: Sequence[str]) -> None:
 
 
 def _remove(socket_path: str) -> None:
-    """Remove a server's files, and their folder if it is one of `address`."""
-    for path in (socket_path, f"{socket_path}.log", f"{socket_path}.lock"):
+    """Remove a server's files, and their folder if it is one of `new_address`."""
+    for path in (socket_path, *(f"{socket_path}.{kind}" for kind in ("log", "lock", "failed"))):
         _unlink(path)
     folder = os.path.dirname(socket_path)
     if _owner_of(folder) is not None:
@@ -433,23 +574,28 @@ def _unlink(path: str) -> None:
 
 
 def _owner_of(folder: str) -> int | None:
-    """The owner's pid in the name of a folder of `address`."""
-    name, _, pid = os.path.basename(folder).rpartition("-")
-    return int(pid) if name == f"isp-{os.getuid()}" and pid.isdecimal() else None
+    """The owner's PID in the name of a folder of `new_address`; None: it is not one.
+
+    Anybody can give a file or folder such a name; nothing follows from that alone.
+    """
+    *name, pid, _ = ["", "", *os.path.basename(folder).rsplit("-", 2)][-3:]
+    own = name == [f"isp-{os.getuid()}"] and pid.isascii() and pid.isdecimal() and len(pid) <= 10
+    return int(pid) if own and 0 < int(pid) <= LARGEST_PID else None
 
 
 def _remove_leftovers(folder: str) -> None:
     """Remove what servers of owners that are gone left beside this one's folder when they were killed."""
     if _owner_of(folder) is None:
         return
-    for entry in os.scandir(os.path.dirname(folder)):
-        pid = _owner_of(entry.name)
-        if pid is None or _lives(pid) or not entry.is_dir(follow_symlinks=False):
-            continue
-        path = os.path.join(entry.path, "warm.sock")
-        with suppress(OSError):  # another server may be removing it just now
-            if entry.stat().st_uid == os.getuid() and not _listens(path):
-                _remove(path)
+    with suppress(OSError):  # a folder that may be written, but not listed
+        for entry in os.scandir(os.path.dirname(folder)):
+            pid = _owner_of(entry.name)
+            if pid is None or _lives(pid):
+                continue
+            with suppress(OSError, UnavailableError):  # another server may be removing it just now
+                _check_private(entry.path)
+                if not _listens(path := os.path.join(entry.path, _SOCKET)):
+                    _remove(path)
 
 
 def _listens(path: str) -> bool:
@@ -465,6 +611,8 @@ def _listens(path: str) -> bool:
 
 
 def _serve_client(connection: socket.socket, lifeline: int, run: str) -> NoReturn:
+    with suppress(OSError):  # it is gone
+        connection.sendall(_TAKEN)
     try:
         arguments = _become_client(connection)
     except OSError as error:  # such as a folder that is gone
@@ -519,11 +667,22 @@ def _become_client(connection: socket.socket) -> list[str]:
     os.umask(request["umask"])
     os.chdir(request["folder"])
     _forget_environment()
+    if _is_closed(connection):  # this server was stopped, and the client does its work itself
+        os._exit(1)
     sys.argv = ["isp", *request["arguments"]]
     # As the console script's, which is in no package: usage texts are made from it.
     sys.modules["__main__"] = type(sys)("__main__")
     gc.enable()
     return list(request["arguments"])
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
@@ -588,7 +747,7 @@ def _flushed(status: int) -> int:
 
 
 def main() -> None:
-    """The server's command line: `python -m isp.warm SOCKET OWNER [--run MODULE:FUNCTION] [--modules A,B]`."""
+    """The server's command line: `SOCKET OWNER [--run MODULE:FUNCTION] [--modules A,B]`."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="isp.warm")
@@ -597,14 +756,7 @@ def main() -> None:
     parser.add_argument("--run", default=RUN)
     parser.add_argument("--modules", default="")
     options = parser.parse_args()
-    # `-m` put this folder first, where it hides the standard library's modules from a package of the same name.
-    if not sys.flags.safe_path:
-        sys.path.append(sys.path.pop(0))
     try:
         serve(options.socket, options.owner, options.run, [name for name in options.modules.split(",") if name])
     except IspError as error:
         raise SystemExit(f"isp: {printable(error)}") from None
-
-
-if __name__ == "__main__":
-    main()

@@ -43,7 +43,7 @@ class Shown:
     def write(self, path: Path) -> None:
         """Write the marker anew; what cannot be written is left: no stage may fail for it."""
         with suppress(OSError):
-            path.write_text(json.dumps(self._about | {"step": self.steps()}))
+            path.write_text(json.dumps(self._about | {"step": self.steps()}), encoding="utf-8")
 
 
 def marker(output: str) -> str:

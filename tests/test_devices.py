@@ -253,6 +253,43 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
             pass
 
 
+@pytest.mark.parametrize("kind", ["fifo", "link", "dangling link", "hard link", "folder"])
+def test_what_others_put_in_the_place_of_a_lock_is_named_and_does_no_harm(tmp_path: Path, kind: str) -> None:
+    """In a folder that all users can write to: nothing blocks, and no other file is written to or emptied."""
+    lock, other = tmp_path / "locks" / "0.lock", tmp_path / "other"
+    lock.parent.mkdir()
+    other.write_text("precious")
+    {
+        "fifo": lambda: os.mkfifo(lock),
+        "link": lambda: lock.symlink_to(other),
+        "dangling link": lambda: lock.symlink_to(tmp_path / "new"),
+        "hard link": lambda: lock.hardlink_to(other),
+        "folder": lock.mkdir,
+    }[kind]()
+    said = rf"0\.lock: not usable as the lock of a GPU \(.*, of user {os.getuid()}\)\. Have it deleted, or let ISP_GPU_LOCKS"
+    with pytest.raises(IspError, match=said), devices.taken("cuda", "x"):
+        pass
+    assert other.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["locks", "other"]
+
+
+def test_the_common_folder_of_locks_is_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user may have made it; a folder that one names oneself may be one."""
+    (tmp_path / "target").mkdir()
+    (tmp_path / "gpus").symlink_to(tmp_path / "target")
+    with devices.taken("cuda", "x"):
+        pass
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("ISP_GPU_LOCKS", str(tmp_path / "gpus"))
+    with devices.taken("cuda", "x"):
+        assert [path.name for path in (tmp_path / "target").iterdir()] == ["0.lock"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.delenv("ISP_GPU_LOCKS")
+    monkeypatch.setattr(devices, "FOLDER", str(tmp_path / "gpus"))
+    with pytest.raises(IspError, match=f"{tmp_path}/gpus: cannot be written to"), devices.taken("cuda", "x"):
+        pass
+
+
 def test_a_stage_holds_its_device_while_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(_work, "check_device", lambda device: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))

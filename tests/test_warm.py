@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,7 +96,7 @@ class Run:
     def __init__(self, folder: str) -> None:
         self.owner = subprocess.Popen(["sleep", "600"])
         self.mark = f"ISP_TEST={folder}"
-        self.socket = Path(warm.address(self.owner.pid))
+        self.socket = Path(warm.new_address(self.owner.pid))
         assert self.socket.is_relative_to(folder)
         self.environment = os.environ | {
             "ISP_WARM": str(self.socket),
@@ -103,9 +105,11 @@ class Run:
             "PYTHONPATH": str(ROOT),
         }
 
-    def start(self, *arguments: str | Path, options: str = LIGHT, **keys: Any) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str | Path, options: str = LIGHT, before: str = "", **keys: Any
+    ) -> subprocess.Popen[str]:
         keys = {"env": self.environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | keys
-        return subprocess.Popen([sys.executable, "-c", CLIENT, self.socket, options, *arguments], **keys)
+        return subprocess.Popen([sys.executable, "-c", before + CLIENT, self.socket, options, *arguments], **keys)
 
     def call(self, *arguments: str | Path, **keys: Any) -> tuple[int, str, str]:
         client = self.start(*arguments, **keys)
@@ -146,6 +150,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Ends the owner after the test and checks that nothing is left."""
     folder = tempfile.mkdtemp(prefix="isp")  # tmp_path, which is made first, may be too long for a socket
     monkeypatch.setattr(tempfile, "tempdir", folder)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     started = Run(folder)
     yield started
     started.end_owner()
@@ -324,7 +329,6 @@ def test_a_child_that_is_killed_is_reported_and_reaped(run: Run) -> None:
 
 
 def test_the_socket_of_a_dead_server_is_replaced(run: Run) -> None:
-    run.socket.parent.mkdir(0o700)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(run.socket))
     assert run.server() in run.processes()
@@ -333,16 +337,222 @@ def test_the_socket_of_a_dead_server_is_replaced(run: Run) -> None:
 def test_leftovers_of_dead_owners_are_removed(run: Run) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    leftover = Path(warm.address(ended.pid))
-    others = [Path(warm.address(os.getpid())), Path(warm.address(ended.pid).replace("isp-", "other-"))]
+    leftover = Path(warm.new_address(ended.pid))
+    others = [Path(warm.new_address(os.getpid())), Path(str(leftover).replace("isp-", "other-"))]
+    others[1].parent.mkdir(0o700)
     for path in (leftover, *others):
-        path.parent.mkdir(0o700)
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(path))
         path.with_name("warm.sock.log").touch()
     run.server()
     assert not leftover.parent.exists()
     assert all(path.exists() for path in others)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_others_leave_under_such_names_stops_nobody(run: Run, kind: str) -> None:
+    """Names that look like folders of servers, with no PID that can be: the server starts all the same."""
+    names = [
+        f"isp-{os.getuid()}-{pid}{end}" for pid in ("9" * 20, "9" * 5000, "0", "-1", "x", "٣", "") for end in ("", "-a")
+    ]
+    names += [f"isp-{os.getuid()}-{run.owner.pid}", f"isp-{os.getuid()}", "isp-", "-", "--", "---"]
+    folder = run.socket.parent.parent
+    for name in names:
+        if len(name) < 256:
+            path = folder / name
+            {"file": path.touch, "folder": path.mkdir, "link": lambda path=path: path.symlink_to("/")}[kind]()
+    run.server()
+    assert sum(1 for _ in folder.iterdir()) > 10
+    assert [warm._owner_of(name) for name in names] == [None] * len(names)
+
+
+def test_leftovers_of_other_users_are_left_alone(run: Run) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    theirs = Path(warm.new_address(ended.pid)).parent
+    theirs.chmod(0o777)
+    run.server()
+    assert theirs.exists()
+
+
+def test_the_folder_of_a_server_is_private_and_its_name_cannot_be_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, temporary = (Path(tempfile.mkdtemp(dir="/tmp")) for _ in range(2))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    try:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        found = [Path(warm.new_address(1)) for _ in range(2)]
+        assert len({path.parent for path in found}) == 2
+        for path in found:
+            assert path.parent.parent == runtime
+            assert path.parent.stat().st_mode & 0o777 == 0o700
+            assert warm._owner_of(str(path.parent)) == 1
+        for unusable in (runtime / "missing", tmp_path / ("x" * 100), Path("relative"), Path()):
+            monkeypatch.setenv("XDG_RUNTIME_DIR", str(unusable))
+            (tmp_path / ("x" * 100)).mkdir(exist_ok=True)
+            assert Path(warm.new_address(1)).parent.parent == temporary
+    finally:
+        shutil.rmtree(runtime)
+        shutil.rmtree(temporary)
+
+
+def test_a_folder_with_a_long_path_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TMPDIR may be any; only where /tmp is of no use either do jobs start cold, which is said once."""
+    from isp import running  # imports much, which the children of light servers must not
+
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    address = Path(warm.new_address(1))
+    assert address.parent.parent == Path("/tmp")
+    address.parent.rmdir()
+    monkeypatch.setattr(
+        tempfile, "mkdtemp", lambda **_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
+    monkeypatch.setenv("ISP_WARM", "old")
+    monkeypatch.setenv("ISP_OWNER", "1")
+    running._warm_start(SimpleNamespace(device="cpu"))
+    assert "ISP_WARM" not in os.environ
+    size = len(os.fsencode(str(long))) + len(f"/isp-{os.getuid()}-{os.getpid()}-12345678/warm.sock")
+    assert capsys.readouterr().err == (
+        f"no folder for the fork server's socket: {long}: the path of a socket in it has {size} bytes, at most 107 "
+        "are allowed; /tmp: Permission denied. To have one, let TMPDIR name a folder with a short path that you can "
+        "write to. Jobs start without it, which takes some seconds each.\n"
+    )
+
+
+LISTS = "from isp.__main__ import main; main()"
+
+
+def cold(run: Run) -> str:
+    """What a call of a command, which needs no torch, prints before its own line: why it did not start warm."""
+    command = [sys.executable, "-c", LISTS, "list", "nothing"]
+    done = subprocess.run(command, env=run.environment, capture_output=True, text=True, timeout=SECONDS)
+    said, begin, own = done.stderr.rpartition("isp: isp list nothing: ")
+    assert (done.returncode, done.stdout, bool(begin), own.count("\n")) == (2, "", True, 1), done.stderr
+    return said
+
+
+def test_without_a_server_a_call_starts_cold(run: Run) -> None:
+    """The folder was deleted, is open to others, holds something else, or its server does not start."""
+    folder, log = run.socket.parent, run.socket.with_name("warm.sock.log")
+    cases = [
+        (lambda: folder.chmod(0o777), "must be one that only you can write to"),
+        (
+            lambda: (folder.chmod(0o700), run.socket.with_name("warm.sock.lock").mkdir()),
+            "cannot be started (Is a directory)",
+        ),
+        (lambda: (run.socket.with_name("warm.sock.lock").rmdir(), log.mkdir()), "cannot be started (Is a directory)"),
+        (lambda: (log.rmdir(), run.socket.with_name("warm.sock.failed").touch()), f"did not start; its log: {log}"),
+        (lambda: shutil.rmtree(folder), "No such file or directory"),
+    ]
+    for change, problem in cases:
+        change()
+        said = cold(run)
+        assert said.startswith("starting without the fork server: ")
+        assert problem in said
+        assert said.count("\n") == 1
+
+
+def test_a_server_that_does_not_start_is_tried_once(run: Run, tmp_path: Path) -> None:
+    code = "import os, sys; 'isp.warm' in ' '.join(sys.orig_argv) and (os.write(2, b'no server here'), os._exit(1))"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    run.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
+    first, second = cold(run), cold(run)
+    assert "the fork server ended with status 1. The end of" in first
+    assert "no server here" in first
+    assert second == f"starting without the fork server: the fork server did not start; its log: {run.socket}.log\n"
+
+
+def test_a_call_of_a_stopped_server_starts_cold(run: Run) -> None:
+    server = run.server()
+    os.kill(server, signal.SIGSTOP)
+    until(lambda: warm.is_stopped(server))
+    assert cold(run) == (
+        f'starting without the fork server: the fork server is stopped; "kill -CONT {server}" resumes it\n'
+    )
+    os.kill(server, signal.SIGCONT)
+    assert run.server() == server
+
+
+UNSEEN = (
+    "from isp import warm; real, seen = warm.is_stopped, []; "
+    "warm.is_stopped = lambda pid: seen and real(pid) or seen.append(1); "
+)
+"""A client that sees only the second time that its server is stopped."""
+
+
+def test_a_server_that_is_stopped_with_a_request_does_not_begin_it_later(run: Run, tmp_path: Path) -> None:
+    """For the client gave up, and begins it itself."""
+    server = run.server()
+    os.kill(server, signal.SIGSTOP)
+    with (tmp_path / "log").open("wb") as log:
+        given_up = run.start("sleep", tmp_path / "pid", before=UNSEEN, stdout=log, stderr=log)
+        assert given_up.wait(SECONDS) == 1
+    assert b"kill -CONT" in (tmp_path / "log").read_bytes()
+    os.kill(server, signal.SIGCONT)
+    assert run.server() == server
+    until(lambda: run.processes() == [server])
+    assert not (tmp_path / "pid").exists()
+
+
+def test_a_client_of_a_stopped_server_ends_by_the_first_signal(run: Run, tmp_path: Path) -> None:
+    server = run.server()
+    os.kill(server, signal.SIGSTOP)
+    with (tmp_path / "log").open("wb") as log:
+        # It answers signals from when the request is sent; and it never sees by itself that the server is stopped.
+        program = UNSEEN + "warm._check_awake = lambda connection: None; "
+        client = run.start("sleep", tmp_path / "pid", before=program, stdout=log, stderr=log)
+        until(lambda: catches(client.pid, signal.SIGTERM))
+        client.terminate()
+        assert client.wait(SECONDS) == -signal.SIGTERM
+    os.kill(server, signal.SIGCONT)
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process handles a signal."""
+    found = re.search(r"^SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> (number - 1) & 1)
+
+
+def test_a_child_goes_on_where_its_server_is_stopped_and_ends_with_the_owner(run: Run, tmp_path: Path) -> None:
+    client, child, server = run.sleeper(tmp_path / "pid")
+    os.kill(server, signal.SIGSTOP)
+    time.sleep(1.5)
+    assert client.poll() is None
+    run.end_owner()
+    _, stderr = client.communicate(timeout=SECONDS)
+    assert client.returncode == 1
+    assert stderr == f"isp: process {run.owner.pid} (ISP_OWNER), for which this one worked, is gone\n"
+    until(lambda: gone(child))
+    os.kill(server, signal.SIGCONT)
+
+
+def test_who_listens_must_be_the_same_user(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.server()
+    monkeypatch.setattr(warm, "_peer", lambda connection: (1, os.getuid() + 1))
+    with pytest.raises(warm.UnavailableError, match=f"user {os.getuid() + 1} listens here"):
+        warm.call(["parent"], str(run.socket))
+
+
+@pytest.mark.parametrize("command", [["-m", "isp"], ["-c", LISTS]], ids=["module", "script"])
+def test_modules_in_the_current_folder_are_not_imported(run: Run, tmp_path: Path, command: list[str]) -> None:
+    """By a call in this process, by the server, by its children."""
+    for name in ("yaml", "json", "typer", "argparse", "torch", "select", "ast", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the current folder')")
+    if command[0] == "-c":
+        command = ["-P", *command]  # as the console script
+    warm_and_cold = run.environment, {key: value for key, value in run.environment.items() if key != "ISP_WARM"}
+    for environment in warm_and_cold:
+        call = [sys.executable, *command, "list", "nothing"]
+        done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        assert done.stderr == "isp: isp list nothing: allowed are methods, tasks, backbones\n"
+        assert done.returncode == 2
+    assert "imported from" not in run.socket.with_name("warm.sock.log").read_text()
 
 
 def test_the_socket_is_private(run: Run) -> None:
@@ -352,7 +562,6 @@ def test_the_socket_is_private(run: Run) -> None:
 
 
 def test_a_folder_that_others_can_write_to_is_refused(run: Run) -> None:
-    run.socket.parent.mkdir()
     run.socket.parent.chmod(0o777)
     with pytest.raises(IspError, match=str(run.socket.parent)):
         warm.call(["parent"], str(run.socket))
@@ -374,7 +583,17 @@ def test_no_server_without_an_owner(run: Run) -> None:
     command = [sys.executable, "-m", "isp", "list"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("isp: ISP_OWNER is '0'")
+    assert done.stderr == "isp: ISP_OWNER must be the PID of the process to exit with, got '0'\n"
+
+
+@pytest.mark.parametrize("odd", ["", "abc", "-1", "0", "1.0", " 1", "٣", "2147483648", "9" * 30, "9" * 5000])
+def test_an_owner_that_is_no_pid_is_refused(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISP_OWNER", odd)
+    with pytest.raises(IspError, match="ISP_OWNER must be the PID of the process to exit with, got '") as caught:
+        warm.owner()
+    assert len(str(caught.value)) < 300
+    monkeypatch.setenv("ISP_OWNER", "2147483647")
+    assert warm.owner() == 2**31 - 1
 
 
 def test_what_cannot_be_imported_does_not_stop_the_server(run: Run) -> None:
@@ -424,7 +643,7 @@ def test_options_and_no_arguments_need_no_server(run: Run) -> None:
     done = subprocess.run(command, env=run.environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0
     assert "list" in done.stdout
-    assert not run.socket.parent.exists()
+    assert not list(run.socket.parent.iterdir())
 
 
 def test_the_client_imports_nothing_heavy() -> None:

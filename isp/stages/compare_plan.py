@@ -34,7 +34,7 @@ def compare_plan(
     for job in Jobs(found).by_output.values():
         path = Path(log(job.output.replace(folder, STUDY, 1)).format(study=found.study))
         try:
-            times = took(path.read_text())
+            times = took(path.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:
             raise IspError(f"{path}: cannot be read ({error.strerror}); it says what the job took") from None
         if times is None:

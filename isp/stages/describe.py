@@ -71,7 +71,9 @@ def _commit() -> dict[str, Any]:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         try:
-            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+            return subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20
+            ).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return ""
 

@@ -28,7 +28,7 @@ FIGURES = [
 # Their texts, so that an edit makes the page anew and another folder does not.
 CAPTIONS = json.dumps(
     {
-        path.stem: path.read_text()
+        path.stem: path.read_text(encoding="utf-8")
         for path in sorted(Path(workflow.basedir, "report").glob("*.rst"))
     }
 )
