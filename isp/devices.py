@@ -112,12 +112,9 @@ def _physical(names: list[str]) -> dict[str, str]:
     if not all(name.isdecimal() for name in names):
         command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
         with suppress(OSError, subprocess.SubprocessError):
-            listed = subprocess.run(
-                command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=60
-            ).stdout
-            numbers = {
-                uuid.strip(): index.strip() for index, _, uuid in (s.partition(",") for s in listed.splitlines())
-            }
+            listed = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+            lines = (line.partition(",") for line in listed.decode(errors="replace").splitlines())
+            numbers = {uuid.strip(): index.strip() for index, _, uuid in lines}
     return {
         name: next((number for uuid, number in numbers.items() if uuid.startswith(name)), name)
         if not name.isdecimal()
@@ -191,9 +188,10 @@ def _open(folder: Path, device: str) -> int:
         try:
             return _open_in(at, path.name)
         except OSError as error:
+            problem = f"{error.strerror or error}{_owner_in(at, path.name)}"
             raise IspError(
-                f"{path}: not usable as the lock of a GPU ({error.strerror or error}{_owner_in(at, path.name)}). Have it "
-                "deleted, or let ISP_GPU_LOCKS name another folder, the same one for all who share the GPUs"
+                f"{path}: not usable as the lock of a GPU ({problem}). Have it deleted, or let ISP_GPU_LOCKS name "
+                "another folder, the same one for all who share the GPUs"
             ) from None
     finally:
         os.umask(umask)
