@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from torch.utils.data import default_collate
 
 from isp import artifacts
 from isp.costs import Cost, counting
-from isp.errors import ConfigError
+from isp.errors import ConfigError, TrainingDiverged
 from isp.families import Ticket, Validation, find_tickets, make_method, planned_steps
 from isp.prunable import prunable_names
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
+from isp.tensors import by_all_names, by_first_name
 from isp.training import (
     Examples,
     LossFunction,
@@ -61,7 +62,8 @@ def prune(
         loss: maps (model, batch) to a scalar. Default: cross-entropy of `model(inputs)` for a batch (inputs, labels),
             mean squared error if the labels are floating-point and the model has one output; `model(**batch).loss` for
             a dict, as Hugging Face models give it.
-        prunable: patterns of prunable parameters; default: weights of linear, convolution and attention layers.
+        prunable: patterns of prunable parameters; default: the weights of all known layers, as
+            `isp.prunable.prunable_names` lists them.
         exclude: patterns of parameters that are never pruned, such as "classifier.*".
         seed: of everything random.
         validation: what `lottery_pools`, `greedy_soup` and `instant_model_soup` choose by: a function that scores the
@@ -91,11 +93,14 @@ def prune(
         chooses = None if validation is None else _validation(trainer, validation)
         (ticket,) = find_tickets(chosen, trainer, initial, [target], chooses)
         final = ticket.weights
+    except TrainingDiverged as error:
+        error.state = replace(error.state, weights=by_all_names(error.state.weights, model))
+        raise
     finally:
         load_weights(model, final)
         for module, mode in modes.items():
             module.training = mode
-    return ticket
+    return replace(ticket, weights=by_all_names(final, model))
 
 
 def save_ticket(path: str | Path, ticket: Ticket) -> None:
@@ -120,10 +125,12 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
 
     Raises:
         ArtifactError: missing, truncated or altered file.
-        ConfigError: the ticket is of another model.
+        ConfigError: the ticket is of another model, or has two values for a parameter that is tied in the model; the
+            model is untouched.
     """
     weights, mask, about = artifacts.load_ticket(Path(path))
     if model is not None:
+        mask = by_first_name(mask, model, f"the mask of {path}")
         load_weights(model, weights, f"the ticket {path}")
     return Ticket(
         method=about["method"],

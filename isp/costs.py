@@ -10,9 +10,10 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections import Counter
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -26,7 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from isp.errors import ConfigError
 from isp.masks import Mask
+from isp.replacing import replaced, weight_norm_as
 from isp.rng import forked_rng
+from isp.tensors import Memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +127,16 @@ def count_step_flops(
 ) -> StepFlops:
     """Count the FLOPs of one training step by running it once (gradients are cleared again, weights and buffers stay).
 
-    A weight's share is found by following its storage into the matrix products of the forward pass and of the gradient
-    of its input; the gradient of the weight itself is as large as the forward pass.
+    A weight's share is found by following its memory, and that of scaled or cast copies of it, into the matrix products
+    of the forward pass and of the gradient of its input; the gradient of the weight itself is as large as the forward
+    pass. A weight that only other operations read is named in a warning: its layer counts nothing.
     """
     weights = {name: parameter for name, parameter in model.named_parameters() if name in set(prunable)}
-    by_storage = {weight.untyped_storage().data_ptr(): name for name, weight in weights.items()}
-    forward, backward = _WeightFlops(by_storage), _WeightFlops(by_storage)
+    memory = Memory(weights)
+    forward, backward = _WeightFlops(memory, follow=True), _WeightFlops(memory)
     buffers = [buffer.clone() for buffer in model.buffers()]
     device = next(model.parameters()).device
-    with forked_rng(device), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with forked_rng(device), _plain_operations(model), _flop_counter() as counter:
         with forward:
             value = loss(model, batch)
         with backward:
@@ -140,6 +144,14 @@ def count_step_flops(
     model.zero_grad(set_to_none=True)
     for buffer, saved in zip(model.buffers(), buffers, strict=True):
         buffer.copy_(saved)
+    for name in weights:
+        if forward.readers[name] and not forward.flops[name]:
+            warnings.warn(
+                f"FLOPs: no product that can be counted reads parameter {name!r}, only "
+                f"{', '.join(sorted(forward.readers[name]))}; costs may miss its layer's FLOPs, and sparse_flops saves "
+                f"nothing for it",
+                stacklevel=2,
+            )
     by_weight = {name: (2 * forward.flops[name] + backward.flops[name],) for name in weights}
     return StepFlops(total=(counter.get_total_flops(),), by_weight=by_weight)
 
@@ -161,25 +173,36 @@ def interpolate_flops(counts: Mapping[int, StepFlops]) -> StepFlops:
     )
 
 
-class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the FLOPs of every counted operation that reads a known weight (or a view of it)."""
+_aten = torch.ops.aten
+_LOOKUPS = {_aten.embedding, _aten._embedding_bag, _aten._embedding_bag_forward_only}
+"""Operations that read weights without a multiplication."""
 
-    def __init__(self, by_storage: dict[int, str]) -> None:
+
+class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the FLOPs of every counted operation that reads a known weight (or a view or scaled copy of it).
+
+    Attributes:
+        flops: by weight.
+        readers: names of the other operations that read a weight, if they are followed.
+    """
+
+    def __init__(self, memory: Memory, follow: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.by_storage = by_storage
+        self.memory, self.follow = memory, follow
         self.flops: Counter[str] = Counter()
+        self.readers: dict[str, set[str]] = defaultdict(set)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._overloadpacket not in flop_registry:  # most operations; a counter for each would take seconds
-            return func(*args, **(kwargs or {}))
-        with FlopCounterMode(display=False) as counter:
-            out = func(*args, **(kwargs or {}))
-        flops = counter.get_total_flops()
-        if flops:
+        out = func(*args, **(kwargs or {}))
+        packet = getattr(func, "_overloadpacket", func)
+        if packet in flop_registry:
+            flops = flop_registry[packet](*args, **(kwargs or {}), out_val=out)
             for arg in args:
-                name = self.by_storage.get(arg.untyped_storage().data_ptr()) if isinstance(arg, Tensor) else None
-                if name is not None:
-                    self.flops[name] += flops
+                if flops and (owner := self.memory.owner(arg)):
+                    self.flops[owner[0]] += flops
+        elif self.follow and packet not in _LOOKUPS:
+            for name in self.memory.follow(packet, args, out):
+                self.readers[name].add(str(packet))
         return out
 
 
@@ -211,10 +234,10 @@ class WorkCounter:
 def counting(model: nn.Module) -> Iterator[WorkCounter]:
     """Count the FLOPs of the work that is done inside, and the examples that go through the forward pass of `model`.
 
-    Attention is made of plain matrix products there: fused kernels hide theirs, and have no double backward. A batch's
-    size is the first dimension of the first tensor that the model is called with.
+    Attention and recurrent layers are made of plain matrix products there: fused kernels hide theirs, and have no
+    double backward. A batch's size is the first dimension of the first tensor that the model is called with.
     """
-    flops = FlopCounterMode(display=False)
+    flops = _flop_counter()
     counter = WorkCounter(flops)
 
     def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -224,10 +247,43 @@ def counting(model: nn.Module) -> Iterator[WorkCounter]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), model.register_forward_pre_hook(see, with_kwargs=True), flops:
+        with _plain_operations(model), model.register_forward_pre_hook(see, with_kwargs=True), flops:
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def _plain_operations(model: nn.Module) -> Iterator[None]:
+    """A context without fused kernels: their products cannot be counted, nor can all be differentiated twice.
+
+    Attention and recurrent layers are made of matrix products there. Weight norms are made of a norm, a division and a
+    product, because the second derivative of torch's own is wrong (it takes the norm for a constant). What fuses
+    recurrent layers also computes convolutions, so it is left on for models without them.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    fused: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn) if recurrent else ()
+    changes = [(backend, "enabled", False) for backend in fused]
+    with sdpa_kernel(SDPBackend.MATH), replaced([*changes, *weight_norm_as(_weight_norm)]):
+        yield
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def _flop_counter() -> FlopCounterMode:
+    """The counter of torch without its tracking of modules, whose hooks fail where a module computes weights."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Untracked()  # type: ignore[assignment]
+    return counter
+
+
+class _Untracked(AbstractContextManager[None]):
+    parents = ("Global",)
+
+    def __exit__(self, *exception: object) -> None:
+        pass
 
 
 def check_device(device: str) -> None:

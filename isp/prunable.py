@@ -1,62 +1,290 @@
 """Which parameters of a model are prunable.
 
 The paper prunes the 2-D weights inside the transformer blocks; embeddings, norms, biases and heads are never pruned. A
-backbone says so by name patterns. For any other module the default is the weight matrices of linear, convolution and
-attention layers, and a user narrows it by patterns.
+backbone says so by name patterns. For any other module the default is the weight matrices of its layers, as
+`prunable_names` lists them, and a user narrows it by patterns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import combinations
+from typing import Literal
 
+import torch
 from torch import nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from isp.errors import ConfigError, unknown
+from isp.rng import forked_rng
+from isp.tensors import first_names, overlap
+
+WARN_ABOVE = 0.01
+REFUSE_ABOVE = 0.2
+"""Share of the weights in trainable matrices that the default choice may leave out because it does not know their
+layers: up to the first it is silent, up to the second it warns."""
+
+_LAYERS = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+_CONV1D = "transformers.pytorch_utils.Conv1D"  # GPT-2's transposed linear layer; by name, so nothing is imported
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+_Role = Literal["weight", "embedding", "norm", "companion"]
+"""Of a parameter. A companion belongs to a weight and is no matrix of its own, such as the scale of a weight norm."""
 
 
 def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> list[str]:
-    """Names of the prunable parameters of `model`, in the model's order.
+    """Names of the prunable parameters of `model`, in the model's order; a tied parameter goes by its first name.
+
+    By default these are the trainable weights of `nn.Linear`, convolutions and transposed convolutions,
+    `nn.MultiheadAttention`, recurrent layers and cells (`weight_ih`, `weight_hh`, `weight_hr`) and transformers'
+    `Conv1D`. Of a parametrized layer it is the tensor whose zeros are zeros of the computed weight: the direction of a
+    weight norm (`original1`, `weight_v`), the `original` of a spectral norm. A weight that is tied to an embedding is
+    an embedding. Trainable matrices of any other module are left out: with a warning if they hold more than 1 % of the
+    weights in trainable matrices (embeddings and norms aside), and refused above 20 %.
 
     Args:
         model: any module.
         patterns: shell-style patterns over parameter names ("encoder.*.weight"); every one must match a trainable
-            parameter of two or more dimensions. None: the weights of all `nn.Linear`, `nn.Conv*` and
-            `nn.MultiheadAttention` modules.
+            parameter of two or more dimensions. None: the default.
         exclude: patterns of names that are left out in any case, such as "head.*".
 
     Raises:
-        ConfigError: a pattern of either kind matches nothing, or nothing is left to prune.
+        ConfigError: a pattern matches nothing, or only a further name of a tied parameter; nothing is left to prune;
+            the default leaves out too much; a chosen parameter is pruned by `torch.nn.utils.prune`, or another
+            trainable parameter uses its memory.
     """
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    matrices = [name for name, parameter in model.named_parameters() if name in trainable and parameter.dim() >= 2]
-    for pattern in exclude:
-        if not any(fnmatchcase(name, pattern) for name, _ in model.named_parameters()):
-            raise ConfigError(unknown("exclude pattern", pattern, (name for name, _ in model.named_parameters())))
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ConfigError(f"parameter {lazy[0]!r} has no shape yet; call the model once on a batch before pruning it")
+    parameters, names = _parameters(model)
+    matrices = [name for name, parameter in parameters.items() if parameter.requires_grad and parameter.dim() >= 2]
+    _check_patterns("exclude", exclude, list(parameters), parameters, names)
+    excluded = [name for name in parameters if _matches(exclude, names[name])]
+    roles = _roles(model, names)
     if patterns is None:
-        layer_weights = _layer_weights(model)
-        chosen = [name for name in matrices if name in layer_weights]
+        layers = [name for name in matrices if roles.get(name) == "weight"]
     else:
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in matrices):
-                raise ConfigError(unknown("prunable pattern", pattern, matrices))
-        chosen = [name for name in matrices if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    chosen = [name for name in chosen if not any(fnmatchcase(name, pattern) for pattern in exclude)]
+        _check_patterns("prunable", patterns, matrices, parameters, names)
+        layers = [name for name in matrices if _matches(patterns, names[name])]
+    chosen = [name for name in layers if name not in excluded]
     if not chosen:
-        raise ConfigError(
-            "no prunable parameter is left; a prunable parameter is trainable and has two or more dimensions"
-        )
+        raise ConfigError(f"no prunable parameter is left: {_inventory(parameters, roles, excluded)}")
+    if patterns is None:
+        left_out = [name for name in matrices if name not in roles and name not in excluded]
+        _check_share(parameters, layers, left_out, model)
+    _check_torch_pruning(model, chosen, names)
+    _check_memory(parameters, chosen, model)
     return chosen
 
 
-def _layer_weights(model: nn.Module) -> set[str]:
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    attention = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-    found = set()
+def _parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, list[str]]]:
+    """Parameters by their first name, and all names of each."""
+    first = first_names(model)
+    parameters: dict[str, nn.Parameter] = {}
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        parameters.setdefault(first.get(name, name), parameter)
+        names[first.get(name, name)].append(name)
+    return parameters, names
+
+
+def _matches(patterns: Iterable[str], names: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+
+
+def _check_patterns(
+    kind: str,
+    patterns: Sequence[str],
+    allowed: Sequence[str],
+    parameters: Mapping[str, nn.Parameter],
+    names: Mapping[str, list[str]],
+) -> None:
+    """Refuse a pattern that matches none of the first names in `allowed`, and say why it does not."""
+    for pattern in patterns:
+        if _matches([pattern], allowed):
+            continue
+        for first, parameter in parameters.items():
+            for name in (each for each in names[first] if fnmatchcase(each, pattern)):
+                where = f"{kind} pattern {pattern!r}: parameter {name!r}"
+                if not parameter.requires_grad and kind == "prunable":
+                    raise ConfigError(f"{where} does not require grad, and only trained parameters are pruned")
+                if parameter.dim() < 2 and kind == "prunable":
+                    raise ConfigError(
+                        f"{where} has shape {tuple(parameter.shape)}; it must have two or more dimensions"
+                    )
+                raise ConfigError(f"{where} is tied to {first!r}, they are one parameter; use that name")
+        raise ConfigError(unknown(f"{kind} pattern", pattern, allowed))
+
+
+# --- the default ------------------------------------------------------------------------------------------------------
+
+
+def _roles(model: nn.Module, names: Mapping[str, list[str]]) -> dict[str, _Role]:
+    """The role of each parameter, by its first name, as far as its layer is known."""
+    by_name: dict[str, _Role] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, role in _roles_in(module):
+            by_name[f"{prefix}.{name}" if prefix else name] = role
+    found = {first: {by_name[name] for name in every if name in by_name} for first, every in names.items()}
+    order: tuple[_Role, ...] = ("embedding", "weight", "companion", "norm")  # of a tied one the first of these
+    return {first: next(role for role in order if role in roles) for first, roles in found.items() if roles}
+
+
+def _roles_in(module: nn.Module) -> Iterator[tuple[str, _Role]]:
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        yield from ((name, "embedding") for name, _ in module.named_parameters())
+    elif isinstance(module, _NORMS):
+        yield from ((name, "norm") for name, _ in module.named_parameters())
+    for attribute in _weights_of(module):
+        yield from _tensors_behind(module, attribute)
+    if isinstance(module, nn.MultiheadAttention):
+        yield from (("bias_k", "companion"), ("bias_v", "companion"))
+
+
+def _weights_of(module: nn.Module) -> list[str]:
+    """Attributes of a layer that are weight matrices."""
+    if isinstance(module, nn.RNNBase):
+        parts = ("ih", "hh", "hr") if module.proj_size else ("ih", "hh")
+        ends = ("", "_reverse") if module.bidirectional else ("",)
+        return [f"weight_{part}_l{layer}{end}" for layer in range(module.num_layers) for end in ends for part in parts]
+    if isinstance(module, nn.RNNCellBase):
+        return ["weight_ih", "weight_hh"]
+    if isinstance(module, nn.MultiheadAttention):
+        return list(_ATTENTION)
+    classes = (f"{each.__module__}.{each.__qualname__}" for each in type(module).__mro__)
+    return ["weight"] if isinstance(module, _LAYERS) or _CONV1D in classes else []
+
+
+def _tensors_behind(module: nn.Module, attribute: str) -> Iterator[tuple[str, _Role]]:
+    """Parameters of a module that a weight is, or is computed from."""
+    if attribute in module._parameters:
+        yield attribute, "weight"
+    elif parametrize.is_parametrized(module, attribute):
+        parametrized: parametrize.ParametrizationList = module.parametrizations[attribute]  # type: ignore[index, assignment]
+        originals = [name for name in parametrized._parameters if name.startswith("original")]
+        kept = [name for name in originals if _keeps_zeros(parametrized, name)]
+        for name in (
+            originals if kept else []
+        ):  # of several the last: with one input a weight norm's scale would do, too
+            yield f"parametrizations.{attribute}.{name}", "weight" if name == kept[-1] else "companion"
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm) and hook.name == attribute:
+            yield from ((f"{attribute}_v", "weight"), (f"{attribute}_g", "companion"))
+        elif (isinstance(hook, SpectralNorm) and hook.name == attribute) or _prunes(hook, attribute):
+            yield f"{attribute}_orig", "weight"
+
+
+def _keeps_zeros(parametrized: parametrize.ParametrizationList, name: str) -> bool:
+    """Whether zeros of a tensor of a parametrization are zeros of the weight that is computed from it; tried out."""
+    state = {key: tensor.detach().clone() for key, tensor in parametrized.state_dict().items()}
+    with torch.no_grad(), forked_rng(state[name].device):
+        torch.manual_seed(0)
+        state[name].normal_()
+        dropped = torch.rand_like(state[name], dtype=torch.float32) < 0.5
+        state[name][dropped] = 0
+        weight = functional_call(parametrized, state, ())
+    return weight.shape == dropped.shape and not weight[dropped].nan_to_num().any() and bool(weight.any())
+
+
+def _check_share(
+    parameters: Mapping[str, nn.Parameter], layers: Iterable[str], left_out: Sequence[str], model: nn.Module
+) -> None:
+    """Warn of, or refuse, a default that leaves out weights because their layers are not known."""
+    num = sum(parameters[name].numel() for name in left_out)
+    total = num + sum(parameters[name].numel() for name in layers)
+    if num <= WARN_ABOVE * total:
+        return
+    largest = sorted(left_out, key=lambda name: -parameters[name].numel())
+    listed = ", ".join(f"{name!r} ({_owner(model, name)})" for name in largest[:5])
+    listed += f" and {len(largest) - 5} others" if len(largest) > 5 else ""
+    text = f"{num:,} of {total:,} weights in trainable matrices ({num / total:.1%})"
+    if num > REFUSE_ABOVE * total:
+        raise ConfigError(
+            f"prunable: the default would leave out {text}, because it does not know their layers: {listed}; give "
+            f"patterns of what is to be pruned, or name these in exclude"
+        )
+    warnings.warn(
+        f"prunable: the default leaves out {text}, because it does not know their layers: {listed}; give patterns of "
+        f"what is to be pruned, or name these in exclude to silence this",
+        stacklevel=3,
+    )
+
+
+def _owner(model: nn.Module, name: str) -> str:
+    return type(model.get_submodule(name.rpartition(".")[0])).__name__
+
+
+def _inventory(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, _Role], excluded: Sequence[str]) -> str:
+    """Why each of the parameters is not prunable, as text: numbers and one name of each kind."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    known = {
+        "embedding": "embeddings",
+        "norm": "of norms",
+        "companion": "scales or biases",
+        "weight": "weights of layers",
+    }
+    for name, parameter in parameters.items():
+        if name in excluded:
+            reason = "excluded"
+        elif not parameter.requires_grad:
+            reason = "not trained (requires_grad is False)"
+        elif parameter.dim() < 2:
+            reason = "of fewer than two dimensions"
+        else:
+            reason = known[roles[name]] if name in roles else "of layers that the default does not know"
+        reasons[reason].append(name)
+    listed = ", ".join(f"{len(names)} {reason} (such as {names[0]!r})" for reason, names in reasons.items())
+    return (
+        f"the model has {f'{len(parameters)} parameters: {listed}' if parameters else 'no parameters'}; a prunable "
+        f"parameter is trainable and has two or more dimensions"
+    )
+
+
+# --- what cannot be pruned --------------------------------------------------------------------------------------------
+
+
+def _prunes(hook: object, attribute: str) -> bool:
+    return isinstance(hook, BasePruningMethod) and hook._tensor_name == attribute
+
+
+def _check_torch_pruning(model: nn.Module, chosen: Sequence[str], names: Mapping[str, list[str]]) -> None:
+    """Refuse parameters under a mask of `torch.nn.utils.prune`: two masks would be in force at once."""
+    every = {name for first in chosen for name in names[first]}
     for prefix, module in model.named_modules():
-        dot = f"{prefix}." if prefix else ""
-        if isinstance(module, kinds):
-            found.add(f"{dot}weight")
-        elif isinstance(module, nn.MultiheadAttention):
-            found.update(f"{dot}{name}" for name in attention)
-    return found
+        for hook in module._forward_pre_hooks.values():
+            tensor = hook._tensor_name if isinstance(hook, BasePruningMethod) else None
+            name = f"{prefix}.{tensor}_orig".removeprefix(".")
+            if tensor and name in every:
+                raise ConfigError(
+                    f"parameter {name!r} is under a mask of torch.nn.utils.prune, which would stay in force beside the "
+                    f"ticket's; make that one permanent first: torch.nn.utils.prune.remove(module, {tensor!r})"
+                )
+
+
+def _check_memory(parameters: Mapping[str, nn.Parameter], chosen: Sequence[str], model: nn.Module) -> None:
+    """Refuse a chosen parameter whose memory another trainable parameter updates as well."""
+    by_storage: dict[int, list[tuple[str, nn.Parameter]]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            by_storage[parameter.untyped_storage().data_ptr()].append((name, parameter))
+    pruned = {id(parameters[name]) for name in chosen}
+    for place, sharing in by_storage.items():
+        for (a, first), (b, second) in combinations(sharing if place else [], 2):
+            if pruned & {id(first), id(second)} and overlap(first, second):
+                raise ConfigError(
+                    f"{a!r} and {b!r} are two parameters over the same memory, so training one would revive what is "
+                    f"pruned of the other; tie them by assigning one parameter to both names"
+                )

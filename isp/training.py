@@ -24,6 +24,7 @@ from isp.masks import Mask, apply_, check_fits
 from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
 from isp.settings import Settings
+from isp.tensors import by_first_name, tensors_of
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 Observe = Callable[[Mapping[str, nn.Parameter]], None]
@@ -178,7 +179,7 @@ class State:
 
     Attributes:
         step: updates done under the schedule.
-        weights: all parameters and persistent buffers by name.
+        weights: all parameters and persistent buffers, tied ones under their first name (see `isp.tensors`).
         optimizer: AdamW's `step`, `exp_avg`, `exp_avg_sq` by parameter name; empty: a fresh optimizer.
     """
 
@@ -189,7 +190,7 @@ class State:
 
 def state_of(model: nn.Module, step: int = 0) -> State:
     """A copy of the model's weights as a state with a fresh optimizer."""
-    return State(step=step, weights={name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
+    return State(step=step, weights={name: tensor.clone() for name, tensor in tensors_of(model).items()})
 
 
 Progress = TypeVar("Progress")
@@ -306,7 +307,7 @@ class Trainer:
             TrainingDiverged: loss or gradient norm not finite; carries the last good state.
         """
         device = next(self.model.parameters()).device
-        mask = None if mask is None else _on(device, mask)
+        mask = None if mask is None else _on(device, by_first_name(mask, self.model, "the mask"))
         checkpoint = self.checkpoint
         leg = nullcontext((Cost(), state)) if checkpoint is None else checkpoint.leg(state, until)
         with leg as (spent, state), self._workspace(state, mask, device) as (optimizer, parameters):
@@ -390,7 +391,7 @@ class Trainer:
 
     def _reached(self, optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], step: int) -> State:
         """What the workspace holds, not copied."""
-        weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+        weights = tensors_of(self.model)
         memory = {
             name: {key: tensor.detach() for key, tensor in optimizer.state[parameter].items()}
             for name, parameter in parameters.items()
@@ -439,10 +440,13 @@ def lengths_of(examples: Any) -> Tensor | None:
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], what: str = "the weights") -> None:
     """Copy weights (parameters and persistent buffers by name) into the model, in place.
 
+    A tied parameter may come under any of its names, or under several with the same values.
+
     Raises:
-        ConfigError: they are of another model; names the first tensor that differs, and leaves the model untouched.
+        ConfigError: they are of another model, or two names of one parameter have different values; names the first
+            tensor that is wrong, and leaves the model untouched.
     """
-    own = model.state_dict()
+    own, weights = tensors_of(model), by_first_name(weights, model, what)
     for name in sorted({*own, *weights}):
         shapes = [tuple(tensors[name].shape) if name in tensors else "missing" for tensors in (weights, own)]
         if shapes[0] != shapes[1]:

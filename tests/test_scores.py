@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from isp import masks, registry
 from isp.backbones import _bert as bert
@@ -93,11 +94,41 @@ def tiny_bert() -> Trainer:
     return trainer_of(model, Fixed(inputs), prunable_names(model, bert.PRUNABLE))
 
 
+class Recurrent(nn.Module):
+    """Classes from the mean state of a recurrent layer of two levels and two directions."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.layer = kind(8, 5, num_layers=2, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.layer(inputs)[0].mean(1))
+
+
+def recurrent(kind: type[nn.RNNBase]) -> Trainer:
+    torch.manual_seed(0)
+    return trainer_of(Recurrent(kind).double(), Fixed(drawn(40, 4, 8)))
+
+
+def normalised(norm: Callable[[nn.Module], nn.Module]) -> Trainer:
+    """Weights that are computed from others; one layer is registered twice."""
+    torch.manual_seed(0)
+    middle = norm(nn.Linear(16, 16))
+    return trainer_of(
+        nn.Sequential(nn.Linear(6, 16), middle, nn.GELU(), middle, nn.Linear(16, 3)).double(), Fixed(drawn(40, 6))
+    )
+
+
 MODELS: dict[str, Callable[[], Trainer]] = {
     "mlp": mlp,
     "attention": attentive,
     "clip": tiny_clip,
     "bert": tiny_bert,
+    "lstm": lambda: recurrent(nn.LSTM),
+    "gru": lambda: recurrent(nn.GRU),
+    "weight_norm": lambda: normalised(parametrizations.weight_norm),
+    "spectral_norm": lambda: normalised(parametrizations.spectral_norm),
 }
 
 
@@ -569,3 +600,23 @@ def test_only_the_models_work_is_counted() -> None:
     assert counts[0].samples == BATCH
     assert counts[0].flops > 0
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm"])
+def test_wanda_follows_computed_weights_to_their_products(kind: str) -> None:
+    trainer = MODELS[kind]()
+    found, _ = score(trainer, "wanda", batches=2)
+    model, weights = plain(trainer)
+    seen: dict[int, list[Tensor]] = {index: [] for index in (0, 1, 4)}
+    for index, inputs in seen.items():
+        model[index].register_forward_pre_hook(lambda _, args, inputs=inputs: inputs.append(args[0]))  # type: ignore[index]
+    for inputs, _ in batches(trainer, 2):
+        model(inputs)
+    check(found, [weight.detach().abs() * norms(seen[index]) for weight, index in zip(weights, seen, strict=True)])
+
+
+def test_wanda_tells_weights_in_one_storage_apart() -> None:
+    apart, together = mlp(), mlp()
+    vector = nn.utils.parameters_to_vector(together.model.parameters()).detach()
+    nn.utils.vector_to_parameters(vector, together.model.parameters())
+    assert equal(score(apart, "wanda")[0], score(together, "wanda")[0])

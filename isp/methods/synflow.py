@@ -13,6 +13,7 @@ replaced while the flow is computed (weights, buffers and the model itself stay 
   exponentials, which saturate: queries and keys would get no flow and be pruned completely. A mask m that is added to
   logits multiplies their share by exp(m).
 - `nn.Tanh` (BERT's pooler) is the identity, its slope at 0; it is saturated everywhere else.
+- A weight norm divides by the norm of the direction, taken as a constant, so that an empty row carries no flow.
 
 Other departures: weights are pre-trained; buffers are replaced by absolute values, too (as in the authors' code); of
 texts, whose token ids are no numbers to be set to one, the first training example is used, so this is not data-free
@@ -39,6 +40,8 @@ from torch.func import functional_call
 from isp.errors import ConfigError
 from isp.masks import Mask, keep_top, ones
 from isp.methods import Family, Probe, Scored
+from isp.replacing import replaced, weight_norm_as
+from isp.tensors import first_names_by_place
 
 FAMILY: Family = "one_shot"
 VERSION = 1
@@ -91,7 +94,8 @@ def flow(
     args, kwargs = inputs
     weights = {name: (state[name] * kept[name]).requires_grad_() for name in kept}
     with torch.enable_grad(), positive_functions():
-        outputs = functional_call(model, {**state, **weights}, args, kwargs)
+        held = {place: {**state, **weights}[name] for place, name in first_names_by_place(model).items()}
+        outputs = functional_call(model, held, args, kwargs, tie_weights=False)
         outputs = getattr(outputs, "logits", outputs)
         if not isinstance(outputs, Tensor):
             raise ConfigError(
@@ -123,25 +127,19 @@ def example(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def positive_functions() -> Iterator[None]:
-    """A context in which torch's LayerNorm, softmax, attention and `nn.Tanh` are those of a positive flow.
+    """A context in which torch's LayerNorm, softmax, attention, `nn.Tanh` and weight norm are those of a positive flow.
 
     They are replaced by name, because `nn.MultiheadAttention` and transformers' attention look them up in
     `torch.nn.functional` and nothing else sees inside of both; code that calls `torch.softmax` keeps the true one.
     """
-    replaced: list[tuple[Any, str, Callable[..., Tensor]]] = [
+    changes: list[tuple[Any, str, Callable[..., Tensor]]] = [
         (F, "layer_norm", _layer_norm),
         (F, "softmax", _softmax),
         (F, "scaled_dot_product_attention", _attention),
         (nn.Tanh, "forward", lambda module, inputs: inputs),
     ]
-    originals = [getattr(owner, name) for owner, name, _ in replaced]
-    try:
-        for owner, name, function in replaced:
-            setattr(owner, name, function)
+    with replaced([*changes, *weight_norm_as(_weight_norm)]):
         yield
-    finally:
-        for (owner, name, _), original in zip(replaced, originals, strict=True):
-            setattr(owner, name, original)
 
 
 def _layer_norm(
@@ -155,6 +153,10 @@ def _layer_norm(
     output = input / (mean_square + eps).sqrt()
     output = output if weight is None else output * weight
     return output if bias is None else output + bias
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v.detach(), 2, dim).clamp_min(1e-300))
 
 
 def _softmax(input: Tensor, dim: int = -1, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:

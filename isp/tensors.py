@@ -1,0 +1,161 @@
+"""The tensors of a model, each once: the names of tied parameters, and whose memory a tensor reads.
+
+A parameter that several modules share (tied embeddings and output layers, repeated blocks) has several names in a
+model's state dict. Everywhere in this package it goes by the first of them, the one that `named_parameters` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from isp.errors import ConfigError
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """The first name of each tensor of the model's state dict, by every name that it has there."""
+    names: dict[Any, str] = {}
+    return {name: names.setdefault(_identity(tensor), name) for name, tensor in _state(model).items()}
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by their first name, detached, not copied."""
+    first = first_names(model)
+    return {name: tensor.detach() for name, tensor in _state(model).items() if first[name] == name}
+
+
+def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
+    """Tensors under any names of the model's parameters (weights, a mask), each parameter under its first name only.
+
+    Names that the model lacks stay as they are.
+
+    Args:
+        tensors: tensors by name; a tied parameter may be there under one or several of its names.
+        model: the model whose parameters they belong to.
+        what: description of `tensors` for the error message.
+
+    Raises:
+        ConfigError: the tensors under two names of one parameter differ; names both.
+    """
+    first = first_names(model)
+    merged: dict[str, Tensor] = {}
+    source: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        key = first.get(name, name)
+        other = merged.setdefault(key, tensor)
+        if other is not tensor and not torch.equal(other, tensor.to(other.device)):
+            raise ConfigError(
+                f"{what}: {source[key]!r} and {name!r} are one parameter of the model, but they differ there; give it "
+                f"once, or the same values under both names"
+            )
+        source.setdefault(key, name)
+    return merged
+
+
+def by_all_names(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Tensors under every name of the model's state dict, as `nn.Module.load_state_dict` expects them."""
+    return {name: tensors[first] for name, first in first_names(model).items()}
+
+
+def first_names_by_place(model: nn.Module) -> dict[str, str]:
+    """The first name of each parameter and buffer, by the name of each attribute of a module that holds it.
+
+    A module that is registered twice has its attributes here once, so `torch.func.functional_call` can be given all of
+    them with `tie_weights=False`; with True it does not put back what it replaced in such a module.
+    """
+    names: dict[int, str] = {}
+    return {
+        name: names.setdefault(id(tensor), name)
+        for prefix, module in model.named_modules()
+        for tensors in (module.named_parameters, module.named_buffers)
+        for name, tensor in tensors(prefix, recurse=False, remove_duplicate=False)
+    }
+
+
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have memory in common."""
+    (place_a, begin_a, end_a), (place_b, begin_b, end_b) = _extent(a), _extent(b)
+    if not place_a or place_a != place_b or begin_a >= end_b or begin_b >= end_a:
+        return False
+    if a.dtype != b.dtype:
+        return True
+    used = torch.zeros(max(end_a, end_b) // a.itemsize, dtype=torch.bool)  # interleaved views may still be disjoint
+    used.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)
+    return bool(used.as_strided(b.shape, b.stride(), b.storage_offset()).any())
+
+
+_aten = torch.ops.aten
+_SCALED_COPIES = {_aten.mul, _aten.div, _aten._weight_norm_interface, _aten._to_copy, _aten.clone}
+"""Operations whose result, if it has the shape of their argument, is zero where that is."""
+
+
+class Memory:
+    """Finds the weight that a tensor is a view of, also where several weights share one storage."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._parts: dict[int, list[tuple[int, int, str, Tensor]]] = {}
+        for name, weight in weights.items():
+            self.add(name, weight)
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Attribute the memory of another tensor (a scaled copy, say) to a weight; the tensor is kept alive."""
+        place, begin, end = _extent(tensor)
+        if place:
+            self._parts.setdefault(place, []).append((begin, end, name, tensor))
+
+    def owner(self, tensor: Any) -> tuple[str, Tensor] | None:
+        """Name of the weight in whose memory a tensor lies, and the tensor that was added for it; None: no weight."""
+        if not isinstance(tensor, Tensor) or not (parts := self._parts.get(tensor.untyped_storage().data_ptr())):
+            return None
+        _, begin, end = _extent(tensor)
+        return next(
+            ((name, added) for first, last, name, added in parts if first <= begin and end <= last and begin < end),
+            None,
+        )
+
+    def follow(self, operation: Any, args: Any, out: Any) -> list[str]:
+        """Attribute the result of an operation to a weight if it is a scaled copy of the whole of it.
+
+        So parametrized layers, which compute their weight from a parameter, are followed to the product.
+
+        Args:
+            operation: the operator, as `torch.ops` gives it.
+            args: its arguments.
+            out: what it returned.
+
+        Returns:
+            Names of the weights that the operation read otherwise, views left out.
+        """
+        read = []
+        result = out[0] if isinstance(out, tuple) else out
+        for arg in tree_leaves(args):
+            if isinstance(result, Tensor) and (owner := self.owner(arg)):
+                name, whole = owner
+                same = arg.shape == whole.shape == result.shape and arg.stride() == whole.stride()
+                if same and operation in _SCALED_COPIES:
+                    self.add(name, result)
+                elif result.untyped_storage().data_ptr() != arg.untyped_storage().data_ptr():
+                    read.append(name)
+        return read
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+
+
+def _identity(tensor: Tensor) -> Any:
+    """The same for two tensors that are the same view of the same memory."""
+    place, begin, end = _extent(tensor)
+    return (place, begin, end, tensor.shape, tensor.stride(), tensor.dtype) if place else id(tensor)
+
+
+def _extent(tensor: Tensor) -> tuple[int, int, int]:
+    """Address of a tensor's storage (0: it has no memory), and its first and last byte in it."""
+    place = tensor.untyped_storage().data_ptr() if tensor.numel() else 0
+    begin = int(tensor.storage_offset())
+    end = begin + 1 + sum((size - 1) * int(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return place, begin * tensor.itemsize, end * tensor.itemsize
