@@ -27,10 +27,12 @@ from isp.sparsity import parse_sparsity
 from isp.tasks import Task, TaskLimits
 from isp.training import Training
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)]
 Initial = Literal["pretrained", "random"]
 LARGEST_STUDY = 2**22
 """The largest study file in bytes: room for some 100,000 class names, and no more than YAML is parsed in a minute."""
+RESERVED = ("initial", "similarity.json", "similarity.log")
+"""What else is in the folder of a run, or of its logs, beside those of variants; `dense` holds the dense run, too."""
 
 
 class Variant(Settings):
@@ -54,8 +56,8 @@ class Variant(Settings):
 class Protocol(Training):
     """A training protocol whose T may be said in epochs, and so depend on the task."""
 
-    steps: int = Field(default=0, ge=1, description="T in optimizer updates; or else `epochs`")
-    epochs: float | None = Field(default=None, gt=0, description="T in epochs of whole batches")
+    steps: int = Field(default=0, ge=1, le=10**9, description="T in optimizer updates; or else `epochs`")
+    epochs: float | None = Field(default=None, gt=0, le=10**6, description="T in epochs of whole batches")
 
     @model_validator(mode="after")
     def _check(self) -> Protocol:
@@ -103,10 +105,10 @@ class Study(Settings):
         default=Path("resources/data"), description="folder of data sets and models in the hub's layout"
     )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
-    threads: int = Field(default=1, ge=1, description="torch threads of a process; the bits depend on it")
+    threads: int = Field(default=1, ge=1, le=1024, description="torch threads of a process; the bits depend on it")
     throughput: float | None = Field(
         default=None,
-        gt=0,
+        ge=1,
         description="FLOPs a second that a job sustains on the device; planned hours and time limits on a cluster "
         "follow from it (default: 1e13 on a GPU, 5e9 a thread on a CPU)",
     )
@@ -143,6 +145,8 @@ class Study(Settings):
                 if name not in self.variants:
                     raise ConfigError(f"{where}: {unknown('variant', name, self.variants)}")
         for name, variant in self.variants.items():
+            if name in RESERVED or (name == "dense" and self.method(name).module.FAMILY != "dense"):
+                raise ConfigError(f"variants.{name}: runs have a file or folder of this name; choose another one")
             self.method(name)
             for backbone in variant.by_backbone:
                 if backbone not in self.training:

@@ -22,8 +22,20 @@ from isp.errors import ConfigError, shown, unknown
 from isp.parsing import load_yaml
 from isp.settings import Settings, parse
 from isp.tasks import ImageTask, Task, TextTask
+from isp.untrusted import check_file_name
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=200)]
+
+
+def _check_relative(key: str, value: str) -> str:
+    """Paths below a repository, and what becomes a part of one: relative, without `..`, and no pattern."""
+    try:
+        check_file_name(value)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+    if re.search(r"[*?\[\]\s]", value):
+        raise ValueError(f"{key}: {shown(value)} must be a name, without spaces, *, ?, [ and ]")
+    return value
 
 
 class BackboneDefinition(Settings):
@@ -46,6 +58,9 @@ class BackboneDefinition(Settings):
     def _check(self) -> BackboneDefinition:
         if bool(self.id) == bool(self.folder):
             raise ValueError("a backbone needs either an id (owner/name on the hub) or a folder")
+        for key in ("id", "revision"):
+            if key in self.model_fields_set and getattr(self, key):
+                _check_relative(key, getattr(self, key))
         foreign = {"clip": ("pooler", "case", "max_length"), "bert": ("architecture",)}[self.family]
         for key in self.model_fields_set.intersection(foreign):
             raise ValueError(f"{key}: family {self.family!r} has no such key")
@@ -89,7 +104,7 @@ class TaskDefinition(Settings):
     label: str = Field(default="label", description="column")
     train: str = Field(default="train", description="name of the training split")
     test: str = Field(default="test", description="name of the split that is scored once")
-    num_examples: int = Field(ge=2, description="size of the training split")
+    num_examples: int = Field(ge=2, le=10**12, description="size of the training split")
     classes: tuple[str, ...] = Field(description="names in the order of the labels; [] for a regression on texts")
     templates: tuple[str, ...] = Field(default=("a photo of a {}.",), min_length=1, description="prompts, of pictures")
     metrics: tuple[str, ...] = Field(min_length=1, max_length=2, description="the first decides; see isp.metrics")
@@ -99,22 +114,24 @@ class TaskDefinition(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> TaskDefinition:
+        for key in ("id", "revision", "folder", "train", "test"):
+            _check_relative(key, getattr(self, key))
         if self.kind == "pictures" and (len(self.inputs) != 1 or len(self.classes) < 2):
             raise ValueError("pictures have one column of inputs and two or more classes")
         if len(self.classes) == 1:
             raise ValueError("classes: allowed are two or more, or none for a regression")
         for template in self.templates:
             if template.count("{}") != 1:
-                raise ValueError(f"templates: {template!r} needs one {{}}")
+                raise ValueError(f"templates: {shown(template)} needs one {{}}")
         if self.num_validation is not None and self.num_validation >= self.num_examples:
             raise ValueError(f"num_validation = {self.num_validation}: allowed are 1 to {self.num_examples - 1}")
         if (self.split == "groups") != bool(self.group) or (self.group and self.kind == "texts"):
             raise ValueError("group and split: groups go together, and for pictures only")
         try:
             if self.group and not re.compile(self.group).groups:
-                raise ValueError(f"group: {self.group!r} has no group, such as (\\d+)")
+                raise ValueError(f"group: {shown(self.group)} has no group, such as (\\d+)")
         except re.error as error:
-            raise ValueError(f"group: {self.group!r} is no pattern ({error})") from None
+            raise ValueError(f"group: {shown(self.group)} is no pattern ({error})") from None
         self.build()
         return self
 

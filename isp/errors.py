@@ -57,7 +57,10 @@ LONGEST = 200
 
 def shown(value: object) -> str:
     """A value as a message shows it: its `repr`, cut at `LONGEST` characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with more digits than Python writes
+        text = "a number of too many digits"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
 
 

@@ -18,11 +18,13 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_foreign_characters(cls, value: Any, info: ValidationInfo) -> Any:
-        """A path or a command line cannot hold NUL, and UTF-8 no half of a surrogate pair."""
-        for text in _texts(value):
-            if re.search("[\0\ud800-\udfff]", text):
-                raise ValueError(f"{info.field_name}: {shown(text)} has a character that no text may have")
+    def _representable(cls, value: Any, info: ValidationInfo) -> Any:
+        """A command line cannot hold NUL, UTF-8 no half of a surrogate pair, and a tensor no longer integer."""
+        for key, each in _leaves(str(info.field_name), value):
+            if isinstance(each, str) and re.search("[\0\ud800-\udfff]", each):
+                raise ValueError(f"{key}: {shown(each)} has a NUL or half of a surrogate pair")
+            if isinstance(each, int) and not -(2**63) <= each < 2**63:
+                raise ValueError(f"{key}: integers must fit into 64 bits, got {shown(each)}")
         return value
 
     @field_validator("*", mode="before")
@@ -34,17 +36,17 @@ class Settings(BaseModel):
         return value
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a value as YAML gives it, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _texts(key)
-            yield from _texts(each)
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Each text and number in a value as YAML gives it, keys included, after its own key."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield key, name
+            yield from _leaves(f"{key}.{name}", each)
     elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _texts(each)
+        for index, each in enumerate(value):
+            yield from _leaves(f"{key}.{index}", each)
+    else:
+        yield key, value
 
 
 T = TypeVar("T", bound=BaseModel)

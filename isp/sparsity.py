@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation, localcontext
 from typing import Literal
 
-from isp.errors import ConfigError
+from isp.errors import LONGEST, ConfigError, shown
 
 PLACES = Decimal("0.0001")
 RateOf = Literal["remaining", "original"]
@@ -28,14 +28,15 @@ def parse_sparsity(value: str | float | Decimal) -> Decimal:
         rounded = exact.quantize(PLACES)
         inside = 0 <= exact < 1
     except InvalidOperation:
-        raise ConfigError(f"sparsity {value!r}: not a number; allowed: a decimal in [0, 1), such as 0.9") from None
+        raise ConfigError(f"sparsity {shown(value)}: not a number; allowed: a decimal in [0, 1), such as 0.9") from None
+    text = str(value)[:LONGEST]
     if not inside:
-        raise ConfigError(f"sparsity {value}: outside [0, 1); it is the fraction of prunable weights that are zero")
+        raise ConfigError(f"sparsity {text}: outside [0, 1); it is the fraction of prunable weights that are zero")
     if rounded != exact:
         raise ConfigError(
-            f"sparsity {value}: more than four decimals; the nearest allowed one is {min(rounded, 1 - PLACES)}"
+            f"sparsity {text}: more than four decimals; the nearest allowed one is {min(rounded, 1 - PLACES)}"
         )
-    return rounded
+    return abs(rounded)  # -0 is 0, in paths, too
 
 
 def num_pruned(sparsity: Decimal, num_weights: int) -> int:

@@ -43,7 +43,7 @@ MOMENTS = {"exp_avg", "exp_avg_sq"}
 class Training(Settings):
     """A training protocol: AdamW under one learning-rate schedule over the budget of T = `steps` steps."""
 
-    steps: int = Field(ge=1, description="T, the training budget of every ticket, in optimizer updates")
+    steps: int = Field(ge=1, le=10**9, description="T, the training budget of every ticket, in optimizer updates")
     batch_size: int = Field(
         default=128, ge=1, description="examples a step; the last, smaller batch of an epoch is dropped"
     )

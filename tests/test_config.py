@@ -192,6 +192,37 @@ MALFORMED = [
     ("define.tasks.mine", {**OWN_TASK, "num_examples": 1}, "define.tasks.mine.num_examples = 1: input should be"),
     ("define.task", {}, "unknown key define 'task'; did you mean 'tasks'? (allowed: backbones, tasks)"),
     (f"{BLOCK}.tasks", ["rte"], "grid.0: task 'rte' has texts, but backbone 'clip_tiny' takes pictures"),
+    # what would take all memory or time, or cannot be passed on
+    ("threads", 10**6, "threads = 1000000: input should be less than or equal to 1024"),
+    ("threads", 10**90, "threads: integers must fit into 64 bits, got 1000"),
+    ("throughput", 0.5, "throughput = 0.5: input should be greater than or equal to 1"),
+    (f"{TRAINING}.steps", 10**10, "training.clip_tiny.steps = 10000000000: input should be less than or equal to 10"),
+    (f"{ISP}.denoisers", 10**6, "denoisers = 1000000: input should be less than or equal to 1000"),
+    (f"{ISP}.look_ahead_steps", 10**99, "integers must fit into 64 bits"),
+    ("variants.isp", {"method": "greedy_soup", "settings": {"members": 1001}}, "members = 1001: input should be less"),
+    (f"{BLOCK}.seeds", [2**63], "grid.0.seeds.0: integers must fit into 64 bits, got 9223372036854775808"),
+    ("define.tasks.mine", {**OWN_TASK, "num_examples": 10**13}, "num_examples = 10000000000000: input should be less"),
+    ("question", "a\0b", "question: 'a\\x00b' has a NUL or half of a surrogate pair"),
+    (
+        "define.tasks.mine",
+        {**OWN_TASK, "classes": ["a", "\ud83d"]},
+        "define.tasks.mine.classes.1: '\\ud83d' has a NUL or half of a",
+    ),
+    (f"{ISP}.ra\0te", 1, "variants.isp.settings: 'ra\\x00te' has a NUL"),
+    # names that are paths
+    ("study", "a" * 201, "string should have at most 200 characters"),
+    ("variants." + "a" * 201, {"method": "random"}, "string should have at most 200 characters"),
+    ("define.tasks." + "a" * 201, OWN_TASK, "string should have at most 200 characters"),
+    ("variants.initial", {"method": "random"}, "variants.initial: runs have a file or folder of this name; choose"),
+    ("variants.dense", {"method": "random"}, "variants.dense: runs have a file or folder of this name; choose another"),
+    ("define.tasks.mine", {**OWN_TASK, "id": "../b"}, "id: file name '../b' is absolute or has an empty, '.' or '..'"),
+    ("define.tasks.mine", {**OWN_TASK, "folder": "a/../../b"}, "folder: file name 'a/../../b' is absolute or has"),
+    ("define.tasks.mine", {**OWN_TASK, "train": "/etc/train"}, "train: file name '/etc/train' is absolute or has"),
+    ("define.tasks.mine", {**OWN_TASK, "train": "*"}, "train: '*' must be a name, without spaces, *, ?, [ and ]"),
+    ("define.tasks.mine", {**OWN_TASK, "test": "te[s]t"}, "test: 'te[s]t' must be a name"),
+    ("define.tasks.mine", {**OWN_TASK, "revision": "a\x1b[31m"}, "revision: file name 'a\\x1b[31m' has a backslash or"),
+    ("define.backbones.mine", {"family": "bert", "id": "a/b", "revision": "../x"}, "revision: file name '../x' is"),
+    ("define.backbones.mine", {"family": "bert", "id": "a/.."}, "id: file name 'a/..' is absolute or has"),
     # cells that are there twice
     (f"{BLOCK}.sparsities", [0.9, "0.90"], "grid.0: sparsities 0.9000, 0.9000: one is given twice"),
     (f"{BLOCK}.seeds", [0, 0], "the cell clip_tiny/digits/dense/0/0.0000 is there twice"),
@@ -208,6 +239,25 @@ def test_what_is_wrong_is_named_with_what_is_allowed(tmp_path: Path, path: str, 
         load_study(file)
     assert str(caught.value).startswith(f"{file}: ")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["similarity.json", "similarity.log"])
+def test_variants_that_would_be_a_file_of_the_run(name: str) -> None:
+    study = change("variants.isp", {"method": "random"})
+    study["variants"][name] = {"method": "random"}
+    with pytest.raises(ConfigError, match=f"variants.{name}: runs have a file or folder of this name"):
+        parse_study(study, "here")
+
+
+def test_values_in_messages_are_cut() -> None:
+    long = "x" * 10**6
+    for path, value in (("study", long), ("device", long), ("reference", long), (f"{TRAINING}.steps", long),
+                        (f"{ISP}.rule", long), (f"{ISP}.{long}", 1), (f"{BLOCK}.tasks", [long]),
+                        (f"{BLOCK}.sparsities", [long]), ("define.tasks.mine", {**OWN_TASK, "classes": {long: 1}}),
+                        ("define.tasks.mine", {**OWN_TASK, "kind": "pictures", "templates": [long]})):  # fmt: skip
+        with pytest.raises(ConfigError) as caught:
+            parse_study(change(path, value), "here")
+        assert len(str(caught.value)) < 3000, path
 
 
 def test_the_variant_to_compare_with() -> None:

@@ -14,6 +14,11 @@ def test_parsing(value: object) -> None:
     assert str(parse_sparsity(value)) == "0.9000"  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", ["-0", "-0.0", -0.0, 0, "0e5"])
+def test_zero_has_one_form(value: object) -> None:
+    assert str(parse_sparsity(value)) == "0.0000"  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -22,6 +27,9 @@ def test_parsing(value: object) -> None:
         ("ninety", "not a number"),
         ("nan", "not a number"),
         (0.12345, "four decimals"),
+        ("0." + "5" * 9999, r"^.{0,300}$"),
+        ("9" * 9999, r"^.{0,300}$"),
+        ("x" * 9999, r"^.{0,300}$"),
     ],
 )
 def test_what_is_no_sparsity(value: object, message: str) -> None:

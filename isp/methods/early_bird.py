@@ -33,7 +33,7 @@ class Settings(Scored):
     """The queue and when it counts as settled."""
 
     interval: float = Field(default=0.02, gt=0, le=0.5, description="share of T between two masks, at least a step")
-    queue: int = Field(default=5, ge=2, description="masks that are compared")
+    queue: int = Field(default=5, ge=2, le=1000, description="masks that are compared")
     distance: float = Field(default=0.1, ge=0, le=1, description="largest Hamming distance that counts as settled")
     latest: float = Field(default=0.5, gt=0, lt=1, description="share of T at which the ticket is drawn in any case")
 

@@ -32,11 +32,11 @@ VERSION = 2
 class Settings(_isp.LookAhead, Scored):
     """Weak subnetworks and their mixing."""
 
-    subnetworks: int = Field(default=8, ge=0, description="K, weak subnetworks; 0: plain fine-tuning")
+    subnetworks: int = Field(default=8, ge=0, le=1000, description="K, weak subnetworks; 0: plain fine-tuning")
     sparsities: tuple[float, ...] = Field(
         default=(0.1, 0.2, 0.3, 0.4, 0.5), min_length=1, description="sparsities s_k that a subnetwork draws from"
     )
-    look_ahead_steps: int = Field(default=100, ge=1, description="steps that each subnetwork trains")
+    look_ahead_steps: int = Field(default=100, ge=1, le=10**9, description="steps that each subnetwork trains")
     warmup_steps: int = Field(
         default=0,
         ge=0,

@@ -67,7 +67,7 @@ def check_varied(settings: Varied) -> None:
 class LookAhead(settings.Settings):
     """Protocol and data of the look-ahead copies (Algorithm 2's P and D)."""
 
-    look_ahead_steps: int = Field(default=50, ge=1, description="C, steps that each copy trains")
+    look_ahead_steps: int = Field(default=50, ge=1, le=10**9, description="C, steps that each copy trains")
     learning_rate_factors: tuple[float, float] = Field(
         default=(0.5, 2.0), description="range of a copy's factor on the learning rate, drawn log-uniformly"
     )
@@ -105,7 +105,9 @@ class Settings(LookAhead, Scored):
     rate: float = Field(default=0.15, ge=0.001, lt=1, description="s, share of the weights that a round prunes")
     rate_of: Literal["remaining", "original"] = Field(default="remaining", description="what `rate` is a share of")
     segment_fraction: float = Field(default=0.075, gt=0, le=1, description="t as a share of the steps of an epoch")
-    denoisers: int = Field(default=5, ge=0, description="N, look-ahead copies a round; 0: plain magnitude pruning")
+    denoisers: int = Field(
+        default=5, ge=0, le=1000, description="N, look-ahead copies a round; 0: plain magnitude pruning"
+    )
     rule: Rule = Field(default="union", description="how the weak masks are superposed")
     adjust: Literal["rounds", "target"] = Field(
         default="rounds",

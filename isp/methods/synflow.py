@@ -50,7 +50,7 @@ VERSION = 1
 class Settings(Scored):
     """Scope and rounds."""
 
-    rounds: int = Field(default=100, ge=1, description="n, in how many steps the sparsity is reached")
+    rounds: int = Field(default=100, ge=1, le=10**6, description="n, in how many steps the sparsity is reached")
 
 
 def mask(probe: Probe, settings: Settings, seed: int, sparsity: Decimal) -> Mask:

@@ -29,7 +29,7 @@ VERSION = 1
 class Settings(Scored):
     """What is averaged. The scope is that of magnitude masks, at a sparsity above 0."""
 
-    members: int = Field(default=8, ge=1, description="models that are fine-tuned")
+    members: int = Field(default=8, ge=1, le=1000, description="models that are fine-tuned")
     learning_rate_factors: tuple[float, float] = Field(
         default=(0.5, 2.0), description="range of a member's factor on the learning rate, drawn log-uniformly"
     )
