@@ -7,10 +7,13 @@ import hashlib
 import importlib
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -244,12 +247,39 @@ def _with_options_from_files(arguments: list[str]) -> list[str]:
     return found
 
 
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Forbid libraries the hub by `HF_HUB_OFFLINE`; where it was read already (in a warm server), change what was read.
+
+    Only `isp download` may use a network. A model's files can name others for a library to fetch.
+    """
+
+    def remembered(offline: bool | None) -> bool | None:
+        constants: Any = sys.modules.get("huggingface_hub.constants")
+        before = constants and constants.HF_HUB_OFFLINE
+        if constants and offline is not None:
+            constants.HF_HUB_OFFLINE = offline
+        return before
+
+    name = "HF_HUB_OFFLINE"
+    variable, constant = os.environ.get(name), remembered(True)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        os.environ |= {} if variable is None else {name: variable}
+        remembered(constant)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: errors meant for people are printed without a traceback, with exit status 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # where the locale lacks a character, print its number as stderr does
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(_with_options_from_files(sys.argv[1:] if arguments is None else arguments), standalone_mode=True)
+        given = _with_options_from_files(sys.argv[1:] if arguments is None else arguments)
+        with _offline() if given and given[0] in stages.NAMES and given[0] != "download" else nullcontext():
+            app(given, standalone_mode=True)
     except IspError as error:
         err.print(f"[bold red]isp:[/] {escape(printable(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None

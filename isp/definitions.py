@@ -6,8 +6,10 @@ A definition travels to the stages as JSON in the place of a name, so that a cha
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,6 +70,15 @@ class BackboneDefinition(Settings):
             raise ValueError("architecture: a folder says it itself, in open_clip_config.json")
         if self.architecture and self.architecture not in _architectures():
             raise ValueError(unknown("architecture", self.architecture, _architectures()))
+        if self.architecture:
+            model = _architectures()[self.architecture]
+            vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
+            foreign = "timm_model_name" in vision or {"hf_model_name", "hf_tokenizer_name"} & set(text)
+            if foreign or {"custom_text", "multimodal_cfg"} & set(model) or not isinstance(vision.get("layers"), int):
+                raise ValueError(
+                    f"architecture: {self.architecture!r} has a tower or tokenizer of another library, a ResNet or a "
+                    f"decoder; allowed are those of open_clip's own vision and text transformers"
+                )
         return self
 
     def build(self) -> Backbone:
@@ -86,11 +97,13 @@ class BackboneDefinition(Settings):
         )
 
 
-def _architectures() -> set[str]:
-    """Names of open_clip's architectures, without importing it, which takes seconds."""
+@cache
+def _architectures() -> dict[str, dict[str, Any]]:
+    """open_clip's architectures by name, without importing it, which takes seconds."""
     spec = importlib.util.find_spec("open_clip")
     folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-    return {path.stem for folder in folders for path in (Path(folder) / "model_configs").glob("*.json")}
+    paths = [path for folder in folders for path in (Path(folder) / "model_configs").glob("*.json")]
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 class TaskDefinition(Settings):

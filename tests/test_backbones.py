@@ -227,19 +227,89 @@ def test_files_of_another_clip(tmp_path: Path) -> None:
         ({"text_cfg": {"vocab_size": 32000}}, r"a tokenizer of its own \(vocab_size\)"),
         ({"vision_cfg": {"patch_size": 0}}, r"no model can be built from it \(ZeroDivisionError"),
         ({"vision_cfg": {"image_size": 35}}, "are of another model"),
+        ({"vision_cfg": {"image_size": [28, 42]}}, r"image_size must be one side .* got \[28, 42\]"),
+        ({"vision_cfg": {"image_size": None}}, "image_size must be one side .* got None"),
+        ({"vision_cfg": {"image_size": "28"}}, "image_size must be one side .* got '28'"),
+        ({"vision_cfg": {"layers": [1, 1, 1, 1]}}, r"layers of vision_cfg is \[1, 1, 1, 1\], as of a ResNet; allowed"),
+        ({"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224"}}, "its image tower is timm's 'vit_tiny_patch16"),
+        ({"text_cfg": {"hf_model_name": "roberta-base"}}, r"a tokenizer of its own \(hf_model_name\)"),
+        ({"text_cfg": {"width": "x" * 10**6}}, r"^.{0,900}$"),
+        ({"vision_cfg": {"width": None}}, "no model can be built from it"),
+        ({"vision_cfg": {"patch_sise": 7}}, "unknown key of vision_cfg 'patch_sise'; did you mean 'patch_size'"),
+        ({"text_cfg": {"layer": 7}}, "unknown key of text_cfg 'layer'; did you mean 'layers'"),
+        ({"model_cfg": {"custom_text": True}}, "custom_text gives the text tower names of its own"),
+        ({"model_cfg": {"multimodal_cfg": {}}}, "unknown key of model_cfg 'multimodal_cfg'"),
+        ({"model_cfg": {"embed_dim": None}}, "embed_dim must be a whole number, got None"),
+        ({"model_cfg": {"vision_cfg": None}}, "model_cfg has no vision_cfg"),
+        ({"model_cfg": {"text_cfg": [1]}}, "model_cfg has no text_cfg"),
+        ({"preprocess_cfg": {"mean": [0.5]}}, r"mean must be a number or one for each of three channels, got \[0.5\]"),
+        ({"preprocess_cfg": {"mean": {"r": 1}}}, "mean must be a number or one for each"),
+        (
+            {"preprocess_cfg": {"std": ["a", "b", "c"]}},
+            "std must be a number or one for each of three channels, above 0",
+        ),
+        ({"preprocess_cfg": {"std": [0.5, 0, 0.5]}}, "std must be .* above 0"),
+        ({"preprocess_cfg": {"std": float("inf")}}, "std must be .* got inf"),
+        ({"preprocess_cfg": {"mode": "L"}}, "mode 'L'; allowed is 'RGB'"),
     ],
 )
 def test_clips_that_would_be_run_wrongly(tmp_path: Path, config: Any, message: str) -> None:
     clip_folder(tmp_path)
     if isinstance(config, dict):
         whole = json.loads((tmp_path / clip.CONFIG).read_text())
+        config = dict(config)
         whole["preprocess_cfg"] |= config.pop("preprocess_cfg", {})
+        whole["model_cfg"] |= config.pop("model_cfg", {})
         for part, changed in config.items():
             whole["model_cfg"][part] = {**whole["model_cfg"][part], **changed}
         config = json.dumps(whole)
     (tmp_path / clip.CONFIG).write_text(config)
     with pytest.raises((ConfigError, DataError), match=message):
         backbone_of(f"{{family: clip, folder: {tmp_path}}}").convert(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "mean", "std"),
+    [
+        ({"mean": 0.5, "std": 0.25}, [0.5] * 3, [0.25] * 3),
+        ({"mean": [0.1, 0.2, 0.3], "std": 1}, [0.1, 0.2, 0.3], [1] * 3),
+        ({"mean": None, "std": None}, None, None),
+        ({"mean": 0, "std": []}, None, None),
+        ({"resize_mode": None, "interpolation": None, "mode": None}, None, None),
+    ],
+)
+def test_preprocessing_is_open_clips(tmp_path: Path, preprocessing: dict[str, Any], mean: Any, std: Any) -> None:
+    """What is not stated, null or zero is OpenAI's, as in open_clip; one number counts for every channel."""
+    import open_clip
+
+    clip_folder(tmp_path)
+    content = json.loads((tmp_path / clip.CONFIG).read_text())
+    content["model_cfg"]["vision_cfg"]["image_size"] = [28, 28]
+    content["model_cfg"]["custom_text"] = False
+    (tmp_path / clip.CONFIG).write_text(json.dumps({**content, "preprocess_cfg": preprocessing}))
+    backbone = backbone_of(f"{{family: clip, folder: {tmp_path}}}")
+    pretrained = backbone.convert(tmp_path)
+    found = pretrained.architecture
+    assert (found["mean"], found["std"]) == (
+        mean or list(open_clip.OPENAI_DATASET_MEAN),
+        std or list(open_clip.OPENAI_DATASET_STD),
+    )
+    theirs = open_clip.image_transform(28, False, preprocessing.get("mean"), preprocessing.get("std")).transforms[-1]
+    assert (found["mean"], found["std"]) == (list(theirs.mean), list(theirs.std))
+    assert clip.image_size(found) == 28
+    task, inputs, _ = task_for(backbone)
+    model = backbone.initial(pretrained, task, 0, False)
+    tensors = backbone.prepare([inputs], np.arange(6), pretrained, "x")
+    examples = backbone.examples({**tensors, "labels": torch.zeros(6)}, found, "none")
+    assert model(examples.batch(torch.arange(2))[0]).shape == (2, len(task.classes))
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "roberta-ViT-B-32", "RN50", "coca_ViT-B-32", "convnext_base"])
+def test_architectures_of_other_libraries_are_refused_before_anything_runs(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"architecture: '{name}' has a tower or tokenizer of another library"):
+        backbone_of(f"{{family: clip, id: a/b, architecture: {name}}}")
+    with pytest.raises(ConfigError, match=r"allowed are|unknown key of model_cfg"):
+        ClipBackbone(architecture=name).described()
 
 
 def test_what_open_clip_knows_of_published_weights_is_taken() -> None:

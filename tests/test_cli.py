@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from isp import artifacts, cli, registry, stages
+from isp import artifacts, cli, registry, running, stages
 from isp.errors import IspError
 from isp.stages.download import download
 from isp.stages.finetune_dense import finetune_dense
@@ -213,3 +216,39 @@ def test_a_damaged_input_is_named_with_its_stage(
     assert run("initialise", *options, str(short_pretraining / "backbones" / "clip_tiny.safetensors")) == 2
     assert "train: holds backbone, but examples is needed" in capsys.readouterr().err.replace("\n", "")
     assert not (here / "state").exists()
+
+
+def test_only_the_download_may_use_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a warm server, whose libraries read the environment before; and nothing of it outlasts the call."""
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    seen = {}
+
+    def look(arguments: list[str], **_: Any) -> None:
+        seen[arguments[0]] = (os.environ.get("HF_HUB_OFFLINE"), constants.is_offline_mode())
+
+    monkeypatch.setattr(cli, "app", look)
+    for stage in (*stages.NAMES, "run"):
+        cli.main([stage])
+    assert seen == dict.fromkeys(stages.NAMES, ("1", True)) | dict.fromkeys(("download", "run"), (None, False))
+    assert (os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE) == (None, False)
+
+
+def test_options_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those that the command line would hold, to the byte; long ones only travel so."""
+    monkeypatch.chdir(tmp_path)
+    values = {"study": {"question": "{x} \U0001f600 'it\"s' $HOME\n" + "long " * 20_000}, "text": "--output"}
+    texts = {"study": json.dumps(values["study"]), "text": values["text"]}
+    options = " ".join(f"--{key} {shlex.quote(text)}" for key, text in texts.items())
+    shortened = running.by_file(options)
+    assert len(shortened) < 100
+    assert (shortened, running.by_file("--a b")) == (running.by_file(options), "--a b")
+    assert running.by_file(options + " ") != shortened
+    seen: list[str] = []
+    monkeypatch.setattr(cli, "app", lambda arguments, **_: seen.extend(arguments))
+    cli.main(["describe", *shlex.split(shortened), "--output", "x"])
+    assert seen == ["describe", "--study", texts["study"], "--text", "--output", "--output", "x"]
+    with pytest.raises(SystemExit):
+        cli.main(["describe", "--options-from", "nowhere.txt"])

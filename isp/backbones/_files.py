@@ -37,7 +37,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); fetch it again (stage: download)") from None
     if not isinstance(config, dict):
         raise DataError(f"{path}: a {type(config).__name__}, not the keys and values of a model's configuration")
@@ -45,13 +45,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def buildable(path: Path, build: Callable[[], T]) -> T:
-    """What a library builds from a configuration.
+    """Return what a library builds from a configuration.
 
     Raises:
-        ConfigError: nothing can be built; the libraries raise all kinds of errors then.
+        ConfigError: Nothing can be built, for which the libraries raise all kinds of errors, or `build` says so itself.
     """
     try:
         return build()
+    except ConfigError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: no model can be built from it ({type(error).__name__}: {reason:.300})") from None

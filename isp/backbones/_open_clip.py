@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +20,7 @@ from isp.backbones import Pretrained
 from isp.backbones._files import buildable, read_config, read_safetensors
 from isp.data.images import Augmentation, Images, to_pixels
 from isp.data.sources import Column, HubModel
-from isp.errors import ConfigError, DataError, unknown
+from isp.errors import ConfigError, DataError, shown, unknown
 from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
 from isp.tasks import ImageTask, Inputs, Task
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 VOCABULARY_SIZE = 49_408
+_IMAGE_SIZE = 224
+"""open_clip's default."""
+_OWN = "allowed are open_clip's own vision and text transformers"
 PRUNABLE = (
     "visual.transformer.resblocks.*.attn.in_proj_weight",
     "visual.transformer.resblocks.*.attn.out_proj.weight",
@@ -96,10 +102,11 @@ class ClipBackbone:
         if isinstance(found, str):
             import open_clip
 
-            found = open_clip.get_model_config(found)
-            if found is None:
+            if found not in open_clip.list_models():
                 raise ConfigError(unknown("open_clip architecture", self.architecture, open_clip.list_models()))
+            found = open_clip.get_model_config(found)
         assert found is not None
+        check_model(f"architecture {self.architecture!r:.100}", found)
         return {"model": dict(found), "mean": list(self.mean), "std": list(self.std)}
 
     def convert(self, folder: Path) -> Pretrained:
@@ -113,7 +120,7 @@ class ClipBackbone:
         path = folder / CONFIG
         architecture = self.described() if self.architecture else self._beside(path)
         for name, published in _published(self.source.id if self.source else ""):
-            architecture |= {key: list(published[key]) for key in ("mean", "std") if published.get(key)}
+            architecture |= _statistics(path, published)
             _check_preprocessing(path, published)
             self._check_activation(architecture["model"], name, published)
         weights = read_safetensors(folder / WEIGHTS)
@@ -123,12 +130,13 @@ class ClipBackbone:
 
     def _beside(self, path: Path) -> dict[str, Any]:
         config = read_config(path)
-        model, preprocessing = config.get("model_cfg"), config.get("preprocess_cfg", {})
+        model, preprocessing = config.get("model_cfg"), config.get("preprocess_cfg") or {}
         if not isinstance(model, dict) or not isinstance(preprocessing, dict):
             raise DataError(f"{path}: not open_clip's configuration of a model, it has no 'model_cfg'")
+        check_model(str(path), model)
         _check_preprocessing(path, preprocessing)
         found = {"model": model, "mean": list(self.mean), "std": list(self.std)}
-        return found | {key: list(preprocessing[key]) for key in ("mean", "std") if key in preprocessing}
+        return found | _statistics(path, preprocessing)
 
     def _check_activation(self, model: Mapping[str, Any], name: str, published: Mapping[str, Any]) -> None:
         """Weights run under another activation than theirs, and score badly; open_clip only warns."""
@@ -201,26 +209,73 @@ def build(architecture: Mapping[str, Any], seed: int) -> open_clip.CLIP:
     """Both towers with random weights drawn from `seed`.
 
     Raises:
-        ConfigError: a tower or the tokenizer is another library's.
+        ConfigError: As `check_model`.
     """
     import open_clip
 
     model = architecture["model"]
-    foreign = [key for key in ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs") if key in model["text_cfg"]]
-    if foreign or model["text_cfg"].get("vocab_size", VOCABULARY_SIZE) != VOCABULARY_SIZE:
-        raise ConfigError(
-            f"this CLIP has a tokenizer of its own ({', '.join(foreign) or 'vocab_size'}); allowed are those with "
-            f"OpenAI's, of {VOCABULARY_SIZE} tokens"
-        )
+    check_model("the architecture", model)
     with forked_rng():
         torch.manual_seed(named_seed("build", seed=seed))
-        return open_clip.CLIP(**model)
+        return open_clip.CLIP(**{key: value for key, value in model.items() if key != "custom_text"})
+
+
+def check_model(where: str, model: Mapping[str, Any]) -> None:
+    """Check that open_clip builds a CLIP of its own two transformers from a configuration, without any other library.
+
+    Towers of timm and of transformers, which open_clip would build or download by name, are refused, and so is every
+    key that open_clip's classes do not have.
+
+    Args:
+        where: What the configuration is; begins messages.
+        model: `model_cfg` of open_clip's files.
+
+    Raises:
+        ConfigError: Names the key, its value and what is allowed.
+    """
+    import open_clip
+
+    classes = {"vision_cfg": open_clip.CLIPVisionCfg, "text_cfg": open_clip.CLIPTextCfg}
+    own = {*inspect.signature(open_clip.CLIP).parameters, "custom_text"} - {"cast_dtype", "output_dict"}
+    for key in model:
+        if key not in own:
+            raise ConfigError(f"{where}: {unknown('key of model_cfg', key, own)}")
+    for part, cls in classes.items():
+        if not isinstance(model.get(part), Mapping):
+            raise ConfigError(f"{where}: model_cfg has no {part}; it must have embed_dim, vision_cfg and text_cfg")
+        known = {each.name for each in dataclasses.fields(cls)}
+        for key in model[part]:
+            if key not in known:
+                raise ConfigError(f"{where}: {unknown(f'key of {part}', key, known)}")
+    vision, text = model["vision_cfg"], model["text_cfg"]
+    if vision.get("timm_model_name"):
+        raise ConfigError(f"{where}: its image tower is timm's {shown(vision['timm_model_name'])}; {_OWN}")
+    if not _is_count(vision.get("layers", 1)):
+        raise ConfigError(f"{where}: layers of vision_cfg is {shown(vision['layers'])}, as of a ResNet; {_OWN}")
+    if model.get("custom_text"):
+        raise ConfigError(f"{where}: custom_text gives the text tower names of its own; {_OWN}")
+    if not _is_count(model.get("embed_dim")):
+        raise ConfigError(f"{where}: embed_dim must be a whole number, got {shown(model.get('embed_dim'))}")
+    foreign = [key for key in ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs") if text.get(key)]
+    if foreign or text.get("vocab_size", VOCABULARY_SIZE) != VOCABULARY_SIZE:
+        raise ConfigError(
+            f"{where}: this CLIP has a tokenizer of its own ({', '.join(foreign) or 'vocab_size'}); allowed are those "
+            f"with OpenAI's, of {VOCABULARY_SIZE} tokens"
+        )
+    size = vision.get("image_size", _IMAGE_SIZE)
+    sides = size if isinstance(size, (list, tuple)) else [size, size]
+    if len(sides) != 2 or not all(map(_is_count, sides)) or sides[0] != sides[1]:
+        raise ConfigError(f"{where}: image_size must be one side of square images, or it twice, got {shown(size)}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def image_size(architecture: Mapping[str, Any]) -> int:
-    """Side of the pictures, in pixels."""
-    size: int = architecture["model"]["vision_cfg"]["image_size"]
-    return size
+    """Side of the pictures, in pixels; open_clip takes a number or a list of two."""
+    size: int | Sequence[int] = architecture["model"]["vision_cfg"].get("image_size", _IMAGE_SIZE)
+    return size if isinstance(size, int) else size[0]
 
 
 def tokenize(texts: Sequence[str], context_length: int) -> Tensor:
@@ -255,9 +310,34 @@ def _published(id_: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _check_preprocessing(path: Path, settings: Mapping[str, Any]) -> None:
-    for key, offered in (("resize_mode", "shortest"), ("interpolation", "bicubic")):
-        if settings.get(key, offered) != offered:
-            raise ConfigError(f"{path}: this CLIP was trained with {key} {settings[key]!r}; allowed is {offered!r}")
+    for key, offered in (("resize_mode", "shortest"), ("interpolation", "bicubic"), ("mode", "RGB")):
+        if settings.get(key) not in (None, offered):
+            value = shown(settings[key])
+            raise ConfigError(f"{path}: this CLIP was trained with {key} {value}; allowed is {offered!r}")
+
+
+def _statistics(path: Path, settings: Mapping[str, Any]) -> dict[str, list[float]]:
+    """`mean` and `std` where settings state them; as in open_clip one number counts for all three channels.
+
+    Open_clip takes 0 and null for "not stated", and then its default.
+
+    Raises:
+        ConfigError: Neither a number nor one for each channel, or a std that is not positive.
+    """
+    found = {}
+    for key in ("mean", "std"):
+        stated = settings.get(key)
+        if not stated:
+            continue
+        values = list(stated) if isinstance(stated, (list, tuple)) else [stated] * 3
+        numbers = all(type(value) in (int, float) and math.isfinite(value) for value in values)
+        if len(values) != 3 or not numbers or (key == "std" and min(values) <= 0):
+            raise ConfigError(
+                f"{path}: {key} must be a number or one for each of three channels"
+                f"{', above 0' if key == 'std' else ''}, got {shown(stated)}"
+            )
+        found[key] = values
+    return found
 
 
 @cache

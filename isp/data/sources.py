@@ -477,5 +477,5 @@ def _scaled(image: Any, where: str) -> np.ndarray:
         tags: Any = image.tag_v2
         bits, inverted = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_PHOTOMETRIC) == 0
     white = 2**bits - 1
-    levels = np.round(values.astype(np.float64) * (255 / white)).clip(0, 255).astype(np.uint8)
-    return 255 - levels if inverted else levels
+    levels: np.ndarray = np.round(values.astype(np.float64) * (255 / white)).clip(0, 255).astype(np.uint8)
+    return np.subtract(255, levels) if inverted else levels
