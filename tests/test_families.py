@@ -572,6 +572,40 @@ def test_an_event_at_every_step_copies_nothing_and_leaves_masked_weights_at_zero
     )
 
 
+OWN = '''
+"""A method of one's own: one-shot before the first step, again at step 3 by what moved least since then."""
+from decimal import Decimal
+from isp.masks import keep_top, prune_by_magnitude
+from isp.methods import Scored
+
+FAMILY, VERSION, Settings = "single_pass", 1, Scored
+
+def events(settings, sparsity, steps):
+    return [0, 2, 3]
+
+def prune(event, settings):
+    if event.step == 2:
+        return None
+    if event.step == 0:
+        event.memory.update({name: weight.clone() for name, weight in event.weights.items()})
+        return prune_by_magnitude(event.weights, Decimal("0.2"))
+    moved = {name: -(event.memory[name] - weight).abs() for name, weight in event.weights.items()}
+    return keep_top(moved, sparsity=event.sparsity, ties=event.weights, within=event.within)
+'''
+
+
+def test_a_file_of_ones_own_prunes_within_a_run(make: MakeTrainer, tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    (ticket,) = find(make(), str(path), "0.5")
+    state, mask, cost = one_run_after_the_other(make(), make_method(str(path)), parse_sparsity("0.5"))
+    assert equal(ticket.weights, state.weights)
+    assert equal(ticket.mask, mask)
+    assert (ticket.cost, ticket.finding.steps) == (cost, 3)
+    ramp = [{"step": 0, "sparsity": "0.1993"}, {"step": 3, "sparsity": "0.5000"}]  # 118 and 296 of 592
+    assert ticket.rounds == [{"round": 0, "sparsity": "0.5000", "step": 3, "events": 2, "first_step": 0, "ramp": ramp}]
+
+
 def test_movement_scores_are_the_sum_of_minus_gradient_times_weight(make: MakeTrainer) -> None:
     trainer = make()
     (ticket,) = find(trainer, "movement", "0.5", every=15, end=0.5)

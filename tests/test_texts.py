@@ -116,4 +116,6 @@ def test_flops_follow_the_length_of_every_batch() -> None:
     assert cost.flops == executed
     assert cost.sparse_flops == sparse
     assert cost.samples == 96
+    change = trainer.run(state_of(model), 12, prune=lambda step, _: mask if step == 5 else None)[1]
+    assert change == trainer.cost(range(5)) + trainer.cost(range(5, 12), mask)
     assert len({int(examples.lengths[trainer.order(step)].max()) for step in range(12)}) > 1
