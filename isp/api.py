@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from decimal import Decimal
@@ -10,13 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
 from isp import artifacts
 from isp.costs import Cost, counting
+from isp.divergence import first_not_finite
 from isp.errors import ConfigError, TrainingDiverged
+from isp.examples import Collate, Dataset, first_loss, make_examples
 from isp.families import Ticket, Validation, find_tickets, make_method, planned_steps
 from isp.prunable import prunable_names
+from isp.rng import forked_rng, seed_all
+from isp.seeds import seed as named_seed
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
 from isp.tensors import by_all_names, by_first_name
@@ -40,6 +44,7 @@ def prune(
     method: str = "isp_mean",
     settings: Mapping[str, Any] | None = None,
     loss: LossFunction | None = None,
+    collate: Collate | None = None,
     prunable: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     seed: int = 0,
@@ -50,18 +55,25 @@ def prune(
     """Fine-tune `model` and prune it to `sparsity` on the way; afterwards the model holds the ticket's weights.
 
     Args:
-        model: any module, with the weights to begin from. Parameters with `requires_grad` are trained.
-        train: training examples: a tensor or a tuple, list or dict of tensors with one first dimension; or a map-style
-            dataset; or anything with `__len__` and `batch(indices)`. Tensors are used where they lie: put them and the
-            model on the same device.
+        model: any module, with the weights to begin from. Parameters with `requires_grad` are trained. Those in fp16 or
+            bf16 are trained through fp32 master weights: with gradients and both moments that takes 18 bytes a weight,
+            where an fp32 model takes 16. There is no loss scaling, so bf16 is the safer type.
+        train: training examples: a tensor or array, or a tuple, list or dict of these with one first dimension; or a
+            map-style dataset; or anything with `__len__` and `batch(indices)`. Tensors are used where they are: put
+            them and the model on the same device. NumPy arrays are moved there; their float64 becomes the model's type.
+            Random numbers that form a batch must be drawn from the global generators of torch, NumPy or `random`. These
+            are seeded for every step and put back in the end; a generator that a dataset keeps makes runs differ.
         sparsity: fraction of the prunable weights that are zero in the end, in [0, 1), at most four decimals; 0 for
             methods that give dense models: `dense`, `instant_model_soup`, `uniform_soup`, `greedy_soup`.
         method: a file's name in `isp/methods/`; `isp list methods` shows them. The default is Instant Soup Pruning with
             averaged magnitudes; the paper's own rule, a union of masks, is `isp`.
         settings: of the method; see its file.
-        loss: maps (model, batch) to a scalar. Default: cross-entropy of `model(inputs)` for a batch (inputs, labels),
-            mean squared error if the labels are floating-point and the model has one output; `model(**batch).loss` for
-            a dict, as Hugging Face models give it.
+        loss: maps (model, batch) to a scalar. Default for a batch (inputs, labels): cross-entropy of `model(inputs)`
+            (or its `logits`), (n, classes), for integer labels; mean squared error for floating-point labels, (n,) or
+            (n, 1), of a model with one output. Several outputs with floating-point labels may be targets or
+            probabilities, so they need a loss. For a dict: `model(**batch).loss`, as Hugging Face models give it.
+        collate: forms a batch of a list of items of a map-style dataset, for example by padding. Default: lists of
+            numbers in a dict become tensors, then torch's `default_collate`.
         prunable: patterns of prunable parameters; default: the weights of all known layers, as
             `isp.prunable.prunable_names` lists them.
         exclude: patterns of parameters that are never pruned, such as "classifier.*".
@@ -73,24 +85,30 @@ def prune(
         **training: the protocol; keys as in `isp.training.Training`, `steps` and `learning_rate` are required.
 
     Returns:
-        The ticket: mask, weights, what it cost, a record of every round.
+        The ticket: mask, weights, what it cost, a record of every round. Exactly `sparsity` of the mask is False, and
+        those weights are zero. A kept weight may be zero as well, in fp16 if it is below 3e-8.
 
     Raises:
-        ConfigError: an unknown or impossible setting; the model is untouched.
-        TrainingDiverged: the loss stopped being finite; the model holds its initial weights again, and the error's
-            `state` the last good ones.
+        ConfigError: an unknown or impossible setting, or data, labels or a model that cannot be trained; the model is
+            untouched. Nearly all of these are found before training.
+        TrainingDiverged: the loss, a gradient or a weight stopped being finite; the model holds its initial weights
+            again, and the error's `state` the last good ones.
     """
     chosen = make_method(method, dict(settings or {}))
     target = parse_sparsity(sparsity)
     protocol = parse(Training, training, "training")
+    _check_model(model)
     names = prunable_names(model, prunable, exclude)
-    examples = _examples(train)
+    examples = make_examples(train, model, "train", collate)
+    if collate is not None and not isinstance(examples, Dataset):
+        raise ConfigError(f"collate: forms batches of a map-style dataset's items; train is a {type(train).__name__}")
     planned_steps(chosen, protocol, len(examples), [target])  # refuses an impossible schedule before any work
     initial, modes = state_of(model), {module: module.training for module in model.modules()}
     final = initial.weights
     try:
-        trainer = make_trainer(model, examples, loss or default_loss, protocol, names, seed, progress)
-        chooses = None if validation is None else _validation(trainer, validation)
+        trainer = make_trainer(model, examples, first_loss(loss, examples), protocol, names, seed, progress)
+        trainer = replace(trainer, loss=loss or default_loss)
+        chooses = None if validation is None else _validation(trainer, validation, collate)
         (ticket,) = find_tickets(chosen, trainer, initial, [target], chooses)
         final = ticket.weights
     except TrainingDiverged as error:
@@ -144,7 +162,27 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
     )
 
 
-def _validation(trainer: Trainer, chooses: Any) -> Validation:
+def _check_model(model: nn.Module) -> None:
+    """Refuse a model that cannot be trained, or whose ticket could not be saved.
+
+    Raises:
+        ConfigError: names the parameter, buffer or module.
+    """
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise ConfigError(f"parameter {name!r} is not initialized yet; call the model once before it is pruned")
+        if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
+            raise ConfigError(f"parameter {name!r} is expanded, several weights are one number in memory; clone it")
+    for name, module in model.named_modules():
+        if getattr(module, "sparse", False) is True and any(p.requires_grad for p in module.parameters(recurse=False)):
+            raise ConfigError(f"module {name!r} has sparse gradients, which AdamW cannot use; set its sparse to False")
+    artifacts.check_storable(model.state_dict())
+    broken = first_not_finite({name: p for name, p in model.named_parameters() if p.requires_grad})
+    if broken is not None:
+        raise ConfigError(f"parameter {broken!r} holds NaN or infinite values; begin from finite weights")
+
+
+def _validation(trainer: Trainer, chooses: Any, collate: Collate | None) -> Validation:
     """The score that a function gives the model, or minus the mean loss over examples."""
     model = trainer.model
 
@@ -154,63 +192,19 @@ def _validation(trainer: Trainer, chooses: Any) -> Validation:
         return float(chooses(model)) if given else -_mean_loss(trainer, examples)
 
     given = callable(chooses)
-    examples = trainer.examples if given else _examples(chooses)
+    examples = trainer.examples if given else make_examples(chooses, model, "validation", collate)
     with counting(model) as counter:
-        score(state_of(model).weights)
+        begun = score(state_of(model).weights)
+    if math.isnan(begun):
+        raise ConfigError("validation: scores the initial model NaN, so nothing can be chosen by it")
     return Validation(score=score, cost=counter.cost())
 
 
 def _mean_loss(trainer: Trainer, examples: Examples) -> float:
     parts = torch.split(torch.arange(len(examples)), trainer.training.batch_size)
-    with torch.no_grad():
-        losses = [float(trainer.loss(trainer.model, examples.batch(part))) * len(part) for part in parts]
+    losses = []
+    with torch.no_grad(), forked_rng(next(trainer.model.parameters()).device):
+        for index, part in enumerate(parts):
+            seed_all(named_seed("validation", seed=trainer.seed, batch=index))
+            losses.append(float(trainer.loss(trainer.model, examples.batch(part))) * len(part))
     return sum(losses) / len(examples)
-
-
-class _Tensors:
-    """Examples held as tensors with one first dimension, in a tuple or a dict."""
-
-    def __init__(self, tensors: Sequence[Tensor] | Mapping[str, Tensor]) -> None:
-        self.tensors = tensors
-        lengths = {len(tensor) for tensor in (tensors.values() if isinstance(tensors, Mapping) else tensors)}
-        if len(lengths) != 1:
-            raise ConfigError(f"train: its tensors have different numbers of examples: {sorted(lengths)}")
-        (self.length,) = lengths
-
-    def __len__(self) -> int:
-        return self.length
-
-    def batch(self, indices: Tensor) -> Any:
-        if isinstance(self.tensors, Mapping):
-            return {key: tensor[indices.to(tensor.device)] for key, tensor in self.tensors.items()}
-        return tuple(tensor[indices.to(tensor.device)] for tensor in self.tensors)
-
-
-class _Dataset:
-    """Examples of a map-style dataset, collated as a DataLoader does."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def batch(self, indices: Tensor) -> Any:
-        return default_collate([self.dataset[index] for index in indices.tolist()])
-
-
-def _examples(train: Any) -> Examples:
-    if isinstance(train, Tensor):
-        return _Tensors([train])
-    if isinstance(train, (tuple, list)) and train and all(isinstance(part, Tensor) for part in train):
-        return _Tensors(train)
-    if isinstance(train, Mapping) and train and all(isinstance(part, Tensor) for part in train.values()):
-        return _Tensors(train)
-    if hasattr(train, "__getitem__") and hasattr(train, "__len__") and not isinstance(train, (str, bytes, Mapping)):
-        return _Dataset(train)
-    if hasattr(train, "batch") and hasattr(train, "__len__"):
-        return train  # type: ignore[no-any-return]
-    raise ConfigError(
-        f"train: a {type(train).__name__} is no training data; allowed: tensors with one first dimension in a tuple, "
-        f"list or dict, a map-style dataset, or anything with __len__ and batch(indices)"
-    )

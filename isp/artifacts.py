@@ -23,7 +23,7 @@ from torch import Tensor
 
 from isp.backbones import Pretrained
 from isp.data.splits import Split
-from isp.errors import ArtifactError
+from isp.errors import ArtifactError, ConfigError
 from isp.files import writing
 from isp.masks import Mask, check_fits, num_kept, num_weights, pack, sparsity, unpack
 from isp.training import State
@@ -47,8 +47,12 @@ MADE_BY: dict[str, str] = {
 }
 _BITS = "mask.bits"
 _TYPES = {
-    **{torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32"},
-    **{torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.bool: "BOOL"},
+    **{torch.uint64: "U64", torch.int64: "I64", torch.float64: "F64", torch.complex64: "C64"},
+    **{torch.float32: "F32", torch.uint32: "U32", torch.int32: "I32"},
+    **{torch.bfloat16: "BF16", torch.float16: "F16", torch.uint16: "U16", torch.int16: "I16"},
+    **{torch.float8_e5m2fnuz: "F8_E5M2FNUZ", torch.float8_e4m3fnuz: "F8_E4M3FNUZ"},
+    **{torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"},
+    **{torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"},
 }
 """What safetensors calls types, in the order in which tensors lie in a file."""
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "tokenizers", "numpy", "isp")
@@ -111,8 +115,9 @@ def load_examples(path: Path, part: Part) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def save_state(path: Path, state: State, about: Mapping[str, Any]) -> None:
-    """A training state: weights, and the optimizer's memory as `<parameter>/<key>`."""
+    """A training state: weights, their fp32 masters if any, and the optimizer's memory as `<parameter>/<key>`."""
     tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
+    tensors |= {f"masters/{name}": tensor for name, tensor in state.masters.items()}
     for name, memory in state.optimizer.items():
         tensors |= {f"optimizer/{name}/{key}": tensor for key, tensor in memory.items()}
     _write(path, "state", tensors, {"step": state.step}, about)
@@ -122,15 +127,18 @@ def load_state(path: Path) -> tuple[State, dict[str, Any]]:
     """A state, to the bit as it was saved, and what is written about it."""
     tensors, header = _read(path, "state")
     weights: dict[str, Tensor] = {}
+    masters: dict[str, Tensor] = {}
     optimizer: dict[str, dict[str, Tensor]] = {}
     for full, tensor in tensors.items():
         part, name = full.split("/", 1)
         if part == "weights":
             weights[name] = tensor
+        elif part == "masters":
+            masters[name] = tensor
         else:
             name, key = name.rsplit("/", 1)
             optimizer.setdefault(name, {})[key] = tensor
-    return State(step=header["step"], weights=weights, optimizer=optimizer), header["about"]
+    return State(step=header["step"], weights=weights, optimizer=optimizer, masters=masters), header["about"]
 
 
 def save_mask(path: Path, mask: Mask, about: Mapping[str, Any]) -> None:
@@ -156,7 +164,7 @@ def load_mask(path: Path, model: Mapping[str, Tensor] | None = None) -> tuple[Ma
 
 
 def save_ticket(path: Path, weights: Mapping[str, Tensor], mask: Mask, about: Mapping[str, Any]) -> None:
-    """A ticket: all weights of the sparse model, and its mask."""
+    """A ticket: all weights of the sparse model, in the model's types, and its mask."""
     _write(path, "ticket", {f"weights/{name}": tensor for name, tensor in weights.items()} | {_BITS: pack(mask)},
            _mask_header(mask), about)  # fmt: skip
 
@@ -216,6 +224,30 @@ def _mask_header(mask: Mask) -> dict[str, Any]:
     }
 
 
+def check_storable(state: Mapping[str, Any]) -> None:
+    """Refuse a model's state that no artifact can hold; training is not started for it.
+
+    Tensors of types that safetensors lacks, such as complex128, are stored as bytes; the header says what they are.
+
+    Args:
+        state: the model's `state_dict`.
+
+    Raises:
+        ConfigError: names the entry.
+    """
+    for name, value in state.items():
+        if name.endswith("_extra_state"):
+            module = name.removesuffix("_extra_state").rstrip(".") or "the model"
+            raise ConfigError(
+                f"{module}: has extra state (get_extra_state, a {type(value).__name__}), and a ticket holds tensors "
+                "only; register buffers instead, or remove the methods for extra state from its class"
+            )
+        kind = next((k for k in ("quantized", "nested", "meta") if getattr(value, f"is_{k}")), None)
+        if kind or value.layout != torch.strided:
+            kind = kind or str(value.layout).removeprefix("torch.")
+            raise ConfigError(f"{name!r} is a {kind} tensor; parameters and buffers must be dense tensors with data")
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -256,8 +288,12 @@ def _machine() -> dict[str, str]:
 def _write(
     path: Path, kind: Kind, tensors: dict[str, Tensor], fields: Mapping[str, Any], about: Mapping[str, Any]
 ) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().cpu().resolve_conj().contiguous() for name, tensor in tensors.items()}
     header = {"isp": kind, "format": FORMAT, **fields, "about": {**about, "made_with": provenance()}}
+    foreign = {name: tensor for name, tensor in tensors.items() if tensor.dtype not in _TYPES}
+    if foreign:
+        header["as_bytes"] = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in foreign.items()}
+        tensors |= {name: tensor.reshape(-1).view(torch.uint8) for name, tensor in foreign.items()}
     header = json.loads(json.dumps(header, default=str))
     text = _compact({**header, "checksum": _checksum(tensors, header)})
     with writing(path) as file:
@@ -311,6 +347,9 @@ def _read(path: Path, kind: Kind, only: str | None = None) -> tuple[dict[str, Te
         raise ArtifactError(f"{path}: holds {header['isp']}, but {kind} is needed here (stage: {MADE_BY[kind]})")
     if header["format"] != FORMAT:
         raise ArtifactError(f"{path}: format {header['format']}, this version of isp reads {FORMAT}; {again}")
+    for name, (dtype, shape) in header.get("as_bytes", {}).items():
+        if name in tensors:
+            tensors[name] = tensors[name].view(getattr(torch, dtype)).reshape(shape)
     return tensors, header
 
 

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from isp.training import State
 
 
+SLOWER = "Lower learning_rate, raise warmup_steps or set clip_norm."
+"""What helps against divergence that the training protocol causes."""
+
+
 class IspError(Exception):
     """Base of every error that bad input can cause; its text is complete and needs no traceback."""
 
@@ -32,23 +36,29 @@ class ArtifactError(IspError):
 
 
 class TrainingDiverged(IspError):
-    """The loss or the gradient norm stopped being finite.
+    """The loss, the gradient norm or a trained weight stopped being finite.
 
     Attributes:
-        step: the step whose update was not applied.
+        step: the step whose loss, gradients or update were not finite.
         state: the last good state of the run; of the run itself, too, when it was a look-ahead copy that diverged.
         mask: the mask the run was trained under; None: dense.
+        advice: what to change, as a sentence.
     """
 
-    def __init__(self, problem: str, step: int, state: State, mask: Mask | None) -> None:
+    def __init__(
+        self,
+        problem: str,
+        step: int,
+        state: State,
+        mask: Mask | None,
+        advice: str = SLOWER,
+    ) -> None:
         self.problem = problem
         self.step = step
         self.state = state
         self.mask = mask
-        super().__init__(
-            f"{problem}; the update was not applied and the last good state, after {state.step} steps, is kept. "
-            f"Lower learning_rate, raise warmup_steps or set clip_norm."
-        )
+        self.advice = advice
+        super().__init__(f"{problem}. The last good state, after {state.step} steps, is kept. {advice}")
 
 
 LONGEST = 200

@@ -1,17 +1,34 @@
-"""torch's random generators, borrowed and given back."""
+"""The global random generators of torch, NumPy and Python, borrowed and given back."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
-def forked_rng(device: torch.device | str = "cpu") -> AbstractContextManager[None]:
-    """A context after which the generators of the CPU and of `device` are as they were before.
+@contextmanager
+def forked_rng(device: torch.device | str = "cpu") -> Iterator[None]:
+    """A context after which torch's generators of the CPU and of `device`, NumPy's and Python's are as they were.
 
     Other devices are left alone, so that CPU work never starts CUDA.
     """
     device = torch.device(device)
     devices = [device.index or 0] if device.type == "cuda" else []
-    return torch.random.fork_rng(devices=devices)
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of torch, NumPy and Python; call it inside `forked_rng`."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

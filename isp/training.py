@@ -19,9 +19,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from isp.costs import Cost, StepFlops, count_step_flops, interpolate_flops
-from isp.errors import ConfigError, TrainingDiverged
+from isp.divergence import IGNORED, explain, first_not_finite
+from isp.errors import ConfigError, MaskError, TrainingDiverged
 from isp.masks import Mask, apply_, check_fits
-from isp.rng import forked_rng
+from isp.rng import forked_rng, seed_all
 from isp.seeds import seed as named_seed
 from isp.settings import Settings
 from isp.tensors import by_first_name, tensors_of
@@ -38,6 +39,8 @@ VERSION = 2
 """Raised when the loop's results change."""
 MOMENTS = {"exp_avg", "exp_avg_sq"}
 """What AdamW remembers of each weight."""
+HALF = (torch.float16, torch.bfloat16)
+"""Types of weights that are trained through fp32 master weights."""
 
 
 class Training(Settings):
@@ -77,19 +80,141 @@ def learning_rate(training: Training, step: int) -> float:
 
 
 def default_loss(model: nn.Module, batch: Any) -> Tensor:
-    """Cross-entropy for (inputs, labels); mean squared error if labels are floating-point and the model has one output.
+    """The loss that labels and outputs ask for.
 
-    For a dict the model's own loss, as Hugging Face models give it.
+    For a batch (inputs, labels): `criterion` of `model(inputs)`. For a dict: the model's own loss for `model(**batch)`,
+    as Hugging Face models give it.
+
+    Raises:
+        ConfigError: the batch, the outputs or the labels leave the loss open; says what is expected.
     """
     if isinstance(batch, Mapping):
-        loss = model(**batch).loss
-        assert isinstance(loss, Tensor)
+        outputs = model(**batch)
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+        if not isinstance(loss, Tensor):
+            raise ConfigError(
+                f"the model returns no loss for a batch with {', '.join(map(repr, batch))} (its output is a "
+                f"{type(outputs).__name__}). Add 'labels' to the data if it computes a loss of them, or give loss="
+            )
         return loss
-    inputs, labels = batch
-    outputs = model(inputs)
-    if labels.is_floating_point() and outputs.shape[-1] == 1:
+    inputs, labels = pair(batch)
+    return criterion(predictions(model(inputs)), labels)
+
+
+def pair(batch: Any) -> tuple[Any, Tensor]:
+    """Inputs and labels of a batch.
+
+    Raises:
+        ConfigError: the batch has other parts.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+        parts = [type(part).__name__ for part in batch] if isinstance(batch, (tuple, list)) else [type(batch).__name__]
+        raise ConfigError(
+            f"the default loss takes batches of (inputs, labels), labels a tensor, or a dict for the model; got "
+            f"({', '.join(parts)}). Give loss="
+        )
+    return batch[0], batch[1]
+
+
+def predictions(outputs: Any) -> Tensor:
+    """The tensor of a model's output: itself, or its `logits`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
+    if not isinstance(found, Tensor):
+        raise ConfigError(
+            f"the default loss takes models that return a tensor or an object with `logits`; the output is a "
+            f"{type(outputs).__name__}. Give loss="
+        )
+    return found
+
+
+def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error for floating-point labels, one an example; cross-entropy for integer ones, classes.
+
+    Outputs in half precision are cast to fp32.
+
+    Args:
+        outputs: (n,) or (n, 1) for a regression; (n, classes, ...) for a classification.
+        labels: (n,) or (n, 1), or (n, ...) for a classification; -100 is ignored there.
+
+    Raises:
+        ConfigError: shapes or types that do not fit, and floating-point labels (n, k), which may be k targets or the
+            probabilities of k classes.
+    """
+    if outputs.dtype in HALF and not torch.is_autocast_enabled(outputs.device.type):
+        outputs = outputs.float()
+    shapes = f"labels {_name(labels)} for outputs {_name(outputs)}"
+    if labels.is_floating_point():
+        if outputs.shape == labels.shape and labels.dim() > 1 and labels.shape[-1] > 1:
+            raise ConfigError(
+                f"{shapes}: may be several targets of a regression or probabilities of classes. Give loss=, such as "
+                "lambda model, batch: torch.nn.functional.mse_loss(model(batch[0]), batch[1])"
+            )
+        if _without_last(outputs) != _without_last(labels):
+            raise ConfigError(
+                f"{shapes}: floating-point labels are targets of a regression, and the model must return one value "
+                "for each; labels of classes must be integers. Or give loss="
+            )
+        if labels.dtype != outputs.dtype and not torch.is_autocast_enabled(outputs.device.type):
+            labels = labels.to(outputs.dtype)
         return F.mse_loss(outputs.reshape(labels.shape), labels)
-    return F.cross_entropy(outputs, labels)
+    if labels.is_complex() or outputs.dim() < 2 or outputs.shape[1] < 2:
+        raise ConfigError(
+            f"{shapes}: integer labels are classes, and the model must return one value for each class, (n, classes); "
+            "labels of a regression must be floating-point. Or give loss="
+        )
+    if labels.dim() == outputs.dim() and labels.shape[-1] == 1:
+        labels = labels.squeeze(-1)
+    expected = outputs.shape[:1] + outputs.shape[2:]
+    if labels.shape != expected:
+        raise ConfigError(f"{shapes}: labels of classes must have shape {tuple(expected)}. Or give loss=")
+    if labels.dtype not in (torch.int64, torch.uint8):
+        labels = labels.long()
+    try:
+        return F.cross_entropy(outputs, labels)
+    except IndexError:  # on a CPU
+        check_labels(labels, outputs)
+        raise
+
+
+def check_labels(labels: Tensor, outputs: Tensor) -> None:
+    """Refuse labels that `criterion` cannot train on.
+
+    Args:
+        labels: of any number of examples.
+        outputs: of a batch, for the number of classes.
+
+    Raises:
+        ConfigError: classes that the model has no output for, nothing but ignored labels, NaN or infinite targets.
+    """
+    if labels.is_floating_point():
+        if not labels.isfinite().all():
+            raise ConfigError("labels: some are NaN or infinite")
+        return
+    if labels.is_complex() or outputs.dim() < 2 or outputs.shape[1] < 2:
+        return  # `criterion` refuses them
+    classes = labels[labels != IGNORED].long()
+    if not len(classes):
+        raise ConfigError(f"labels: all are {IGNORED}, which the loss ignores")
+    lowest, highest = int(classes.min()), int(classes.max())
+    if lowest < 0 or highest >= outputs.shape[1]:
+        raise ConfigError(
+            f"labels: go from {lowest} to {highest}; the model has {outputs.shape[1]} outputs, so labels must be 0 to "
+            f"{outputs.shape[1] - 1} (or {IGNORED} to be ignored)"
+        )
+
+
+def _name(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _without_last(tensor: Tensor) -> tuple[int, ...]:
+    """The shape, without a last dimension of 1."""
+    shape = tuple(tensor.shape)
+    return shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape
 
 
 class Examples(Protocol):
@@ -181,16 +306,37 @@ class State:
         step: updates done under the schedule.
         weights: all parameters and persistent buffers, tied ones under their first name (see `isp.tensors`).
         optimizer: AdamW's `step`, `exp_avg`, `exp_avg_sq` by parameter name; empty: a fresh optimizer.
+        masters: fp32 values of the trained fp16 and bf16 parameters, which are these values rounded; empty: `weights`
+            are exact, as they always are for fp32 models.
     """
 
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    masters: dict[str, Tensor] = field(default_factory=dict)
 
 
 def state_of(model: nn.Module, step: int = 0) -> State:
     """A copy of the model's weights as a state with a fresh optimizer."""
     return State(step=step, weights={name: tensor.clone() for name, tensor in tensors_of(model).items()})
+
+
+Masters = list[tuple[nn.Parameter, nn.Parameter]]
+"""Parameters of the model in fp16 or bf16, each with its fp32 master weights."""
+
+
+def _raise_gradients(masters: Masters) -> None:
+    """Move the gradients of the model's parameters to their masters, as fp32."""
+    for parameter, master in masters:
+        if parameter.grad is not None:
+            master.grad, parameter.grad = parameter.grad.float(), None
+
+
+def _write_back(masters: Masters) -> None:
+    """Round the masters to the model's parameters."""
+    with torch.no_grad():
+        for parameter, master in masters:
+            parameter.copy_(master)
 
 
 Progress = TypeVar("Progress")
@@ -262,8 +408,8 @@ class Trainer:
         return Cost(steps=num, samples=num * self.training.batch_size, flops=flops, sparse_flops=sparse_flops)
 
     def prunable_weights(self, state: State) -> dict[str, Tensor]:
-        """The prunable weights of a state."""
-        return {name: state.weights[name] for name in self.prunable}
+        """The prunable weights of a state, fp32 where the state has master weights."""
+        return {name: state.masters.get(name, state.weights[name]) for name in self.prunable}
 
     def resumed(self, progress: Progress) -> Progress:
         """What a loop of several runs goes on from: its progress as the last checkpoint has it, else the given one.
@@ -293,24 +439,29 @@ class Trainer:
         A mask from `prune` changes the run in place, and gives the bits of a run that is cut there and continued under
         the new mask.
 
+        Parameters in fp16 or bf16 have fp32 master weights: gradients are cast to fp32, AdamW updates the masters, and
+        the model gets them back rounded. Without them most updates would be lost to rounding. A masked weight is zero
+        in both; a kept one may round to zero in the model.
+
         Args:
             state: where to begin; it is not changed.
             until: the step to reach, `state.step` or later.
             mask: over the prunable parameters, or None for dense training.
-            observe: called before every update with the trained parameters, whose gradients are masked but not clipped.
-            prune: called before every step, `until` excluded.
+            observe: called before every update with the trained parameters (masters where there are any), whose
+                gradients are masked but not clipped.
+            prune: called before every step, `until` excluded, with the same parameters.
 
         Returns:
             The state at `until`, and the cost, each step counted under the mask that it was made under.
 
         Raises:
-            TrainingDiverged: loss or gradient norm not finite; carries the last good state.
+            TrainingDiverged: loss, gradient norm or an updated weight not finite; carries the last good state.
         """
         device = next(self.model.parameters()).device
         mask = None if mask is None else _on(device, by_first_name(mask, self.model, "the mask"))
         checkpoint = self.checkpoint
         leg = nullcontext((Cost(), state)) if checkpoint is None else checkpoint.leg(state, until)
-        with leg as (spent, state), self._workspace(state, mask, device) as (optimizer, parameters):
+        with leg as (spent, state), self._workspace(state, mask, device) as (optimizer, parameters, masters):
             if spent.steps:
                 self.progress(spent.steps)  # what was kept of an earlier attempt
             order, training = self.order, self.training
@@ -318,19 +469,25 @@ class Trainer:
             cast = nullcontext if training.precision == "fp32" else _bf16_autocast(device)
             limit = math.inf if training.clip_norm is None else training.clip_norm
             for step in range(state.step, until):
-                with torch.no_grad():
-                    pruned = None if prune is None else prune(step, parameters)
+                try:
+                    with torch.no_grad():
+                        pruned = None if prune is None else prune(step, parameters)
+                except MaskError:  # weights that are NaN have no rank
+                    self._refuse_infinite_weights(state, step, mask)
+                    raise
                 if pruned is not None:
                     spent, counts = spent + self._cost(counts, mask), Counter()
                     mask = _on(device, pruned)
                     self._mask_(mask, parameters, optimizer)
-                torch.manual_seed(named_seed("step", seed=self.seed, step=step))
+                    _write_back(masters)
+                seed_all(named_seed("step", seed=self.seed, step=step))
                 indices = order(step)
                 batch = self.examples.batch(indices)
                 buffers = [buffer.clone() for buffer in self.model.buffers()]  # a forward pass changes those of norms
                 with cast():
                     loss = self.loss(self.model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
+                _raise_gradients(masters)
                 if mask is not None:
                     for name, kept in mask.items():
                         gradient = parameters[name].grad
@@ -340,37 +497,63 @@ class Trainer:
                     observe(parameters)
                 norm = nn.utils.clip_grad_norm_(parameters.values(), limit)
                 if not torch.isfinite(loss.detach() + norm):
+                    self._refuse_infinite_weights(state, step, mask)
+                    cause, advice = explain(self.model, batch, indices)
                     _restore(self.model, buffers)
                     done = self._leave(optimizer, parameters, step)
                     problem = f"training diverged at step {step}: loss {loss.item()}, gradient norm {norm.item()}"
-                    raise TrainingDiverged(problem, step, done, mask)
+                    raise TrainingDiverged(f"{problem}{cause}", step, done, mask, advice)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(training, step)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                _write_back(masters)
                 counts[order.length(indices)] += 1
                 self.progress(1)
                 if checkpoint is not None and checkpoint.due():
+                    self._refuse_infinite_weights(state, step + 1, mask)
                     checkpoint.keep(self._reached(optimizer, parameters, step + 1), spent + self._cost(counts, mask))
+            self._refuse_infinite_weights(state, until, mask)
             done = self._leave(optimizer, parameters, max(until, state.step))
         return done, spent + self._cost(counts, mask)
+
+    def _refuse_infinite_weights(self, begun: State, step: int, mask: Mask | None) -> None:
+        """Raise TrainingDiverged if the weights after `step` steps are not finite: what they were before is gone."""
+        name = first_not_finite({n: p for n, p in self.model.named_parameters() if p.requires_grad})
+        if name is None:
+            return
+        if step <= begun.step:
+            problem = f"parameter {name!r} holds NaN or infinite values at step {begun.step}, before any update"
+            raise TrainingDiverged(problem, begun.step, begun, mask, "Begin from finite weights.")
+        problem = f"training diverged: the update of step {step - 1} left NaN or infinite values in parameter {name!r}"
+        raise TrainingDiverged(problem, step - 1, begun, mask)
 
     @contextmanager
     def _workspace(
         self, state: State, mask: Mask | None, device: torch.device
-    ) -> Iterator[tuple[torch.optim.AdamW, dict[str, nn.Parameter]]]:
-        """Load state and mask into the model and an optimizer; torch's generators are put back afterwards."""
+    ) -> Iterator[tuple[torch.optim.AdamW, dict[str, nn.Parameter], Masters]]:
+        """Load state and mask into the model and an optimizer; random generators are put back afterwards.
+
+        Yields the optimizer, what it trains by name, and the pairs of model parameters and their masters.
+        """
         load_weights(self.model, state.weights)
         parameters = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        masters: Masters = []
+        for name, parameter in parameters.items():
+            if parameter.dtype in HALF:
+                value = state.masters.get(name, parameter.detach())
+                parameters[name] = nn.Parameter(value.to(device, torch.float32, copy=True))
+                masters.append((parameter, parameters[name]))
         optimizer = torch.optim.AdamW(parameters.values(), lr=0.0, weight_decay=self.training.weight_decay, fused=True)
         for name, memory in state.optimizer.items():
             optimizer.state[parameters[name]] = {key: tensor.to(device, copy=True) for key, tensor in memory.items()}
         if mask is not None:
             self._mask_(mask, parameters, optimizer)
+        _write_back(masters)
         self.model.train()
         self.model.zero_grad(set_to_none=True)
         with forked_rng(device):
-            yield optimizer, parameters
+            yield optimizer, parameters, masters
 
     def _mask_(self, mask: Mask, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
         """Set what the mask drops to +0.0, in the weights and in both moments, in place."""
@@ -387,7 +570,8 @@ class Trainer:
         memory = {
             name: {key: tensor.clone() for key, tensor in memory.items()} for name, memory in here.optimizer.items()
         }
-        return replace(state_of(self.model, step), optimizer=memory)
+        masters = {name: tensor.clone() for name, tensor in here.masters.items()}
+        return replace(state_of(self.model, step), optimizer=memory, masters=masters)
 
     def _reached(self, optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], step: int) -> State:
         """What the workspace holds, not copied."""
@@ -397,7 +581,8 @@ class Trainer:
             for name, parameter in parameters.items()
             if parameter in optimizer.state
         }
-        return State(step=step, weights=weights, optimizer=memory)
+        masters = {n: p.detach() for n, p in parameters.items() if p.dtype != weights[n].dtype}
+        return State(step=step, weights=weights, optimizer=memory, masters=masters)
 
 
 def make_trainer(
@@ -414,6 +599,7 @@ def make_trainer(
     if flops is None:
         model.train()
         with forked_rng(next(model.parameters()).device):
+            seed_all(named_seed("step flops", seed=seed))
             indices = BatchOrder(len(examples), training.batch_size, seed)(0)
             if lengths_of(examples) is None:
                 flops = count_step_flops(model, loss, examples.batch(indices), prunable)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -202,6 +203,28 @@ def test_large_examples_are_mapped_without_being_read(tmp_path: Path, monkeypatc
     path.write_bytes(content[:-1])
     with pytest.raises(ArtifactError, match="truncated"):
         artifacts.load_examples(path, "train")
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.complex64, torch.complex128, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64),
+        *(torch.float16, torch.bfloat16, torch.float64, torch.bool),
+        *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu),
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (2, 3), (0, 4)])
+def test_tensors_of_every_type_come_back_to_the_bit(tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Safetensors lacks complex128 and float8_e8m0fnu: they are bytes there."""
+    whole = torch.arange(64, dtype=torch.uint8).fmod(2 if dtype == torch.bool else 99).repeat(2).view(dtype)
+    tensor = whole[: math.prod(shape)].reshape(shape)
+    artifacts.save_weights(tmp_path / "weights", {"buffer": tensor, "other": torch.ones(2)}, {})
+    back = artifacts.load_weights(tmp_path / "weights")[0]["buffer"]
+    assert (back.dtype, back.shape) == (dtype, tensor.shape)
+    assert torch.equal(back.reshape(-1).view(torch.uint8), tensor.reshape(-1).view(torch.uint8))
+    if dtype.is_complex:
+        artifacts.save_weights(tmp_path / "weights", {"buffer": tensor.conj()}, {})
+        assert torch.equal(artifacts.load_weights(tmp_path / "weights")[0]["buffer"], tensor.conj())
 
 
 def test_a_file_is_what_safetensors_would_write(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from isp import artifacts, masks
-from isp.costs import Cost
+from isp.costs import Cost, StepFlops
 from isp.errors import ConfigError, MaskError, TrainingDiverged
 from isp.seeds import seed as named_seed
 from isp.training import BatchOrder, State, Trainer, Training, default_loss, learning_rate, load_weights, state_of
@@ -24,12 +25,14 @@ MakeTrainer = Callable[..., Trainer]
 
 
 def same(a: State, b: State) -> bool:
-    """Equal to the bit in step, weights and optimizer memory."""
+    """Equal to the bit in step, weights, masters and optimizer memory."""
     return (
         a.step == b.step
         and a.weights.keys() == b.weights.keys()
         and a.optimizer.keys() == b.optimizer.keys()
         and all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
+        and a.masters.keys() == b.masters.keys()
+        and all(torch.equal(a.masters[name], b.masters[name]) for name in a.masters)
         and all(torch.equal(a.optimizer[n][key], b.optimizer[n][key]) for n in a.optimizer for key in a.optimizer[n])
     )
 
@@ -295,12 +298,207 @@ def test_a_run_on_the_cpu_does_not_start_cuda(make: MakeTrainer, monkeypatch: py
     trainer.run(state_of(trainer.model), 2)
 
 
-def test_the_default_loss() -> None:
-    """Classes and soft labels by cross-entropy; numbers of any shape by squared errors, but only of one output."""
+@pytest.mark.parametrize("outputs", [(2,), (2, 1)])
+@pytest.mark.parametrize("labels", [(2,), (2, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_the_default_loss_of_a_regression(
+    outputs: tuple[int, ...], labels: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """Squared errors, ((1 - 2)^2 + (3 - 5)^2) / 2, whatever dimension of 1 was squeezed."""
+    single, numbers = torch.tensor([1.0, 3.0]).view(outputs), torch.tensor([2.0, 5.0], dtype=dtype).view(labels)
+    found = default_loss(nn.Identity(), (single, numbers))
+    assert (found.item(), found.dtype) == (2.5, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool])
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_the_default_loss_of_classes(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     outputs = torch.tensor([[1.0, -1.0], [0.5, 2.0]])
-    soft = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
-    expected = -(soft * outputs.log_softmax(dim=1)).sum(dim=1).mean()
-    torch.testing.assert_close(default_loss(nn.Identity(), (outputs, soft)), expected)
-    single, numbers = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 5.0])
-    for labels in (numbers, numbers[:, None]):
-        assert default_loss(nn.Identity(), (single, labels)).item() == 2.5
+    found = default_loss(nn.Identity(), (outputs, torch.tensor([0, 1], dtype=dtype).view(shape)))
+    expected = -(outputs.log_softmax(1)[0, 0] + outputs.log_softmax(1)[1, 1]) / 2
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "message"),
+    [
+        ((2, 3), torch.rand(2, 3), "several targets of a regression or probabilities of classes. Give loss="),
+        ((2, 3), torch.rand(2), "floating-point labels are targets of a regression, and the model must return one"),
+        ((2,), torch.tensor([0, 1]), r"int64 \(2,\) for outputs float32 \(2,\): integer labels are classes"),
+        ((2, 1), torch.tensor([0, 1]), "labels of a regression must be floating-point"),
+        ((2, 3), torch.ones(2, 3, dtype=torch.int64), r"labels of classes must have shape \(2,\)"),
+        ((2, 3), torch.tensor([0, 3]), r"labels: go from 0 to 3; the model has 3 outputs, so labels must be 0 to 2"),
+        ((2, 3), torch.tensor([0j, 1j]), "complex64"),
+    ],
+)
+def test_labels_that_leave_the_loss_open(outputs: tuple[int, ...], labels: Tensor, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        default_loss(nn.Identity(), (torch.rand(outputs), labels))
+
+
+# --- half precision ---------------------------------------------------------------------------------------------------
+
+
+def half_trainer(make: MakeTrainer, dtype: torch.dtype, **training: float) -> Trainer:
+    """The tiny model with its attention and feed-forward weights in half precision, norm and head in fp32."""
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny_model()
+            for part in (self.inner.up, self.inner.down):
+                part.to(dtype)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            inner = self.inner
+            hidden = inner.down(torch.relu(inner.up(inner.norm(inputs).to(dtype)))).float()
+            return inner.head(inner.dropout(hidden).mean(1))
+
+    return replace(make(**training), model=Mixed(), prunable=("inner.up.weight", "inner.down.weight"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_trains_through_masters_as_written_out(make: MakeTrainer, dtype: torch.dtype) -> None:
+    """fp32 copies under plain AdamW, given the model's gradients and rounded into the model after every step."""
+    trainer = half_trainer(make, dtype, clip_norm=0.5)
+    initial = state_of(trainer.model)
+    mask = mask_at(trainer, initial, "0.5")
+    final, _ = trainer.run(initial, 12, mask)
+
+    model = copy.deepcopy(trainer.model)
+    load_weights(model, initial.weights)
+    model.train()
+    names = [name for name, parameter in model.named_parameters() if not name.startswith("inner.attention")]
+    ours = {name: model.get_parameter(name).detach().float().clone() for name in names}
+    optimizer = torch.optim.AdamW(ours.values(), lr=0.0, weight_decay=0.1, fused=True)
+    for step in range(12):
+        for name in names:
+            ours[name] *= mask.get(name, torch.ones(()))
+            model.get_parameter(name).data.copy_(ours[name])
+        torch.manual_seed(named_seed("step", seed=0, step=step))
+        inputs, labels = trainer.examples.batch(trainer.order(step))
+        model.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        for name in names:
+            ours[name].grad = model.get_parameter(name).grad.float() * mask.get(name, torch.ones(()))
+        nn.utils.clip_grad_norm_(ours.values(), 0.5)
+        optimizer.param_groups[0]["lr"] = learning_rate(trainer.training, step)
+        optimizer.step()
+    for name in names:
+        reached = final.masters.get(name, final.weights[name])
+        assert torch.equal(reached, ours[name]), name
+        assert torch.equal(final.weights[name], ours[name].to(final.weights[name].dtype))
+    assert {name.split(".")[1] for name in final.masters} == {"up", "down"}
+    assert all(t.dtype == torch.float32 for memory in final.optimizer.values() for t in memory.values())
+    for name, kept in mask.items():
+        assert not final.weights[name][~kept].any()
+        assert not final.masters[name][~kept].any()
+        assert trainer.prunable_weights(final)[name].dtype == torch.float32
+
+
+def test_half_precision_is_cut_and_resumed_to_the_bit(make: MakeTrainer, tmp_path: Path) -> None:
+    """Through a file; and the state in the file is the state."""
+    trainer = half_trainer(make, torch.bfloat16)
+    initial = state_of(trainer.model)
+    mask = mask_at(trainer, initial, "0.5")
+    whole, _ = trainer.run(initial, 20, mask)
+    middle, _ = trainer.run(initial, 9, mask)
+    artifacts.save_state(tmp_path / "state", middle, {})
+    back, _ = artifacts.load_state(tmp_path / "state")
+    assert same(back, middle)
+    assert back.masters
+    assert same(half_trainer(make, torch.bfloat16).run(back, 20, mask)[0], whole)
+    assert not same(trainer.run(replace(middle, masters={}), 20, mask)[0], whole)
+
+
+def test_small_updates_arrive_in_half_precision() -> None:
+    """200 steps at 1e-5 on w = 1: bf16 alone would round every one of them away; fp32 goes as far."""
+    reached = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = nn.Linear(1, 1, bias=False).to(dtype)
+        nn.init.ones_(model.weight)
+        state, _ = one_value(model, lambda model, _: model.weight.float().sum(), steps=200, learning_rate=1e-3)
+        reached[dtype] = state.masters.get("weight", state.weights["weight"]).item()
+        assert state.weights["weight"].dtype == dtype
+    assert reached[torch.bfloat16] == reached[torch.float32] < 0.91
+    assert abs(state.weights["weight"].item() - reached[torch.bfloat16]) <= 2**-9
+
+
+def one_value(
+    model: nn.Module, loss: Callable[[nn.Module, object], Tensor], mask: masks.Mask | None = None, **training: float
+) -> tuple[State, object]:
+    """A run to the end on examples that a loss may ignore."""
+    protocol = Training(**{"steps": 3, "batch_size": 16, "weight_decay": 0.0, **training})
+    names = tuple(name for name, parameter in model.named_parameters() if parameter.dim() > 1)
+    trainer = Trainer(
+        model=model, examples=Noisy(), loss=loss, training=protocol, prunable=names, seed=0, flops=StepFlops(total=(0,))
+    )
+    return trainer.run(state_of(model), protocol.steps, mask)
+
+
+def test_fp32_has_no_masters(make: MakeTrainer) -> None:
+    trainer = make()
+    assert trainer.run(state_of(trainer.model), 2)[0].masters == {}
+
+
+# --- what is not finite -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(("dtype", "rate"), [(torch.float32, 3.4e38), (torch.float16, 1e5)])
+def test_infinite_weights_after_an_update_are_noticed(steps: int, dtype: torch.dtype, rate: float) -> None:
+    """At the end of a run as in the middle; the last good state is the one that the run began from."""
+    model = nn.Linear(1, 1, bias=False).to(dtype)
+    nn.init.constant_(model.weight, -1.0)
+    with pytest.raises(
+        TrainingDiverged, match="update of step 0 left NaN or infinite values in parameter 'w"
+    ) as caught:
+        one_value(model, lambda model, _: model.weight.float().sum(), steps=steps, learning_rate=rate)
+    assert (caught.value.step, caught.value.state.step) == (0, 0)
+    assert caught.value.state.weights["weight"].isfinite().all()
+
+
+def test_infinite_weights_never_become_a_checkpoint(make: MakeTrainer) -> None:
+    class Checkpoint:
+        def leg(self, state: State, until: int) -> object:
+            return nullcontext((Cost(), state))
+
+        def due(self) -> bool:
+            return True
+
+        def keep(self, state: State, spent: Cost) -> None:
+            assert all(tensor.isfinite().all() for tensor in state.weights.values())
+
+    trainer = make(learning_rate=1e38, warmup_steps=0)
+    trainer = replace(trainer, checkpoint=Checkpoint())  # type: ignore[arg-type]
+    with pytest.raises(TrainingDiverged):
+        trainer.run(state_of(trainer.model), 30)
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_row_pruned_whole_under_weight_norm_is_named(old: bool) -> None:
+    """0 / 0 in row 2: not the learning rate's fault."""
+    normed = nn.utils.weight_norm if old else nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(nn.Flatten(), normed(nn.Linear(40, 3)))
+    name = next(name for name, parameter in model.named_parameters() if parameter.shape == (3, 40))
+    mask = {n: torch.ones_like(p, dtype=torch.bool) for n, p in model.named_parameters() if p.dim() > 1}
+    mask[name][2] = False
+    with pytest.raises(
+        TrainingDiverged, match=r"at step 0: .*weight of layer '1' is NaN or infinite \(rows 2\)"
+    ) as caught:
+        one_value(model, default_loss, mask, learning_rate=1e-3)
+    assert "learning_rate" not in str(caught.value)
+    assert "exclude=" in caught.value.advice
+
+
+def test_bad_data_are_named(make: MakeTrainer) -> None:
+    class Poisoned(Noisy):
+        def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+            inputs, labels = super().batch(indices)
+            inputs[indices == 7] = float("nan")
+            return inputs, labels
+
+    trainer = replace(make(), examples=Poisoned())
+    with pytest.raises(TrainingDiverged, match=r"part 0 of the batch holds NaN .* \(training example 7\)"):
+        trainer.run(state_of(trainer.model), 5)

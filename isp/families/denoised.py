@@ -146,7 +146,7 @@ def named(name: str, member: isp.Member, state: State, mask: Mask | None = None)
         yield
     except TrainingDiverged as error:
         problem = f"{name} (learning rate x {member.learning_rate_factor:.3g}): {error.problem}"
-        raise TrainingDiverged(problem, error.step, state, mask) from None
+        raise TrainingDiverged(problem, error.step, state, mask, error.advice) from None
 
 
 def aggregate(

@@ -80,7 +80,7 @@ def merge(
         for index, (each, step) in enumerate(zip(weak, steps, strict=True))
     ]
     cost = sum((each.cost for each in weak), score.cost)
-    return replace(initial, weights=weights), cost, [*records, {"start": begun, "evaluations": score.count}]
+    return replace(initial, weights=weights, masters={}), cost, [*records, {"start": begun, "evaluations": score.count}]
 
 
 def tickets(

@@ -7,7 +7,6 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from isp import masks
@@ -15,7 +14,7 @@ from isp.costs import Cost, counting
 from isp.families import Method, Ticket
 from isp.masks import Mask
 from isp.methods import Probe
-from isp.rng import forked_rng
+from isp.rng import forked_rng, seed_all
 from isp.seeds import seed as named_seed
 from isp.sparsity import Scope
 from isp.training import State, Trainer, Training, load_weights
@@ -58,12 +57,12 @@ def probe(trainer: Trainer, initial: State, look: Callable[[Probe], T]) -> tuple
     model.eval()
     parameters = dict(model.named_parameters())
     with forked_rng(next(model.parameters()).device), counting(model) as counter:
-        torch.manual_seed(named_seed("one-shot", seed=trainer.seed))
+        seed_all(named_seed("one-shot", seed=trainer.seed))
 
         def batches(count: int) -> Iterator[Any]:
             for step in range(count):
                 with counter.paused():
-                    torch.manual_seed(named_seed("one-shot batch", seed=trainer.seed, step=step))
+                    seed_all(named_seed("one-shot batch", seed=trainer.seed, step=step))
                     batch = trainer.examples.batch(order(step))
                 yield batch
 

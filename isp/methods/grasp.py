@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from isp.errors import ConfigError
 from isp.methods import Family, Probe, Scored
-from isp.methods.snip import mean_gradient
+from isp.methods.snip import mean_gradient, sum_type
 
 FAMILY: Family = "one_shot"
 VERSION = 1
@@ -44,7 +44,7 @@ def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
         ConfigError: there is a temperature, but no logits that could be divided.
     """
     weights = list(probe.weights.values())
-    total = {name: torch.zeros_like(weight) for name, weight in probe.weights.items()}
+    total = {name: torch.zeros_like(weight, dtype=sum_type(weight)) for name, weight in probe.weights.items()}
     with tempered(probe.model, settings.temperature):
         mean = mean_gradient(probe, settings.batches)
         for batch in probe.batches(settings.batches):

@@ -31,9 +31,14 @@ def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
     return {name: (gradient[name] * weight).abs().detach() for name, weight in probe.weights.items()}
 
 
+def sum_type(weight: Tensor) -> torch.dtype:
+    """Type to sum scores in: the weight's, but fp32 for half precision, in which small scores would vanish."""
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
 def mean_gradient(probe: Probe, batches: int) -> dict[str, Tensor]:
     """Gradient of the mean loss of the first `batches` batches; zero for weights that the loss does not depend on."""
-    total = {name: torch.zeros_like(weight) for name, weight in probe.weights.items()}
+    total = {name: torch.zeros_like(weight, dtype=sum_type(weight)) for name, weight in probe.weights.items()}
     for batch in probe.batches(batches):
         loss = probe.loss(probe.model, batch)
         gradients = torch.autograd.grad(loss, list(probe.weights.values()), materialize_grads=True)

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from isp.errors import ConfigError
 from isp.methods import Family, Probe, Scored
+from isp.methods.snip import sum_type
 from isp.sparsity import Scope
 from isp.tensors import Memory
 
@@ -96,7 +97,7 @@ class _Inputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _add(self, name: str, whole: Tensor, left: Tensor, right: Tensor) -> None:
         """`left` (…, tokens, inputs) multiplies `right` (…, inputs, outputs), a view of (a part of) `whole`."""
-        squares = left.to(whole.dtype).square().sum(-2)
+        squares = left.to(sum_type(whole)).square().sum(-2)
         if right.dim() == 3 and right.stride(0) == 0:  # one weight, expanded over the batch
             right, squares = right[0], squares.sum(0)
         offset = right.storage_offset() - whole.storage_offset()
@@ -107,6 +108,6 @@ class _Inputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for known, sums in self._squares[name]:
             if known.data_ptr() == whole.data_ptr():
                 return sums
-        sums = torch.empty_strided(whole.shape, whole.stride(), dtype=whole.dtype, device=whole.device).zero_()
+        sums = torch.empty_strided(whole.shape, whole.stride(), dtype=sum_type(whole), device=whole.device).zero_()
         self._squares[name].append((whole, sums))
         return sums

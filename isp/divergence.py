@@ -1,0 +1,102 @@
+"""Why a training step was not finite: the data, a weight that a layer computes, ignored labels, or the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from isp.errors import SLOWER
+
+IGNORED = -100
+"""The label that torch's cross-entropy leaves out."""
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first floating-point tensor that holds NaN or an infinity; None if all are finite.
+
+    A sum over everything is looked at first: one synchronisation with the device, and no temporary memory.
+    """
+    sums = [tensor.detach().sum(dtype=torch.float32) for tensor in tensors.values() if tensor.is_floating_point()]
+    if not sums or torch.stack(sums).isfinite().all():
+        return None
+    return next((name for name, tensor in tensors.items() if not tensor.detach().isfinite().all()), None)
+
+
+def explain(model: nn.Module, batch: Any, indices: Tensor) -> tuple[str, str]:
+    """The likely cause of a loss or gradient that is not finite, and what to do about it.
+
+    Args:
+        model: after the forward pass of that step, its parameters finite.
+        batch: of that step.
+        indices: numbers of the training examples in the batch.
+
+    Returns:
+        A clause that continues "training diverged at step 3: loss nan, ..." (empty if nothing but the protocol can be
+        blamed), and the advice as a sentence.
+    """
+    for where, tensor in tensors_of(batch):
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            rows = _rows(tensor)
+            examples = indices[rows].tolist() if tensor.dim() and len(tensor) == len(indices) else []
+            of = f" (training example {', '.join(map(str, examples[:5]))})" if examples else ""
+            advice = f"Clean these data, or let the model handle such values. If it does: {SLOWER}"
+            return f"; {where} of the batch holds NaN or infinite values{of}", advice
+    for layer, name, tensor in _computed(model):
+        if not tensor.isfinite().all():
+            rows = ", ".join(map(str, _rows(tensor).tolist()[:5]))
+            clause = (
+                f"; {name} of layer {layer!r} is NaN or infinite (rows {rows}) although the "
+                "parameters it is computed from are finite. A normalisation such as weight_norm divides zero by zero "
+                "for a row that was pruned whole"
+            )
+            return clause, "Leave the layer out (exclude=), or remove the normalisation before pruning."
+    labels = labels_of(batch)
+    if labels is not None and not labels.is_floating_point() and labels.numel() and bool((labels == IGNORED).all()):
+        return f"; all labels of the batch are {IGNORED}, which the loss ignores", "Give every batch some labels."
+    return "", SLOWER
+
+
+def tensors_of(batch: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors of a batch, each with the keys and numbers that lead to it, such as "part 0" or "'input_ids'"."""
+    if isinstance(batch, Tensor):
+        yield where or "the tensor", batch
+    elif isinstance(batch, Mapping):
+        for key, part in batch.items():
+            yield from tensors_of(part, f"{where}, {key!r}" if where else repr(key))
+    elif isinstance(batch, Sequence) and not isinstance(batch, (str, bytes)):
+        for index, part in enumerate(batch):
+            yield from tensors_of(part, f"{where}, part {index}" if where else f"part {index}")
+
+
+def labels_of(batch: Any) -> Tensor | None:
+    """The labels of a batch (inputs, labels) or of a dict with "labels"."""
+    if isinstance(batch, Mapping):
+        labels = batch.get("labels")
+    else:
+        labels = batch[1] if isinstance(batch, Sequence) and len(batch) == 2 else None
+    return labels if isinstance(labels, Tensor) else None
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """Indices along the first dimension where a tensor is not finite."""
+    flat = tensor.detach().reshape(len(tensor) if tensor.dim() else 1, -1)
+    return (~flat.isfinite()).any(1).nonzero().squeeze(1).cpu()
+
+
+def _computed(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    """Layer, name and value of tensors that layers compute from parameters: parametrizations, and plain attributes.
+
+    Hooks of the old `weight_norm` and `spectral_norm` leave their last value as a plain attribute.
+    """
+    with torch.no_grad():
+        for layer, module in model.named_modules():
+            if parametrize.is_parametrized(module):
+                for name in module.parametrizations:
+                    yield layer, name, getattr(module, name)
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    yield layer, name, value
