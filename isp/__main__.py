@@ -45,7 +45,7 @@ def _work_for_snakemake() -> None:
             try:
                 raise SystemExit(warm.call(sys.argv[1:], path))
             except warm.UnavailableError as error:
-                print(f"starting without the fork server: {printable(error)}", file=sys.stderr, flush=True)
+                print(warm.COLD + printable(error).partition("\n")[0], file=sys.stderr, flush=True)
         if "ISP_OWNER" in os.environ:
             warm.end_with(warm.owner())
     except IspError as error:

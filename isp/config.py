@@ -20,7 +20,7 @@ from isp.backbones import Backbone
 from isp.definitions import Definitions, backbone_of, task_of
 from isp.errors import ConfigError, unknown
 from isp.families import NEVER_PRUNE, Method, check_sparsities, make_method, planned_steps, sparsities_of
-from isp.files import read_text
+from isp.files import LARGEST_STUDY, read_text
 from isp.parsing import load_yaml
 from isp.settings import Settings, parse
 from isp.sparsity import parse_sparsity
@@ -29,8 +29,6 @@ from isp.training import Training
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)]
 Initial = Literal["pretrained", "random"]
-LARGEST_STUDY = 2**22
-"""The largest study file in bytes: room for some 100,000 class names, and no more than YAML is parsed in a minute."""
 RESERVED = ("initial", "similarity.json", "similarity.log")
 """What else is in the folder of a run, or of its logs, beside those of variants; `dense` holds the dense run, too."""
 

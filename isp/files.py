@@ -19,6 +19,9 @@ from typing import Any, BinaryIO
 
 from isp.errors import ArtifactError, IspError
 
+LARGEST_STUDY = 2**22
+"""The largest study file in bytes: room for some 100,000 class names, and no more than YAML is parsed in a minute."""
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
@@ -130,12 +133,27 @@ def read_text(path: Path, limit: int | None = None) -> str:
         UnicodeDecodeError: The file is not UTF-8.
     """
     with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        if limit is not None and found.st_size > limit:
-            raise OSError(errno.EFBIG, f"{found.st_size:,} bytes, at most {limit:,} are allowed")
+        check_regular(file.fileno(), limit)
         return file.read()
+
+
+def check_regular(path: Path | int, limit: int | None = None) -> None:
+    """Check that a file, or an open descriptor, is a regular file and not too large.
+
+    Args:
+        path: The file.
+        limit: The largest size in bytes; None: any.
+
+    Raises:
+        OSError: It is not.
+    """
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    if limit is not None and found.st_size > limit:
+        raise OSError(errno.EFBIG, f"{found.st_size:,} bytes, at most {limit:,} are allowed")
 
 
 def write_json(path: Path, content: Any) -> None:

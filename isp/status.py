@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import stat
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from isp.config import Study, parse_study
 from isp.errors import ConfigError, IspError
 from isp.families import describe_method
 from isp.jobs import Job, Jobs
+from isp.warm import is_stopped
 
 State = Literal["done", "running", "lost", "failed", "left"]
 """Of a job; lost: its process was killed."""
@@ -42,15 +44,19 @@ class Log:
 
 @dataclass(frozen=True)
 class Mark:
-    """A marker (see `isp.watch`): the seconds since it was renewed, and what it says."""
+    """A marker (see `isp.watch`): the seconds since it was renewed, what it says, and whether its process is stopped.
+
+    A stopped process (SIGSTOP) renews nothing, but lives. It is known of processes of this machine only.
+    """
 
     age: float
     says: Mapping[str, Any] = field(default_factory=dict)
+    stopped: bool = False
 
     @property
     def lives(self) -> bool:
         """Whether its process does."""
-        return self.age < watch.LOST_SECONDS
+        return self.stopped or self.age < watch.LOST_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +150,7 @@ def _state(output: str, used: bool, log: str, seen: Seen) -> State:
     said = seen.log(log)
     if said is None or watch.has_finished(said.text) or watch.was_stopped(said.text):
         return "left"
-    if not said.text.strip():  # it is starting, or was killed before it could say anything
+    if watch.is_starting(said.text):  # it is starting, or was killed before it could say anything
         return "running" if said.age < watch.LOST_SECONDS else "lost"
     return "failed"
 
@@ -185,6 +191,7 @@ def _running(job: Job, seen: Seen) -> dict[str, Any]:
         "host": says.get("host"),
         "pid": says.get("pid"),
         "slurm_job": says.get("slurm_job"),
+        "stopped": mark is not None and mark.stopped,
         "step": says.get("step"),
         "steps": job.steps or None,
         "seconds": max(0.0, round(seen.now - says["started"], 1)) if "started" in says else None,
@@ -331,7 +338,9 @@ def look(study: Study) -> Seen:
             try:
                 about = os.stat(path)
                 if stat.S_ISREG(about.st_mode):
-                    marks[output] = Mark(now - about.st_mtime, watch.read_marker(Path(path)))
+                    says = watch.read_marker(Path(path))
+                    here = says.get("host") == socket.gethostname() and "pid" in says
+                    marks[output] = Mark(now - about.st_mtime, says, here and is_stopped(says["pid"]))
             except OSError:  # it ended just now
                 continue
 

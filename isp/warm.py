@@ -53,6 +53,9 @@ LARGEST_PID = 2**31 - 1
 LONGEST_PATH = 107  # what Linux takes for the address of a unix socket
 KILLED = "isp: the process of this stage ended without a status; it was killed (out of memory?) or its fork server was"
 
+COLD = "starting without the fork server: "
+"""Beginning of the line by which a call says why it does its work itself."""
+
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
 """Signals that a client leaves to its child: a stage that trains keeps what it has (`isp.checkpoints`)."""
 
@@ -415,7 +418,7 @@ def _start(path: str, server: Sequence[str]) -> socket.socket:
         process.wait()
     else:
         problem = f"ended with status {process.returncode}"
-    raise UnavailableError(f"the fork server {problem}. The end of {path}.log:\n{_end_of(path)}")
+    raise UnavailableError(f"the fork server {problem}; the end of its log, {path}.log:\n{_end_of(path)}")
 
 
 def _end_of(path: str) -> str:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from isp.warm import COLD
+
 RENEW_SECONDS = 20.0
 LOST_SECONDS = 120.0
 """A marker that was not renewed for so long is of a process that was killed."""
@@ -118,6 +120,12 @@ def was_stopped(log: str) -> bool:
     """Whether a log ends as that of a stage that was told to stop and saved how far it was (`isp.checkpoints`)."""
     lines = log.strip().splitlines()
     return bool(lines) and lines[-1].startswith("isp: stopped by ")
+
+
+def is_starting(log: str) -> bool:
+    """Whether a log is that of a stage that has said nothing yet, except why it starts cold (`isp.warm`)."""
+    lines = log.strip().splitlines()
+    return not lines or lines[-1].startswith(COLD)
 
 
 def has_finished(log: str) -> bool:

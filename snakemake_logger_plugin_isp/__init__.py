@@ -6,6 +6,7 @@ Warnings and errors always pass. Snakemake finds this plugin by the prefix of it
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -24,7 +25,7 @@ from typing import Any
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from isp import errors
+from isp import errors, files
 from isp.untrusted import printable
 
 LOG_LINES = 15
@@ -39,6 +40,13 @@ COMPLETE_LOG = "Complete log(s): "
 SOME_JOB_FAILED = "At least one job did not complete successfully"
 SUMMED_UP_BY_US = (SOME_JOB_FAILED, "Exiting because a job execution failed")
 BEFORE_A_RUN = ("Assuming unrestricted shared filesystem", "Building DAG of jobs", "Config file ")
+LOCKED = "Directory cannot be locked"
+LOCKED_BY_ANOTHER = (
+    "isp: another run is making the same files in this folder, so this one was not started. Wait until it has ended "
+    "(`isp status STUDY` shows how far it is) and run this command again, which reuses what is finished; or run it in "
+    "another folder. If there is no other run, on any machine that shares the folder, `snakemake --unlock` with the "
+    "same options removes the lock that a killed one left."
+)
 COMMAND_FAILED = re.compile(r"CalledProcessError.*(?:non-zero (exit status \d+)|died with <Signals\.(\w+))", re.DOTALL)
 OUTPUT_MISSING = re.compile(r"Job (\d+) +completed successfully, but ")
 OUR_ERRORS = {
@@ -149,6 +157,8 @@ def without_frames(text: str) -> str:
     Those of `isp` speak of the reader's files and settings, so the line of the Snakefile is left out with them. Others
     lose Python's traceback, which Snakemake gives where no line of a Snakefile is to blame.
     """
+    if LOCKED in text:
+        return LOCKED_BY_ANOTHER
     kind, found, rest = text.partition(" in file ")
     if found and kind in OUR_ERRORS:
         lines = rest.partition(":\n")[2].splitlines()
@@ -159,10 +169,32 @@ def without_frames(text: str) -> str:
     return "\n".join(dropwhile(lambda line: not line or line.startswith(" "), lines))
 
 
+def check_study_files(arguments: Sequence[str]) -> None:
+    """Refuse study files that Snakemake would read without end, or into all memory. It reads them after this is loaded.
+
+    Args:
+        arguments: Snakemake's own.
+
+    Raises:
+        SystemExit: one is a folder, a device or a FIFO, or too large; printed is which.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--configfile", "--configfiles", nargs="*", action="extend", type=Path, default=[])
+    for path in parser.parse_known_args(arguments)[0].configfile:
+        try:
+            files.check_regular(path, files.LARGEST_STUDY)
+        except FileNotFoundError:
+            continue  # Snakemake says so
+        except OSError as error:
+            print(f"isp: {printable(path)}: cannot be read ({error.strerror})", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
 class LogHandler(LogHandlerBase):
     """Snakemake's handler for everything it says in its main process; jobs of their own process do not come here."""
 
     def __post_init__(self) -> None:
+        check_study_files(sys.argv[1:])
         self._stream = sys.stdout if self.common_settings.stdout else sys.stderr
         self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         quiet = {getattr(choice, "name", str(choice)) for choice in self.common_settings.quiet or ()}

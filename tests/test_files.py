@@ -154,8 +154,12 @@ def without_encoding(source: str) -> list[int]:
         if not isinstance(call, ast.Call):
             continue
         method = isinstance(call.func, ast.Attribute)
-        name = ast.unparse(call.func).rpartition(".")[2]
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         named = {keyword.arg for keyword in call.keywords}
+        if name not in ("open", "fdopen", "read_text", "write_text") and named.isdisjoint(
+            {"text", "universal_newlines"}
+        ):
+            continue
         values = [str(each.value) for arg in call.args for each in ast.walk(arg) if isinstance(each, ast.Constant)]
         binary = any(re.fullmatch("[rwax+]*b[rwax+]*", value) for value in values)
         texts = name in ("open", "fdopen") and not binary and ast.unparse(call.func) not in ("os.open", "Image.open")
@@ -189,3 +193,31 @@ def test_every_text_is_read_and_written_as_utf_8(folder: str) -> None:
         assert without_encoding(path.read_text(encoding="utf-8")) == [], path
     for path in [*(ROOT / folder).rglob("*.smk"), *(ROOT / folder).rglob("Snakefile")]:
         assert not re.search(r"_text\(\)|\bopen\(", path.read_text(encoding="utf-8")), path
+
+
+ASCII = r"""
+import sys
+from pathlib import Path
+from isp import cli, files
+
+assert not sys.flags.utf8_mode and sys.stdout.encoding.lower() in ("ascii", "ansi_x3.4-1968"), sys.stdout.encoding
+folder = Path(sys.argv[1])
+rows = [{"name": "gr\u00f6\u00dfer \u20ac"}]
+files.write_csv(folder / "a.csv", rows, ["name"])
+files.write_json(folder / "a.json", rows)
+assert files.read_csv(folder / "a.csv", "x") == files.read_json(folder / "a.json", "x") == rows
+try:
+    cli.main(["list", rows[0]["name"]])
+except SystemExit as end:
+    print(end.code, rows[0]["name"])
+"""
+
+
+def test_a_locale_without_umlauts_is_of_no_matter(tmp_path: Path) -> None:
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    command = [sys.executable, "-c", ASCII, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == rb"2 gr\xf6\xdfer \u20ac" + b"\n"
+    assert done.stderr.startswith(rb"isp: isp list gr\xf6\xdfer \u20ac: allowed are methods")
+    assert (tmp_path / "a.csv").read_bytes() == "name\ngrößer €\n".encode()

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from snakemake.exceptions import LockException
 
 import snakemake_logger_plugin_isp as plugin
 
@@ -88,8 +89,31 @@ def test_what_is_printed_does_not_steer_the_terminal(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "FAILED: \\x1b[2Jx\n    | \\x9b31m\\u202e\\r\tx\n"
 
 
+def test_study_files_that_cannot_be_read_are_refused_before_snakemake_reads_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "fifo.yaml")
+    (tmp_path / "large.yaml").touch()
+    os.truncate(tmp_path / "large.yaml", 2**30)  # sparse
+    good = str(ROOT / "config/smoke.yaml")
+    plugin.check_study_files(["-n", "--configfile", good, good, "--config", "seed=1", f"--configfile={good}"])
+    plugin.check_study_files(["--cores", "1", "--configfile", str(tmp_path / "missing.yaml")])
+    problems = {
+        "/dev/zero": "not a regular file",
+        str(tmp_path / "fifo.yaml"): "not a regular file",
+        str(tmp_path): "Is a directory",
+        str(tmp_path / "large.yaml"): "1,073,741,824 bytes, at most 4,194,304 are allowed",
+    }
+    for path, problem in problems.items():
+        for arguments in (["--configfile", good, path], [f"--configfiles={path}", "-n"]):
+            with pytest.raises(SystemExit, match="2"):
+                plugin.check_study_files(arguments)
+            assert capsys.readouterr().err == f"isp: {path}: cannot be read ({problem})\n"
+
+
 def test_an_error_is_shown_without_pythons_frames() -> None:
     assert plugin.without_frames("WorkflowError:\nno") == "WorkflowError:\nno"
+    assert plugin.without_frames(f"LockException:\n{LockException()}").startswith("isp: another run is making the same")
     frames = (
         'Traceback (most recent call last):\n\n  File "a.py", line 1, in f\n    f()\n\nOSError: [Errno 2] no\n  file'
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +24,8 @@ from isp.reporting.status_lines import lines, span
 from isp.stages._work import working
 from isp.stages.describe import describe
 from isp.status import Log, Mark, Seen, find_study, log_of, look, report
+from isp.warm import COLD
+from isp.watch import marker
 from tests.test_plan import ROOT, STUDY
 
 JOBS = Jobs(parse_study(STUDY, "test"))  # 5 tickets: dense, isp and lth at 0.5 and 0.75
@@ -102,6 +106,35 @@ def test_running_lost_failed_and_retried() -> None:
     assert f"lost, its process was killed: {WEAK[1]}" in printed
     assert "    | MemoryError: no memory\n    log: results/tiny/logs/runs/" in printed
     assert printed.startswith(f"tiny: 3 of {len(JOBS.by_output)} jobs done, 0 of 5 tickets, 2 running, 2 failed\n")
+
+
+def test_a_process_that_is_stopped_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only on its own machine; a marker of another one is lost when nobody renews it."""
+    monkeypatch.chdir(tmp_path)
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            for output, host in ((WEAK[0], socket.gethostname()), (WEAK[1], "elsewhere")):
+                path = Path(marker(output))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps({"host": host, "pid": process.pid, "started": NOW, "step": 7}))
+                os.utime(path, (NOW - 1000, NOW - 1000))
+            content = report(JOBS, look(JOBS.study), None)
+            assert (content["jobs"]["running"], content["jobs"]["lost"]) == (0, 2)
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            content = report(JOBS, look(JOBS.study), None)
+        finally:
+            process.kill()
+    assert (content["jobs"]["running"], content["jobs"]["lost"]) == (1, 1)
+    assert [(job["output"], job["stopped"]) for job in content["running"]] == [(WEAK[0], True)]
+    assert f'stopped ("kill -CONT {process.pid}" resumes it)\n    {WEAK[0]}\n' in lines(content)
+
+
+def test_a_job_that_says_why_it_starts_cold_is_starting() -> None:
+    said = f"{COLD}the fork server is stopped\n"
+    assert found(logs={INITIAL: Log(said, 119)})["jobs"]["running"] == 1
+    assert found(logs={INITIAL: Log(said, 121)})["jobs"]["lost"] == 1
+    assert found(logs={INITIAL: Log(f"{said}MemoryError\n", 1)})["jobs"]["failed"] == 1
 
 
 def test_what_was_stopped_waits_to_go_on() -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -463,8 +464,8 @@ def test_a_server_that_does_not_start_is_tried_once(run: Run, tmp_path: Path) ->
     (tmp_path / "sitecustomize.py").write_text(code)
     run.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
     first, second = cold(run), cold(run)
-    assert "the fork server ended with status 1. The end of" in first
-    assert "no server here" in first
+    assert first == f"{warm.COLD}the fork server ended with status 1; the end of its log, {run.socket}.log:\n"
+    assert "no server here" in run.socket.with_name("warm.sock.log").read_text()
     assert second == f"starting without the fork server: the fork server did not start; its log: {run.socket}.log\n"
 
 
@@ -484,6 +485,25 @@ UNSEEN = (
     "warm.is_stopped = lambda pid: seen and real(pid) or seen.append(1); "
 )
 """A client that sees only the second time that its server is stopped."""
+
+
+def test_what_keeps_the_server_from_starting_is_said_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key, value in run.environment.items():
+        monkeypatch.setenv(key, value)
+    code = (
+        "import os, sys; 'isp.warm' in ' '.join(sys.orig_argv) and (os.write(2, b'no server\\x1b here'), os._exit(1))"
+    )
+    (tmp_path / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    warm.begin(str(run.socket))
+    until(run.socket.with_name("warm.sock.failed").exists)
+    until(lambda: "starts the warm server" not in {thread.name for thread in threading.enumerate()})
+    assert capsys.readouterr().err == (
+        f"the fork server ended with status 1; the end of its log, {run.socket}.log:\nno server\\x1b here\n"
+        "Jobs start without it, which takes some seconds each.\n"
+    )
 
 
 def test_a_server_that_is_stopped_with_a_request_does_not_begin_it_later(run: Run, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from isp.evaluation import evaluate as score
 from isp.families import Ticket
 from isp.jobs import Jobs
 from isp.reporting import FIGURES
-from isp.running import command
+from isp.running import command, load
 from isp.stages.evaluate import evaluate
 from isp.status import find_study, log_of, look, read_plan, report
 from isp.watch import has_finished
@@ -699,7 +699,7 @@ def test_two_at_once_are_refused(smoke: Path, tmp_path: Path, running: Callable[
     wait_for(lambda: list(tmp_path.glob(".snakemake/locks/*.lock")))
     second = snakemake(tmp_path)
     assert second.returncode
-    assert "lock" in second.stderr.lower()
+    assert "isp: another run is making the same files in this folder" in second.stderr
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=120)
 
@@ -742,6 +742,31 @@ def test_a_full_disk_and_one_that_is_read_only(smoke: Path, tmp_path: Path, disk
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results/smoke/metrics.csv").read_bytes() == (smoke / "results/smoke/metrics.csv").read_bytes()
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_clone_may_lie_anywhere(tmp_path: Path) -> None:
+    """Snakemake expands braces in some paths."""
+    clone = tmp_path / "a {b} {{c}} 'd' \"e\" $f ü"
+    for part in ("workflow", "config"):
+        shutil.copytree(ROOT / part, clone / part)
+    shutil.copy(ROOT / "environment.yml", clone)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(clone / "workflow/Snakefile"), "--dry-run"]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "jobs to run; this was a dry run" in done.stdout + done.stderr
+
+
+def test_the_environment_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without a PATH; no Python below looks for modules in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("ISP_STUDY", "ISP_DATA_ROOT", "PYTHONSAFEPATH"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+    monkeypatch.delenv("PATH")
+    settings = SimpleNamespace(nodes=None)
+    workflow = SimpleNamespace(configfiles=[], resource_settings=settings, is_main_process=True)
+    load(workflow, yaml.safe_load(STUDY.read_text()))
+    assert os.environ["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}"
+    assert os.environ["PYTHONSAFEPATH"] == "1"
 
 
 def test_a_study_file_inherits_nothing(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def _running(jobs: Sequence[Mapping[str, Any]]) -> str:
         if job["step"]:
             step = f"step {job['step']:,}" + (f" of {job['steps']:,}" if (job["steps"] or 0) >= job["step"] else "")
         age = span(job["seconds"]) if job["seconds"] is not None else ""
-        shown.append(f"  {', '.join(filter(None, [job['rule'], where, step, age]))}\n    {job['output']}")
+        stopped = f'stopped ("kill -CONT {job["pid"]}" resumes it)' if job["stopped"] else ""
+        shown.append(f"  {', '.join(filter(None, [job['rule'], where, step, age, stopped]))}\n    {job['output']}")
     return "\n".join(["Running:", *shown, *_more(jobs)]) + "\n"
 
 

@@ -1,5 +1,7 @@
 # What all rules share: the study, its DAG (isp/dag.py: paths, inputs, options), wildcards, the run's own housekeeping.
 
+from pathlib import Path
+
 from isp import dag as paths
 from isp import reporting
 from isp.dag import Dag
@@ -22,4 +24,6 @@ wildcard_constraints:
 
 
 GPU = int(study.device != "cpu")
-ENVIRONMENT = "../../environment.yml"
+# Whole, for Snakemake expands braces in it, also those in the path of a clone.
+ENVIRONMENT = str(Path(workflow.basedir).parent / "environment.yml")
+ENVIRONMENT = ENVIRONMENT.replace("{", "{{").replace("}", "}}")
