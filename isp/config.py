@@ -31,6 +31,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)]
 Initial = Literal["pretrained", "random"]
 RESERVED = ("initial", "similarity.json", "similarity.log")
 """What else is in the folder of a run, or of its logs, beside those of variants; `dense` holds the dense run, too."""
+CHAIN = ".rounds"
+"""Ending of the workflow's own variants, the chains of rounds of pooled ones; no variant of a study may have it."""
 
 
 class Variant(Settings):
@@ -145,6 +147,10 @@ class Study(Settings):
         for name, variant in self.variants.items():
             if name in RESERVED or (name == "dense" and self.method(name).module.FAMILY != "dense"):
                 raise ConfigError(f"variants.{name}: runs have a file or folder of this name; choose another one")
+            if name.endswith(CHAIN):
+                raise ConfigError(
+                    f"variants.{name}: names ending in {CHAIN} are the workflow's own; choose another one"
+                )
             self.method(name)
             for backbone in variant.by_backbone:
                 if backbone not in self.training:

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from isp import registry, sparsity, training
-from isp.config import Study, Variant
+from isp.config import CHAIN, Study, Variant
 from isp.families import Method, chooses, instant, iterative, souped
 from isp.methods import isp as soup
 from isp.methods import uniform_soup
@@ -129,7 +129,7 @@ class Dag:
 
     @staticmethod
     def _own_chain(variant: str) -> str:
-        return f"{variant}.rounds"
+        return f"{variant}{CHAIN}"
 
     def _equal_chain(self, variant: str, backbone: str) -> str | None:
         """An iterative variant of the study whose rounds are those that a pooled one needs."""

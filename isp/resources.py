@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from isp import dag as paths
-from isp.artifacts import UNCHECKED
+from isp.artifacts import LARGE
 from isp.config import Study
 from isp.errors import ConfigError, DataError
 from isp.jobs import Job, Jobs
@@ -167,7 +167,7 @@ class Requests:
         training = self.study.protocol(*job.place)
         weights, bits, inputs = rates.weights, rates.prunable, len(job.inputs)
         on_host = self.study.device == "cpu"
-        examples = min(UNCHECKED, rates.example * self.study.num_train(job.place[1]))
+        examples = min(LARGE, rates.example * self.study.num_train(job.place[1]))
         batch = rates.activations * training.batch_size if on_host else 0
         ranked = 4 * _RANKS * bits
         if job.rule == "aggregate":  # a state, the copies' masks or magnitudes, and their mean in fp64

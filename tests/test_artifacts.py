@@ -190,19 +190,72 @@ def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
         files.write_json(tmp_path / "file" / "metrics.json", {})
 
 
-def test_large_examples_are_mapped_without_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("large", [500, 10**6])
+def test_examples_of_any_size_are_held_to_header_and_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    """Every byte is altered once; above the size called large the digest is of sums."""
+    monkeypatch.setattr(artifacts, "LARGE", large)
     path = tmp_path / "examples"
-    artifacts.save_examples(path, {"pixels": torch.zeros(100, 8, dtype=torch.uint8)}, "train", {})
-    content = bytearray(path.read_bytes())
-    content[-1] = 7
-    path.write_bytes(content)
+    tensors = {"pixels": torch.arange(800).remainder(251).to(torch.uint8).reshape(100, 8)}
+    artifacts.save_examples(path, tensors, "test", {"task": "digits"})
+    assert torch.equal(artifacts.load_examples(path, "test")[0]["pixels"], tensors["pixels"])
+    whole = path.read_bytes()
+    assert (b"sums:" in whole) == (large == 500)
+    for position in range(len(whole)):
+        content = bytearray(whole)
+        content[position] ^= 1
+        path.write_bytes(content)
+        with suppress(ArtifactError):  # any other error fails the test
+            found, about = artifacts.load_examples(path, "test")
+            assert torch.equal(found["pixels"], tensors["pixels"])
+            assert about["task"] == "digits"
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ArtifactError, match="truncated"):
+        artifacts.load_examples(path, "test")
+
+
+@pytest.mark.parametrize("large", [500, 10**6])
+def test_test_examples_never_pass_for_training_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    """Not even with the part in their header altered."""
+    monkeypatch.setattr(artifacts, "LARGE", large)
+    path = tmp_path / "examples"
+    artifacts.save_examples(path, {"pixels": torch.zeros(100, 8)}, "test", {})
+    whole = path.read_bytes()
+    altered = whole.replace(rb"\"part\":\"test\"", rb"\"part\":\"train\"").replace(rb"\"format\":", rb"\"forma\":")
+    assert len(altered) == len(whole)
+    assert altered != whole
+    path.write_bytes(altered)
     with pytest.raises(ArtifactError, match="checksum does not match"):
         artifacts.load_examples(path, "train")
-    monkeypatch.setattr(artifacts, "UNCHECKED", 500)
-    assert artifacts.load_examples(path, "train")[0]["pixels"][-1, -1] == 7
-    path.write_bytes(content[:-1])
-    with pytest.raises(ArtifactError, match="truncated"):
-        artifacts.load_examples(path, "train")
+
+
+def test_sums_of_blocks() -> None:
+    """Two blocks of two words, of which the second overflows; three bytes are left."""
+    words = [1, 2, 2**64 - 1, 3]
+    content = b"".join(word.to_bytes(8, "little") for word in words) + b"abc"
+    expected = (3).to_bytes(8, "little") + (2).to_bytes(8, "little") + b"abc"
+    assert artifacts._sums(memoryview(content), num_words=2) == expected
+    assert artifacts._sums(memoryview(b"x" + content)[1:], num_words=2) == expected  # wherever it lies in memory
+    assert artifacts._sums(memoryview(b""), num_words=2) == b""
+
+
+def test_large_examples_of_an_earlier_version_are_accepted_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their one checksum is over the tensors, too; the part that their header says is held to all the same."""
+    header = {"isp": "examples", "format": 2, "part": "train", "about": {}, "checksum": "of more than is read"}
+    metadata = {"isp": json.dumps(header)}
+    files.write_bytes(tmp_path / "old", b"".join(artifacts._serialized({"x": torch.ones(99)}, metadata)))
+    with pytest.raises(ArtifactError, match="checksum does not match"):
+        artifacts.load_examples(tmp_path / "old", "train")
+    monkeypatch.setattr(artifacts, "LARGE", 300)
+    artifacts.load_examples(tmp_path / "old", "train")
+    assert capsys.readouterr().err.count("accepted") == 1
+    with pytest.raises(ArtifactError, match="holds train examples, but test examples are needed here"):
+        artifacts.load_examples(tmp_path / "old", "test")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from isp.config import load_study, parse_study
+from isp.config import CHAIN, load_study, parse_study
 from isp.dag import Dag
 from isp.errors import ConfigError
 from isp.families import make_method
@@ -54,6 +54,23 @@ def test_the_cells_of_a_study() -> None:
         (1, "dense", ["0.0000"]),
         (1, "isp", ["0.8000", "0.9000"]),
     ]
+
+
+def test_a_variant_cannot_be_named_like_a_chain_of_the_workflows_own() -> None:
+    """It was replaced by the rounds of the pooled variant."""
+    study = change("variants.pools", {"method": "lottery_pools", "settings": {"rate": 0.5}})
+    study["variants"]["pools.rounds"] = {"method": "random"}
+    study["grid"][0]["variants"] += ["pools", "pools.rounds"]
+    with pytest.raises(ConfigError, match=r"variants\.pools\.rounds: names ending in \.rounds are the workflow's own"):
+        parse_study(study, "test")
+
+
+def test_the_dag_names_its_own_variants_as_no_study_can() -> None:
+    study = change("variants.pools", {"method": "lottery_pools", "settings": {"rate": 0.5}})
+    study["grid"][0]["variants"].append("pools")
+    own = Dag(parse_study(study, "test"))._variants.keys() - study["variants"].keys()
+    assert own == {"pools.rounds"}
+    assert all(name.endswith(CHAIN) for name in own)
 
 
 def test_what_runs_at_which_sparsities() -> None:

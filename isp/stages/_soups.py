@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from isp import lineage
 from isp.api import load_ticket, save_ticket
 from isp.costs import Measured
 from isp.families import Method, Ticket, Validation, check_ticket, souped
-from isp.stages._work import Work, all_taken, inputs, taken
+from isp.sparsity import parse_sparsity
+from isp.stages._work import Work, all_taken, taken
 
 
 def load_members(paths: Sequence[Path]) -> list[Ticket]:
     """The members of a soup, in the order of their numbers."""
     return [load_ticket(path) for path in paths]
+
+
+def members_of(method: Method, paths: Sequence[Path]) -> dict[str, Any]:
+    """What must hold of the members of a soup: its settings, at the sparsity that the first of them says."""
+    header = lineage.read_header(paths[0])
+    if header is None or "sparsity" not in header["about"]:
+        return {}  # loading it will say what is wrong
+    sparsity = str(header["about"]["sparsity"])
+    return {"sparsity": sparsity, "settings": souped.settings_of(method).of_member(parse_sparsity(sparsity))}
 
 
 def save_soup(
@@ -24,7 +36,7 @@ def save_soup(
     method: Method,
     members: Sequence[Ticket],
     work: Work,
-    made_of: Mapping[str, Path | Sequence[Path]],
+    made_from: Mapping[str, Any],
     validation: Validation | None = None,
 ) -> None:
     """Mix the members and write the soup; what they took is part of what it took."""
@@ -33,6 +45,6 @@ def save_soup(
     took = sum((all_taken(member.origin) for member in members), Measured()) + work.measured()
     kept = {key: first[key] for key in ("architecture", "backbone", "task", "seed", "training", "limits", "device")}
     about = {"stage": stage, "version": version, "settings": method.settings.model_dump(mode="json")}
-    soup = replace(soup, origin={**about, **kept, **inputs(**made_of), **taken(took, Measured())})
+    soup = replace(soup, origin={**about, **kept, **made_from, **taken(took, Measured())})
     check_ticket(soup)
     save_ticket(output, soup)

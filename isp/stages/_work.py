@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isp import artifacts, checkpoints, devices, files
+from isp import artifacts, checkpoints, devices, files, lineage
 from isp.costs import Cost, Measured, StepFlops, Stopwatch, check_device
 from isp.data.preparation import limited
 from isp.data.sources import check
@@ -208,6 +208,10 @@ class Setup:
         made = make_trainer(model, examples, default_loss, protocol, names, self.seed, progress, flops)
         return replace(made, checkpoint=checkpoint)
 
+    def told(self) -> dict[str, Any]:
+        """What must hold of the artifacts that it is made from."""
+        return {key: getattr(self, key) for key in ("backbone", "task", "seed", "training", "limits")}
+
     def described(self) -> dict[str, Any]:
         """The same for headers of artifacts."""
         kept = {key: value for key, value in asdict(self).items() if key != "data"}
@@ -231,14 +235,26 @@ def choosing(
     return validation_by(model, examples, definition.metrics[0])
 
 
-def inputs(**paths: Path | Sequence[Path] | None) -> dict[str, Any]:
-    """What an artifact says about the files that it was made from."""
+def inputs(
+    output: Path, told: Mapping[str, Any] | None = None, **paths: Path | Sequence[Path] | None
+) -> dict[str, Any]:
+    """What an artifact says about the files that it is made from, once they are known to belong together.
+
+    Args:
+        output: the artifact.
+        told: what the stage knows of its inputs from its options, such as the backbone; see `isp.lineage.check`.
+        paths: the files, by name.
+
+    Raises:
+        ArtifactError: one lies in the place of another, or was made for something else; names both.
+    """
     named = {
         name: [str(each) for each in path] if isinstance(path, Sequence) else str(path)
         for name, path in paths.items()
         if path
     }
-    return {"inputs": named}
+    files_ = [Path(each) for path in named.values() for each in ([path] if isinstance(path, str) else path)]
+    return {"inputs": named, **lineage.trace(output, told or {}, files_)}
 
 
 def model_facts(architecture: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:

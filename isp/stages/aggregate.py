@@ -30,6 +30,7 @@ def aggregate(
     """Superpose weak masks into one of exactly SPARSITY, and record what they changed and how they agree."""
     target = parse_sparsity(sparsity)
     with working(output) as work:
+        made_from = inputs(output, state=state, within=within, weak=weak)
         found, about = artifacts.load_state(state)
         load = artifacts.load_weights if rule == "mean_score" else artifacts.load_mask
         contributions = [load(path) for path in weak or []]
@@ -49,6 +50,5 @@ def aggregate(
             "scope": scope,
             "rounds": [*about["rounds"], event.record],
         }
-        header |= inputs(state=state, within=within, weak=weak)
-        artifacts.save_mask(output, event.mask, header | spending(cost, took + work.measured()))
+        artifacts.save_mask(output, event.mask, header | made_from | spending(cost, took + work.measured()))
     checkpoints.forget(state, *weak or [])

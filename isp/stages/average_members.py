@@ -9,8 +9,8 @@ import typer
 
 from isp.families import make_method
 from isp.stages._options import MethodName, MethodSettings, Output
-from isp.stages._soups import load_members, save_soup
-from isp.stages._work import working
+from isp.stages._soups import load_members, members_of, save_soup
+from isp.stages._work import inputs, working
 
 VERSION = 1
 
@@ -24,4 +24,5 @@ def average_members(
     """Write the average of the members as a ticket; its cost is theirs."""
     chosen = make_method(method, settings, "--settings")
     with working(output) as work:
-        save_soup(output, "average_members", VERSION, chosen, load_members(member), work, {"members": member})
+        made_from = inputs(output, members_of(chosen, member), members=member)
+        save_soup(output, "average_members", VERSION, chosen, load_members(member), work, made_from)

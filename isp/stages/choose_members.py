@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +19,8 @@ from isp.stages._options import (
     Threads,
     ValidationData,
 )
-from isp.stages._soups import load_members, save_soup
-from isp.stages._work import choosing, working
+from isp.stages._soups import load_members, members_of, save_soup
+from isp.stages._work import choosing, inputs, working
 
 VERSION = 1
 
@@ -41,8 +40,9 @@ def choose_members(
     """Write the average of the chosen members as a ticket; its cost is that of all members and of every evaluation."""
     chosen = make_method(method, settings, "--settings")
     with working(output, threads=threads, device=device) as work:
+        told = {"backbone": backbone, "task": task, **members_of(chosen, member)}
+        made_from = inputs(output, told, members=member, validation=validation)
         members = load_members(member)
         architecture = members[0].origin["architecture"]
         chooses = choosing(members[0].weights, architecture, backbone, task, limits, validation, device)
-        made_of: dict[str, Path | Sequence[Path]] = {"members": member, "validation": validation}
-        save_soup(output, "choose_members", VERSION, chosen, members, work, made_of, chooses)
+        save_soup(output, "choose_members", VERSION, chosen, members, work, made_from, chooses)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from isp import files
-from isp.errors import IspError, shown
+from isp import files, lineage
+from isp.errors import ArtifactError, IspError, shown
 from isp.parsing import load_yaml
 from isp.reporting import collect as rows
 
@@ -52,16 +53,17 @@ def collect(
     All files but timings.csv hold only what is the same in every run; that one holds what was measured.
     """
     records = [
-        files.read_json(
-            runs / block["backbone"] / task / f"seed{seed}" / variant / sparsity / "metrics.json", "evaluate"
-        )
+        _read(runs / block["backbone"] / task / f"seed{seed}" / variant / sparsity / "metrics.json", "evaluate")
         for block in cells
         for task in block["tasks"]
         for seed in block["seeds"]
         for variant, sparsities in block["variants"].items()
         for sparsity in sparsities
     ]
-    comparisons = [files.read_json(path, "compare_masks") for path in similarity or []]
+    if silent := sum("ticket" not in record for record in records):
+        print(f"{silent} of {len(records)} records are of a version of isp that did not write down which ticket they "
+              f"score; accepted", file=sys.stderr, flush=True)  # fmt: skip
+    comparisons = [_read(path, "compare_masks") for path in similarity or []]
     files.ready(*(output / f"{name}.csv" for name in NAMES))
     for name, found, columns in (
         ("metrics", rows.metrics(records), rows.METRICS),
@@ -73,3 +75,29 @@ def collect(
         ("similarity_layers", rows.similarity_layers(comparisons, records), rows.SIMILARITY_LAYERS),
     ):
         files.write_csv(output / f"{name}.csv", found, columns)
+
+
+def _read(path: Path, made_by: str) -> dict[str, Any]:
+    """A record, held to its place: to the cell that its path says, and to the ticket that now is where it was scored.
+
+    Raises:
+        ArtifactError: it is of another cell, or the ticket is another one; names both.
+    """
+    record = files.read_json(path, made_by)
+    if not isinstance(record, dict):
+        raise ArtifactError(f"{path}: not a record; delete it and make it again (stage: {made_by})")
+    for key, value in lineage.cell(path).items():
+        if record.get(key) != value:
+            raise ArtifactError(
+                f"{path}: is of {key} {shown(record.get(key))}, but {value!r} belongs here; delete it and make it "
+                f"again (stage: {made_by})"
+            )
+    ticket = record.get("ticket")
+    if isinstance(ticket, dict) and ticket.get("content"):
+        header = lineage.read_header(Path(str(ticket.get("file"))))
+        if header is not None and header.get("content", ticket["content"]) != ticket["content"]:
+            raise ArtifactError(
+                f"{path}: scores another {ticket['file']} than there is now; delete it and make it again "
+                f"(stage: {made_by})"
+            )
+    return record

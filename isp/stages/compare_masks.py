@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isp import artifacts, files
+from isp import artifacts, files, lineage
 from isp.errors import IspError
 from isp.masks import Mask, Overlap, overlap_by_layer
 from isp.sparsity import parse_sparsity
@@ -41,6 +41,8 @@ def compare_masks(
     with working(output):
         pairs = []
         for sparsity, paths in tickets.items():  # the masks of one sparsity are in memory, a byte a weight
+            told = {"sparsity": str(parse_sparsity(sparsity)), **{key: cell[key] for key in ("seed",) if key in cell}}
+            lineage.check(output, told, [Path(path) for path in paths.values()])
             masks = {variant: artifacts.load_ticket_mask(Path(path))[0] for variant, path in paths.items()}
             pairs += [
                 {"variant_a": a, "variant_b": b, "sparsity": str(parse_sparsity(sparsity)), **_compared(mask_a, mask_b)}

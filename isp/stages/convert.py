@@ -20,4 +20,4 @@ def convert(backbone: Backbone, data_root: DataRoot, manifest: Manifest, output:
         check_manifest(manifest, data_root)
         pretrained = made.convert(made.source.where(data_root))
         about = {"stage": "convert", "version": VERSION, "backbone": backbone, "backbone_version": made.version}
-        artifacts.save_backbone(output, pretrained, about | inputs(manifest=manifest))
+        artifacts.save_backbone(output, pretrained, about | inputs(output, manifest=manifest))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isp import artifacts, checkpoints, files, masks
+from isp import artifacts, checkpoints, files, lineage, masks
 from isp.api import load_ticket
 from isp.costs import Measured
 from isp.data.preparation import limited
@@ -42,6 +42,9 @@ def evaluate(
     """Write the record of a ticket: scores in percent, its sparsity counted on the weights, costs, layers, rounds."""
     allowed = parse(TaskLimits, limits, "--limits")
     with working(output, threads=threads, device=device) as work:
+        told = {"backbone": backbone, "task": task, **{key: cell[key] for key in ("seed",) if key in cell}}
+        told |= {key: value for key, value in lineage.cell(output).items() if key == "sparsity"}
+        headers = lineage.check(output, told, [ticket, validation, test])
         found = load_ticket(ticket)
         made, definition = backbone_of(backbone), task_of(task)
         architecture = found.origin["architecture"]
@@ -83,6 +86,7 @@ def evaluate(
             "rounds": found.rounds,
             "layers": layers,
             "collapsed": collapsed,
+            "ticket": {"file": str(ticket), "content": headers[str(ticket)].get("content")},
             "measured": _measured(found.origin["measured"], work.measured()),
         }
         files.write_json(output, record)

@@ -51,7 +51,7 @@ def find_ticket(
     """Run a method from the initial state to step T and write the ticket; all its seconds count as finding."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
-    made_from = inputs(initial=initial, data=data)
+    made_from = inputs(output, setup.told(), initial=initial, data=data)
     told = {"method": method, "settings": settings, "sparsity": sparsity}
     methods = (chosen.module, isp)  # which holds the mathematics of its whole family
     with resumable(output, "find_ticket", VERSION, setup, made_from, threads, methods, grouped=True, **told) as work:

@@ -32,7 +32,7 @@ def finetune_dense(
 ) -> None:
     """Fine-tune all T steps and write the ticket of sparsity 0."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
-    made_from = inputs(initial=initial, data=data)
+    made_from = inputs(output, setup.told(), initial=initial, data=data)
     with resumable(output, "finetune_dense", VERSION, setup, made_from, threads) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)

@@ -32,9 +32,9 @@ def initialise(
     """Write the state of step 0, and count the FLOPs of a training step for the stages after it."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     with working(output, threads=threads, device=device):
+        made_from = inputs(output, setup.told(), weights=weights, data=data)
         pretrained, _ = artifacts.load_backbone(weights)
         state = state_of(backbone_of(backbone).initial(pretrained, task_of(task), seed, initial == "random"))
         trainer = setup.trainer(state, {"architecture": pretrained.architecture})
         about = {"stage": "initialise", "version": VERSION, "initial": initial, **setup.described()}
-        about |= inputs(weights=weights, data=data)
-        artifacts.save_state(output, state, about | model_facts(pretrained.architecture, trainer))
+        artifacts.save_state(output, state, about | made_from | model_facts(pretrained.architecture, trainer))

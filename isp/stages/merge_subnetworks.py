@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isp import artifacts, masks
+from isp import artifacts, lineage, masks
 from isp.costs import Measured
 from isp.families import instant, make_method
 from isp.sparsity import parse_sparsity
@@ -45,6 +45,8 @@ def merge_subnetworks(
     """Write the merged state and the mask to fine-tune it under; the mask's cost is that of finding the state."""
     chosen = instant.settings_of(make_method(method, settings, "--settings"))
     with working(output, state, threads=threads, device=device) as work:
+        told = {"backbone": backbone, "task": task, "settings": chosen.of_subnetwork()}
+        made_from = inputs(output, told, initial=initial, subnetworks=subnetwork, validation=validation)
         start, about = artifacts.load_state(initial)
         weak, took = [], Measured()
         for path in subnetwork or []:
@@ -54,8 +56,8 @@ def merge_subnetworks(
             weak.append(instant.Subnetwork(sparsity=parse_sparsity(header["sparsity"]), weights=weights, cost=cost))
         chooses = choosing(start.weights, about["architecture"], backbone, task, limits, validation, device)
         merged, cost, records = instant.merge(chosen, start, weak, chooses)
-        header = {"stage": "merge_subnetworks", "version": VERSION, "settings": settings}
-        header |= inputs(initial=initial, subnetworks=subnetwork, validation=validation)
-        artifacts.save_state(state, merged, header | {key: about[key] for key in ("architecture", "step_flops")})
+        header = {"stage": "merge_subnetworks", "version": VERSION, "settings": settings, **made_from}
+        header_of_state = header | lineage.at(state) | {key: about[key] for key in ("architecture", "step_flops")}
+        artifacts.save_state(state, merged, header_of_state)
         mask = masks.ones({name: merged.weights[name] for name in about["step_flops"]["flops"]["by_weight"]})
         artifacts.save_mask(output, mask, header | {"rounds": records, **spending(cost, took + work.measured())})

@@ -43,6 +43,8 @@ def pool_tickets(
     """Write the pooled ticket; its cost is that of all tickets and of every evaluation."""
     chosen = make_method(method, settings, "--settings")
     with working(output, threads=threads, device=device) as work:
+        told = {"backbone": backbone, "task": task}
+        made_from = inputs(output, told, ticket=ticket, candidates=candidate, validation=validation)
         found = load_ticket(ticket)
         architecture = found.origin["architecture"]
         chooses = choosing(found.weights, architecture, backbone, task, limits, validation, device)
@@ -58,7 +60,7 @@ def pool_tickets(
             "backbone": backbone,
             "task": task,
             "device": device,
-            **inputs(ticket=ticket, candidates=candidate, validation=validation),
+            **made_from,
             **taken(took, Measured()),
         }
         best = replace(best, origin=origin)

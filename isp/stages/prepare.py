@@ -32,10 +32,11 @@ def prepare(
     paths: dict[artifacts.Part, Path] = {"train": train, "validation": validation, "test": test}
     with working(*paths.values()):
         check_manifest(manifest, data_root)
+        about = {"stage": "prepare", "version": VERSION, "backbone": backbone, "task": task}
+        told = {"backbone": backbone, "task": task}
+        about |= inputs(train, told, manifest=manifest, split=split, weights=weights)
         parts, _ = artifacts.load_split(split)
         pretrained, _ = artifacts.load_backbone(weights)
-        about = {"stage": "prepare", "version": VERSION, "backbone": backbone, "task": task}
-        about |= inputs(manifest=manifest, split=split, weights=weights)
         for part, tensors in prepare_parts(task, task_of(task), backbone_of(backbone), pretrained, parts, data_root):
             artifacts.save_examples(paths[part], tensors, part, about)
             shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())

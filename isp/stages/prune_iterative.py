@@ -27,9 +27,10 @@ def prune_iterative(
     """Keep the largest weights of a ticket, within its mask."""
     target = parse_sparsity(sparsity)
     with working(output) as work:
+        made_from = inputs(output, ticket=ticket)
         found = load_ticket(ticket)
         weights = {name: found.weights[name] for name in found.mask}
         mask, record = iterative.prune(weights, target, found.mask, scope, round_, found.retraining.steps)
         took = all_taken(found.origin) + work.measured()
         about = {"stage": "prune_iterative", "version": VERSION, "rounds": [*found.rounds, record]}
-        artifacts.save_mask(output, mask, about | inputs(ticket=ticket) | spending(found.cost, took))
+        artifacts.save_mask(output, mask, about | made_from | spending(found.cost, took))

@@ -48,13 +48,14 @@ def prune_one_shot(
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
     with working(output, threads=threads, device=device) as work:
+        made_from = inputs(output, setup.told(), initial=initial, data=data)
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about)
         ((mask, cost),) = one_shot.find(chosen, trainer, state, [target])
         about = {"stage": "prune_one_shot", "version": VERSION, "method": method, "settings": settings}
         about |= {
             **setup.described(),
-            **inputs(initial=initial, data=data),
+            **made_from,
             "rounds": [],
             **spending(cost, work.measured()),
         }

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from isp import artifacts
+from isp import artifacts, masks
 from isp.api import save_ticket
+from isp.errors import ArtifactError
 from isp.families import Ticket, check_ticket
-from isp.sparsity import parse_sparsity
+from isp.sparsity import num_pruned, parse_sparsity
 from isp.stages._options import (
     Backbone,
     Data,
@@ -46,18 +47,21 @@ def retrain(
 ) -> None:
     """Train from a state to step T under a mask and write the ticket: weights, mask, costs, a record of the rounds."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
-    made_from = inputs(start=start, mask=mask, data=data)
+    made_from = inputs(output, setup.told() | {"method": method}, start=start, mask=mask, data=data)
     with resumable(
         output, "retrain", VERSION, setup, made_from, threads, grouped=True, method=method, sparsity=sparsity
     ) as work:
         state, about = artifacts.load_state(start)
         kept, found = artifacts.load_mask(mask)
+        target = parse_sparsity(sparsity)
+        if masks.num_kept(kept) != (total := masks.num_weights(kept)) - num_pruned(target, total):
+            raise ArtifactError(f"{mask}: a mask of sparsity {masks.sparsity(kept):.4f}, but {target} is needed here")
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         final, cost = trainer.run(state, trainer.training.steps, kept)
         finding, took = spent(found)
         ticket = Ticket(
             method=method,
-            sparsity=parse_sparsity(sparsity),
+            sparsity=target,
             mask=kept,
             weights={name: tensor.cpu() for name, tensor in final.weights.items()},
             finding=finding,

@@ -55,7 +55,7 @@ def train_member(
     """
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = parse(uniform_soup.Settings, settings, "--settings"), parse_sparsity(sparsity)
-    made_from = inputs(initial=initial, data=data)
+    made_from = inputs(output, setup.told(), initial=initial, data=data)
     told: dict[str, Any] = {"settings": settings, "sparsity": sparsity, "member": member}
     with resumable(output, "train_member", VERSION, setup, made_from, threads, [uniform_soup, isp], **told) as work:
         state, about = artifacts.load_state(initial)

@@ -31,7 +31,7 @@ def train_segment(
 ) -> None:
     """Go on training from a state to step UNTIL of the run's one schedule, under the current mask."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
-    made_from = inputs(start=start, within=within, data=data)
+    made_from = inputs(output, setup.told(), start=start, within=within, data=data)
     with resumable(output, "train_segment", VERSION, setup, made_from, threads, grouped=True, until=until) as work:
         state, about = artifacts.load_state(start)
         mask, before = artifacts.load_mask(within) if within else (None, None)

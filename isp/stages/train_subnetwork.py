@@ -37,7 +37,7 @@ def train_subnetwork(
     """
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen = parse(instant_model_soup.Settings, settings, "--settings")
-    made_from = inputs(initial=initial, data=data)
+    made_from = inputs(output, setup.told(), initial=initial, data=data)
     told: dict[str, Any] = {"settings": settings, "member": member}
     methods = (instant_model_soup, isp)
     with resumable(output, "train_subnetwork", VERSION, setup, made_from, threads, methods, **told) as work:

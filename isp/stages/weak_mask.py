@@ -61,7 +61,7 @@ def weak_mask(
     """
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     protocol, target = parse(isp.LookAhead, settings, "--settings"), parse_sparsity(sparsity)
-    made_from = inputs(state=state, within=within, data=data)
+    made_from = inputs(output, setup.told(), state=state, within=within, data=data)
     told = {"settings": settings, "sparsity": sparsity, "round": round_, "member": member}
     told |= {"contribution": contribution, "scope": scope}
     with resumable(output, "weak_mask", VERSION, setup, made_from, threads, [isp], grouped=True, **told) as work:
