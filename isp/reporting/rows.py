@@ -107,8 +107,8 @@ def majority(rows: Iterable[Row], part: str) -> float | None:
 CHOSEN = "*"
 """Marks a variant whose method chose among models by the validation examples that the shown scores are of."""
 CHOSEN_NOTE = (
-    f"{CHOSEN} The method chose among models by these validation examples, so its validation scores are too high; "
-    "compare its test scores."
+    f"Marked {CHOSEN}: the method chose among models by these validation examples, so its validation scores are too "
+    "high; compare its test scores."
 )
 
 
