@@ -97,8 +97,9 @@ def prune(
     chosen = make_method(method, dict(settings or {}))
     target = parse_sparsity(sparsity)
     protocol = parse(Training, training, "training")
-    _check_model(model)
+    artifacts.check_storable(model.state_dict())
     names = prunable_names(model, prunable, exclude)
+    _check_model(model)
     examples = make_examples(train, model, "train", collate)
     if collate is not None and not isinstance(examples, Dataset):
         raise ConfigError(f"collate: forms batches of a map-style dataset's items; train is a {type(train).__name__}")
@@ -163,20 +164,17 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
 
 
 def _check_model(model: nn.Module) -> None:
-    """Refuse a model that cannot be trained, or whose ticket could not be saved.
+    """Refuse a model that cannot be trained.
 
     Raises:
-        ConfigError: names the parameter, buffer or module.
+        ConfigError: names the parameter or module.
     """
     for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.UninitializedParameter):
-            raise ConfigError(f"parameter {name!r} is not initialized yet; call the model once before it is pruned")
         if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
             raise ConfigError(f"parameter {name!r} is expanded, several weights are one number in memory; clone it")
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True and any(p.requires_grad for p in module.parameters(recurse=False)):
             raise ConfigError(f"module {name!r} has sparse gradients, which AdamW cannot use; set its sparse to False")
-    artifacts.check_storable(model.state_dict())
     broken = first_not_finite({name: p for name, p in model.named_parameters() if p.requires_grad})
     if broken is not None:
         raise ConfigError(f"parameter {broken!r} holds NaN or infinite values; begin from finite weights")

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from isp import lineage
 from isp.backbones import Pretrained
@@ -247,6 +248,8 @@ def check_storable(state: Mapping[str, Any]) -> None:
                 f"{module}: has extra state (get_extra_state, a {type(value).__name__}), and a ticket holds tensors "
                 "only; register buffers instead, or remove the methods for extra state from its class"
             )
+        if is_lazy(value):
+            continue  # it has no data yet
         kind = next((k for k in ("quantized", "nested", "meta") if getattr(value, f"is_{k}")), None)
         if kind or value.layout != torch.strided:
             kind = kind or str(value.layout).removeprefix("torch.")

@@ -52,7 +52,9 @@ class BackboneDefinition(Settings):
         pattern=r"^[\w.-]+$",
         description="clip from the hub: open_clip's name; null: open_clip_config.json",
     )
-    pooler: Literal["kept", "pruned"] = Field(default="kept", description="bert: whether its matrix is prunable")
+    pooler: Literal["kept", "pruned", "random"] = Field(
+        default="kept", description="bert: whether its matrix is prunable; random: not, and the weights have no pooler"
+    )
     case: Literal["lower", "kept"] = Field(default="lower", description="bert: of the texts")
     max_length: int = Field(default=128, ge=8, le=512, description="bert: tokens of a text or pair")
 
@@ -92,6 +94,7 @@ class BackboneDefinition(Settings):
         return BertBackbone(
             source=source,
             prune_pooler=self.pooler == "pruned",
+            random_pooler=self.pooler == "random",
             lower_case=self.case == "lower",
             max_length=self.max_length,
         )

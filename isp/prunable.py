@@ -63,8 +63,8 @@ def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, excl
 
     Raises:
         ConfigError: a pattern matches nothing, or only a further name of a tied parameter; nothing is left to prune;
-            the default leaves out too much; a chosen parameter is pruned by `torch.nn.utils.prune`, or another
-            trainable parameter uses its memory.
+            the default leaves out too much, or holds LoRA adapters; a chosen parameter is pruned by
+            `torch.nn.utils.prune`, or another trainable parameter uses its memory.
     """
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
@@ -83,11 +83,23 @@ def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, excl
     if not chosen:
         raise ConfigError(f"no prunable parameter is left: {_inventory(parameters, roles, excluded)}")
     if patterns is None:
+        _check_adapters(chosen)
         left_out = [name for name in matrices if name not in roles and name not in excluded]
         _check_share(parameters, layers, left_out, model)
     _check_torch_pruning(model, chosen, names)
     _check_memory(parameters, chosen, model)
     return chosen
+
+
+def _check_adapters(chosen: Sequence[str]) -> None:
+    """Refuse to choose LoRA adapters by default: they are what fine-tuning adds to a frozen model."""
+    adapters = [name for name in chosen if any(part.startswith("lora_") for part in name.split("."))]
+    if adapters:
+        raise ConfigError(
+            f"parameter {adapters[0]!r} is one of {len(adapters)} matrices of LoRA adapters, which the default choice "
+            "does not prune. Merge the adapters into the model's weights and train those, name what to prune with "
+            "prunable=, or leave the adapters out with exclude="
+        )
 
 
 def _parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, list[str]]]:

@@ -398,14 +398,20 @@ def test_weights_with_the_names_of_old(tmp_path: Path) -> None:
     assert all(torch.equal(pretrained.weights[name], tensor.float()) for name, tensor in own.items())
 
 
-def test_a_bert_without_a_pooler_gets_one(tmp_path: Path) -> None:
+def test_a_bert_without_a_pooler_is_refused_unless_a_random_one_is_asked_for(tmp_path: Path) -> None:
     own = bert.build(SMALL_BERT, 3).state_dict()
     bert_folder(tmp_path, {name: tensor for name, tensor in own.items() if "pooler" not in name})
-    pretrained = BertBackbone(max_length=32).convert(tmp_path)
+    with pytest.raises(ConfigError, match=r"has no pooler.dense.weight and no pooler.dense.bias.*pooler: random"):
+        BertBackbone(max_length=32).convert(tmp_path)
+    backbone = backbone_of(f"{{family: bert, folder: {tmp_path}, max_length: 32, pooler: random}}")
+    pretrained = backbone.convert(tmp_path)
+    assert torch.equal(pretrained.weights["pooler.dense.weight"], bert.build(SMALL_BERT, 0).pooler.dense.weight)
     assert torch.equal(
         pretrained.weights["encoder.layer.0.output.dense.weight"], own["encoder.layer.0.output.dense.weight"]
     )
-    assert pretrained.weights["pooler.dense.weight"].std() > 0
+    bert_folder(tmp_path, own)
+    with pytest.raises(ConfigError, match="has a pooler; pooler must be kept or pruned, got random"):
+        backbone.convert(tmp_path)
 
 
 def test_files_of_another_model(tmp_path: Path) -> None:

@@ -201,6 +201,27 @@ def with_quantized() -> nn.Module:
     return model
 
 
+class WithAdapter(nn.Module):
+    """A frozen layer and what PEFT adds to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(8, 8).requires_grad_(False)
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(8, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, 8, bias=False)})
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (self.base(inputs) + self.lora_B["default"](self.lora_A["default"](inputs))).mean(1)
+
+
+def test_adapters_are_pruned_only_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"'lora_A.default.weight' is one of 2 matrices of LoRA.*prunable="):
+        pruned((X, Y), WithAdapter())
+    model = WithAdapter()
+    pruned((X, Y), model, prunable=["lora_*"])
+    assert sum(int((p == 0).sum()) for name, p in model.named_parameters() if "lora" in name) == 16
+
+
 class Extra(nn.Linear):
     def get_extra_state(self) -> Any:
         return {"count": 1}
@@ -212,12 +233,12 @@ class Extra(nn.Linear):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (with_lazy, "'1.weight' is not initialized yet"),
+        (with_lazy, "'1.weight' has no shape yet"),
         (with_expanded, "'1.weight' is expanded"),
         (with_nan, "'up.bias' holds NaN or infinite values"),
         (with_quantized, "'table' is a sparse_coo tensor"),
         (lambda: nn.Sequential(nn.Flatten(), Extra(40, 3)), r"1: has extra state \(get_extra_state, a dict\)"),
-        (lambda: nn.EmbeddingBag(5, 3, sparse=True), "module '' has sparse gradients"),
+        (lambda: nn.Sequential(nn.EmbeddingBag(5, 3, sparse=True), nn.Linear(3, 3)), "module '0' has sparse gradients"),
     ],
 )
 def test_models_that_cannot_be_trained_or_kept(make: Any, message: str) -> None:

@@ -69,6 +69,7 @@ class BertBackbone:
         architecture: of transformers' `BertConfig`, for plans; None: only the file beside the weights says it.
         prune_pooler: whether the pooler's matrix is prunable, too. Chen et al. (2020) prune it, the paper's authors'
             later code (essential_sparsity) does not: 85,524,480 and 84,934,656 weights of BERT-base.
+        random_pooler: whether the weights lack a pooler; one is drawn from a fixed seed and trained with the head.
         lower_case: whether texts are lower-cased (and their accents stripped), as for "uncased" models.
         max_length: tokens of a text or pair; what is longer is cut.
         version: raised when the backbone's behaviour changes.
@@ -77,6 +78,7 @@ class BertBackbone:
     source: HubModel | None = None
     architecture: Mapping[str, Any] | None = None
     prune_pooler: bool = False
+    random_pooler: bool = False
     lower_case: bool = True
     max_length: int = 128
     version: int = 1
@@ -100,7 +102,8 @@ class BertBackbone:
         """Embeddings, encoder and pooler from the hub's files; heads of pre-training are left out.
 
         Raises:
-            ConfigError: the weights are not those of a BERT of that configuration.
+            ConfigError: the weights are not those of a BERT of that configuration, or lack a pooler, or have one where
+                it is to be random.
             DataError: a file cannot be read.
         """
         architecture = read_config(folder / CONFIG)
@@ -120,6 +123,13 @@ class BertBackbone:
         found = {_renamed(name): tensor for name, tensor in read_safetensors(folder / WEIGHTS).items()}
         own = bert.state_dict()
         drawn = {name: tensor for name, tensor in own.items() if name.startswith("pooler.") and name not in found}
+        if drawn and not self.random_pooler:
+            raise ConfigError(
+                f"{folder / WEIGHTS}: has no {' and no '.join(drawn)}, which the head of a task reads. Use weights "
+                "with a pooler, or set pooler: random in the backbone's definition to train one from random weights"
+            )
+        if self.random_pooler and not drawn:
+            raise ConfigError(f"{folder / WEIGHTS}: has a pooler; pooler must be kept or pruned, got random")
         weights = {name: tensor for name, tensor in found.items() if name in own or not _ignored(name)}
         load_weights(bert, {**drawn, **weights}, str(folder / WEIGHTS))
         return Pretrained(weights=dict(bert.state_dict()), architecture=architecture, vocabulary=vocabulary)
