@@ -54,7 +54,7 @@ class Ticket:
         weights: all parameters and buffers; the masked ones are exactly zero.
         finding: what was spent until the mask was known (for single-pass methods this is part of the training).
         retraining: what was spent under the final mask.
-        rounds: one record a round of a method that has rounds.
+        rounds: One record per round of a method that has rounds; one in total of a method that prunes within one run.
         origin: what made it: the method's settings, the protocol, seed and device.
     """
 
