@@ -19,6 +19,7 @@ from isp.config import Study, parse_study, read_study_file
 from isp.costs import check_device
 from isp.errors import IspError
 from isp.files import check_writable, write_bytes
+from isp.reuse import check_reused
 from isp.untrusted import printable
 
 LOCK = Path(".snakemake/isp.lock")
@@ -48,6 +49,8 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
     on_this_machine = workflow.resource_settings.nodes is None
     if workflow.is_main_process:
         unlock_if_abandoned(on_this_machine)
+        if line := check_reused(study):
+            print(line, file=sys.stderr, flush=True)
     if not workflow.is_main_process:
         _serve_cluster_job(workflow, study)
     return study

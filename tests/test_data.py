@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import math
+import os
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,15 +20,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
-from isp import registry
+from isp import registry, reuse
 from isp.backbones._open_clip import tokenize
 from isp.backbones.clip_tiny import BACKBONE
+from isp.config import Study, parse_study
 from isp.data.glyphs import FONTS, GLYPHS, CaptionedGlyphs, captions, render
 from isp.data.images import Images, normalise, random_crop, resized, to_pixels
 from isp.data.preparation import limited, split
 from isp.data.sources import Digits, HubDataset, check, decode, manifest
 from isp.data.splits import Rule, carve
 from isp.errors import DataError
+from isp.files import write_json
+from isp.reuse import check_reused
 
 
 def png(array: np.ndarray) -> bytes:
@@ -322,6 +327,53 @@ def test_files_are_held_to_their_manifest(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match="gone"):
         check(recorded, tmp_path)
+
+
+def test_what_is_reused_is_said_and_other_files_in_its_place_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    training = {"clip_tiny": {"steps": 10, "batch_size": 16, "learning_rate": 1e-3}}
+    grid = [{"backbone": "clip_tiny", "tasks": ["mnist", "digits"], "variants": ["dense"], "seeds": [0]}]
+    values = {"study": "s", "training": training, "variants": {"dense": {"method": "dense"}}, "grid": grid}
+    study = parse_study({**values, "data_root": "data"}, "here")
+    moved = parse_study({**values, "data_root": "elsewhere"}, "here")
+
+    def said(study: Study = study) -> str:
+        return check_reused(study)
+
+    assert said() == ""  # nothing was made yet
+    paths = [write_mnist(Path("data"), split, [1, 2]) for split in ("train", "test")]
+    record = Path("resources/manifests/task/mnist.json")
+    write_json(record, {"files": manifest(paths, Path("data"))})
+    write_json(record.with_name("digits.json"), {"files": []})
+    assert said() == "reused as prepared before: mnist (2 files, unchanged, in data)"
+    with monkeypatch.context() as patched:
+        patched.setattr(reuse, "digest", lambda path: pytest.fail(f"{path} was read"))
+        assert "unchanged" in said()
+        assert said(moved) == "reused as prepared before: mnist (2 of its files are not in elsewhere)"
+    shutil.copytree("data", "elsewhere")
+    assert "unchanged, in elsewhere" in said(moved)
+    write_mnist(Path("elsewhere"), "test", [1, 3])
+    with pytest.raises(DataError, match=r"elsewhere/.*test-00000-of-00001.parquet: is another file than task 'mnist'"):
+        said(moved)
+    content, status = paths[0].read_bytes(), paths[0].stat()
+    paths[0].write_bytes(content[:-9] + bytes(byte ^ 1 for byte in content[-9:-8]) + content[-8:])
+    os.utime(paths[0], ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copy that keeps times
+    with pytest.raises(
+        DataError, match=r"point data_root to the old files; .* delete resources/manifests/task/mnist.js"
+    ):
+        said()
+    paths[0].write_bytes(content)
+    assert "unchanged" in said()
+    paths[0].rename(paths[0].with_name("train-00000-of-00002.parquet"))
+    with pytest.raises(
+        DataError, match=r"train-00000-of-00001.parquet: is gone, and train-00000-of-00002.parquet is an"
+    ):
+        said()
+    for damaged in ("[]", "{", '{"files": [1]}'):
+        record.write_text(damaged)
+        assert said() == ""
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -318,7 +318,7 @@ def manifest(paths: Sequence[Path], data_root: Path) -> list[dict[str, Any]]:
     """Path (below `data_root`, or whole), size and SHA-256 (what the hub names large files by) of files."""
     names = [path.relative_to(data_root) if path.is_relative_to(data_root) else path.absolute() for path in paths]
     return [
-        {"file": str(name), "bytes": path.stat().st_size, "sha256": _digest(path)}
+        {"file": str(name), "bytes": path.stat().st_size, "sha256": digest(path)}
         for name, path in zip(names, paths, strict=True)
     ]
 
@@ -331,11 +331,12 @@ def check(recorded: Sequence[Mapping[str, Any]], data_root: Path) -> None:
     """
     for entry in recorded:
         path = data_root / entry["file"]
-        if not path.is_file() or path.stat().st_size != entry["bytes"] or _digest(path) != entry["sha256"]:
+        if not path.is_file() or path.stat().st_size != entry["bytes"] or digest(path) != entry["sha256"]:
             raise DataError(f"{path}: gone, or altered since it was downloaded; fetch it again (stage: download)")
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """The sha256 of a file, as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
