@@ -8,19 +8,25 @@ import fcntl
 import glob
 import io
 import json
+import math
 import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from isp.errors import ArtifactError, IspError
 
 LARGEST_STUDY = 2**22
 """The largest study file in bytes: room for some 100,000 class names, and no more than YAML is parsed in a minute."""
+Problem = Callable[[str, str], str]
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet may run."""
+_KNOWN = 20_000
+"""Values of a CSV file that are remembered, so that equal ones take memory once."""
 
 
 @contextmanager
@@ -121,20 +127,30 @@ def _delete_abandoned(partial: Path) -> None:
 
 
 def read_text(path: Path, limit: int | None = None) -> str:
-    """Read a regular file as UTF-8.
+    """Read a regular file as UTF-8; see `open_text`."""
+    with open_text(path, limit) as file:
+        return file.read()
+
+
+@contextmanager
+def open_text(path: Path, limit: int | None = None, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a regular file to read it as UTF-8.
 
     Args:
         path: The file.
         limit: The largest size in bytes; None: any.
+        newline: As of `open`.
 
     Raises:
         OSError: The file cannot be read, is larger than the limit, or is not a regular one: reading a device or a FIFO
             may never end.
         UnicodeDecodeError: The file is not UTF-8.
     """
-    with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    with open(
+        path, encoding="utf-8", newline=newline, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+    ) as file:
         check_regular(file.fileno(), limit)
-        return file.read()
+        yield file
 
 
 def check_regular(path: Path | int, limit: int | None = None) -> None:
@@ -178,31 +194,76 @@ def read_json(path: Path, made_by: str) -> Any:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Rows as comma-separated values under a header of `columns`, whole or not at all."""
+    """Rows as comma-separated values under a header of `columns`, whole or not at all.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({column: _no_formula(value) for column, value in row.items()} for row in rows)
     write_bytes(path, text.getvalue().encode())
 
 
-def read_csv(path: Path, made_by: str) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header, all values as text.
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) and not is_number(value) else value
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def read_csv(
+    path: Path, made_by: str, columns: Collection[str] = (), problem: Problem = lambda column, text: ""
+) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header, all values as text; see `stream_csv`."""
+    return list(stream_csv(path, made_by, columns, problem))
+
+
+def stream_csv(
+    path: Path, made_by: str, columns: Collection[str] = (), problem: Problem = lambda column, text: ""
+) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file one after another, so that a long one need not be in memory. Equal values are one object.
+
+    Args:
+        path: File to read.
+        made_by: Stage that writes it.
+        columns: Columns that it must have.
+        problem: Maps a column and a value to what the value must be, or to an empty text if it is right.
 
     Raises:
-        ArtifactError: missing, or a row with another number of fields than the header.
+        ArtifactError: The file is missing, lacks a column, has a row with another number of fields than the header, or
+            a value with a problem; names file, line and column.
     """
+    again = f"delete it and make it again (stage: {made_by})"
+    known: dict[tuple[str, str], str] = {}
     try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path))))
+        with open_text(path, newline="") as file:
+            lines = csv.reader(file)
+            header = next(lines, [])
+            lacking = ", ".join(repr(column) for column in columns if column not in header)
+            if lacking or len(set(header)) < len(header):
+                what = f"no column {lacking}" if lacking else "a column twice"
+                raise ArtifactError(f"{path}: has {what} (it has: {', '.join(header)}); {again}")
+            for values in filter(None, lines):
+                if len(values) != len(header):
+                    raise ArtifactError(f"{path}: line {lines.line_num} has not as many fields as the header; {again}")
+                row = {}
+                for column, value in zip(header, values, strict=True):
+                    if (column, value) not in known:
+                        if wanted := problem(column, value):
+                            where = f"{path}: line {lines.line_num}"
+                            raise ArtifactError(f"{where}: {column} must be {wanted}, got {value!r:.100}; {again}")
+                        if len(known) > _KNOWN:
+                            known.clear()
+                        known[column, value] = value
+                    row[column] = known[column, value]
+                yield row
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; make it first (stage: {made_by})") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise ArtifactError(
-            f"{path}: cannot be read ({error}); delete it and make it again (stage: {made_by})"
-        ) from None
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise ArtifactError(
-                f"{path}: line {number} has not as many fields as the header; make it again ({made_by})"
-            )
-    return rows
+        raise ArtifactError(f"{path}: cannot be read ({error}); {again}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from isp.files import is_number
 from isp.reporting import rows as r
 from isp.reporting.rows import Row
 from isp.reporting.tables import si, title
@@ -63,6 +64,18 @@ _FIGURES = {
         *("above_chance", ("variant", "label")),
     ),
 }
+
+
+def columns(figure: str) -> tuple[str, ...]:
+    """The columns that the csv of a figure must have, if it has any rows."""
+    shown = _FIGURES.get(figure)
+    return (*r.CELL, shown.value, *shown.named, *shown.by) if shown else ()
+
+
+def problem(column: str, text: str) -> str:
+    """What a value of a column must be that is read as a number; empty if it is right."""
+    numeric = column in ("sparsity", "flops", *(shown.value for shown in _FIGURES.values()))
+    return "a finite number" if numeric and text and not is_number(text) else ""
 
 
 def describe(figure: str, rows: Sequence[Row]) -> str:

@@ -54,7 +54,7 @@ class Contents:
 
     metrics: Sequence[Row]
     study: Mapping[str, Any] = field(default_factory=dict)
-    layers: Sequence[Row] = ()
+    layers: Iterable[Row] = ()
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     markdown: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)
@@ -202,6 +202,8 @@ class _Page:
         self._study = _of(contents.study, "study")
         self.metrics = contents.metrics
         self.css, self.js = Markup(_file("page.css")), Markup(_file("page.js"))
+        warning = tables.collapse(contents.layers)  # once, as rows may come one after another
+        self.collapsed = [line[2:] for line in warning.splitlines() if line.startswith("- ")]
         self._listings = self._tables()
         self.sections = [section for section in self._sections() if section.figures or section.tables]
 
@@ -246,11 +248,6 @@ class _Page:
     def has_costs(self) -> bool:
         """Whether the page shows test scores."""
         return any("costs" in section.tables for section in self.sections)
-
-    @property
-    def collapsed(self) -> list[str]:
-        """The tickets with layers that keep no weight."""
-        return [line[2:] for line in tables.collapse(self._contents.layers).splitlines() if line.startswith("- ")]
 
     @property
     def _variants(self) -> Mapping[str, Mapping[str, Any]]:

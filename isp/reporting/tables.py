@@ -206,13 +206,22 @@ def similarity_csv(similarity: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def collapse(layers: Sequence[Row]) -> str:
-    """A warning that names the tickets with layers that keep no weight at all, and those layers; empty without any."""
+def collapse(layers: Iterable[Row]) -> str:
+    """A warning that names the tickets with layers that keep no weight at all, and those layers; empty without any.
+
+    Only the rows of such layers are kept in memory: there may be a million others.
+    """
     lines = []
-    for names, cell in r.group(layers, *r.CELL).items():
-        labels = r.short_names(r.distinct(cell, "layer"))
-        gone = [row for row in cell if r.cell(row, "zero_weights") == r.cell(row, "weights")]
-        for (variant, sparsity), rows in r.group(gone, "variant", "sparsity").items():
+    all_layers: dict[tuple[str, ...], dict[str, None]] = {}
+    gone: dict[tuple[str, ...], list[Row]] = {}
+    for row in layers:
+        place = tuple(r.cell(row, column) for column in r.CELL)
+        all_layers.setdefault(place, {})[r.cell(row, "layer")] = None
+        if r.cell(row, "zero_weights") == r.cell(row, "weights"):
+            gone.setdefault(place, []).append(row)
+    for names, of_place in all_layers.items():
+        labels = r.short_names(list(of_place))
+        for (variant, sparsity), rows in r.group(gone.get(names, []), "variant", "sparsity").items():
             by_seeds: dict[str, list[str]] = {}
             for (layer,), same in r.group(rows, "layer").items():
                 seeds = r.distinct(same, "seed")

@@ -13,6 +13,7 @@ from isp.dag import STUDY, log
 from isp.errors import IspError
 from isp.jobs import Jobs
 from isp.reporting import plan_tables
+from isp.reporting.collected import read
 from isp.reporting.tables import markdown
 from isp.stages._options import Metrics, mapping
 from isp.watch import took
@@ -28,7 +29,7 @@ def compare_plan(
 ) -> None:
     """Write the table. What jobs took is read from their logs below the current folder."""
     found = parse_study(study, "--study")
-    planned, rows = files.read_json(plan, "plan"), files.read_csv(metrics, "collect")
+    planned, rows = files.read_json(plan, "plan"), read(metrics, "metrics")
     seconds: dict[str, list[float]] = {rule["rule"]: [] for rule in planned["rules"]}
     folder = STUDY.format(study=found.study)
     for job in Jobs(found).by_output.values():

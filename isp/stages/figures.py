@@ -14,8 +14,9 @@ from isp.reporting import FIGURES
 from isp.reporting import figures as scores
 from isp.reporting import mask_figures as masks
 from isp.reporting import paper_figures as paper
+from isp.reporting.collected import read
 from isp.reporting.drawing import Drawing, save
-from isp.reporting.rows import distinct
+from isp.reporting.rows import Row, distinct
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
 VERSION = 4
@@ -34,28 +35,36 @@ def figures(
     """Draw one figure."""
     if figure not in FIGURES:
         raise ConfigError(unknown("figure", figure, FIGURES))
-    found = files.read_csv(metrics, "collect")
 
-    def read(path: Path) -> list[dict[str, str]]:
-        return files.read_csv(path, "collect")
+    def scores_of() -> list[Row]:
+        return read(metrics, "metrics")
 
     draw: dict[str, tuple[Callable[[], Drawing], Sequence[str]]] = {
-        "score_by_sparsity": (lambda: scores.score_by_sparsity(found), scores.SCORE_BY_SPARSITY),
-        "score_by_cost": (lambda: scores.score_by_cost(found), scores.SCORE_BY_COST),
-        "denoisers": (lambda: scores.denoisers(read(rounds), distinct(found, "variant")), scores.DENOISERS),
-        "agreement_by_layer": (lambda: masks.agreement_by_layer(read(agreement)), masks.AGREEMENT_BY_LAYER),
-        "layer_sparsity": (lambda: masks.layer_sparsity(read(layers)), masks.LAYER_SPARSITY),
-        "mask_similarity": (lambda: masks.mask_similarity(read(similarity)), masks.MASK_SIMILARITY),
+        "score_by_sparsity": (lambda: scores.score_by_sparsity(scores_of()), scores.SCORE_BY_SPARSITY),
+        "score_by_cost": (lambda: scores.score_by_cost(scores_of()), scores.SCORE_BY_COST),
+        "denoisers": (
+            lambda: scores.denoisers(read(rounds, "rounds"), distinct(scores_of(), "variant")),
+            scores.DENOISERS,
+        ),
+        "agreement_by_layer": (
+            lambda: masks.agreement_by_layer(read(agreement, "agreement")),
+            masks.AGREEMENT_BY_LAYER,
+        ),
+        "layer_sparsity": (lambda: masks.layer_sparsity(read(layers, "layers")), masks.LAYER_SPARSITY),
+        "mask_similarity": (lambda: masks.mask_similarity(read(similarity, "similarity")), masks.MASK_SIMILARITY),
         "mask_similarity_by_sparsity": (
-            lambda: masks.mask_similarity_by_sparsity(read(similarity), found),
+            lambda: masks.mask_similarity_by_sparsity(read(similarity, "similarity"), scores_of()),
             masks.MASK_SIMILARITY_BY_SPARSITY,
         ),
         "mask_similarity_by_layer": (
-            lambda: masks.mask_similarity_by_layer(read(similarity_layers), found),
+            lambda: masks.mask_similarity_by_layer(read(similarity_layers, "similarity_layers"), scores_of()),
             masks.MASK_SIMILARITY_BY_LAYER,
         ),
-        "paper_figure_1": (lambda: paper.paper_figure_1(found), paper.PAPER_FIGURE_1),
-        "paper_figure_3": (lambda: paper.paper_figure_3(found, read(similarity)), paper.PAPER_FIGURE_3),
+        "paper_figure_1": (lambda: paper.paper_figure_1(scores_of()), paper.PAPER_FIGURE_1),
+        "paper_figure_3": (
+            lambda: paper.paper_figure_3(scores_of(), read(similarity, "similarity")),
+            paper.PAPER_FIGURE_3,
+        ),
     }
     make, columns = draw[figure]
     picture, rows = make()

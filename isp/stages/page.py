@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,9 @@ import typer
 
 from isp import files
 from isp.errors import ArtifactError, ConfigError
+from isp.reporting import alt
 from isp.reporting import page as made
+from isp.reporting.collected import read, stream
 from isp.reporting.rows import Row
 from isp.stages._options import Output, mapping
 
@@ -29,18 +31,19 @@ def page(
     ],
     output: Output,
     captions: Annotated[
-        dict[str, Any],
+        dict[str, Any] | None,
         typer.Option(
             parser=mapping, metavar="YAML", help="Of tables by name, and under `figures` that of all figures."
         ),
-    ] = {},  # noqa: B006 (typer reads it)
+    ] = None,
     reference: Annotated[
         str, typer.Option(help="The variant that the verdict compares with others; empty: none.", show_default=False)
     ] = "",
 ) -> None:
     """Write the page of a study; it links what lies beside it."""
     study: Mapping[str, Any] = {}
-    collected: dict[str, list[dict[str, str]]] = {}
+    metrics: list[Row] | None = None
+    layers: Iterable[Row] = ()
     tables: dict[str, list[Row]] = {}
     markdown: dict[str, str] = {}
     drawn: dict[str, list[Row]] = {}
@@ -55,24 +58,27 @@ def page(
             case "tables", ".md":
                 markdown[path.stem] = _read(path).decode()
             case "figures", ".csv":
-                drawn[path.stem] = list(files.read_csv(path, "figures"))
-            case _, ".csv":
-                collected[path.stem] = files.read_csv(path, "collect")
+                drawn[path.stem] = list(files.read_csv(path, "figures", alt.columns(path.stem), alt.problem))
+            case _, ".csv" if path.stem == "metrics":
+                metrics = read(path, "metrics")
+            case _, ".csv" if path.stem == "layers":
+                layers = stream(path, "layers")
             case _, ".png":
                 figures[path.stem] = _read(path)
-            case _, (".md" | ".txt" | ".pdf" | ".tex"):
+            case _, (".csv" | ".md" | ".txt" | ".pdf" | ".tex"):
                 pass  # only linked
             case _:
                 raise ConfigError(f"{path}: not a file of a page; allowed are .json, .csv, .png, .md, .txt, .pdf, .tex")
         links.append(Path(os.path.relpath(path, output.parent)).as_posix())
-    if "metrics" not in collected:
+    if metrics is None:
         raise ConfigError(f"no metrics.csv among the inputs ({', '.join(map(str, inputs))}); a page needs it")
+    captions = captions or {}
     shown = {f"tables/{name}": made.caption_of(captions[name]) for name in tables if name in captions}
     shown |= {f"figures/{name}": made.caption_of(captions.get("figures", ""), figure=name) for name in figures}
     contents = made.Contents(
-        collected["metrics"],
+        metrics,
         study,
-        collected.get("layers", []),
+        layers,
         tables,
         markdown,
         figures,

@@ -14,6 +14,7 @@ from isp.reporting import paper
 from isp.reporting import rows as r
 from isp.reporting import statistics as s
 from isp.reporting import tables as made
+from isp.reporting.collected import read, stream
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
 VERSION = 9
@@ -34,9 +35,8 @@ def tables(
     ],
 ) -> None:
     """Write the tables of a study: mean and deviation over seeds, how sure they are, and in the paper's form."""
-    found, took, events, by_layer, pairs = (
-        files.read_csv(path, "collect") for path in (metrics, timings, rounds, layers, similarity)
-    )
+    found, took, events = read(metrics, "metrics"), read(timings, "timings"), read(rounds, "rounds")
+    pairs, by_layer = read(similarity, "similarity"), stream(layers, "layers")
     if found and reference not in (variants := r.distinct(found, "variant")):
         raise ConfigError(f"--reference: {unknown('variant', reference, variants)}")
     scores, costs, warning = made.scores(found), made.costs(found, took, events), made.collapse(by_layer)
