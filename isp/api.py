@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from decimal import Decimal
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from isp import artifacts
 from isp.costs import Cost, counting
@@ -58,6 +60,8 @@ def prune(
         model: any module, with the weights to begin from. Parameters with `requires_grad` are trained. Those in fp16 or
             bf16 are trained through fp32 master weights: with gradients and both moments that takes 18 bytes a weight,
             where an fp32 model takes 16. There is no loss scaling, so bf16 is the safer type.
+            Modules in evaluation mode (frozen norms) stay in it if the model as a whole is in training mode; a model in
+            evaluation mode is trained in training mode, all of it.
         train: training examples: a tensor or array, or a tuple, list or dict of these with one first dimension; or a
             map-style dataset; or anything with `__len__` and `batch(indices)`. Tensors are used where they are: put
             them and the model on the same device. NumPy arrays are moved there; their float64 becomes the model's type.
@@ -109,6 +113,7 @@ def prune(
     try:
         trainer = make_trainer(model, examples, first_loss(loss, examples), protocol, names, seed, progress)
         trainer = replace(trainer, loss=loss or default_loss)
+        _warn_of_dropout(trainer)
         chooses = None if validation is None else _validation(trainer, validation, collate)
         (ticket,) = find_tickets(chosen, trainer, initial, [target], chooses)
         final = ticket.weights
@@ -178,6 +183,21 @@ def _check_model(model: nn.Module) -> None:
     broken = first_not_finite({name: p for name, p in model.named_parameters() if p.requires_grad})
     if broken is not None:
         raise ConfigError(f"parameter {broken!r} holds NaN or infinite values; begin from finite weights")
+
+
+def _warn_of_dropout(trainer: Trainer) -> None:
+    """Warn of dropout that is off while the model is trained: a part from `from_pretrained` is in evaluation mode."""
+    off = [
+        name
+        for name, module in trainer.model.named_modules()
+        if name in trainer.evaluating and isinstance(module, _DropoutNd) and module.p > 0
+    ]
+    if off:
+        warnings.warn(
+            f"{len(off)} dropout modules, such as {off[0]!r}, are in evaluation mode and stay in it while the model is "
+            f"trained; call model.train() first if that is not meant",
+            stacklevel=3,
+        )
 
 
 def _validation(trainer: Trainer, chooses: Any, collate: Collate | None) -> Validation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
@@ -377,6 +377,7 @@ class Trainer:
         subset: train on these examples only.
         progress: called with 1 after every step; first with how many a checkpoint saved.
         checkpoint: keeps states of runs and gives back the last one; None: nothing is kept.
+        evaluating: names of the modules that stay in evaluation mode while the model is trained, such as frozen norms.
     """
 
     model: nn.Module
@@ -389,6 +390,7 @@ class Trainer:
     subset: Tensor | None = None
     progress: Callable[[int], None] = lambda _: None
     checkpoint: Checkpoint | None = None
+    evaluating: frozenset[str] = frozenset()
 
     @property
     def order(self) -> BatchOrder:
@@ -550,7 +552,7 @@ class Trainer:
         if mask is not None:
             self._mask_(mask, parameters, optimizer)
         _write_back(masters)
-        self.model.train()
+        set_training(self.model, self.evaluating)
         self.model.zero_grad(set_to_none=True)
         with forked_rng(device):
             yield optimizer, parameters, masters
@@ -595,9 +597,13 @@ def make_trainer(
     progress: Callable[[int], None] = lambda _: None,
     flops: StepFlops | None = None,
 ) -> Trainer:
-    """A trainer; the FLOPs of its step are counted unless they are known."""
+    """A trainer; the FLOPs of its step are counted unless they are known.
+
+    Modules in evaluation mode inside a model in training mode stay in it; a model in evaluation mode is trained whole.
+    """
+    evaluating = frozenset(name for name, module in model.named_modules() if model.training and not module.training)
     if flops is None:
-        model.train()
+        set_training(model, evaluating)
         with forked_rng(next(model.parameters()).device):
             seed_all(named_seed("step flops", seed=seed))
             indices = BatchOrder(len(examples), training.batch_size, seed)(0)
@@ -615,7 +621,16 @@ def make_trainer(
         seed=seed,
         flops=flops,
         progress=progress,
+        evaluating=evaluating,
     )
+
+
+def set_training(model: nn.Module, evaluating: Collection[str]) -> None:
+    """Put the model into training mode, except for the modules of these names."""
+    model.train()
+    for name, module in model.named_modules():
+        if name in evaluating:
+            module.training = False
 
 
 def lengths_of(examples: Any) -> Tensor | None:

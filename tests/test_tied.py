@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import isp
 from isp import masks
 from isp.errors import ConfigError, TrainingDiverged
+from isp.examples import make_examples
 from isp.prunable import prunable_names
 from isp.tensors import by_all_names, by_first_name, first_names, overlap, tensors_of
 from isp.training import Training, default_loss, load_weights, make_trainer, state_of
@@ -164,7 +165,9 @@ def test_a_ticket_file_with_two_values_or_two_masks_of_one_parameter_is_refused(
 def test_a_mask_under_another_name_of_a_tied_parameter() -> None:
     model = build(TiedHead)
     training = Training(steps=4, batch_size=16, learning_rate=1e-2)
-    trainer = make_trainer(model, isp.api._examples(DATA), default_loss, training, ["embedding.weight"], seed=0)
+    trainer = make_trainer(
+        model, make_examples(DATA, model, "train", None), default_loss, training, ["embedding.weight"], seed=0
+    )
     kept = torch.arange(WORDS * WIDTH).view(WORDS, WIDTH) % 2 == 0
     expected, cost = trainer.run(state_of(model), 4, {"embedding.weight": kept})
     for mask in ({"head.weight": kept}, {"head.weight": kept, "embedding.weight": kept.clone()}):

@@ -289,6 +289,7 @@ def classifier(clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence
 
     A class's row is the mean over the templates of the unit text features, made a unit vector again.
     """
+    mode = clip.training
     clip.eval()
     rows = []
     with torch.no_grad():
@@ -296,6 +297,7 @@ def classifier(clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence
             tokens = tokenize([template.replace("{}", name) for template in templates], clip.context_length)
             rows.append(clip.encode_text(tokens, normalize=True).mean(dim=0))
         head = F.normalize(torch.stack(rows), dim=-1) * clip.logit_scale.exp()
+    clip.train(mode)
     return ImageClassifier(clip.visual, head)
 
 

@@ -13,7 +13,9 @@ from isp import masks, soups
 from isp.costs import Cost
 from isp.families import Evaluations, Method, Ticket, Validation
 from isp.families.denoised import check_subset, train_copy
+from isp.masks import Weights
 from isp.methods import instant_model_soup
+from isp.norms import Reestimation, reestimation
 from isp.training import State, Trainer, Training
 
 
@@ -68,18 +70,30 @@ def train_subnetwork(settings: instant_model_soup.Settings, trainer: Trainer, in
 
 
 def merge(
-    settings: instant_model_soup.Settings, initial: State, weak: Sequence[Subnetwork], validation: Validation
+    settings: instant_model_soup.Settings,
+    initial: State,
+    weak: Sequence[Subnetwork],
+    validation: Validation,
+    reestimate: Reestimation | None = None,
 ) -> tuple[State, Cost, list[dict[str, Any]]]:
-    """The state to fine-tune from, what finding it cost, and a record of each subnetwork and of the evaluations."""
+    """The state to fine-tune from, what finding it cost, and a record of each subnetwork and of the evaluations.
+
+    With `reestimate` the running statistics of every interpolation are estimated before it is scored.
+    """
     score = Evaluations(validation)
+
+    def mix(new: Weights, current: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+        mixed = soups.interpolated(new, current, share)
+        return reestimate(mixed) if reestimate and 0 < share < 1 else mixed
+
     weights, begun, steps = soups.merge(
-        initial.weights, [each.weights for each in weak], score, sorted(settings.coefficients), soups.interpolated
+        initial.weights, [each.weights for each in weak], score, sorted(settings.coefficients), mix
     )
     records: list[dict[str, Any]] = [
         {"subnetwork": index, "sparsity": str(each.sparsity), **vars(step)}
         for index, (each, step) in enumerate(zip(weak, steps, strict=True))
     ]
-    cost = sum((each.cost for each in weak), score.cost)
+    cost = sum((each.cost for each in weak), score.cost) + (reestimate.cost if reestimate else Cost())
     return replace(initial, weights=weights, masters={}), cost, [*records, {"start": begun, "evaluations": score.count}]
 
 
@@ -89,7 +103,7 @@ def tickets(
     """The fine-tuned soup alone, of sparsity 0."""
     settings = settings_of(method)
     weak = [train_subnetwork(settings, trainer, initial, index) for index in range(settings.subnetworks)]
-    state, finding, records = merge(settings, initial, weak, validation)
+    state, finding, records = merge(settings, initial, weak, validation, reestimation(trainer))
     mask = masks.ones(trainer.prunable_weights(state))
     final, retraining = trainer.run(state, trainer.training.steps, mask)
     yield Ticket(

@@ -12,6 +12,7 @@ from torch import Tensor
 from isp.costs import Cost
 from isp.families import Evaluations, Method, Ticket, Validation, iterative
 from isp.methods import lottery_pools
+from isp.norms import Reestimation, reestimation
 from isp.training import State, Trainer, Training
 
 
@@ -20,7 +21,13 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
     return iterative.planned_steps(method, training, num_examples, sparsities)
 
 
-def pool(method: Method, ticket: Ticket, rounds: Sequence[Mapping[str, Tensor]], validation: Validation) -> Ticket:
+def pool(
+    method: Method,
+    ticket: Ticket,
+    rounds: Sequence[Mapping[str, Tensor]],
+    validation: Validation,
+    reestimate: Reestimation | None = None,
+) -> Ticket:
     """The pooled ticket; the evaluations are part of its cost.
 
     All that the ticket cost counts as finding: its own training is an ingredient like the others.
@@ -30,13 +37,15 @@ def pool(method: Method, ticket: Ticket, rounds: Sequence[Mapping[str, Tensor]],
         ticket: of the target sparsity.
         rounds: all weights at the end of the dense run and of the rounds before, in their order.
         validation: chooses.
+        reestimate: estimates the running statistics of each interpolation, before it is scored; None: it has none.
     """
     settings = method.settings
     assert isinstance(settings, lottery_pools.Settings)
     score = Evaluations(validation)
     nearest_first = list(reversed(rounds))
+    finish = {} if reestimate is None else {"finish": reestimate}
     weights, mask, taken = lottery_pools.pool(
-        ticket.weights, ticket.mask, nearest_first, score, ticket.sparsity, settings
+        ticket.weights, ticket.mask, nearest_first, score, ticket.sparsity, settings, **finish
     )
     record: dict[str, Any] = {"pooled": taken, "evaluations": score.count}
     return replace(
@@ -44,7 +53,7 @@ def pool(method: Method, ticket: Ticket, rounds: Sequence[Mapping[str, Tensor]],
         method=method.name,
         mask=mask,
         weights=dict(weights),
-        finding=ticket.cost + score.cost,
+        finding=ticket.cost + score.cost + (reestimate.cost if reestimate else Cost()),
         retraining=Cost(),
         rounds=[*ticket.rounds, record],
     )
@@ -55,4 +64,4 @@ def tickets(
 ) -> Iterator[Ticket]:
     """One ticket a sparsity; the rounds are shared."""
     for ticket, rounds in iterative.tickets_and_rounds(method, trainer, initial, sparsities):
-        yield pool(method, ticket, rounds, validation)
+        yield pool(method, ticket, rounds, validation, reestimation(trainer))

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from torch import Tensor
+
 from isp import masks, soups
 from isp.costs import Cost
 from isp.families import Evaluations, Method, Ticket, Validation
 from isp.families.denoised import check_subset, named, varied
 from isp.masks import Mask, Weights
 from isp.methods import uniform_soup
+from isp.norms import Reestimation, reestimation
 from isp.training import State, Trainer, Training
 
 
@@ -62,7 +65,12 @@ def train_member(
     return Ticket(method="member", sparsity=sparsity, mask=at.mask, weights=state.weights, retraining=at.spent + cost)
 
 
-def mix(method: Method, members: Sequence[Ticket], validation: Validation | None = None) -> Ticket:
+def mix(
+    method: Method,
+    members: Sequence[Ticket],
+    validation: Validation | None = None,
+    reestimate: Reestimation | None = None,
+) -> Ticket:
     """The soup of its members: of all, or of those that the method chooses by validation examples.
 
     All that members and evaluations cost counts as finding; nothing is trained afterwards.
@@ -71,11 +79,16 @@ def mix(method: Method, members: Sequence[Ticket], validation: Validation | None
         method: with the settings of `uniform_soup`.
         members: from `train_member`, of one sparsity.
         validation: what a method that has `choose` chooses by.
+        reestimate: estimates the running statistics of every average of two or more members; None: they have none.
     """
     scope, sparsity = settings_of(method).scope, members[0].sparsity
 
+    def average(some: Sequence[Ticket]) -> tuple[dict[str, Tensor], Mask]:
+        weights, mask = soups.sparse_average([m.weights for m in some], [m.mask for m in some], sparsity, scope)
+        return (reestimate(weights) if reestimate and len(some) > 1 else weights), mask
+
     def blend(some: Sequence[Ticket]) -> Weights:
-        return soups.sparse_average([m.weights for m in some], [m.mask for m in some], sparsity, scope)[0]
+        return average(some)[0]
 
     taken, cost = list(members), sum((member.cost for member in members), Cost())
     records: list[dict[str, Any]] = [{"member": index, "taken": True} for index in range(len(members))]
@@ -85,7 +98,8 @@ def mix(method: Method, members: Sequence[Ticket], validation: Validation | None
         taken = [members[each.member] for each in tried if each.taken]
         cost += score.cost
         records = [*map(vars, tried), {"evaluations": score.count}]
-    weights, mask = soups.sparse_average([m.weights for m in taken], [m.mask for m in taken], sparsity, scope)
+    weights, mask = average(taken)
+    cost += reestimate.cost if reestimate else Cost()
     return Ticket(method=method.name, sparsity=sparsity, mask=mask, weights=weights, finding=cost, rounds=records)
 
 
@@ -100,4 +114,4 @@ def tickets(
     settings = settings_of(method)
     for sparsity in sparsities:
         members = [train_member(settings, trainer, initial, sparsity, index) for index in range(settings.members)]
-        yield mix(method, members, validation)
+        yield mix(method, members, validation, reestimation(trainer))

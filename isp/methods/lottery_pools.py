@@ -12,7 +12,7 @@ ends at the target, as no ticket may depend on which others are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 from pydantic import Field, field_validator
@@ -50,6 +50,7 @@ def pool(
     score: Score,
     sparsity: Decimal,
     settings: Settings,
+    finish: Callable[[Weights], Weights] = lambda weights: weights,
 ) -> tuple[Weights, Mask, list[float]]:
     """Interpolate a ticket with candidates, nearest first.
 
@@ -60,13 +61,15 @@ def pool(
         score: on validation examples; higher is better.
         sparsity: of the ticket.
         settings: coefficients and scope.
+        finish: what is done to all weights of an interpolation after pruning, before it is scored.
 
     Returns:
         Weights, mask, and for each candidate the coefficient that was taken; 0 where none was better.
     """
 
     def mix(candidate: Weights, current: tuple[Weights, Mask], share: float) -> tuple[Weights, Mask]:
-        return pruned(interpolated(candidate, current[0], share), mask, sparsity, settings.scope)
+        sparse, kept = pruned(interpolated(candidate, current[0], share), mask, sparsity, settings.scope)
+        return finish(sparse), kept
 
     start: tuple[Weights, Mask] = ticket, mask
     (weights, own), _, steps = merge(start, candidates, lambda sparse: score(sparse[0]), settings.coefficients, mix)

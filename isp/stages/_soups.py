@@ -11,6 +11,7 @@ from isp import lineage
 from isp.api import load_ticket, save_ticket
 from isp.costs import Measured
 from isp.families import Method, Ticket, Validation, check_ticket, souped
+from isp.norms import check_no_statistics
 from isp.sparsity import parse_sparsity
 from isp.stages._work import Work, all_taken, taken
 
@@ -40,6 +41,7 @@ def save_soup(
     validation: Validation | None = None,
 ) -> None:
     """Mix the members and write the soup; what they took is part of what it took."""
+    check_no_statistics(members[0].weights)
     first = members[0].origin
     soup = souped.mix(method, members, validation)
     took = sum((all_taken(member.origin) for member in members), Measured()) + work.measured()

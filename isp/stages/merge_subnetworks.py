@@ -10,6 +10,7 @@ import typer
 from isp import artifacts, lineage, masks
 from isp.costs import Measured
 from isp.families import instant, make_method
+from isp.norms import check_no_statistics
 from isp.sparsity import parse_sparsity
 from isp.stages._options import (
     Backbone,
@@ -48,6 +49,7 @@ def merge_subnetworks(
         told = {"backbone": backbone, "task": task, "settings": chosen.of_subnetwork()}
         made_from = inputs(output, told, initial=initial, subnetworks=subnetwork, validation=validation)
         start, about = artifacts.load_state(initial)
+        check_no_statistics(start.weights)
         weak, took = [], Measured()
         for path in subnetwork or []:
             weights, header = artifacts.load_weights(path)

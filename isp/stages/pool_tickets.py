@@ -11,6 +11,7 @@ import typer
 from isp.api import load_ticket, save_ticket
 from isp.costs import Measured
 from isp.families import check_ticket, make_method, pooled
+from isp.norms import check_no_statistics
 from isp.stages._options import (
     Backbone,
     Device,
@@ -46,6 +47,7 @@ def pool_tickets(
         told = {"backbone": backbone, "task": task}
         made_from = inputs(output, told, ticket=ticket, candidates=candidate, validation=validation)
         found = load_ticket(ticket)
+        check_no_statistics(found.weights)
         architecture = found.origin["architecture"]
         chooses = choosing(found.weights, architecture, backbone, task, limits, validation, device)
         rounds = [load_ticket(path).weights for path in candidate]

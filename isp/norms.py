@@ -1,0 +1,132 @@
+"""Running statistics of norms (BatchNorm), estimated again for a model that is an average of others.
+
+The mean of several models' statistics is not the statistics of their mean, so an average or interpolation of weights
+is scored and returned with statistics of its own activations, as `torch.optim.swa_utils.update_bn` makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from isp.costs import Cost, counting
+from isp.errors import ConfigError
+from isp.rng import forked_rng, seed_all
+from isp.seeds import seed as named_seed
+from isp.tensors import first_names, tensors_of
+from isp.training import Trainer, load_weights, set_training
+
+BATCHES = 50
+"""Training batches that statistics are estimated on: the first of the training order, an epoch at most."""
+
+
+def norms_of(model: nn.Module) -> dict[str, _NormBase]:
+    """The modules that keep running statistics, by their first name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase) and module.running_mean is not None
+    }
+
+
+@dataclass
+class Reestimation:
+    """Estimates the running statistics of averaged models, and counts what that costs.
+
+    Attributes:
+        trainer: its model is the workspace; its examples, their order and its loss make the forward passes.
+        count: number of models estimated so far.
+    """
+
+    trainer: Trainer
+    count: int = 0
+    _once: Cost | None = field(default=None, repr=False)
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All weights of a model, with statistics over the batches of its own activations; nothing else changes.
+
+        Every batch counts alike (a cumulative average). Modules are in the modes that they are trained in.
+        """
+        model = self.trainer.model
+        load_weights(model, weights)
+        self._estimate()
+        self.count += 1
+        names, tensors = first_names(model), tensors_of(model)
+        every = (f"{name}.{buffer}" for name in self._norms() for buffer in ("running_mean", "running_var", _TRACKED))
+        return {
+            **weights,
+            **{n: tensors[n].to(weights[n].device, copy=True) for each in every if (n := names.get(each))},
+        }
+
+    @property
+    def cost(self) -> Cost:
+        """Cost of all estimates so far: forward passes."""
+        if self.count and self._once is None:
+            with counting(self.trainer.model) as counter:
+                self._estimate(counter.paused)
+            self._once = counter.cost()
+        return sum([self._once or Cost()] * self.count, Cost())
+
+    def _norms(self) -> dict[str, _NormBase]:
+        norms = norms_of(self.trainer.model)
+        return {name: norm for name, norm in norms.items() if name not in self.trainer.evaluating}
+
+    def _estimate(self, preparing: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        trainer, order, norms = self.trainer, self.trainer.order, list(self._norms().values())
+        set_training(trainer.model, trainer.evaluating)
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+        hooks = [norm.register_forward_pre_hook(_averaging()) for norm in norms]
+        try:
+            with torch.no_grad(), forked_rng(next(trainer.model.parameters()).device):
+                for step in range(min(BATCHES, order.steps_per_epoch)):
+                    seed_all(named_seed("running statistics", seed=trainer.seed, step=step))
+                    with preparing():
+                        batch = trainer.examples.batch(order(step))
+                    trainer.loss(trainer.model, batch)
+        finally:
+            for norm, hook, momentum in zip(norms, hooks, momenta, strict=True):
+                hook.remove()
+                norm.momentum = momentum
+
+
+_TRACKED = "num_batches_tracked"
+
+
+def _averaging() -> Callable[[nn.Module, Any], None]:
+    """A hook that gives a norm's n-th call the momentum 1 / n; `momentum = None` does not average an InstanceNorm."""
+    calls = 0
+
+    def set_momentum(norm: nn.Module, args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        norm.momentum = 1 / calls  # type: ignore[assignment]
+
+    return set_momentum
+
+
+def check_no_statistics(weights: Mapping[str, Tensor]) -> None:
+    """Refuse models with running statistics where averages of them cannot be given statistics of their own.
+
+    Raises:
+        ConfigError: names the first of the statistics.
+    """
+    found = next((name for name in weights if name.rpartition(".")[2] == "running_mean"), None)
+    if found:
+        raise ConfigError(
+            f"{found!r}: an average of models with running statistics needs them estimated on training data, which "
+            f"this stage does not read; use isp.prune for such models, or a backbone without BatchNorm"
+        )
+
+
+def reestimation(trainer: Trainer) -> Reestimation | None:
+    """How to estimate the running statistics of averages of a trainer's models; None: training updates none."""
+    estimating = Reestimation(trainer)
+    return estimating if estimating._norms() else None
