@@ -47,7 +47,7 @@ def retrain(
 ) -> None:
     """Train from a state to step T under a mask and write the ticket: weights, mask, costs, a record of the rounds."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
-    made_from = inputs(output, setup.told() | {"method": method}, start=start, mask=mask, data=data)
+    made_from = inputs(output, setup.told(), start=start, mask=mask, data=data)
     with resumable(
         output, "retrain", VERSION, setup, made_from, threads, grouped=True, method=method, sparsity=sparsity
     ) as work:
