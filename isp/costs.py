@@ -107,7 +107,8 @@ class StepFlops:
             mask: under which they were made.
         """
         masked = {
-            name: (kept.numel() - int(torch.count_nonzero(kept))) / kept.numel() for name, kept in (mask or {}).items()
+            name: (kept.numel() - int(torch.count_nonzero(kept))) / max(1, kept.numel())
+            for name, kept in (mask or {}).items()
         }
         executed = sparse = 0
         for length, count in lengths.items():

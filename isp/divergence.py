@@ -47,9 +47,9 @@ def explain(model: nn.Module, batch: Any, indices: Tensor) -> tuple[str, str]:
             return f"; {where} of the batch holds NaN or infinite values{of}", advice
     for layer, name, tensor in _computed(model):
         if not tensor.isfinite().all():
-            rows = ", ".join(map(str, _rows(tensor).tolist()[:5]))
+            first_rows = ", ".join(map(str, _rows(tensor).tolist()[:5]))
             clause = (
-                f"; {name} of layer {layer!r} is NaN or infinite (rows {rows}) although the "
+                f"; {name} of layer {layer!r} is NaN or infinite (rows {first_rows}) although the "
                 "parameters it is computed from are finite. A normalisation such as weight_norm divides zero by zero "
                 "for a row that was pruned whole"
             )

@@ -156,7 +156,8 @@ def _column(part: Any, name: str, like: Tensor, what: str) -> Tensor:
         part = _to_tensor(array, like, like.device)
     if not part.dim():
         raise ConfigError(f"{what}: {name} is a single value; its first dimension must be that of the examples")
-    return part
+    column: Tensor = part
+    return column
 
 
 def _to_tensor(array: np.ndarray, like: Tensor, device: torch.device | str) -> Tensor:
@@ -164,7 +165,8 @@ def _to_tensor(array: np.ndarray, like: Tensor, device: torch.device | str) -> T
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an array that cannot be written to: nor do we
         tensor: Tensor = torch.from_numpy(array)
-    return tensor.to(device, like.dtype if tensor.dtype == torch.float64 else tensor.dtype)
+    dtype = like.dtype if tensor.dtype == torch.float64 else tensor.dtype
+    return tensor.to(device=torch.device(device), dtype=dtype)
 
 
 # --- the first batch --------------------------------------------------------------------------------------------------

@@ -214,6 +214,14 @@ class WithAdapter(nn.Module):
         return (self.base(inputs) + self.lora_B["default"](self.lora_A["default"](inputs))).mean(1)
 
 
+def test_a_layer_without_weights_changes_nothing() -> None:
+    """As a model has that is configured down to a width of zero."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(40, 3))
+    model.register_parameter("empty", nn.Parameter(torch.zeros(3, 0)))
+    names = ["1.weight", "empty"]
+    assert int((pruned((X, Y), model, prunable=names)["1.weight"] == 0).sum()) == 60
+
+
 def test_adapters_are_pruned_only_by_name() -> None:
     with pytest.raises(ConfigError, match=r"'lora_A.default.weight' is one of 2 matrices of LoRA.*prunable="):
         pruned((X, Y), WithAdapter())
