@@ -283,8 +283,17 @@ def _check_awake(connection: socket.socket) -> None:
 def begin(socket_path: str) -> None:
     """Start a server from a thread; a call that comes before it listens waits for it.
 
-    If it does not start, that is said once, on standard error.
+    If it does not start, that is said once, on standard error. A server that is stopped when this process ends is
+    resumed, so that it ends with its owner.
     """
+    import atexit
+
+    def resume() -> None:
+        with suppress(UnavailableError, OSError):
+            if connection := _connect(socket_path):
+                pid, _ = _peer(connection)
+                if is_stopped(pid):
+                    os.kill(pid, signal.SIGCONT)
 
     def start() -> None:
         try:
@@ -296,6 +305,7 @@ def begin(socket_path: str) -> None:
                 flush=True,
             )
 
+    atexit.register(resume)
     threading.Thread(target=start, daemon=True, name="starts the warm server").start()
 
 

@@ -506,6 +506,17 @@ def test_what_keeps_the_server_from_starting_is_said_once(
     )
 
 
+def test_a_stopped_server_is_resumed_at_the_end_of_who_began_it(run: Run) -> None:
+    server = run.server()
+    os.kill(server, signal.SIGSTOP)
+    until(lambda: warm.is_stopped(server))
+    program = "import sys; from isp import warm; warm.begin(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(run.socket)]
+    subprocess.run(command, env=run.environment, timeout=SECONDS, check=True)
+    until(lambda: not warm.is_stopped(server))
+    assert run.server() == server
+
+
 def test_a_server_that_is_stopped_with_a_request_does_not_begin_it_later(run: Run, tmp_path: Path) -> None:
     """For the client gave up, and begins it itself."""
     server = run.server()
