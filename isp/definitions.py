@@ -206,6 +206,12 @@ def task_of(text: str) -> Task:
     return found
 
 
+def label_of(text: str) -> str:
+    """What messages call a backbone or task: its name, or the id or folder in its definition."""
+    values = _mapping(text)
+    return text if values is None else str(values.get("id") or values.get("folder") or "defined in the study")
+
+
 def _mapping(text: str) -> Mapping[str, Any] | None:
     if not text.lstrip().startswith("{"):
         return None

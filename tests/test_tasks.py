@@ -18,7 +18,7 @@ from isp import registry
 from isp.backbones import Backbone
 from isp.data.preparation import prepare, split
 from isp.data.sources import HubDataset
-from isp.definitions import task_of
+from isp.definitions import label_of, task_of
 from isp.errors import ConfigError, DataError
 from isp.evaluation import evaluate
 from isp.metrics import METRICS, majority, score
@@ -146,6 +146,7 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
     task = imitate(task_of(own), tmp_path)
     assert (tmp_path / "me/reviews/data/train-00000-of-00001.parquet").exists()
     assert len(split("reviews", task, tmp_path)[0].validation) == 12
+    assert [label_of(text) for text in ("rte", own)] == ["rte", "me/reviews"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import typer
 
 from isp import artifacts
 from isp.data.preparation import prepare as prepare_parts
-from isp.definitions import backbone_of, task_of
+from isp.definitions import backbone_of, label_of, task_of
 from isp.stages._options import Backbone, DataRoot, Manifest, Task, Weights
 from isp.stages._work import check_manifest, inputs, working
 
@@ -37,7 +37,8 @@ def prepare(
         about |= inputs(train, told, manifest=manifest, split=split, weights=weights)
         parts, _ = artifacts.load_split(split)
         pretrained, _ = artifacts.load_backbone(weights)
-        for part, tensors in prepare_parts(task, task_of(task), backbone_of(backbone), pretrained, parts, data_root):
+        made = prepare_parts(label_of(task), task_of(task), backbone_of(backbone), pretrained, parts, data_root)
+        for part, tensors in made:
             artifacts.save_examples(paths[part], tensors, part, about)
             shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
             print(f"{part}: {shapes}", file=sys.stderr, flush=True)

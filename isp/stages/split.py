@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isp import artifacts
 from isp.data import preparation
-from isp.definitions import task_of
+from isp.definitions import label_of, task_of
 from isp.stages._options import DataRoot, Manifest, Output, Task
 from isp.stages._work import check_manifest, working
 
@@ -16,6 +16,6 @@ def split(task: Task, data_root: DataRoot, manifest: Manifest, output: Output) -
     with working(output):
         check_manifest(manifest, data_root)
         definition = task_of(task)
-        parts, rule = preparation.split(task, definition, data_root)
+        parts, rule = preparation.split(label_of(task), definition, data_root)
         about = {"stage": "split", "version": VERSION, "task": task, "rule": rule}
         artifacts.save_split(output, parts, about)
