@@ -256,7 +256,7 @@ def _offline() -> Iterator[None]:
 
     def remembered(offline: bool | None) -> bool | None:
         constants: Any = sys.modules.get("huggingface_hub.constants")
-        before = constants and constants.HF_HUB_OFFLINE
+        before: bool | None = constants and constants.HF_HUB_OFFLINE
         if constants and offline is not None:
             constants.HF_HUB_OFFLINE = offline
         return before

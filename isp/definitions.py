@@ -75,8 +75,8 @@ class BackboneDefinition(Settings):
         if self.architecture:
             model = _architectures()[self.architecture]
             vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
-            foreign = "timm_model_name" in vision or {"hf_model_name", "hf_tokenizer_name"} & set(text)
-            if foreign or {"custom_text", "multimodal_cfg"} & set(model) or not isinstance(vision.get("layers"), int):
+            borrowed = "timm_model_name" in vision or bool({"hf_model_name", "hf_tokenizer_name"} & set(text))
+            if borrowed or {"custom_text", "multimodal_cfg"} & set(model) or not isinstance(vision.get("layers"), int):
                 raise ValueError(
                     f"architecture: {self.architecture!r} has a tower or tokenizer of another library, a ResNet or a "
                     f"decoder; allowed are those of open_clip's own vision and text transformers"
