@@ -28,7 +28,7 @@ from isp import lineage
 from isp.backbones import Pretrained
 from isp.data.splits import Split
 from isp.errors import ArtifactError, ConfigError
-from isp.files import writing
+from isp.files import check_regular, writing
 from isp.masks import Mask, check_fits, num_kept, num_weights, pack, sparsity, unpack
 from isp.training import State
 
@@ -116,7 +116,10 @@ def load_examples(path: Path, part: Part) -> tuple[dict[str, Tensor], dict[str, 
     """
     tensors, header = _read(path, "examples")
     if header["part"] != part:
-        raise ArtifactError(f"{path}: holds {header['part']} examples, but {part} examples are needed here")
+        raise ArtifactError(
+            f"{path}: holds {header['part']} examples, but {part} examples are needed here; give the other file, or "
+            "delete both and make them again (stage: prepare)"
+        )
     return tensors, header["about"]
 
 
@@ -331,8 +334,13 @@ def _bytes(tensor: Tensor) -> memoryview:
 def _read(path: Path, kind: Kind, only: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header of an artifact; with `only` that one tensor, and no digest, for it is over all of them."""
     again = f"delete it and make it again (stage: {MADE_BY[kind]})"
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such {kind} file; make it first (stage: {MADE_BY[kind]})")
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such {kind} file; make it first (stage: {MADE_BY[kind]})") from None
+    except (OSError, ValueError) as error:  # a folder, a pipe; or a path with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{path}: must be a {kind} file ({reason}); {again}") from None
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("isp")

@@ -177,20 +177,30 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=1, default=str) + "\n").encode())
 
 
-def read_json(path: Path, made_by: str) -> Any:
+def read_json(path: Path, made_by: str, shape: Any = None) -> Any:
     """JSON from a file.
 
+    Args:
+        path: File to read.
+        made_by: Stage that writes it.
+        shape: What it must hold, of `isp.shapes`; None: anything.
+
     Raises:
-        ArtifactError: missing or not JSON; names the stage that makes it.
+        ArtifactError: missing, not JSON or of another shape; names the file, the key and the stage that makes it.
     """
+    again = f"delete it and make it again (stage: {made_by})"
     try:
-        return json.loads(read_text(path))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; make it first (stage: {made_by})") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path}: cannot be read ({error}); delete it and make it again (stage: {made_by})"
-        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); {again}") from None
+    if shape is not None:
+        from isp.shapes import mismatch  # pydantic, which not all who read need
+
+        if problem := mismatch(content, shape):
+            raise ArtifactError(f"{path}: {problem}; {again}")
+    return content
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

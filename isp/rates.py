@@ -28,10 +28,12 @@ from isp.config import Study
 from isp.costs import StepFlops
 from isp.data.preparation import limited
 from isp.definitions import backbone_of, task_of
+from isp.errors import ArtifactError
 from isp.evaluation import outputs_of
 from isp.jobs import FORWARD
 from isp.prunable import prunable_names
 from isp.rng import forked_rng
+from isp.shapes import Number
 from isp.training import BatchOrder, Trainer, Training, default_loss, lengths_of, make_trainer, state_of
 
 VERSION = 1
@@ -138,8 +140,8 @@ def at_most(study: Study, backbone: str, task: str) -> Rates:
     digest = hashlib.blake2b(json.dumps([*of, torch.__version__]).encode(), digest_size=6).hexdigest()
     path = Path(f"resources/rates/{backbone}.{digest}.json")
     try:
-        return Rates(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # not there, or of another version
+        return Rates(**files.read_json(path, "plan", dict[str, Number]))
+    except (ArtifactError, TypeError):  # not there, or of another version
         found = _counted(study, backbone, task, same, prepared=False)
         files.write_json(path, asdict(found))
         return found

@@ -24,6 +24,7 @@ from isp.config import Study, parse_study
 from isp.errors import ConfigError, IspError
 from isp.families import describe_method
 from isp.jobs import Job, Jobs
+from isp.shapes import Plan
 from isp.warm import is_stopped
 
 State = Literal["done", "running", "lost", "failed", "left"]
@@ -406,7 +407,7 @@ def read_plan(study: Study) -> Mapping[str, Any] | None:
     """The plan of a study, if it was made already."""
     path = Path(paths.PLAN.format(study=study.study))
     try:
-        content = files.read_json(path, "plan")
-    except IspError:  # not made yet
+        found: Mapping[str, Any] = files.read_json(path, "plan", Plan)
+    except IspError:  # not made yet, or of another shape, which the stage that needs it will say
         return None
-    return content if isinstance(content, dict) else None
+    return found

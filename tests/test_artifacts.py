@@ -74,6 +74,41 @@ def test_missing(tmp_path: Path) -> None:
         artifacts.load_mask(tmp_path / "mask")
 
 
+@pytest.mark.parametrize(
+    "load",
+    [
+        *(artifacts.load_ticket, artifacts.load_ticket_mask, artifacts.load_mask, artifacts.load_state),
+        *(artifacts.load_weights, artifacts.load_backbone, artifacts.load_split, artifacts.load_checkpoint),
+        lambda path: artifacts.load_examples(path, "train"),
+    ],
+)
+def test_what_is_no_file(tmp_path: Path, load: Callable[[Path], object]) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "gone").symlink_to("nowhere")
+    for name, problem in {
+        "folder": r"must be a \w+ file \(Is a directory\)",
+        "pipe": r"must be a \w+ file \(not a regular file\)",
+        "gone": r"no such \w+ file; make it first",
+        "a\0b": r"must be a \w+ file \(embedded null byte\)",
+    }.items():
+        with pytest.raises(ArtifactError, match=rf"{problem}.*\(stage: "):
+            load(tmp_path / name)
+
+
+@pytest.mark.parametrize("wanted", ["train", "validation", "test"])
+@pytest.mark.parametrize("there", ["train", "validation", "test"])
+def test_swapped_parts_are_refused(tmp_path: Path, there: artifacts.Part, wanted: artifacts.Part) -> None:
+    """Also with contents that are as they were written."""
+    artifacts.save_examples(tmp_path / "x", {"labels": torch.arange(3)}, there, {})
+    if there == wanted:
+        assert artifacts.load_examples(tmp_path / "x", wanted)[0]["labels"].tolist() == [0, 1, 2]
+        return
+    message = f"x: holds {there} examples, but {wanted} examples are needed here; give the other file"
+    with pytest.raises(ArtifactError, match=message):
+        artifacts.load_examples(tmp_path / "x", wanted)
+
+
 def test_truncated_at_every_length(tmp_path: Path) -> None:
     path = tmp_path / "mask"
     artifacts.save_mask(path, MASK, {})

@@ -105,7 +105,7 @@ def test_the_commit_is_recorded_and_held_to(server: HubServer, tmp_path: Path) -
 
 def test_a_manifest_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text("[]")
-    with pytest.raises(IspError, match=r"m.json: not a manifest; .*stage: download"):
+    with pytest.raises(IspError, match=r"m.json: the content = .*stage: download"):
         split("rte", tmp_path, tmp_path / "m.json", tmp_path / "split")
 
 

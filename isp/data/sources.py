@@ -24,6 +24,7 @@ import numpy as np
 from isp.data.hub import COMMITS, Repo, fetch
 from isp.errors import ConfigError, DataError
 from isp.files import read_json, write_json
+from isp.untrusted import check_file_name
 
 Split = Literal["train", "test"]
 Column = Sequence[Any]
@@ -265,7 +266,7 @@ def _found_or_fetched(
     """
     folder = data_root / id_
     record = folder / COMMITS
-    commits: dict[str, str] = read_json(record, "download") if record.is_file() else {}
+    commits: dict[str, str] = read_json(record, "download", dict[str, str]) if record.is_file() else {}
     try:
         paths = find()
         known = {commits.get(str(path.relative_to(folder)), "") for path in paths}
@@ -330,6 +331,11 @@ def check(recorded: Sequence[Mapping[str, Any]], data_root: Path) -> None:
         DataError: a file is gone, or is not what was downloaded.
     """
     for entry in recorded:
+        if not Path(entry["file"]).is_absolute():  # a file of a local folder
+            try:
+                check_file_name(entry["file"])
+            except ValueError as error:
+                raise DataError(f"manifest: {error}; fetch it again (stage: download)") from None
         path = data_root / entry["file"]
         if not path.is_file() or path.stat().st_size != entry["bytes"] or digest(path) != entry["sha256"]:
             raise DataError(f"{path}: gone, or altered since it was downloaded; fetch it again (stage: download)")

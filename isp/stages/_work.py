@@ -20,11 +20,12 @@ from isp.costs import Cost, Measured, StepFlops, Stopwatch, check_device
 from isp.data.preparation import limited
 from isp.data.sources import check
 from isp.definitions import backbone_of, task_of
-from isp.errors import ArtifactError, IspError, TrainingDiverged
+from isp.errors import IspError, TrainingDiverged
 from isp.evaluation import validation_by
 from isp.families import Validation
 from isp.prunable import prunable_names
 from isp.settings import parse
+from isp.shapes import Manifest
 from isp.tasks import TaskLimits
 from isp.training import VERSION as TRAINING_VERSION
 from isp.training import Checkpoint, State, Trainer, Training, default_loss, make_trainer
@@ -169,10 +170,7 @@ def check_manifest(path: Path, data_root: Path) -> None:
     Raises:
         DataError: one is gone or altered.
     """
-    content = files.read_json(path, "download")
-    if not isinstance(content, dict) or not isinstance(content.get("files"), list):
-        raise ArtifactError(f"{path}: not a manifest; delete it and make it again (stage: download)")
-    check(content["files"], data_root)
+    check(files.read_json(path, "download", Manifest)["files"], data_root)
 
 
 @dataclass(frozen=True, kw_only=True)

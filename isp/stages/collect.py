@@ -13,6 +13,7 @@ from isp import files, lineage
 from isp.errors import ArtifactError, IspError, shown
 from isp.parsing import load_yaml
 from isp.reporting import collect as rows
+from isp.shapes import Comparison, Record
 
 VERSION = 3
 NAMES = ("metrics", "timings", "rounds", "layers", "agreement", "similarity", "similarity_layers")
@@ -53,7 +54,7 @@ def collect(
     All files but timings.csv hold only what is the same in every run; that one holds what was measured.
     """
     records = [
-        _read(runs / block["backbone"] / task / f"seed{seed}" / variant / sparsity / "metrics.json", "evaluate")
+        _read(runs / block["backbone"] / task / f"seed{seed}" / variant / sparsity / "metrics.json", "evaluate", Record)
         for block in cells
         for task in block["tasks"]
         for seed in block["seeds"]
@@ -63,7 +64,9 @@ def collect(
     if silent := sum("ticket" not in record for record in records):
         print(f"{silent} of {len(records)} records are of a version of isp that did not write down which ticket they "
               f"score; accepted", file=sys.stderr, flush=True)  # fmt: skip
-    comparisons = [_read(path, "compare_masks") for path in similarity or []]
+    comparisons = [_read(path, "compare_masks", Comparison) for path in similarity or []]
+    for path, comparison in zip(similarity or [], comparisons, strict=True):
+        _check_layers(path, comparison, records)
     files.ready(*(output / f"{name}.csv" for name in NAMES))
     for name, found, columns in (
         ("metrics", rows.metrics(records), rows.METRICS),
@@ -77,15 +80,27 @@ def collect(
         files.write_csv(output / f"{name}.csv", found, columns)
 
 
-def _read(path: Path, made_by: str) -> dict[str, Any]:
+def _check_layers(path: Path, comparison: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    """Refuse a comparison whose layers are not those of the records of its backbone and task."""
+    place = comparison["backbone"], comparison["task"]
+    record = next((each for each in records if (each["backbone"], each["task"]) == place), None)
+    known = {layer["layer"] for layer in record["layers"]} if record else set()
+    for pair in comparison["pairs"]:
+        for layer in pair["layers"]:
+            if layer["layer"] not in known:
+                raise ArtifactError(
+                    f"{path}: compares layer {shown(layer['layer'])}, which no record of {' on '.join(place)} has; "
+                    "delete it and make it again (stage: compare_masks)"
+                )
+
+
+def _read(path: Path, made_by: str, shape: Any) -> dict[str, Any]:
     """A record, held to its place: to the cell that its path says, and to the ticket that now is where it was scored.
 
     Raises:
         ArtifactError: it is of another cell, or the ticket is another one; names both.
     """
-    record = files.read_json(path, made_by)
-    if not isinstance(record, dict):
-        raise ArtifactError(f"{path}: not a record; delete it and make it again (stage: {made_by})")
+    record: dict[str, Any] = files.read_json(path, made_by, shape)
     for key, value in lineage.cell(path).items():
         if record.get(key) != value:
             raise ArtifactError(

@@ -15,6 +15,7 @@ from isp.jobs import Jobs
 from isp.reporting import plan_tables
 from isp.reporting.collected import read
 from isp.reporting.tables import markdown
+from isp.shapes import Plan
 from isp.stages._options import Metrics, mapping
 from isp.watch import took
 
@@ -29,7 +30,7 @@ def compare_plan(
 ) -> None:
     """Write the table. What jobs took is read from their logs below the current folder."""
     found = parse_study(study, "--study")
-    planned, rows = files.read_json(plan, "plan"), read(metrics, "metrics")
+    planned, rows = files.read_json(plan, "plan", Plan), read(metrics, "metrics")
     seconds: dict[str, list[float]] = {rule["rule"]: [] for rule in planned["rules"]}
     folder = STUDY.format(study=found.study)
     for job in Jobs(found).by_output.values():
@@ -40,6 +41,8 @@ def compare_plan(
             raise IspError(f"{path}: cannot be read ({error.strerror}); it says what the job took") from None
         if times is None:
             raise IspError(f"{path}: does not say what the job took; make {job.output} again")
+        if job.rule not in seconds:
+            raise IspError(f"{plan}: plans no job of rule {job.rule}; delete it and make it again (stage: plan)")
         seconds[job.rule].append(times[0])
     files.ready(output)
     tables = plan_tables.comparison(planned, seconds, rows)

@@ -15,6 +15,7 @@ from isp.reporting import alt
 from isp.reporting import page as made
 from isp.reporting.collected import read, stream
 from isp.reporting.rows import Row
+from isp.shapes import Description
 from isp.stages._options import Output, mapping
 
 VERSION = 3
@@ -52,7 +53,7 @@ def page(
     for path in inputs:
         match path.parent.name, path.suffix:
             case _, ".json":
-                study = files.read_json(path, "describe")
+                study = files.read_json(path, "describe", Description)
             case "tables", ".csv":
                 tables[path.stem] = list(files.read_csv(path, "tables"))
             case "tables", ".md":
