@@ -140,7 +140,7 @@ def at_most(study: Study, backbone: str, task: str) -> Rates:
     digest = hashlib.blake2b(json.dumps([*of, torch.__version__]).encode(), digest_size=6).hexdigest()
     path = Path(f"resources/rates/{backbone}.{digest}.json")
     try:
-        return Rates(**files.read_json(path, "plan", dict[str, Number]))
+        return Rates(**files.read_json(path, "plan", dict[str, Number | bool]))
     except (ArtifactError, TypeError):  # not there, or of another version
         found = _counted(study, backbone, task, same, prepared=False)
         files.write_json(path, asdict(found))

@@ -136,9 +136,12 @@ def test_rates_are_counted_once_and_kept(tmp_path: Path, monkeypatch: pytest.Mon
     (kept,) = tmp_path.glob("resources/rates/clip_tiny.*.json")
     monkeypatch.setattr(rates, "_counted", lambda *_, **__: pytest.fail("counted again"))
     assert at_most(study, "clip_tiny", "digits") == found
-    kept.write_text(json.dumps({"of": "another version"}))
+    whole = json.loads(kept.read_text())
     monkeypatch.setattr(rates, "_counted", lambda *_, **__: found)
-    assert at_most(study, "clip_tiny", "digits") == found
+    for content in ({"of": "another version"}, [], {**whole, "weights": "1"}, {**whole, "weights": float("nan")}):
+        kept.write_text(json.dumps(content))
+        assert at_most(study, "clip_tiny", "digits") == found
+        assert json.loads(kept.read_text()) == whole
 
 
 def test_what_a_forward_pass_keeps_is_counted_by_hand() -> None:
