@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import StrictBool
 from torch import Tensor, nn
 
 from isp import artifacts, files, masks
@@ -140,7 +141,7 @@ def at_most(study: Study, backbone: str, task: str) -> Rates:
     digest = hashlib.blake2b(json.dumps([*of, torch.__version__]).encode(), digest_size=6).hexdigest()
     path = Path(f"resources/rates/{backbone}.{digest}.json")
     try:
-        return Rates(**files.read_json(path, "plan", dict[str, Number | bool]))
+        return Rates(**files.read_json(path, "plan", dict[str, Number | StrictBool]))
     except (ArtifactError, TypeError):  # not there, or of another version
         found = _counted(study, backbone, task, same, prepared=False)
         files.write_json(path, asdict(found))
