@@ -215,13 +215,13 @@ def load_ticket_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], content: Any, about: Mapping[str, Any]) -> None:
     """Where a stage is in its work: tensors, and JSON that says what they are."""
-    _write(path, "checkpoint", dict(tensors), {"content": content}, about)
+    _write(path, "checkpoint", dict(tensors), {"progress": content}, about)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
     """The tensors, what they are, and what is written about them."""
     tensors, header = _read(path, "checkpoint")
-    return tensors, header["content"], header["about"]
+    return tensors, header["progress"], header["about"]
 
 
 def _mask_header(mask: Mask) -> dict[str, Any]:
