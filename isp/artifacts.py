@@ -221,7 +221,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], content: Any, abo
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
     """The tensors, what they are, and what is written about them."""
     tensors, header = _read(path, "checkpoint")
-    return tensors, header["progress"], header["about"]
+    return tensors, header["content" if header["format"] in EARLIER else "progress"], header["about"]
 
 
 def _mask_header(mask: Mask) -> dict[str, Any]:

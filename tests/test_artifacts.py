@@ -63,6 +63,13 @@ def test_a_state_there_and_back_to_the_bit(tmp_path: Path, make: MakeTrainer) ->
     assert same(trainer.run(back, 9)[0], trainer.run(state, 9)[0])
 
 
+def test_a_checkpoint_there_and_back(tmp_path: Path) -> None:
+    path, content = tmp_path / "a.safetensors", {"dict": {"state": {"tensor": "0", "device": "cpu"}}}
+    artifacts.save_checkpoint(path, {"0": torch.arange(3)}, content, {"seconds": 2.5})
+    tensors, loaded, about = artifacts.load_checkpoint(path)
+    assert (tensors["0"].tolist(), loaded, about["seconds"]) == ([0, 1, 2], content, 2.5)
+
+
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         artifacts.save_mask(tmp_path / name, MASK, {"method": "isp"})
