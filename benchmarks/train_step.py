@@ -23,8 +23,9 @@ from torch.nn.utils import prune
 from isp import masks
 from isp.backbones import _open_clip as clip
 from isp.backbones.clip_vit_b32 import BACKBONE
+from isp.losses import default_loss
 from isp.prunable import prunable_names
-from isp.training import State, Training, default_loss, make_trainer, state_of
+from isp.training import State, Training, make_trainer, state_of
 
 
 class RandomPictures:

@@ -20,22 +20,14 @@ from isp.divergence import first_not_finite
 from isp.errors import ConfigError, TrainingDiverged
 from isp.examples import Collate, Dataset, first_loss, make_examples
 from isp.families import Ticket, Validation, find_tickets, make_method, planned_steps
+from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.rng import forked_rng, seed_all
 from isp.seeds import seed as named_seed
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
 from isp.tensors import by_all_names, by_first_name
-from isp.training import (
-    Examples,
-    LossFunction,
-    Trainer,
-    Training,
-    default_loss,
-    load_weights,
-    make_trainer,
-    state_of,
-)
+from isp.training import Examples, LossFunction, Trainer, Training, load_weights, make_trainer, state_of
 
 
 def prune(

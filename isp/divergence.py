@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from isp.errors import SLOWER
 
@@ -38,7 +40,7 @@ def explain(model: nn.Module, batch: Any, indices: Tensor) -> tuple[str, str]:
         A clause that continues "training diverged at step 3: loss nan, ..." (empty if nothing but the protocol can be
         blamed), and the advice as a sentence.
     """
-    for where, tensor in tensors_of(batch):
+    for where, tensor in tensors_in(batch):
         if tensor.is_floating_point() and not tensor.isfinite().all():
             rows = _rows(tensor)
             examples = indices[rows].tolist() if tensor.dim() and len(tensor) == len(indices) else []
@@ -55,21 +57,22 @@ def explain(model: nn.Module, batch: Any, indices: Tensor) -> tuple[str, str]:
             )
             return clause, "Leave the layer out (exclude=), or remove the normalisation before pruning."
     labels = labels_of(batch)
-    if labels is not None and not labels.is_floating_point() and labels.numel() and bool((labels == IGNORED).all()):
+    classes = None if labels is None or labels.is_floating_point() else labels.long()
+    if classes is not None and classes.numel() and bool((classes == IGNORED).all()):
         return f"; all labels of the batch are {IGNORED}, which the loss ignores", "Give every batch some labels."
     return "", SLOWER
 
 
-def tensors_of(batch: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors_in(batch: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
     """All tensors of a batch, each with the keys and numbers that lead to it, such as "part 0" or "'input_ids'"."""
     if isinstance(batch, Tensor):
         yield where or "the tensor", batch
     elif isinstance(batch, Mapping):
         for key, part in batch.items():
-            yield from tensors_of(part, f"{where}, {key!r}" if where else repr(key))
+            yield from tensors_in(part, f"{where}, {key!r}" if where else repr(key))
     elif isinstance(batch, Sequence) and not isinstance(batch, (str, bytes)):
         for index, part in enumerate(batch):
-            yield from tensors_of(part, f"{where}, part {index}" if where else f"part {index}")
+            yield from tensors_in(part, f"{where}, part {index}" if where else f"part {index}")
 
 
 def labels_of(batch: Any) -> Tensor | None:
@@ -88,15 +91,16 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _computed(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
-    """Layer, name and value of tensors that layers compute from parameters: parametrizations, and plain attributes.
+    """Layer, name and value of tensors that layers compute from parameters.
 
-    Hooks of the old `weight_norm` and `spectral_norm` leave their last value as a plain attribute.
+    These are parametrizations, and the attributes in which hooks of the old `weight_norm` and `spectral_norm` leave
+    their last value. No other attribute counts: an attention mask holds infinities on purpose.
     """
     with torch.no_grad():
         for layer, module in model.named_modules():
             if parametrize.is_parametrized(module):
                 for name in module.parametrizations:
                     yield layer, name, getattr(module, name)
-            for name, value in vars(module).items():
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    yield layer, name, value
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, WeightNorm | SpectralNorm):
+                    yield layer, hook.name, getattr(module, hook.name)

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from isp.divergence import tensors_of
+from isp.divergence import tensors_in
 from isp.errors import ConfigError, IspError
-from isp.training import Examples, LossFunction, check_labels, criterion, default_loss, pair, predictions
+from isp.losses import check_labels, criterion, default_loss, pair, predictions
+from isp.training import Examples, LossFunction
 
 Collate = Callable[[list[Any]], Any]
 FORMS = (
@@ -209,7 +210,7 @@ def _by_default(model: nn.Module, batch: Any, examples: Examples) -> Tensor:
     except IspError:
         raise
     except Exception as error:
-        parts = "; ".join(f"{where}: {_kind(tensor)}" for where, tensor in tensors_of(batch))
+        parts = "; ".join(f"{where}: {_kind(tensor)}" for where, tensor in tensors_in(batch))
         kinds = " and ".join(sorted({f"{_type(p)} on {p.device}" for p in model.parameters()}))
         raise ConfigError(
             f"the model fails on the first batch ({type(error).__name__}: {' '.join(str(error).split())}). The batch "

@@ -32,10 +32,11 @@ from isp.definitions import backbone_of, task_of
 from isp.errors import ArtifactError
 from isp.evaluation import outputs_of
 from isp.jobs import FORWARD
+from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.rng import forked_rng
 from isp.shapes import Number
-from isp.training import BatchOrder, Trainer, Training, default_loss, lengths_of, make_trainer, state_of
+from isp.training import BatchOrder, Trainer, Training, lengths_of, make_trainer, state_of
 
 VERSION = 1
 """Raised when what is counted changes."""

@@ -15,6 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from isp.errors import ConfigError
 
+HALF = (torch.float16, torch.bfloat16)
+"""Half-precision types. Weights of these types are trained through fp32 master weights."""
+
 
 def first_names(model: nn.Module) -> dict[str, str]:
     """The first name of each tensor of the model's state dict, by every name that it has there."""

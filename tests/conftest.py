@@ -13,9 +13,10 @@ from hypothesis import settings
 from torch import Tensor, nn
 
 from isp.backbones import bert_tiny, clip_tiny
+from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.stages.pretrain import pretrain
-from isp.training import Trainer, Training, default_loss, make_trainer
+from isp.training import Trainer, Training, make_trainer
 
 # CI checks the same examples every time; anywhere else new ones are drawn.
 settings.register_profile("ci", derandomize=True)

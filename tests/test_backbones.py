@@ -21,9 +21,10 @@ from isp.backbones._open_clip import ClipBackbone
 from isp.data.sources import HubModel
 from isp.definitions import backbone_of
 from isp.errors import ConfigError, DataError
+from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.tasks import ImageTask, Task, TextTask
-from isp.training import Training, default_loss, state_of
+from isp.training import Training, state_of
 
 CLASSES, TEMPLATES = ("cat", "dog", "eel"), ("a photo of a {}.", "a drawing of a {}.")
 WORDS = (*bert.SPECIAL, "a", "b", "c", "d", "##e", "##f")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, rnn
 
 from isp.costs import Cost, count_step_flops, counting
-from isp.training import default_loss
+from isp.losses import default_loss
 from tests.conftest import Noisy, tiny_model
 
 

@@ -22,10 +22,11 @@ from isp.backbones import clip_tiny
 from isp.costs import Cost, counting
 from isp.errors import ConfigError
 from isp.families import Method, make_method, one_shot
+from isp.losses import default_loss
 from isp.methods import Scored, synflow
 from isp.prunable import prunable_names
 from isp.sparsity import num_pruned, parse_sparsity
-from isp.training import Trainer, Training, default_loss, make_trainer, state_of
+from isp.training import Trainer, Training, make_trainer, state_of
 from tests.conftest import Noisy, tiny_model
 from tests.test_backbones import SMALL_BERT
 from tests.test_isp import equal

@@ -21,9 +21,9 @@ from isp.data.sources import HubDataset
 from isp.definitions import label_of, task_of
 from isp.errors import ConfigError, DataError
 from isp.evaluation import evaluate
+from isp.losses import default_loss
 from isp.metrics import METRICS, majority, score
 from isp.tasks import ImageTask, Task
-from isp.training import default_loss
 from tests.test_backbones import small
 from tests.test_data import png
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from isp.backbones._bert import SPECIAL, BertBackbone
 from isp.costs import count_step_flops
 from isp.data.texts import Texts, padding_share, to_tokens
+from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.seeds import seed as named_seed
 from isp.tasks import TextTask
-from isp.training import BLOCK, BatchOrder, Training, default_loss, make_trainer, state_of
+from isp.training import BLOCK, BatchOrder, Training, make_trainer, state_of
 from tests.test_backbones import small
 
 WORDS = (*SPECIAL, *"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), ".", "é")

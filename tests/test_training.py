@@ -16,9 +16,11 @@ from torch.func import functional_call
 
 from isp import artifacts, masks
 from isp.costs import Cost, StepFlops
-from isp.errors import ConfigError, MaskError, TrainingDiverged
+from isp.divergence import explain
+from isp.errors import SLOWER, ConfigError, MaskError, TrainingDiverged
+from isp.losses import check_labels, default_loss
 from isp.seeds import seed as named_seed
-from isp.training import BatchOrder, State, Trainer, Training, default_loss, learning_rate, load_weights, state_of
+from isp.training import BatchOrder, State, Trainer, Training, learning_rate, load_weights, state_of
 from tests.conftest import Noisy, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -319,6 +321,20 @@ def test_the_default_loss_of_classes(dtype: torch.dtype, shape: tuple[int, ...])
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_the_default_loss_of_a_class_for_each_pixel(dtype: torch.dtype) -> None:
+    outputs = torch.tensor([[[[1.0, 0.5]], [[-1.0, 2.0]]]])  # one example, two classes, 1 x 2 pixels
+    found = default_loss(nn.Identity(), (outputs, torch.tensor([[[0, 1]]], dtype=dtype)))
+    expected = -(outputs.log_softmax(1)[0, 0, 0, 0] + outputs.log_softmax(1)[0, 1, 0, 1]) / 2
+    torch.testing.assert_close(found, expected)
+
+
+def test_no_label_of_a_byte_is_ignored() -> None:
+    """-100 modulo 256 is 156."""
+    with pytest.raises(ConfigError, match="labels: go from 0 to 156"):
+        check_labels(torch.tensor([0, 156], dtype=torch.uint8), torch.rand(2, 3))
+
+
 @pytest.mark.parametrize(
     ("outputs", "labels", "message"),
     [
@@ -490,6 +506,14 @@ def test_a_row_pruned_whole_under_weight_norm_is_named(old: bool) -> None:
         one_value(model, default_loss, mask, learning_rate=1e-3)
     assert "learning_rate" not in str(caught.value)
     assert "exclude=" in caught.value.advice
+
+
+def test_infinities_of_an_attention_mask_are_no_cause() -> None:
+    """A plain attribute of a module, which holds them on purpose."""
+
+    layer = nn.Linear(2, 2)
+    layer.causal = torch.full((2, 2), -torch.inf).triu(1)
+    assert explain(layer, (torch.ones(1, 2), torch.tensor([0])), torch.tensor([0])) == ("", SLOWER)
 
 
 def test_bad_data_are_named(make: MakeTrainer) -> None:

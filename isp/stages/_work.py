@@ -23,12 +23,13 @@ from isp.definitions import backbone_of, task_of
 from isp.errors import IspError, TrainingDiverged
 from isp.evaluation import validation_by
 from isp.families import Validation
+from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.settings import parse
 from isp.shapes import Manifest
 from isp.tasks import TaskLimits
 from isp.training import VERSION as TRAINING_VERSION
-from isp.training import Checkpoint, State, Trainer, Training, default_loss, make_trainer
+from isp.training import Checkpoint, State, Trainer, Training, make_trainer
 from isp.watch import showing
 
 REPORT_EVERY = 30.0
