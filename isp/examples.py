@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from isp.divergence import tensors_in
 from isp.errors import ConfigError, IspError
-from isp.losses import check_labels, criterion, default_loss, pair, predictions
+from isp.losses import check_labels, criterion, default_loss, kind_of, pair, predictions
 from isp.training import Examples, LossFunction
 
 Collate = Callable[[list[Any]], Any]
@@ -243,4 +243,4 @@ def _type(tensor: Tensor) -> str:
 
 
 def _kind(tensor: Tensor) -> str:
-    return f"{_type(tensor)} {tuple(tensor.shape)} on {tensor.device}"
+    return f"{kind_of(tensor)} on {tensor.device}"

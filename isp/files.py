@@ -6,6 +6,7 @@ import csv
 import errno
 import fcntl
 import glob
+import hashlib
 import io
 import json
 import math
@@ -170,6 +171,12 @@ def check_regular(path: Path | int, limit: int | None = None) -> None:
         raise OSError(errno.EINVAL, "not a regular file")
     if limit is not None and found.st_size > limit:
         raise OSError(errno.EFBIG, f"{found.st_size:,} bytes, at most {limit:,} are allowed")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -81,7 +81,7 @@ def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
     """
     if outputs.dtype in HALF and not torch.is_autocast_enabled(outputs.device.type):
         outputs = outputs.float()
-    shapes = f"labels {_name(labels)} for outputs {_name(outputs)}"
+    shapes = f"labels {kind_of(labels)} for outputs {kind_of(outputs)}"
     if labels.is_floating_point():
         if outputs.shape == labels.shape and labels.dim() > 1 and labels.shape[-1] > 1:
             raise ConfigError(
@@ -142,7 +142,8 @@ def check_labels(labels: Tensor, outputs: Tensor) -> None:
         )
 
 
-def _name(tensor: Tensor) -> str:
+def kind_of(tensor: Tensor) -> str:
+    """Type and shape of a tensor, such as "float32 (2, 3)"."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 

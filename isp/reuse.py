@@ -11,9 +11,8 @@ from typing import Any
 
 from isp.config import Study
 from isp.dag import MANIFEST
-from isp.data.sources import digest
 from isp.errors import ArtifactError, DataError, IspError
-from isp.files import read_json, write_json
+from isp.files import read_json, sha256, write_json
 
 KNOWN = Path(".snakemake/isp-files.json")
 """Checksums of files by size, time of change and time of status change, so that a plain rerun reads none of them."""
@@ -42,10 +41,14 @@ def check_reused(study: Study) -> str:
             continue
         paths = [study.data_root / entry["file"] for entry in entries]
         for path, entry in zip(paths, entries, strict=True):
-            problem = _replaced(path, paths)
-            if path.is_file():
-                seen[str(path.absolute())] = fresh = _checksum(path, known)
-                problem = "" if fresh[-1] == entry["sha256"] else "is another file"
+            try:
+                if path.is_file():
+                    seen[str(path.absolute())] = fresh = _checksum(path, known)
+                    problem = "" if fresh[-1] == entry["sha256"] else "is another file"
+                else:
+                    problem = _replaced(path, paths)
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
             if problem:
                 raise DataError(
                     f"{path}: {problem} than {kind} {name!r} was prepared from ({manifest}). To keep what was made of "
@@ -85,12 +88,12 @@ def _checksum(path: Path, known: Mapping[str, Any]) -> list[Any]:
     before = known.get(str(path.absolute()))
     if isinstance(before, list) and before[:-1] == identity:
         return before
-    return [*identity, digest(path)]
+    return [*identity, sha256(path)]
 
 
 def _replaced(path: Path, listed: Collection[Path]) -> str:
-    """What is in the place of a file that is gone: the same split in other files."""
+    """What is in the place of a file that is gone: the same split in other files. Empty if nothing is."""
     split = re.match(r"(.+)-\d+-of-\d+", path.name)
     others = path.parent.glob(f"{glob.escape(split[1])}-*-of-*.parquet") if split else ()
     found = sorted(other.name for other in others if other not in listed)
-    return f"is gone, and {found[0]} is another file" if found and not path.is_file() else ""
+    return f"is gone, and {found[0]} is another file" if found else ""

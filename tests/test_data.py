@@ -9,6 +9,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -349,7 +350,7 @@ def test_what_is_reused_is_said_and_other_files_in_its_place_are_refused(
     write_json(record.with_name("digits.json"), {"files": []})
     assert said() == "reused as prepared before: mnist (2 files, unchanged, in data)"
     with monkeypatch.context() as patched:
-        patched.setattr(reuse, "digest", lambda path: pytest.fail(f"{path} was read"))
+        patched.setattr(reuse, "sha256", lambda path: pytest.fail(f"{path} was read"))
         assert "unchanged" in said()
         assert said(moved) == "reused as prepared before: mnist (2 of its files are not in elsewhere)"
     shutil.copytree("data", "elsewhere")
@@ -364,6 +365,10 @@ def test_what_is_reused_is_said_and_other_files_in_its_place_are_refused(
         DataError, match=r"point data_root to the old files; .* delete resources/manifests/task/mnist.js"
     ):
         said()
+    with monkeypatch.context() as patched:
+        patched.setattr(reuse, "sha256", Mock(side_effect=PermissionError(13, "Permission denied")))
+        with pytest.raises(DataError, match=r"train-00000-of-00001.parquet: cannot be read \(Permission denied\)"):
+            said()
     paths[0].write_bytes(content)
     assert "unchanged" in said()
     paths[0].rename(paths[0].with_name("train-00000-of-00002.parquet"))

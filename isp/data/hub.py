@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 from urllib.parse import quote, unquote
 
 from isp.errors import DataError, IspError
+from isp.files import sha256
 from isp.untrusted import check_file_name, printable
 
 COMMITS = ".isp-commits.json"
@@ -108,11 +109,6 @@ def fetch(repo: Repo, patterns: Sequence[str], folder: Path) -> tuple[str, list[
     return commit, [file.fetched(folder / name) for name, file in sorted(wanted.items())]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _checked_name(name: str) -> str:
     if check_file_name(name).split("/")[0] in (_CACHE, COMMITS):
         raise ValueError(f"file name {name!r} is reserved for downloads")
@@ -144,7 +140,7 @@ class _File:
 
     def checksum_of(self, path: Path) -> str:
         if self.large:
-            return _sha256(path)
+            return sha256(path)
         content = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
@@ -155,7 +151,7 @@ class _File:
             return False
 
     def fetched(self, path: Path) -> Fetched:
-        return Fetched(path=path, bytes=self.bytes, sha256=self.checksum if self.large else _sha256(path))
+        return Fetched(path=path, bytes=self.bytes, sha256=self.checksum if self.large else sha256(path))
 
 
 class _Refusal(Exception):

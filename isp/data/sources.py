@@ -7,7 +7,6 @@ a network, and only for files that are not there.
 from __future__ import annotations
 
 import glob
-import hashlib
 import io
 import json
 import operator
@@ -23,7 +22,7 @@ import numpy as np
 
 from isp.data.hub import COMMITS, Repo, fetch
 from isp.errors import ConfigError, DataError
-from isp.files import read_json, write_json
+from isp.files import read_json, sha256, write_json
 from isp.untrusted import check_file_name
 
 Split = Literal["train", "test"]
@@ -319,7 +318,7 @@ def manifest(paths: Sequence[Path], data_root: Path) -> list[dict[str, Any]]:
     """Path (below `data_root`, or whole), size and SHA-256 (what the hub names large files by) of files."""
     names = [path.relative_to(data_root) if path.is_relative_to(data_root) else path.absolute() for path in paths]
     return [
-        {"file": str(name), "bytes": path.stat().st_size, "sha256": digest(path)}
+        {"file": str(name), "bytes": path.stat().st_size, "sha256": sha256(path)}
         for name, path in zip(names, paths, strict=True)
     ]
 
@@ -337,14 +336,8 @@ def check(recorded: Sequence[Mapping[str, Any]], data_root: Path) -> None:
             except ValueError as error:
                 raise DataError(f"manifest: {error}; fetch it again (stage: download)") from None
         path = data_root / entry["file"]
-        if not path.is_file() or path.stat().st_size != entry["bytes"] or digest(path) != entry["sha256"]:
+        if not path.is_file() or path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
             raise DataError(f"{path}: gone, or altered since it was downloaded; fetch it again (stage: download)")
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- names of classes ------------------------------------------------------------------------------------------------
