@@ -32,9 +32,9 @@ Departures from that code:
   so the ticket is sparser than asked for (95.5 instead of 95 %). Here it is exact.
 - The code assumes that its 20 rounds train 15.75 epochs, where they train 13.8, so it ends after 18.8 of 20 epochs, at
   6 % of the peak rate. Here the ticket trains until step T, where the rate is zero.
-- A segment there is a random choice of the batches of a shuffled epoch, its last, smaller batch included; here segments
-  are consecutive whole batches, and t and C are rounded to whole steps. CIFAR-100 is not shuffled there, so segments
-  and copies see the same batches of the file in every round.
+- A segment there is a random choice of the batches of a shuffled epoch, its last, smaller batch included, which makes a
+  whole update; here segments are consecutive whole batches, and t and C are rounded to whole steps. CIFAR-100 is not
+  shuffled there, so segments and copies see the same batches of the file in every round.
 - The code reports the largest test accuracy of the epochs after the rounds; here the state at step T counts, as
   everywhere. It seeds which batches are skipped, but neither their order nor the augmentation.
 """
