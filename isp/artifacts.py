@@ -2,7 +2,7 @@
 
 An artifact is written to a temporary name beside its place and renamed when it is whole, so a file under its final name
 is whole or damaged afterwards, and checksums of its header and its tensors tell. The header says what made it: kind,
-format version, settings, package versions, device and cost; and what it was made for (`isp/lineage.py`).
+format version, settings, package versions, device and cost; and its cell and inputs (`isp/lineage.py`).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from isp.training import State
 
 FORMAT = 3
 EARLIER = (2,)
-"""Formats that are read, too. In 2 one checksum is over header and tensors together."""
+"""Earlier formats that are still read. Format 2 has one checksum over header and tensors together."""
 LARGE = 2**30
-"""Tensors of more bytes than this (pictures that had to be resized, as of GTSRB and Cars) have a digest of sums, since
-BLAKE2 would take every job seconds."""
+"""Examples of more bytes than this (resized images, as of GTSRB and Cars) get a digest of sums, since BLAKE2 would take
+every job seconds."""
 
 Part = Literal["train", "validation", "test"]
 Kind = Literal["weights", "backbone", "split", "examples", "state", "mask", "ticket", "checkpoint"]
@@ -332,7 +332,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def _read(path: Path, kind: Kind, only: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of an artifact; with `only` that one tensor, and no digest, for it is over all of them."""
+    """Tensors and header of an artifact; with `only` one tensor, its digest unchecked."""
     again = f"delete it and make it again (stage: {MADE_BY[kind]})"
     try:
         check_regular(path)
@@ -365,7 +365,7 @@ def _read(path: Path, kind: Kind, only: str | None = None) -> tuple[dict[str, Te
 
 
 def _is_whole(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor], only: str | None) -> bool:
-    """Whether header and tensors are those that were written; of one tensor alone the header is all that can tell."""
+    """Whether header and tensors are as they were written. If only one tensor was read, the header alone is checked."""
     if header.get("format") not in EARLIER:
         known = str(header.get("content"))
         whole = only is not None or known == _content(tensors, known.partition(":")[0])
@@ -388,7 +388,7 @@ def _compact(header: Mapping[str, Any]) -> str:
 
 
 def _content(tensors: Mapping[str, Tensor], way: str) -> str:
-    """The way of digesting tensors, and the digest."""
+    """The digest of tensors, after the name of the way in which it was computed."""
     return f"{way}:{_digest(tensors, way)}"
 
 
@@ -405,7 +405,7 @@ def _digest(tensors: Mapping[str, Tensor], way: str, before: str = "") -> str:
 def _sums(content: memoryview, num_words: int = 1024) -> bytes:
     """Sums (mod 2**64) of blocks of `num_words` words of 8 bytes, and the bytes that are left.
 
-    As fast as memory is read. Any damage within a word shows, but not words that changed places within a block.
+    As fast as memory is read. It detects any damage within a word, but not words swapped within a block.
     """
     whole = len(content) // (8 * num_words) * 8 * num_words
     words = np.frombuffer(content[:whole], np.uint64).reshape(-1, num_words)

@@ -30,7 +30,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=200)]
 
 
 def _check_relative(key: str, value: str) -> str:
-    """Paths below a repository, and what becomes a part of one: relative, without `..`, and no pattern."""
+    """Return a path below a repository, or a part of one, if it is relative, without `..`, and not a pattern."""
     try:
         check_file_name(value)
     except ValueError as error:
@@ -147,7 +147,7 @@ class TaskDefinition(Settings):
             if self.group and not re.compile(self.group).groups:
                 raise ValueError(f"group: {shown(self.group)} has no group, such as (\\d+)")
         except re.error as error:
-            raise ValueError(f"group: {shown(self.group)} is no pattern ({error})") from None
+            raise ValueError(f"group: {shown(self.group)} is not a regular expression ({error})") from None
         self.build()
         return self
 
@@ -207,7 +207,7 @@ def task_of(text: str) -> Task:
 
 
 def label_of(text: str) -> str:
-    """What messages call a backbone or task: its name, or the id or folder in its definition."""
+    """Name of a backbone or task in messages: its name, or the id or folder in its definition."""
     values = _mapping(text)
     return text if values is None else str(values.get("id") or values.get("folder") or "defined in the study")
 

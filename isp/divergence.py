@@ -1,4 +1,4 @@
-"""Why a training step was not finite: the data, a weight that a layer computes, ignored labels, or the protocol."""
+"""Causes of a training step that is not finite: data, a weight that a layer computes, ignored labels, the protocol."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IGNORED = -100
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of the first floating-point tensor that holds NaN or an infinity; None if all are finite.
 
-    A sum over everything is looked at first: one synchronisation with the device, and no temporary memory.
+    Sums over all tensors are checked first, which takes one synchronisation with the device and no temporary memory.
     """
     sums = [tensor.detach().sum(dtype=torch.float32) for tensor in tensors.values() if tensor.is_floating_point()]
     if not sums or torch.stack(sums).isfinite().all():
@@ -29,7 +29,7 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def explain(model: nn.Module, batch: Any, indices: Tensor) -> tuple[str, str]:
-    """The likely cause of a loss or gradient that is not finite, and what to do about it.
+    """Find the likely cause of a loss or gradient that is not finite, and what to do about it.
 
     Args:
         model: after the forward pass of that step, its parameters finite.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 SLOWER = "Lower learning_rate, raise warmup_steps or set clip_norm."
-"""What helps against divergence that the training protocol causes."""
+"""Advice for divergence that the training protocol causes."""
 
 
 class IspError(Exception):
@@ -62,11 +62,11 @@ class TrainingDiverged(IspError):
 
 
 LONGEST = 200
-"""Characters of a value that a message shows."""
+"""Largest number of characters of a value in a message."""
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: its `repr`, cut at `LONGEST` characters."""
+    """Format a value for a message: its `repr`, cut at `LONGEST` characters."""
     try:
         text = repr(value)
     except ValueError:  # an integer with more digits than Python writes

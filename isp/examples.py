@@ -1,6 +1,6 @@
 """Training data as users have them: columns of tensors or arrays, map-style datasets, or objects that form batches.
 
-What cannot be trained on is refused here, before any training, by an error that says what to pass instead.
+Unusable data are refused before any training, with an error that says what to pass instead.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Dataset:
             ) from error
 
     def _item(self, item: Any) -> Any:
-        """An item with its arrays as tensors, and lists in a dict (token ids, for example) as tensors, too."""
+        """An item with its arrays, and the lists in a dict (token ids, for example), as tensors."""
         if isinstance(item, Mapping):
             return {key: self._item(_to_array(value)) for key, value in item.items()}
         if isinstance(item, tuple) and not hasattr(item, "_fields"):
@@ -87,10 +87,10 @@ def make_examples(data: Any, model: nn.Module, what: str, collate: Collate | Non
     becomes the type of the model's parameters.
 
     Args:
-        data: of the user.
-        model: the model that they are for.
+        data: the user's argument.
+        model: the model to train, whose device and type arrays get.
         what: name of the argument, for errors.
-        collate: forms a batch of a list of items, for a map-style dataset; None: `default_collate`.
+        collate: function from a list of items of a map-style dataset to a batch; None: `default_collate`.
 
     Raises:
         ConfigError: says what is wrong and what to pass instead.
@@ -174,11 +174,11 @@ def _to_tensor(array: np.ndarray, like: Tensor, device: torch.device | str) -> T
 
 
 def first_loss(loss: LossFunction | None, examples: Examples) -> LossFunction:
-    """The loss, to be called on the first batch only, where it refuses what would fail later or train on nonsense.
+    """Return a loss for the first batch only, with checks of what would fail later or train on nonsense.
 
     Args:
         loss: of the user; None: `default_loss`.
-        examples: whose labels are checked, all of them if they are held as columns.
+        examples: training examples; if they are columns, all their labels are checked.
     """
 
     def look(model: nn.Module, batch: Any) -> Tensor:
@@ -196,7 +196,7 @@ def first_loss(loss: LossFunction | None, examples: Examples) -> LossFunction:
 
 
 def _by_default(model: nn.Module, batch: Any, examples: Examples) -> Tensor:
-    """`default_loss` of the first batch, its failures explained."""
+    """Compute `default_loss` of the first batch, and explain its failures."""
     if isinstance(batch, Mapping):
         _check_columns(model, batch)
     try:

@@ -22,12 +22,12 @@ from typing import Any, BinaryIO, TextIO
 from isp.errors import ArtifactError, IspError
 
 LARGEST_STUDY = 2**22
-"""The largest study file in bytes: room for some 100,000 class names, and no more than YAML is parsed in a minute."""
+"""Largest study file in bytes: room for some 100,000 class names, and parsed as YAML within a minute."""
 Problem = Callable[[str, str], str]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that a spreadsheet may run."""
+"""Beginnings of a cell that a spreadsheet may run as a formula."""
 _KNOWN = 20_000
-"""Values of a CSV file that are remembered, so that equal ones take memory once."""
+"""Number of values of a CSV file that are cached, so that equal ones share memory."""
 
 
 @contextmanager
@@ -213,7 +213,7 @@ def read_json(path: Path, made_by: str, shape: Any = None) -> Any:
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Rows as comma-separated values under a header of `columns`, whole or not at all.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    Text that a spreadsheet would read as a formula is prefixed with an apostrophe.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -244,7 +244,7 @@ def read_csv(
 def stream_csv(
     path: Path, made_by: str, columns: Collection[str] = (), problem: Problem = lambda column, text: ""
 ) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file one after another, so that a long one need not be in memory. Equal values are one object.
+    """Yield the rows of a CSV file, so that a long one need not fit into memory. Equal values are one object.
 
     Args:
         path: File to read.

@@ -1,7 +1,7 @@
-"""What ties an artifact to what it was made for. Its header says for which place in a study, for which backbone, task
-and seed, and from which files; a stage compares that with what it is told before it reads a tensor. Needs no torch.
+"""The origin of an artifact. Its header names its place in the study, its backbone, task and seed, and its input files.
+A stage compares these with its options before it reads a tensor. Needs no torch.
 
-An artifact that lies in the place of another one is whole, so its checksum cannot tell.
+A checksum cannot detect an artifact in the place of another one, because both are whole.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 from isp.errors import ArtifactError, shown
 
 ALWAYS = ("backbone", "task")
-"""What all inputs of a stage have in common, as far as they say it."""
+"""Facts that all inputs of a stage share, as far as their headers contain them."""
 IN_A_STUDY = (*ALWAYS, "seed", "limits")
-"""The same where the stage writes into a study: variants share artifacts within one seed only."""
+"""The same for a stage that writes into a study: variants share artifacts within one seed only."""
 _RUN = re.compile(r"(?:results/[^/]+/)?runs/[^/]+/[^/]+/seed\d+/")
 _PLACE = re.compile(rf"(?<=/){_RUN.pattern}.+")
 _CELL = re.compile(
@@ -41,14 +41,14 @@ def place(path: Path) -> str | None:
 
 
 def at(path: Path) -> dict[str, str]:
-    """What a header says of the place of its artifact."""
+    """The entry of a header for the place of its artifact; empty for a file outside of a study."""
     found = place(path)
     return {"place": found} if found else {}
 
 
 def cell(path: Path) -> dict[str, Any]:
-    """The cell that a file in a study belongs to: those of study, backbone, task, seed, variant and sparsity that its
-    place says; nothing for a file elsewhere.
+    """The cell that a file in a study belongs to: study, backbone, task, seed, variant and sparsity, as far as its
+    place contains them; empty for a file elsewhere.
     """
     found = _CELL.match(place(path) or "")
     values: dict[str, Any] = {key: value for key, value in found.groupdict().items() if value} if found else {}
@@ -56,7 +56,7 @@ def cell(path: Path) -> dict[str, Any]:
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
-    """The header of an artifact, which alone is read; None: whoever loads the artifact will say what is wrong."""
+    """Read the header of an artifact and no tensor. None: it is unreadable, and loading the artifact will say why."""
     if not path.is_file():
         return None
     try:
@@ -74,7 +74,7 @@ def sealed(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_sealed(header: Mapping[str, Any]) -> bool:
-    """Whether a header is as it was when it got its checksum."""
+    """Whether the checksum of a header matches its content."""
     rest = {key: value for key, value in header.items() if key != "checksum"}
     return header.get("checksum") == _checksum(rest)
 
@@ -84,19 +84,19 @@ def _checksum(header: Mapping[str, Any]) -> str:
 
 
 def facts(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What a header says about what its artifact was made for; of a ticket, that stands in its origin."""
+    """What a header contains about the origin of its artifact; in a ticket this is nested under `origin`."""
     about: dict[str, Any] = header["about"]
     origin = about.get("origin")
     return about | origin if isinstance(origin, dict) else about
 
 
 def trace(output: Path, told: Mapping[str, Any], inputs: Sequence[Path]) -> dict[str, Any]:
-    """What an artifact says of its origin, once its inputs were found to belong together.
+    """Check that the inputs of an artifact belong together, and return the entries of its header about its origin.
 
     Args:
         output: the artifact to write.
-        told: facts that a stage knows from its options, such as the backbone, by the names that headers have for them.
-        inputs: artifacts that it reads; other files among them have no header and are passed over.
+        told: facts from the options of the stage, such as the backbone, by their names in headers.
+        inputs: artifacts that it reads; other files among them have no header and are skipped.
 
     Returns:
         Its place, the backbone, task and seed of its inputs, and the digests of their tensors by path.
@@ -113,16 +113,16 @@ def trace(output: Path, told: Mapping[str, Any], inputs: Sequence[Path]) -> dict
 
 
 def check(output: Path, told: Mapping[str, Any], inputs: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Refuse artifacts that lie in the place of others, or were made for something else than what is to be made.
+    """Refuse artifacts in the place of others, and those made for another cell than the output.
 
-    A stage by hand, whose output is in no study, may mix seeds and protocols, but not backbones and tasks. Artifacts of
-    earlier versions, which say less, are held to what they say; one line tells of them.
+    A stage run by hand, with an output outside of any study, may mix seeds and protocols, but not backbones and tasks.
+    Headers of earlier versions contain less; they are checked as far as they go, and one line reports them.
 
     Returns:
-        The headers of those inputs that have one, by path.
+        Headers of the inputs, by path; inputs without one are left out.
 
     Raises:
-        ArtifactError: names both sides: what an artifact was made for, and what is needed.
+        ArtifactError: names the artifact, what it was made for, and what is needed.
     """
     headers = {str(path): header for path in inputs if (header := read_header(path)) is not None}
     needed: dict[str, tuple[Any, str]] = {key: (value, "needed here") for key, value in told.items()}
@@ -161,13 +161,13 @@ def check(output: Path, told: Mapping[str, Any], inputs: Sequence[Path]) -> dict
 
 
 def _run(place: str | None) -> str | None:
-    """The part of a place that says study, backbone, task and seed."""
+    """The part of a place that names study, backbone, task and seed."""
     found = _RUN.match(place or "")
     return found and found.group()
 
 
 def _is_same_place(one: str, other: object) -> bool:
-    """Where the study is known of both, it counts."""
+    """Whether two places are the same; studies are compared if both places contain theirs."""
     if not isinstance(other, str):
         return False
     if one.startswith("results/") and other.startswith("results/"):
@@ -181,8 +181,8 @@ def _contents(header: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value without what depends on how it was written down: 1e-05 or the text that YAML takes it for, a definition
-    as a text or as keys and values.
+    """A value independent of its notation: 1e-05 may be a number or the text that YAML reads, a definition may be JSON
+    text or a dict.
     """
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}

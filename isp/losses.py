@@ -1,4 +1,4 @@
-"""The default loss of a model, as its outputs and labels ask for it, and what is wrong with labels that it refuses."""
+"""The default loss, chosen by the outputs of a model and its labels, and the checks of these."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from isp.tensors import HALF
 
 
 def default_loss(model: nn.Module, batch: Any) -> Tensor:
-    """The loss that labels and outputs ask for.
+    """Compute the default loss of a model on a batch.
 
     For a batch (inputs, labels): `criterion` of `model(inputs)`. For a dict: the model's own loss for `model(**batch)`,
     as Hugging Face models give it.
 
     Raises:
-        ConfigError: the batch, the outputs or the labels leave the loss open; says what is expected.
+        ConfigError: the loss does not follow from the batch, the outputs or the labels; says what is expected.
     """
     if isinstance(batch, Mapping):
         outputs = model(**batch)

@@ -1,4 +1,4 @@
-"""Running statistics of norms (BatchNorm), estimated again for a model that is an average of others.
+"""Re-estimation of running statistics (BatchNorm) for models that are averages of others.
 
 The mean of several models' statistics is not the statistics of their mean, so an average or interpolation of weights
 is scored and returned with statistics of its own activations, as `torch.optim.swa_utils.update_bn` makes them.
@@ -49,9 +49,9 @@ class Reestimation:
     _once: Cost | None = field(default=None, repr=False)
 
     def __call__(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All weights of a model, with statistics over the batches of its own activations; nothing else changes.
+        """Return all weights of a model, with running statistics of its own activations; nothing else changes.
 
-        Every batch counts alike (a cumulative average). Modules are in the modes that they are trained in.
+        All batches have equal weight (a cumulative average). Modules are in the modes that they are trained in.
         """
         model = self.trainer.model
         load_weights(model, weights)
@@ -66,7 +66,7 @@ class Reestimation:
 
     @property
     def cost(self) -> Cost:
-        """Cost of all estimates so far: forward passes."""
+        """Cost of the forward passes of all estimates so far."""
         if self.count and self._once is None:
             with counting(self.trainer.model) as counter:
                 self._estimate(counter.paused)
@@ -127,6 +127,6 @@ def check_no_statistics(weights: Mapping[str, Tensor]) -> None:
 
 
 def reestimation(trainer: Trainer) -> Reestimation | None:
-    """How to estimate the running statistics of averages of a trainer's models; None: training updates none."""
+    """Return what re-estimates the running statistics of averages of a trainer's models; None: they have none."""
     estimating = Reestimation(trainer)
     return estimating if estimating._norms() else None

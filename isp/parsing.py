@@ -1,4 +1,4 @@
-"""Read YAML and JSON that people and other programs wrote, and refuse what no person would write."""
+"""Bounded reading of YAML and JSON from outside: repeated keys, alias bombs and huge numbers are refused."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 import yaml
 
 MOST_VALUES = 1_000_000
-"""Values in a text once its aliases are resolved; a few nested aliases can stand for more than fit into any memory."""
+"""Largest number of values in a text, its aliases resolved; a few nested aliases can expand beyond any memory."""
 
 MOST_DIGITS = 100
-"""Characters of an integer."""
+"""Largest number of characters of an integer."""
 
 
 def load_yaml(text: str) -> Any:
@@ -71,7 +71,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
     """The number of values below a node, those of an alias counted wherever it occurs."""
     if id(node) not in known:
-        known[id(node)] = MOST_VALUES + 1  # what a value that contains itself comes to
+        known[id(node)] = MOST_VALUES + 1  # the count of a value that contains itself
         children = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
         below = 0 if isinstance(node, yaml.ScalarNode) else sum(_count(child, known) for child in children)
         known[id(node)] = 1 + below
@@ -90,7 +90,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r:.200} is there twice", key_node.start_mark
+                    None, None, f"the key {key!r:.200} occurs twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

@@ -30,8 +30,8 @@ from isp.tensors import first_names, overlap
 
 WARN_ABOVE = 0.01
 REFUSE_ABOVE = 0.2
-"""Share of the weights in trainable matrices that the default choice may leave out because it does not know their
-layers: up to the first it is silent, up to the second it warns."""
+"""Limits on the share of weights in trainable matrices that the default leaves out because it does not know their
+layers: above the first it warns, above the second it refuses."""
 
 _LAYERS = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
@@ -42,7 +42,7 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 _Role = Literal["weight", "embedding", "norm", "companion"]
-"""Of a parameter. A companion belongs to a weight and is no matrix of its own, such as the scale of a weight norm."""
+"""Role of a parameter. A companion, such as the scale of a weight norm, belongs to a weight and is never pruned."""
 
 
 def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> list[str]:
@@ -190,7 +190,7 @@ def _tensors_behind(module: nn.Module, attribute: str) -> Iterator[tuple[str, _R
         kept = [name for name in originals if _keeps_zeros(parametrized, name)]
         for name in (
             originals if kept else []
-        ):  # of several the last: with one input a weight norm's scale would do, too
+        ):  # of several, the last: with one input, the scale of a weight norm also keeps zeros
             yield f"parametrizations.{attribute}.{name}", "weight" if name == kept[-1] else "companion"
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm) and hook.name == attribute:
@@ -200,7 +200,7 @@ def _tensors_behind(module: nn.Module, attribute: str) -> Iterator[tuple[str, _R
 
 
 def _keeps_zeros(parametrized: parametrize.ParametrizationList, name: str) -> bool:
-    """Whether zeros of a tensor of a parametrization are zeros of the weight that is computed from it; tried out."""
+    """Try whether zeros of a tensor of a parametrization are zeros of the weight that is computed from it."""
     state = {key: tensor.detach().clone() for key, tensor in parametrized.state_dict().items()}
     with torch.no_grad(), forked_rng(state[name].device):
         torch.manual_seed(0)
@@ -240,7 +240,7 @@ def _owner(model: nn.Module, name: str) -> str:
 
 
 def _inventory(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, _Role], excluded: Sequence[str]) -> str:
-    """Why each of the parameters is not prunable, as text: numbers and one name of each kind."""
+    """Text that explains why no parameter is prunable: for each reason, a count and one name."""
     reasons: dict[str, list[str]] = defaultdict(list)
     known = {
         "embedding": "embeddings",

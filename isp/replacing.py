@@ -1,4 +1,4 @@
-"""Functions and settings of torch, replaced for a while and put back."""
+"""Temporary replacement of functions and settings of torch."""
 
 from __future__ import annotations
 

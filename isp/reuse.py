@@ -1,4 +1,4 @@
-"""Files that a study's tensors and weights were made of in an earlier run, and whether they are still the same."""
+"""Check that the data and model files behind reused artifacts are still the same."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from isp.errors import ArtifactError, DataError, IspError
 from isp.files import read_json, sha256, write_json
 
 KNOWN = Path(".snakemake/isp-files.json")
-"""Checksums of files by size, time of change and time of status change, so that a plain rerun reads none of them."""
+"""Cache of checksums, by size and times of a file, so that a plain rerun reads no data file."""
 
 
 def check_reused(study: Study) -> str:
     """Compare the files below `data_root` with the manifests of earlier runs, and say in one line what is reused.
 
-    A manifest in `resources/` stands for its files: nothing that was made of them is made again, wherever `data_root`
-    points now. Files that are no longer there do no harm; other files in their place were meant to be used.
+    Nothing that was prepared from the files of a manifest in `resources/` is prepared again, wherever `data_root`
+    points now. Missing files do no harm. Other files in their place do: somebody meant them to be used.
 
     Returns:
         The line; empty if nothing that is reused was made of files.
@@ -58,13 +58,13 @@ def check_reused(study: Study) -> str:
         there = f"{len(missing)} of its files are not" if missing else f"{len(paths)} files, unchanged,"
         said.append(f"{name} ({there} in {study.data_root})")
     if {**known, **seen} != known:
-        with suppress(IspError):  # a folder that cannot be written; the next start reads the files again
+        with suppress(IspError):  # not writable: the next start reads the files again
             write_json(KNOWN, {**known, **seen})
     return f"reused as prepared before: {', '.join(said)}" if said else ""
 
 
 def _entries(manifest: Path) -> list[Mapping[str, Any]]:
-    """The files of a manifest; none if it is missing or damaged, which the stages that need it will say."""
+    """The files of a manifest; empty if it is missing or damaged, which the stages that need it report."""
     try:
         content = read_json(manifest, "download")
         entries = [entry for entry in content["files"] if {"file", "sha256"} <= entry.keys()]
@@ -82,7 +82,7 @@ def _read_known() -> dict[str, list[Any]]:
 
 
 def _checksum(path: Path, known: Mapping[str, Any]) -> list[Any]:
-    """What identifies a file without reading it, and its sha256, read only if that is not known."""
+    """Size, times and SHA-256 of a file; it is read only if the cache lacks them."""
     status = path.stat()
     identity = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     before = known.get(str(path.absolute()))
@@ -92,7 +92,7 @@ def _checksum(path: Path, known: Mapping[str, Any]) -> list[Any]:
 
 
 def _replaced(path: Path, listed: Collection[Path]) -> str:
-    """What is in the place of a file that is gone: the same split in other files. Empty if nothing is."""
+    """Describe other files of the same split in the place of a missing file; empty if there are none."""
     split = re.match(r"(.+)-\d+-of-\d+", path.name)
     others = path.parent.glob(f"{glob.escape(split[1])}-*-of-*.parquet") if split else ()
     found = sorted(other.name for other in others if other not in listed)

@@ -1,4 +1,4 @@
-"""What the JSON files of a study must hold to be read; further keys are allowed."""
+"""Required contents of the JSON files of a study; further keys are allowed."""
 
 from __future__ import annotations
 

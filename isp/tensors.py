@@ -131,7 +131,7 @@ class Memory:
             out: what it returned.
 
         Returns:
-            Names of the weights that the operation read otherwise, views left out.
+            Names of the weights that the operation reads in other ways, except through views.
         """
         read = []
         result = out[0] if isinstance(out, tuple) else out
@@ -151,7 +151,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _identity(tensor: Tensor) -> Any:
-    """The same for two tensors that are the same view of the same memory."""
+    """A key that is equal for two tensors if they are the same view of the same memory."""
     place, begin, end = _extent(tensor)
     return (place, begin, end, tensor.shape, tensor.stride(), tensor.dtype) if place else id(tensor)
 

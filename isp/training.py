@@ -37,7 +37,7 @@ current one. Runs without gradients."""
 VERSION = 2
 """Raised when the loop's results change."""
 MOMENTS = {"exp_avg", "exp_avg_sq"}
-"""What AdamW remembers of each weight."""
+"""AdamW's memory of each weight."""
 
 
 class Training(Settings):
@@ -324,7 +324,7 @@ class Trainer:
         leg = nullcontext((Cost(), state)) if checkpoint is None else checkpoint.leg(state, until)
         with leg as (spent, state), self._workspace(state, mask, device) as (optimizer, parameters, masters):
             if spent.steps:
-                self.progress(spent.steps)  # what was kept of an earlier attempt
+                self.progress(spent.steps)  # steps that the checkpoint saved
             order, training = self.order, self.training
             counts: Counter[int] = Counter()  # steps since the mask changed, by the length of the batch
             cast = nullcontext if training.precision == "fp32" else _bf16_autocast(device)
@@ -379,7 +379,7 @@ class Trainer:
         return done, spent + self._cost(counts, mask)
 
     def _refuse_infinite_weights(self, begun: State, step: int, mask: Mask | None) -> None:
-        """Raise TrainingDiverged if the weights after `step` steps are not finite: what they were before is gone."""
+        """Raise TrainingDiverged if the weights after `step` steps are not finite; its last good state is `begun`."""
         name = first_not_finite({n: p for n, p in self.model.named_parameters() if p.requires_grad})
         if name is None:
             return

@@ -1,4 +1,4 @@
-"""Text and file names from outside (a hub, a manifest, a study, a log): made printable, checked before use."""
+"""Checks of text and file names from outside: a hub, a manifest, a study, a log."""
 
 from __future__ import annotations
 

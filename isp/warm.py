@@ -54,17 +54,17 @@ LONGEST_PATH = 107  # what Linux takes for the address of a unix socket
 KILLED = "isp: the process of this stage ended without a status; it was killed (out of memory?) or its fork server was"
 
 COLD = "starting without the fork server: "
-"""Beginning of the line by which a call says why it does its work itself."""
+"""Beginning of the line that says why a call runs in its own process."""
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
 """Signals that a client leaves to its child: a stage that trains keeps what it has (`isp.checkpoints`)."""
 
 _SOCKET = "warm.sock"
 _TAKEN = b"\1"
-"""What a child sends first: the call is its own from then on, whatever becomes of the server. The status follows."""
+"""First byte from a child: from then on the call is the child's, whatever happens to the server. The status follows."""
 _ANSWER_SECONDS = 60
-"""A server that takes nothing for so long, neither a connection nor a request, is not waited for."""
-# Its package is what the client imported, but nothing else in that folder, or in the current one, hides other modules.
+"""Longest wait for a server that accepts neither a connection nor a request."""
+# It imports the same package as the client; nothing else in that folder, or in the current one, hides other modules.
 _SERVER = "import sys; sys.path.append(sys.argv.pop(1)); from isp.warm import main; main()"
 _THREADS = ("OMP", "OPENBLAS", "GOTO", "MKL", "NUMEXPR", "VECLIB")
 _HEADER = struct.Struct("!I")
@@ -82,11 +82,11 @@ def available() -> bool:
 def new_address(owner_pid: int) -> str:
     """Make a folder that only this user can write to; the path of the socket of an owner's server in it.
 
-    It is in XDG_RUNTIME_DIR, in the folder of temporary files or in /tmp, whichever is the first to do. Nobody can have
-    taken its name, which is random.
+    It is in XDG_RUNTIME_DIR, in the folder of temporary files or in /tmp, whichever works first. Its name is random, so
+    nobody can have taken it.
 
     Raises:
-        UnavailableError: None of them will do; says why, and what would help.
+        UnavailableError: None of them can be used; says why, and what would help.
     """
     import tempfile
 
@@ -247,7 +247,7 @@ def _wait_for_status(connection: socket.socket, passed: Sequence[int]) -> bytes:
     owner_pid = owner() if "ISP_OWNER" in os.environ else None
     owner_end = None
     if owner_pid is not None:
-        with suppress(ProcessLookupError):  # then the server notices, too
+        with suppress(ProcessLookupError):  # the server notices as well
             owner_end = _pidfd(owner_pid)
     watched = [connection.fileno(), *([] if owner_end is None else [owner_end])]
     taken = False
@@ -283,8 +283,8 @@ def _check_awake(connection: socket.socket) -> None:
 def begin(socket_path: str) -> None:
     """Start a server from a thread; a call that comes before it listens waits for it.
 
-    If it does not start, that is said once, on standard error. A server that is stopped when this process ends is
-    resumed, so that it ends with its owner.
+    If it does not start, one message on standard error says so. A server that is stopped when this process exits is
+    resumed, so that it can exit with its owner.
     """
     import atexit
 
@@ -363,7 +363,7 @@ def _connect(path: str) -> socket.socket | None:
 
 
 def _peer(connection: socket.socket) -> tuple[int, int]:
-    """PID and user of who listens on a socket, as the kernel noted them."""
+    """PID and user of the listening process of a socket, as recorded by the kernel."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     pid, uid, _ = struct.unpack("3i", credentials)
     return pid, uid

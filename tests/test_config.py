@@ -375,7 +375,7 @@ def test_files(tmp_path: Path) -> None:
         load_study(tmp_path / "none.yaml")
     twice = b"study: a\nvariants: {}\nvariants: {}\n"
     for text, message in (
-        (twice, r"not YAML \(the key 'variants' is there twice in .* line 3"),
+        (twice, r"not YAML \(the key 'variants' occurs twice in .* line 3"),
         (b"a: [", "not YAML"),
         (b"\xff\xfe", "not YAML"),
         (b"- a", "a mapping of keys to values"),

@@ -315,7 +315,7 @@ def test_answers_that_are_no_hubs(server: HubServer, tmp_path: Path, answer: str
 
 def test_another_commit_than_asked_for(server: HubServer, tmp_path: Path) -> None:
     server.foreign = '{"id": "someone/digits", "sha": "%s", "siblings": []}' % ("0" * 40)
-    with pytest.raises(DataError, match=r"it is about commit 000"):
+    with pytest.raises(DataError, match=r"it lists commit 000"):
         fetch(Repo(id=DIGITS.id, kind="dataset", revision=server.commit("dataset", DIGITS.id)), ["*"], tmp_path)
 
 

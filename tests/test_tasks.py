@@ -168,7 +168,7 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
         ("num_validation: 9", "num_validation = 9: allowed are 1 to 8"),
         ("test: train", "a/b: train and test are both 'train'; allowed are two different splits"),
         ("split: groups", "group and split: groups go together, and for pictures only"),
-        ("kind: pictures, split: groups, group: '('", "group: '(' is no pattern"),
+        ("kind: pictures, split: groups, group: '('", "group: '(' is not a regular expression"),
         ("kind: pictures, split: groups, group: 'a'", "group: 'a' has no group, such as"),
         ("folder: ''", "folder = '': string should match pattern"),
         ("{kind", "not YAML"),

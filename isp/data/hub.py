@@ -189,7 +189,7 @@ class _Hub:
         return f"no usable answer from {self.shown} ({self.line(error)})"
 
     def listing(self) -> tuple[str, dict[str, Any]]:
-        """Ask for the commit and its files: what the hub says of each, unchecked, by name."""
+        """Ask for the commit and its files: the hub's entry of each by name, unchecked."""
         from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
         repo = self.repo
@@ -205,7 +205,7 @@ class _Hub:
             if not isinstance(commit, str) or not re.fullmatch("[0-9a-f]{40}", commit):
                 raise ValueError(f"the commit must be 40 hex digits, got {commit!r:.100}")
             if re.fullmatch("[0-9a-f]{40}", repo.revision) and commit != repo.revision:
-                raise ValueError(f"it is about commit {commit}")
+                raise ValueError(f"it lists commit {commit}")
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
                 raise ValueError("its files are not a list of names, sizes and checksums")
             files = {entry["rfilename"]: entry for entry in entries}
@@ -330,8 +330,8 @@ class _Hub:
 def _pieces(answer: Any, most: int) -> Iterator[bytes]:
     """Pieces of an answer's content, `most` bytes together; whatever a server sends beyond that is not read.
 
-    Nothing compressed is asked for. Where it comes all the same, it is decompressed piece by piece, so that a small
-    answer does not become a large one in memory or on disk.
+    No compression is asked for. A compressed answer is decompressed piece by piece all the same, so that a small one
+    cannot grow large in memory or on disk.
 
     Raises:
         ConnectionError: It cannot be decompressed.
@@ -357,5 +357,5 @@ def _pieces(answer: Any, most: int) -> Iterator[bytes]:
 
 
 def _opened(path: Path, flags: int) -> BinaryIO:
-    """A file to write to, which is no link: a hub's bytes stay where they belong."""
+    """Open a file for writing that is not a link, so that a hub's bytes stay where they belong."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666), "wb")

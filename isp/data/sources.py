@@ -371,7 +371,7 @@ def check_classes(where: str, classes: Sequence[str], stated: Sequence[str]) -> 
 
 
 def _plain(name: str) -> str:
-    """A name without what spelling changes: case, and what separates words."""
+    """Normalise a name: no case, and single spaces between words."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 

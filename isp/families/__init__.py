@@ -36,7 +36,7 @@ SETTINGS = {
     "souped": "isp.methods.uniform_soup:Settings",
     "instant": "isp.methods.instant_model_soup:Settings",
 }
-"""The class that the settings of a family's methods derive from."""
+"""Base class of the settings of each family's methods."""
 NEVER_PRUNE = ("dense", "instant")
 """Families whose only sparsity is 0."""
 MAY_PRUNE = ("souped",)

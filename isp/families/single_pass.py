@@ -22,7 +22,7 @@ from isp.sparsity import num_pruned
 from isp.training import State, Trainer, Training
 
 RECORDED = 10
-"""Prune events of a run that its record shows, about; the first and the last are among them."""
+"""Approximate number of prune events in the record of a run; the first and the last are among them."""
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
@@ -37,7 +37,7 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
 
 
 def num_events(method: Method, training: Training, sparsity: Decimal) -> int:
-    """How often a run selects a mask, at most.
+    """The largest number of masks that a run selects.
 
     Raises:
         ConfigError: no step of the budget is left after the last event.
@@ -53,10 +53,10 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a run is, beside its state; it goes on from there when it was interrupted.
+    """Progress of a run, beside its state; an interrupted run resumes from it.
 
     Attributes:
-        mask: The current one.
+        mask: The current mask.
         memory: The method's tensors.
         events: Number of events that pruned.
         ramp: Some of these events: the step and the sparsity that it reached.

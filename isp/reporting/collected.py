@@ -1,4 +1,4 @@
-"""The CSV files that `isp collect` writes, read back: the columns and numbers that reports rely on are checked."""
+"""Readers of the CSV files that `isp collect` writes, with checks of the columns and numbers that reports rely on."""
 
 from __future__ import annotations
 

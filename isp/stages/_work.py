@@ -208,7 +208,7 @@ class Setup:
         return replace(made, checkpoint=checkpoint)
 
     def told(self) -> dict[str, Any]:
-        """What must hold of the artifacts that it is made from."""
+        """Facts that the headers of its input artifacts must agree with."""
         return {key: getattr(self, key) for key in ("backbone", "task", "seed", "training", "limits")}
 
     def described(self) -> dict[str, Any]:
@@ -237,15 +237,15 @@ def choosing(
 def inputs(
     output: Path, told: Mapping[str, Any] | None = None, **paths: Path | Sequence[Path] | None
 ) -> dict[str, Any]:
-    """What an artifact says about the files that it is made from, once they are known to belong together.
+    """Check that the inputs of an artifact belong together, and return the entries of its header about them.
 
     Args:
         output: the artifact.
-        told: what the stage knows of its inputs from its options, such as the backbone; see `isp.lineage.check`.
+        told: facts about the inputs from the options of the stage, such as the backbone; see `isp.lineage.check`.
         paths: the files, by name.
 
     Raises:
-        ArtifactError: one lies in the place of another, or was made for something else; names both.
+        ArtifactError: one is in the place of another, or was made for another cell; names both.
     """
     named = {
         name: [str(each) for each in path] if isinstance(path, Sequence) else str(path)

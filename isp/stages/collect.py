@@ -95,7 +95,7 @@ def _check_layers(path: Path, comparison: dict[str, Any], records: list[dict[str
 
 
 def _read(path: Path, made_by: str, shape: Any) -> dict[str, Any]:
-    """A record, held to its place: to the cell that its path says, and to the ticket that now is where it was scored.
+    """Read a record, and compare it with the cell in its path and with the ticket that is there now.
 
     Raises:
         ArtifactError: it is of another cell, or the ticket is another one; names both.
