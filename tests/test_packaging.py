@@ -78,6 +78,7 @@ def test_what_is_installed_is_what_is_locked(name: str) -> None:
     [
         *(("quick", "README"), ("glue", "README"), ("mnist", "README")),
         *(("full", "docs/full"), ("ablation_rule", "docs/superposition"), ("soups", "docs/soups")),
+        ("code", "docs/code"),
     ],
 )
 def test_pages_show_the_committed_results(study: str, page: str) -> None:
