@@ -98,9 +98,20 @@ def save_split(path: Path, split: Split, about: Mapping[str, Any]) -> None:
 
 
 def load_split(path: Path) -> tuple[Split, dict[str, Any]]:
-    """The split and what is written about it."""
+    """Return the split and what is written about it.
+
+    Raises:
+        ArtifactError: An example is in both parts, so validation would be on training data.
+    """
     tensors, header = _read(path, "split")
-    return Split(**{name: tensor.numpy() for name, tensor in tensors.items()}), header["about"]
+    split = Split(**{name: tensor.numpy() for name, tensor in tensors.items()})
+    both = set(split.train.tolist()) & set(split.validation.tolist())
+    if both:
+        raise ArtifactError(
+            f"{path}: {len(both)} examples are for training and for validation, such as {min(both)}; delete it and "
+            "make it again (stage: split)"
+        )
+    return split, header["about"]
 
 
 def save_examples(path: Path, tensors: Mapping[str, Tensor], part: Part, about: Mapping[str, Any]) -> None:

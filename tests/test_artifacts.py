@@ -8,12 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from isp import artifacts, files, masks
+from isp.data.splits import Split
 from isp.errors import ArtifactError, IspError, MaskError
 from isp.training import Trainer, state_of
 from tests.test_training import same
@@ -337,3 +339,10 @@ def test_a_file_is_what_safetensors_would_write(tmp_path: Path) -> None:
     artifacts.save_weights(tmp_path / "x", tensors, {})
     found = load_file(tmp_path / "x")
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_split_whose_parts_overlap_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "split.safetensors"
+    artifacts.save_split(path, Split(train=np.arange(5), validation=np.arange(4, 7)), {})
+    with pytest.raises(ArtifactError, match="1 examples are for training and for validation, such as 4"):
+        artifacts.load_split(path)
