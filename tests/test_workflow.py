@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -638,45 +639,44 @@ def test_killed_three_times_it_ends_in_the_same_bits(
     def server(snakemake: subprocess.Popen[str]) -> psutil.Process | None:
         return next((p for p in psutil.process_iter(["cmdline"]) if _serves(p, snakemake.pid)), None)
 
-    def stage(snakemake: subprocess.Popen[str]) -> psutil.Process | None:
-        found = server(snakemake)
-        return next(iter(found.children()), None) if found else None
-
-    def begun(snakemake: subprocess.Popen[str]) -> psutil.Process | None:
-        """A stage that was not there a moment ago, so that it has not told its end yet."""
-        found = stage(snakemake)
-        if found is None or found.pid in seen:
-            return None
-        seen.add(found.pid)
-        return found if len(seen) > 1 else None
-
-    def kill(find: Callable[[subprocess.Popen[str]], psutil.Process | None], snakemake: subprocess.Popen[str]) -> bool:
+    def suspended(snakemake: subprocess.Popen[str]) -> list[psutil.Process]:
+        """The stages that are being computed, stopped before they told their end; empty if one had told it already."""
+        stages: list[psutil.Process] = []
         try:
-            process = find(snakemake)
-            if process is None:
-                return False
-            process.suspend()  # so that it does not end by itself meanwhile
-            wait_for(lambda: process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE))
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return False
-            process.kill()
-            return True
+            found = server(snakemake)
+            stages = found.children() if found else []
+            waiting = [shell for shell in psutil.Process(snakemake.pid).children() if "isp " in shell.cmdline()[-1]]
+            for stage in stages:
+                stage.suspend()
+            time.sleep(2)  # a job ends within a second of its stage's end, and then another begins
+            if stages and found and found.children() == stages and any(shell.is_running() for shell in waiting):
+                return stages
         except psutil.NoSuchProcess:
-            return False
+            pass
+        for stage in stages:
+            with suppress(psutil.NoSuchProcess):
+                stage.resume()
+        return []
 
-    seen: set[int] = set()
-    victims = (begun, server, lambda snakemake: psutil.Process(snakemake.pid))
-    for number, victim in enumerate(victims):
+    for number, victim in enumerate(("stages", "server", "snakemake")):
         snakemake = running()
         enough = 6 + 12 * number
         wait_for(lambda enough=enough: len(list(tmp_path.glob("results/**/*.safetensors"))) >= enough)
-        wait_for(lambda run=snakemake: stage(run))  # something is being computed
+        stages = wait_for(lambda run=snakemake: suspended(run))
         helper = server(snakemake)
         assert helper
-        wait_for(lambda find=victim, run=snakemake: kill(find, run))
+        if victim == "server":
+            helper.kill()
+        if victim == "snakemake":
+            snakemake.kill()
+            for stage in stages:
+                stage.resume()  # they end by themselves
+        else:
+            for stage in stages:
+                stage.kill()
         _, errors = snakemake.communicate(timeout=120)
         assert snakemake.returncode
-        if number < 2:
+        if victim != "snakemake":
             assert "killed" in errors
         wait_for(lambda gone=helper: not gone.is_running())
         wait_for(lambda: not processes(tmp_path))
