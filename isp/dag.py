@@ -433,10 +433,6 @@ class Dag:
         """The variant that `isp tables` and `isp page` compare the others with."""
         return self._options(reference=self.study.reference_variant())
 
-    def manifest(self) -> str:
-        """The manifest of the first task, which a fresh clone does not have."""
-        return MANIFEST.format(kind="task", name=next(self.study.groups()).task)
-
     def described(self) -> str:
         """The study as its file says it, but for where data lie."""
         return self._options(study=self.study.model_dump(mode="json", exclude={"data_root"}, exclude_unset=True))

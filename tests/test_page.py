@@ -285,8 +285,8 @@ def test_the_verdict_has_the_numbers_of_the_table(rows: Rows, contents: Contents
 
 
 @pytest.mark.parametrize("study", ["quick", "full", "glue", "mnist", "ablation_rule", "soups"])
-def test_committed_studies(study: str, tmp_path: Path) -> None:
-    folder = ROOT / "results" / study
+def test_reference_studies(study: str, tmp_path: Path) -> None:
+    folder = ROOT / "docs" / "results" / study
     metrics = read_csv(folder / "metrics.csv", "collect")
     for found, (_, body) in zip(verdicts(metrics), tables.scores(list(metrics)), strict=True):
         texts = {score.text for line in (*found.dense, *found.pruned) for score in line.scores.values()}

@@ -24,8 +24,8 @@ PAIR = {"variant_a": "a", "variant_b": "b", "sparsity": "0.9000", **OVERLAP, "la
 WHOLE: dict[Any, Any] = {
     Record: record("isp", "0.9000", **EVENTS),
     Comparison: {"study": "s", "backbone": "b", "task": "t", "seed": 0, "pairs": [PAIR]},
-    Plan: json.loads((ROOT / "results/quick/plan.json").read_text()),
-    Description: json.loads((ROOT / "results/quick/study.json").read_text()),
+    Plan: json.loads((ROOT / "docs/results/quick/plan.json").read_text()),
+    Description: json.loads((ROOT / "docs/results/quick/study.json").read_text()),
     Manifest: {"files": [{"file": "me/x/a.parquet", "bytes": 3, "sha256": "0" * 64}]},
 }
 
@@ -134,7 +134,7 @@ def test_records_with_anything_anywhere(tmp_path: Path) -> None:
 
 
 def test_descriptions_with_anything_anywhere(tmp_path: Path) -> None:
-    metrics = ROOT / "results/quick/metrics.csv"
+    metrics = ROOT / "docs/results/quick/metrics.csv"
     whole = {key: value for key, value in WHOLE[Description].items() if key != "variants"}
     whole["variants"] = {"isp": next(iter(WHOLE[Description]["variants"].values()))}
     few = tmp_path / "metrics.csv"

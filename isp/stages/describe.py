@@ -77,7 +77,7 @@ def _commit() -> dict[str, Any]:
         except (OSError, subprocess.SubprocessError):
             return ""
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../..", ":(exclude)../../results")
+    changed = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "--short=12", "HEAD"), "modified": bool(changed)}
 
 

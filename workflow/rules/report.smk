@@ -35,11 +35,8 @@ CAPTIONS = json.dumps(
 PAGE = f"{paths.STUDY}/report.html"
 
 
-# Early, for `isp status` reads it while the study runs; but after a file of this folder's own, or the committed one of a
-# fresh clone would stay, and name the commit and the machine of another run.
+# First, because `isp status` reads it while the study runs.
 rule describe:
-    input:
-        dag.manifest(),
     output:
         paths.DESCRIPTION,
     log:

@@ -1,0 +1,77 @@
+"""The reference results in docs/results/, and the links of all pages."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from isp.files import read_json
+from isp.shapes import Description
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "docs" / "results"
+STUDIES = sorted(path for path in REFERENCE.iterdir() if path.is_dir())
+FILES = sorted(path for path in REFERENCE.rglob("*") if path.is_file())
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")),
+    *(path for folder in ("docs", "config", "benchmarks") for path in sorted((ROOT / folder).rglob("*.md"))),
+]
+KEPT = 40_000
+"""Largest size in bytes of a file that is neither metrics.csv nor the figure."""
+
+
+def entry(study: Path) -> str:
+    """The row of a study in the table of docs/results/README.md."""
+    rows = [
+        line for line in (REFERENCE / "README.md").read_text().splitlines() if line.startswith(f"| `{study.name}/`")
+    ]
+    assert len(rows) == 1, f"docs/results/README.md has {len(rows)} rows for {study.name}"
+    return rows[0]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
+def test_a_reference_names_the_version_it_is_of(study: Path) -> None:
+    assert (study / "metrics.csv").is_file()
+    assert (study / "figures" / "score_by_sparsity.png").is_file()
+    row = entry(study)
+    if not (study / "study.json").exists():
+        assert "no `study.json`" in row
+        assert re.search(r"committed in [0-9a-f]{7,}", row)
+        return
+    read_json(study / "study.json", "describe", Description)
+    provenance = json.loads((study / "study.json").read_text())["provenance"]
+    assert f"commit {provenance['commit']}" in row
+    assert ("with uncommitted changes" if provenance["modified"] else "a clean clone") in row
+    assert {"AVX512": "AVX-512", "AVX2": "AVX2"}[provenance["packages"]["cpu"].split(", ")[1]] in row
+
+
+def test_references_are_small() -> None:
+    sizes = {path: path.stat().st_size for path in FILES}
+    assert sum(sizes.values()) < 3_000_000
+    assert max(sizes.values()) < 1_000_000
+    large = {path.relative_to(REFERENCE).as_posix() for path, size in sizes.items() if size > KEPT}
+    assert large <= {
+        f"{study.name}/{name}" for study in STUDIES for name in ("metrics.csv", "figures/score_by_sparsity.png")
+    }
+    assert {path.suffix for path in FILES} == {".csv", ".json", ".md", ".png"}
+    assert len([path for path in FILES if path.suffix == ".png"]) == len(STUDIES)
+
+
+def test_git_ignores_what_a_run_writes() -> None:
+    assert {"/results/", "/resources/", ".snakemake/"} <= set((ROOT / ".gitignore").read_text().splitlines())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    inside = [link.split("#")[0] for link in links if not re.match(r"https?:|mailto:|#", link)]
+    assert [link for link in inside if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_named_references_exist(page: Path) -> None:
+    named = re.findall(r"docs/results/[\w./]*\w", page.read_text())
+    assert [path for path in named if not (ROOT / path).exists()] == []
