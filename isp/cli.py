@@ -12,7 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -194,6 +194,46 @@ def status(
     typer.echo(json.dumps(content, indent=1) if as_json else lines(content), nl=as_json)
     if content["failed"]:
         raise SystemExit(1)
+
+
+@app.command()
+def compare(
+    run: Annotated[Path, typer.Argument(metavar="FOLDER", help="Results of a study, such as results/quick.")],
+    reference: Annotated[Path, typer.Argument(help="Results to compare them with, such as docs/results/quick.")],
+    only_summary: Annotated[bool, typer.Option("--summary", help="Print one line only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Compare a run with a reference: which cells are equal to the bit, within the deviation over seeds, or outside it.
+
+    Within: the test score lies in the 95 % prediction interval of one further seed of the reference (Student's t).
+    Only metrics.csv and study.json of both folders are read. Exit status 0, whatever the verdicts.
+    """
+    from isp.reporting import compare as comparing
+    from isp.reporting.tables import text
+
+    if only_summary and as_json:
+        raise ConfigError("isp compare: --summary and --json exclude each other, give one of them")
+    found = comparing.compare(comparing.read_side(run), comparing.read_side(reference))
+    if as_json:
+        typer.echo(json.dumps(comparing.as_json(found), indent=1))
+    elif only_summary:
+        typer.echo(printable(comparing.summarise(found)))
+    else:
+        tables, notes = comparing.tables(found), "\n".join(comparing.notes(found))
+        if not out.is_terminal:
+            typer.echo(printable(text(tables, notes)), nl=False)
+            return
+        for header, body in tables:
+            _print_table(header, body)
+        out.print(escape(printable(notes)), highlight=False)
+
+
+def _print_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+    """Print a table of `isp.reporting.tables` for a terminal."""
+    table = Table(*(escape(printable(name)) for name in header), box=None, padding=(0, 2, 0, 0))
+    for line in body:
+        table.add_row(*(escape(printable(text)) for text in line))
+    out.print(table, "")
 
 
 def _snakemake() -> list[str]:

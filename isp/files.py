@@ -253,8 +253,8 @@ def stream_csv(
         problem: Maps a column and a value to what the value must be, or to an empty text if it is right.
 
     Raises:
-        ArtifactError: The file is missing, lacks a column, has a row with another number of fields than the header, or
-            a value with a problem; names file, line and column.
+        ArtifactError: The file is missing, lacks a column, ends within a line, has a row with another number of fields
+            than the header, or a value with a problem; names file, line and column.
     """
     again = f"delete it and make it again (stage: {made_by})"
     known: dict[tuple[str, str], str] = {}
@@ -280,7 +280,15 @@ def stream_csv(
                         known[column, value] = value
                     row[column] = known[column, value]
                 yield row
+            if not _ends_with_newline(file.fileno()):
+                raise ArtifactError(f"{path}: ends within a line, so it was cut off; {again}")
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; make it first (stage: {made_by})") from None
     except (OSError, ValueError, csv.Error) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); {again}") from None
+
+
+def _ends_with_newline(file: int) -> bool:
+    """Whether the last byte of an open file is a line feed; an empty file needs none."""
+    size = os.fstat(file).st_size
+    return not size or os.pread(file, 1, size - 1) == b"\n"

@@ -64,7 +64,9 @@ def test_no_cell_is_a_formula(tmp_path: Path, value: Any, written: str) -> None:
 # --- what is read -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted((ROOT / "docs/results").glob("*/metrics.csv")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "name", sorted((ROOT / "docs/results").glob("*/metrics.csv")), ids=lambda path: path.parent.name
+)
 def test_reference_studies_can_be_read(name: Path) -> None:
     for path in name.parent.glob("*.csv"):
         assert read(path, path.stem) == list(stream(path, path.stem)) == read_csv(path, "collect")  # type: ignore[arg-type]

@@ -60,6 +60,19 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return mean - half, mean + half
 
 
+def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of one further value (Student's t); None as `interval`.
+
+    It is mean ± t(0.975, n - 1) sd sqrt(1 + 1/n), that is sqrt(n + 1) times as wide as the interval of the mean.
+    """
+    own = interval(values)
+    if own is None:
+        return None
+    mean = statistics.fmean(values)
+    half = (own[1] - mean) * sqrt(len(values) + 1)
+    return mean - half, mean + half
+
+
 def p_value(differences: Sequence[float]) -> float | None:
     """Of the paired t test, two-sided: how likely such a mean difference is if there is none; None as `interval`."""
     error = _standard_error(differences)
