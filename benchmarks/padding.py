@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 
 from isp.backbones._bert import VOCABULARY
-from isp.data.preparation import split
 from isp.data.texts import padding_share, to_tokens
 from isp.definitions import backbone_of, task_of
+from isp.preparation import split
 from isp.training import BatchOrder
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from isp.config import load_study
-from isp.jobs import Job, Jobs
+from isp.workflow.jobs import Job, Jobs
 
 PROFILE = Path(__file__).parent.parent / "workflow" / "profiles" / "slurm" / "config.yaml"
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from isp import warm
+from isp.runtime import warm
 
 CALLS = 6
 WEIGHTS = Path("resources/backbones/clip_tiny.safetensors")

@@ -20,7 +20,7 @@ def main() -> None:
     """Entry point of `isp` and `python -m isp`.
 
     Environment variables, set by the Snakefile, on a cluster by that of each job:
-        ISP_WARM: path of the warm server's socket; calls of a subcommand are handed over to it (see `isp.warm`).
+        ISP_WARM: path of the warm server's socket; calls are handed over to it (see `isp.runtime.warm`).
         ISP_OWNER: pid of Snakemake, with which the server, or a call in this process, ends.
     """
     # A stage reports from it how long its start-up took.
@@ -34,8 +34,8 @@ def main() -> None:
 
 def _work_for_snakemake() -> None:
     """End with the status of the call in the server, or see to it that this process ends with Snakemake, and return."""
-    from isp import warm
     from isp.errors import IspError
+    from isp.runtime import warm
     from isp.untrusted import printable
 
     path = os.environ.get("ISP_WARM")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from isp import artifacts
-from isp.costs import Cost, counting
+from isp.artifacts import save_ticket
+from isp.costs import counting
 from isp.divergence import first_not_finite
-from isp.errors import ConfigError, TrainingDiverged
+from isp.errors import ConfigError
 from isp.examples import Collate, Dataset, first_loss, make_examples
-from isp.families import Ticket, Validation, find_tickets, make_method, planned_steps
+from isp.families import find_tickets, make_method, planned_steps
 from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.rng import forked_rng, seed_all
@@ -27,7 +28,19 @@ from isp.seeds import seed as named_seed
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
 from isp.tensors import by_all_names, by_first_name
-from isp.training import Examples, LossFunction, Trainer, Training, load_weights, make_trainer, state_of
+from isp.tickets import Ticket, Validation
+from isp.training import (
+    Examples,
+    LossFunction,
+    Trainer,
+    Training,
+    TrainingDiverged,
+    load_weights,
+    make_trainer,
+    state_of,
+)
+
+__all__ = ["load_ticket", "prune", "save_ticket"]
 
 
 def prune(
@@ -119,23 +132,6 @@ def prune(
     return replace(ticket, weights=by_all_names(final, model))
 
 
-def save_ticket(path: str | Path, ticket: Ticket) -> None:
-    """Write a ticket to one safetensors file; the mask takes one bit a weight.
-
-    Raises:
-        IspError: the file cannot be written; nothing is left half-written.
-    """
-    about = {
-        "method": ticket.method,
-        "sparsity": str(ticket.sparsity),
-        "finding": asdict(ticket.finding),
-        "retraining": asdict(ticket.retraining),
-        "rounds": ticket.rounds,
-        "origin": ticket.origin,
-    }
-    artifacts.save_ticket(Path(path), ticket.weights, ticket.mask, about)
-
-
 def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
     """Read a ticket and, if a model is given, load its weights into the model.
 
@@ -144,20 +140,12 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
         ConfigError: the ticket is of another model, or has two values for a parameter that is tied in the model; the
             model is untouched.
     """
-    weights, mask, about = artifacts.load_ticket(Path(path))
-    if model is not None:
-        mask = by_first_name(mask, model, f"the mask of {path}")
-        load_weights(model, weights, f"the ticket {path}")
-    return Ticket(
-        method=about["method"],
-        sparsity=Decimal(about["sparsity"]),
-        mask=mask,
-        weights=weights,
-        finding=Cost(**about["finding"]),
-        retraining=Cost(**about["retraining"]),
-        rounds=about["rounds"],
-        origin=about["origin"],
-    )
+    ticket = artifacts.load_ticket(path)
+    if model is None:
+        return ticket
+    mask = by_first_name(ticket.mask, model, f"the mask of {path}")
+    load_weights(model, ticket.weights, f"the ticket {path}")
+    return replace(ticket, mask=mask)
 
 
 def _check_model(model: nn.Module) -> None:

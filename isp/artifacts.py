@@ -13,6 +13,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from decimal import Decimal
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -26,10 +27,12 @@ from torch.nn.parameter import is_lazy
 
 from isp import lineage
 from isp.backbones import Pretrained
+from isp.costs import Cost
 from isp.data.splits import Split
 from isp.errors import ArtifactError, ConfigError
 from isp.files import check_regular, writing
 from isp.masks import Mask, check_fits, num_kept, num_weights, pack, sparsity, unpack
+from isp.tickets import Ticket
 from isp.training import State
 
 FORMAT = 3
@@ -41,16 +44,6 @@ every job seconds."""
 
 Part = Literal["train", "validation", "test"]
 Kind = Literal["weights", "backbone", "split", "examples", "state", "mask", "ticket", "checkpoint"]
-MADE_BY: dict[str, str] = {
-    "weights": "weak_mask or train_subnetwork",
-    "backbone": "pretrain or convert",
-    "split": "split",
-    "examples": "prepare",
-    "state": "initialise, train_segment or merge_subnetworks",
-    "mask": "prune_one_shot, prune_iterative, aggregate or merge_subnetworks",
-    "ticket": "retrain or finetune_dense",
-    "checkpoint": "the one whose output it lies beside",
-}
 _BITS = "mask.bits"
 _TYPES = {
     **{torch.uint64: "U64", torch.int64: "I64", torch.float64: "F64", torch.complex64: "C64"},
@@ -109,7 +102,8 @@ def load_split(path: Path) -> tuple[Split, dict[str, Any]]:
     if both:
         raise ArtifactError(
             f"{path}: {len(both)} examples are for training and for validation, such as {min(both)}; delete it and "
-            "make it again (stage: split)"
+            "make it again",
+            "split",
         )
     return split, header["about"]
 
@@ -129,7 +123,8 @@ def load_examples(path: Path, part: Part) -> tuple[dict[str, Tensor], dict[str, 
     if header["part"] != part:
         raise ArtifactError(
             f"{path}: holds {header['part']} examples, but {part} examples are needed here; give the other file, or "
-            "delete both and make them again (stage: prepare)"
+            "delete both and make them again",
+            "examples",
         )
     return tensors, header["about"]
 
@@ -183,27 +178,49 @@ def load_mask(path: Path, model: Mapping[str, Tensor] | None = None) -> tuple[Ma
     return mask, header["about"]
 
 
-def save_ticket(path: Path, weights: Mapping[str, Tensor], mask: Mask, about: Mapping[str, Any]) -> None:
-    """A ticket: all weights of the sparse model, in the model's types, and its mask."""
-    _write(path, "ticket", {f"weights/{name}": tensor for name, tensor in weights.items()} | {_BITS: pack(mask)},
-           _mask_header(mask), about)  # fmt: skip
-
-
-def load_ticket(path: Path) -> tuple[dict[str, Tensor], Mask, dict[str, Any]]:
-    """Weights, mask and what is written about them.
+def save_ticket(path: str | Path, ticket: Ticket) -> None:
+    """Write a ticket to one safetensors file: all weights, in the model's types, and the mask, one bit a weight.
 
     Raises:
-        ArtifactError: a masked weight is not zero.
+        IspError: The file cannot be written; nothing is left half-written.
     """
-    tensors, header = _read(path, "ticket")
-    mask = unpack(tensors.pop(_BITS), header["shapes"])
+    tensors = {f"weights/{name}": tensor for name, tensor in ticket.weights.items()} | {_BITS: pack(ticket.mask)}
+    about = {
+        "method": ticket.method,
+        "sparsity": str(ticket.sparsity),
+        "finding": asdict(ticket.finding),
+        "retraining": asdict(ticket.retraining),
+        "rounds": ticket.rounds,
+        "origin": ticket.origin,
+    }
+    _write(Path(path), "ticket", tensors, _mask_header(ticket.mask), about)
+
+
+def load_ticket(path: str | Path) -> Ticket:
+    """Read a ticket.
+
+    Raises:
+        ArtifactError: A missing, truncated or altered file, or a masked weight that is not zero.
+    """
+    tensors, header = _read(Path(path), "ticket")
+    mask, about = unpack(tensors.pop(_BITS), header["shapes"]), header["about"]
     weights = {name.removeprefix("weights/"): tensor for name, tensor in tensors.items()}
     for name, kept in mask.items():
         if weights[name][~kept].any():
             raise ArtifactError(
-                f"{path}: parameter {name!r} has masked weights that are not zero; make it again (stage: retrain)"
+                f"{path}: parameter {name!r} has masked weights that are not zero; make it again",
+                "ticket",
             )
-    return weights, mask, header["about"]
+    return Ticket(
+        method=about["method"],
+        sparsity=Decimal(about["sparsity"]),
+        mask=mask,
+        weights=weights,
+        finding=Cost(**about["finding"]),
+        retraining=Cost(**about["retraining"]),
+        rounds=about["rounds"],
+        origin=about["origin"],
+    )
 
 
 def load_ticket_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
@@ -219,7 +236,8 @@ def load_ticket_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
     if num_kept(mask) != header["kept"]:
         raise ArtifactError(
             f"{path}: its mask was altered or damaged, it keeps {num_kept(mask)} weights, not {header['kept']}; delete "
-            f"it and make it again (stage: {MADE_BY['ticket']})"
+            "it and make it again",
+            "ticket",
         )
     return mask, header["about"]
 
@@ -344,31 +362,29 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 def _read(path: Path, kind: Kind, only: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header of an artifact; with `only` one tensor, its digest unchecked."""
-    again = f"delete it and make it again (stage: {MADE_BY[kind]})"
+    again = "delete it and make it again"
     try:
         check_regular(path)
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such {kind} file; make it first (stage: {MADE_BY[kind]})") from None
+        raise ArtifactError(f"{path}: no such {kind} file; make it first", kind) from None
     except (OSError, ValueError) as error:  # a folder, a pipe; or a path with a NUL
         reason = getattr(error, "strerror", None) or error
-        raise ArtifactError(f"{path}: must be a {kind} file ({reason}); {again}") from None
+        raise ArtifactError(f"{path}: must be a {kind} file ({reason}); {again}", kind) from None
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("isp")
             header = json.loads(text) if text else None
             tensors = {name: file.get_tensor(name) for name in file.keys() if only in (None, name)}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {again}") from None
+        raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {again}", kind) from None
     if header is None:
-        raise ArtifactError(
-            f"{path}: a safetensors file, but not one that isp wrote; expected a {kind} (stage: {MADE_BY[kind]})"
-        )
+        raise ArtifactError(f"{path}: a safetensors file, but not one that isp wrote; expected a {kind} file", kind)
     if not (isinstance(header, dict) and _is_whole(path, header, tensors, only)):
-        raise ArtifactError(f"{path}: its checksum does not match, it was altered or damaged; {again}")
+        raise ArtifactError(f"{path}: its checksum does not match, it was altered or damaged; {again}", kind)
     if header["isp"] != kind:
-        raise ArtifactError(f"{path}: holds {header['isp']}, but {kind} is needed here (stage: {MADE_BY[kind]})")
+        raise ArtifactError(f"{path}: holds {header['isp']}, but {kind} is needed here", kind)
     if header["format"] not in (FORMAT, *EARLIER):
-        raise ArtifactError(f"{path}: format {header['format']}, this version of isp reads {FORMAT}; {again}")
+        raise ArtifactError(f"{path}: format {header['format']}, this version of isp reads {FORMAT}; {again}", kind)
     for name, (dtype, shape) in header.get("as_bytes", {}).items():
         if name in tensors:
             tensors[name] = tensors[name].view(getattr(torch, dtype)).reshape(shape)

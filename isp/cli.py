@@ -25,7 +25,7 @@ from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from isp import files, registry, stages
-from isp.errors import ConfigError, IspError
+from isp.errors import ArtifactError, ConfigError, IspError
 from isp.parsing import load_yaml
 from isp.untrusted import printable
 
@@ -130,15 +130,15 @@ def run(
     what was run before is not run again.
     """
     from isp.config import parse_study
-    from isp.families import MAY_PRUNE, NEVER_PRUNE
+    from isp.families import traits_of
     from isp.sparsity import parse_sparsity
 
     settings = _settings(set_ or [])
     inputs = registry.load("task", task).TASK.inputs
     backbone = backbone or {"pictures": "clip_tiny", "texts": "bert_tiny"}[inputs]
     module = registry.load("backbone", backbone)
-    family, variant = registry.load("method", method).FAMILY, Path(method).stem
-    if family in NEVER_PRUNE and sparsity:
+    prunes, variant = traits_of(registry.load("method", method)).prunes, Path(method).stem
+    if prunes == "never" and sparsity:
         raise ConfigError(f"--sparsity {sparsity[0]}: method {method!r} does not prune, leave it out")
     values: dict[str, Any] = {
         "device": device,
@@ -158,7 +158,7 @@ def run(
     }
     # Not of the digest: more sparsities go to the same folder and share what was run.
     digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=4).hexdigest()
-    asked = sparsity or ([] if family in (*NEVER_PRUNE, *MAY_PRUNE) else ["0.9"])
+    asked = sparsity or (["0.9"] if prunes == "always" else [])
     values["grid"][0]["sparsities"] = sorted({str(parse_sparsity(s)) for s in asked})
     study = parse_study({"study": f"run-{digest}", "data_root": str(data_root), **values}, "isp run")
     folder = Path("results") / study.study
@@ -183,9 +183,9 @@ def status(
     there counts as done, also where a change would make it again. Exit status 1: something failed.
     """
     from isp.config import load_study
-    from isp.jobs import Jobs
     from isp.reporting.status_lines import lines
-    from isp.status import find_study, look, read_plan, report
+    from isp.workflow.jobs import Jobs
+    from isp.workflow.status import find_study, look, read_plan, report
 
     if (study is None) == (configfile is None):
         raise ConfigError("isp status: give the name of a study, or its file by --configfile FILE")
@@ -312,6 +312,15 @@ def _offline() -> Iterator[None]:
         remembered(constant)
 
 
+def _made_by(error: IspError) -> str:
+    """The stages that make an artifact which is missing or damaged."""
+    if not (isinstance(error, ArtifactError) and error.kind):
+        return ""
+    from isp.workflow.rules import made_by
+
+    return f" (stage: {made_by(error.kind)})"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: errors meant for people are printed without a traceback, with exit status 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # where the locale lacks a character, print its number as stderr does
@@ -321,5 +330,5 @@ def main(arguments: list[str] | None = None) -> None:
         with _offline() if given and given[0] in stages.NAMES and given[0] != "download" else nullcontext():
             app(given, standalone_mode=True)
     except IspError as error:
-        err.print(f"[bold red]isp:[/] {escape(printable(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]isp:[/] {escape(printable(error) + _made_by(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None

@@ -19,7 +19,7 @@ from isp import registry
 from isp.backbones import Backbone
 from isp.definitions import Definitions, backbone_of, task_of
 from isp.errors import ConfigError, unknown
-from isp.families import NEVER_PRUNE, Method, check_sparsities, make_method, planned_steps, sparsities_of
+from isp.families import Method, check_sparsities, make_method, planned_steps, sparsities_of
 from isp.files import LARGEST_STUDY, read_text
 from isp.parsing import load_yaml
 from isp.settings import Settings, parse
@@ -156,7 +156,7 @@ class Study(Settings):
                 if backbone not in self.training:
                     where = f"variants.{name}.by_backbone"
                     raise ConfigError(f"{where}: {unknown('backbone under training', backbone, self.training)}")
-                if _way(self.method(name, backbone)) != _way(self.method(name)):
+                if self.method(name, backbone).route != self.method(name).route:
                     raise ConfigError(
                         f"variants.{name}.by_backbone.{backbone}: other jobs than on other backbones; make it a variant"
                     )
@@ -196,11 +196,9 @@ class Study(Settings):
         where = f"variants.{name}.steps_of"
         if other not in self.variants:
             raise ConfigError(f"{where}: {unknown('variant', other, self.variants)}")
-        if self.method(name).module.FAMILY not in ("one_shot", "single_pass"):
+        if not self.method(name).traits.one_run:
             raise ConfigError(f"{where}: method {self.variants[name].method!r} does not train in one run of T steps")
-        if self.method(other).module.FAMILY == "dense":
-            raise ConfigError(f"{where}: the steps of {other!r} are its T; name a variant that takes more")
-        if self.method(other).module.FAMILY in NEVER_PRUNE:
+        if self.method(other).traits.prunes == "never":
             raise ConfigError(f"{where}: {other!r} has no ticket of the same sparsity, it does not prune; name another")
         rounds = {getattr(self.method(other, backbone).settings, "rounds", "nominal") for backbone in self.training}
         if self.variants[other].steps_of or "measured" in rounds:
@@ -254,6 +252,10 @@ class Study(Settings):
         """A backbone of the package, or one that the study defines."""
         return backbone_of(self.defined("backbone", name))
 
+    def is_embedded(self, name: str) -> bool:
+        """Whether a backbone is pre-trained here; else its files are downloaded."""
+        return self.backbone(name).source is None
+
     def task(self, name: str) -> Task:
         """A task of the package, or one that the study defines."""
         return task_of(self.defined("task", name))
@@ -297,11 +299,6 @@ class Group(Settings):
     seed: int
     variant: str
     sparsities: tuple[Decimal, ...]
-
-
-def _way(method: Method) -> tuple[object, bool]:
-    """What decides which jobs make a method's tickets."""
-    return method.module.FAMILY, getattr(method.settings, "chained", True)
 
 
 def parse_study(values: Mapping[str, Any], where: str) -> Study:

@@ -11,7 +11,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from isp.errors import SLOWER
+SLOWER = "Lower learning_rate, raise warmup_steps or set clip_norm."
+"""Advice for divergence that the training protocol causes."""
+
 
 IGNORED = -100
 """The label that torch's cross-entropy leaves out."""

@@ -4,15 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from isp.masks import Mask
-    from isp.training import State
-
-
-SLOWER = "Lower learning_rate, raise warmup_steps or set clip_norm."
-"""Advice for divergence that the training protocol causes."""
 
 
 class IspError(Exception):
@@ -32,33 +23,15 @@ class DataError(IspError):
 
 
 class ArtifactError(IspError):
-    """A missing, truncated, altered or foreign artifact file."""
-
-
-class TrainingDiverged(IspError):
-    """The loss, the gradient norm or a trained weight stopped being finite.
+    """A missing, truncated, altered or foreign artifact file.
 
     Attributes:
-        step: the step whose loss, gradients or update were not finite.
-        state: the last good state of the run; of the run itself, too, when it was a look-ahead copy that diverged.
-        mask: the mask the run was trained under; None: dense.
-        advice: what to change, as a sentence.
+        kind: Kind of artifact that is needed, where making it again helps; "": another file.
     """
 
-    def __init__(
-        self,
-        problem: str,
-        step: int,
-        state: State,
-        mask: Mask | None,
-        advice: str = SLOWER,
-    ) -> None:
-        self.problem = problem
-        self.step = step
-        self.state = state
-        self.mask = mask
-        self.advice = advice
-        super().__init__(f"{problem}. The last good state, after {state.step} steps, is kept. {advice}")
+    def __init__(self, problem: str, kind: str = "") -> None:
+        self.kind = kind
+        super().__init__(problem)
 
 
 LONGEST = 200

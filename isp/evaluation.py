@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from isp.costs import counting
-from isp.families import Validation
 from isp.metrics import score
+from isp.tickets import Validation
 from isp.training import lengths_of, load_weights
 
 

@@ -17,13 +17,14 @@ from isp.errors import ConfigError, unknown
 
 Kind = Literal["method", "task", "backbone"]
 KINDS: tuple[Kind, ...] = ("method", "task", "backbone")
+_FOLDERS = {"method": "methods", "task": "tasks", "backbone": "backbones", "family": "families", "stage": "stages"}
 _stand_ins: dict[str, ModuleType] = {}
 
 
 @cache
-def names(kind: Kind) -> tuple[str, ...]:
-    """The entries of a kind, sorted: stems of the files in `isp/<kind>s/` that do not begin with an underscore."""
-    folder = Path(__file__).parent / f"{kind}s"
+def names(kind: Kind | Literal["family", "stage"]) -> tuple[str, ...]:
+    """The entries of a kind, sorted: stems of the files in its folder that do not begin with an underscore."""
+    folder = Path(__file__).parent / _FOLDERS[kind]
     return tuple(sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")))
 
 
@@ -69,6 +70,8 @@ def _load_file(path: Path) -> ModuleType:
         missing = [each for each in ("FAMILY", "VERSION", "Settings") if not hasattr(module, each)]
         if missing:
             raise ConfigError(f"method {str(path)!r}: defines no {' and no '.join(missing)}")
+        if module.FAMILY not in names("family"):
+            raise ConfigError(f"method {str(path)!r}: {unknown('family', module.FAMILY, names('family'))}")
     except ConfigError:
         del sys.modules[name]
         raise

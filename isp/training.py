@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from isp.costs import Cost, StepFlops, count_step_flops, interpolate_flops
-from isp.divergence import explain, first_not_finite
-from isp.errors import ConfigError, MaskError, TrainingDiverged
+from isp.divergence import SLOWER, explain, first_not_finite
+from isp.errors import ConfigError, IspError, MaskError
 from isp.masks import Mask, apply_, check_fits
 from isp.rng import forked_rng, seed_all
 from isp.seeds import seed as named_seed
@@ -173,6 +173,32 @@ class State:
     weights: dict[str, Tensor]
     optimizer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     masters: dict[str, Tensor] = field(default_factory=dict)
+
+
+class TrainingDiverged(IspError):
+    """The loss, the gradient norm or a trained weight stopped being finite.
+
+    Attributes:
+        step: the step whose loss, gradients or update were not finite.
+        state: the last good state of the run; of the run itself, too, when it was a look-ahead copy that diverged.
+        mask: the mask the run was trained under; None: dense.
+        advice: what to change, as a sentence.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        step: int,
+        state: State,
+        mask: Mask | None,
+        advice: str = SLOWER,
+    ) -> None:
+        self.problem = problem
+        self.step = step
+        self.state = state
+        self.mask = mask
+        self.advice = advice
+        super().__init__(f"{problem}. The last good state, after {state.step} steps, is kept. {advice}")
 
 
 def state_of(model: nn.Module, step: int = 0) -> State:

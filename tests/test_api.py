@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import isp
-from isp.errors import ConfigError, TrainingDiverged
+from isp.errors import ConfigError
 from isp.prunable import prunable_names
-from isp.training import state_of
+from isp.training import TrainingDiverged, state_of
 from tests.conftest import Noisy, tiny_model
 from tests.test_isp import equal
 

@@ -24,13 +24,14 @@ from isp import artifacts, checkpoints, families, masks, registry
 from isp.checkpoints import FileCheckpoint, pack, unpack
 from isp.costs import Cost
 from isp.errors import IspError
-from isp.families import Ticket, souped
+from isp.families import souped
 from isp.methods import uniform_soup
 from isp.stages import _work as work
 from isp.stages.aggregate import aggregate
 from isp.stages.initialise import initialise
 from isp.stages.prune_one_shot import prune_one_shot
 from isp.stages.train_segment import train_segment
+from isp.tickets import Ticket
 from isp.training import State, Trainer, state_of
 from tests.conftest import Noisy, tiny_model
 from tests.test_cli import prepared

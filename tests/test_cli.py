@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from isp import artifacts, cli, registry, running, stages
+from isp import artifacts, cli, registry, stages
 from isp.errors import IspError
 from isp.stages.download import download
 from isp.stages.finetune_dense import finetune_dense
 from isp.stages.initialise import initialise
 from isp.stages.prepare import prepare
 from isp.stages.split import split
+from isp.workflow import running
 from tests.test_data import write_mnist
 
 TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 1e-3}

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from isp.config import CHAIN, load_study, parse_study
-from isp.dag import Dag
 from isp.errors import ConfigError
 from isp.families import make_method
+from isp.workflow.rules import make_dag
 
 GOOD: dict[str, Any] = {
     "study": "tiny",
@@ -68,7 +68,7 @@ def test_a_variant_cannot_be_named_like_a_chain_of_the_workflows_own() -> None:
 def test_the_dag_names_its_own_variants_as_no_study_can() -> None:
     study = change("variants.pools", {"method": "lottery_pools", "settings": {"rate": 0.5}})
     study["grid"][0]["variants"].append("pools")
-    own = Dag(parse_study(study, "test"))._variants.keys() - study["variants"].keys()
+    own = make_dag(parse_study(study, "test")).all_variants.keys() - study["variants"].keys()
     assert own == {"pools.rounds"}
     assert all(name.endswith(CHAIN) for name in own)
 
@@ -184,7 +184,11 @@ MALFORMED = [
     ("reference", "dense", "reference: unknown variant to compare with 'dense' (allowed: isp)"),  # not pruned
     ("variants.dense.steps_of", "ips", "variants.dense.steps_of: unknown variant 'ips'; did you mean 'isp'?"),
     ("variants.dense.steps_of", "isp", "variants.dense.steps_of: method 'dense' does not train in one run of T steps"),
-    ("variants.isp", {"method": "snip", "steps_of": "dense"}, "the steps of 'dense' are its T; name a variant"),
+    (
+        "variants.isp",
+        {"method": "snip", "steps_of": "dense"},
+        "'dense' has no ticket of the same sparsity, it does not prune",
+    ),
     ("variants.isp", {"method": "uniform_soup", "steps_of": "dense"}, "'uniform_soup' does not train in one run of T"),
     ("variants.isp.method", "none.py", "method 'none.py': cannot be read (No such file or directory)"),
     # budgets in epochs, settings by backbone
@@ -327,7 +331,7 @@ def test_settings_that_are_others_on_a_backbone() -> None:
     study = change("variants.isp.by_backbone", {"bert_tiny": {"rate_of": "original", "rate": 0.1}})
     study["training"]["bert_tiny"] = {"steps": 400, "batch_size": 32, "learning_rate": 1e-3}
     study["grid"].append({**study["grid"][0], "backbone": "bert_tiny", "tasks": ["half_order"]})
-    dag = Dag(parse_study(study, "test"))
+    dag = make_dag(parse_study(study, "test"))
     cells = [SimpleNamespace(variant="isp", backbone=name, sparsity="0.8000") for name in ("clip_tiny", "bert_tiny")]
     assert [len(dag.chain(cell)) for cell in cells] == [8, 8]  # type: ignore[arg-type]
     assert [str(dag.nominal(cell, 1)) for cell in cells] == ["0.3600", "0.2000"]  # type: ignore[arg-type]

@@ -21,18 +21,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
-from isp import registry, reuse
+from isp import registry
 from isp.backbones._open_clip import tokenize
 from isp.backbones.clip_tiny import BACKBONE
 from isp.config import Study, parse_study
 from isp.data.glyphs import FONTS, GLYPHS, CaptionedGlyphs, captions, render
 from isp.data.images import Images, normalise, random_crop, resized, to_pixels
-from isp.data.preparation import limited, split
 from isp.data.sources import Digits, HubDataset, check, decode, manifest
 from isp.data.splits import Rule, carve
 from isp.errors import DataError
 from isp.files import write_json
-from isp.reuse import check_reused
+from isp.preparation import limited, split
+from isp.workflow import reuse
+from isp.workflow.reuse import check_reused
 
 
 def png(array: np.ndarray) -> bytes:

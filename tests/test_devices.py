@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from isp import devices
 from isp.costs import Stopwatch
 from isp.errors import ConfigError, IspError
+from isp.runtime import devices
 from isp.stages import _work
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from isp.devices import taken
+from isp.runtime.devices import taken
 
 device, output, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
 with taken(device, str(output)):
@@ -34,7 +34,7 @@ with taken(device, str(output)):
 """
 FORK = """
 import os, sys, time
-from isp.devices import taken
+from isp.runtime.devices import taken
 with taken("cuda", "parent"):
     if os.fork() == 0:
         time.sleep(30)

@@ -16,10 +16,11 @@ from isp import artifacts, families, masks, registry
 from isp.costs import Cost
 from isp.errors import ConfigError
 from isp.evaluation import validation_by
-from isp.families import Method, Ticket, Validation, find_tickets, make_method, planned_steps
+from isp.families import Method, find_tickets, make_method, planned_steps
 from isp.methods import Event, gradual, movement, progressive
 from isp.seeds import seed as named_seed
 from isp.sparsity import num_pruned, parse_sparsity
+from isp.tickets import Ticket, Validation
 from isp.training import State, Trainer, Training, learning_rate, state_of
 from tests.conftest import Noisy, tiny_model
 from tests.test_isp import equal
@@ -35,7 +36,7 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 """Settings of families and of single methods under which they are quick."""
 METHODS = registry.names("method")
-PRUNING = [name for name in METHODS if registry.load("method", name).FAMILY not in families.NEVER_PRUNE]
+PRUNING = [name for name in METHODS if families.traits_of(registry.load("method", name)).prunes != "never"]
 SOUPS = [name for name in METHODS if registry.load("method", name).FAMILY in ("souped", "instant")]
 
 

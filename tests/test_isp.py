@@ -13,18 +13,20 @@ import pytest
 import torch
 from torch import nn
 
-from isp import artifacts, masks
-from isp.errors import ConfigError, TrainingDiverged
-from isp.families import Ticket, denoised, find_tickets, make_method, planned_steps
+from isp import artifacts, masks, superposition
+from isp.errors import ConfigError
+from isp.families import denoised, find_tickets, make_method, planned_steps
 from isp.methods import isp
 from isp.seeds import seed as named_seed
 from isp.sparsity import Scope, parse_sparsity
-from isp.training import BatchOrder, Trainer, Training, state_of
+from isp.superposition import Rule
+from isp.tickets import Ticket
+from isp.training import BatchOrder, Trainer, Training, TrainingDiverged, state_of
 from tests.conftest import Noisy, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
 QUICK: dict[str, Any] = {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 3, "look_ahead_steps": 4}
-RULES: list[isp.Rule] = ["mean_score", "votes", "union", "literal"]
+RULES: list[Rule] = ["mean_score", "votes", "union", "literal"]
 
 
 def find(trainer: Trainer, *sparsities: str, method: str = "isp", **settings: Any) -> list[Ticket]:
@@ -54,8 +56,8 @@ WEAK = [{"a": torch.tensor(kept, dtype=torch.bool)} for kept in ([0, 0, 1, 1], [
         ("mean_score", [{"a": torch.tensor([1.0, 1, 2, 9])}, {"a": torch.tensor([3.0, 2, 1, 0])}], [1, 0, 0, 1]),
     ],
 )
-def test_rules_by_hand(rule: isp.Rule, weak: list[masks.Mask], kept: list[int]) -> None:
-    assert isp.superpose(rule, W, weak, HALF, None)["a"].int().tolist() == kept
+def test_rules_by_hand(rule: Rule, weak: list[masks.Mask], kept: list[int]) -> None:
+    assert superposition.superpose(rule, W, weak, HALF, None)["a"].int().tolist() == kept
 
 
 def random_event(seed: int) -> tuple[masks.Weights, masks.Mask, list[dict[str, torch.Tensor]]]:
@@ -68,13 +70,13 @@ def random_event(seed: int) -> tuple[masks.Weights, masks.Mask, list[dict[str, t
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("seed", range(3))
-def test_rules_are_exact_stay_within_and_do_not_see_the_order(rule: isp.Rule, seed: int) -> None:
+def test_rules_are_exact_stay_within_and_do_not_see_the_order(rule: Rule, seed: int) -> None:
     weights, within, copies = random_event(seed)
     settings = isp.Settings(rule=rule)
     found = []
     for order in itertools.permutations(copies):
-        weak = [isp.weak(settings.contribution, copy, Decimal("0.6"), within) for copy in order]
-        found.append(isp.superpose(rule, weights, weak, Decimal("0.6"), within))
+        weak = [superposition.weak(settings.contribution, copy, Decimal("0.6"), within) for copy in order]
+        found.append(superposition.superpose(rule, weights, weak, Decimal("0.6"), within))
     assert all(equal(found[0], other) for other in found)
     assert masks.num_kept(found[0]) == 120  # of 300
     assert masks.num_kept(masks.intersection(found[0], within)) == 120
@@ -86,17 +88,17 @@ def test_literal_equals_magnitude_and_the_other_rules_do_not(seed: int) -> None:
     plain = masks.prune_by_magnitude(weights, Decimal("0.6"), within)
     for rule in RULES:
         settings = isp.Settings(rule=rule)
-        weak = [isp.weak(settings.contribution, copy, Decimal("0.6"), within) for copy in copies]
-        mask = isp.superpose(rule, weights, weak, Decimal("0.6"), within)
-        changed = isp.changed(mask, weights, Decimal("0.6"), within)
+        weak = [superposition.weak(settings.contribution, copy, Decimal("0.6"), within) for copy in copies]
+        mask = superposition.superpose(rule, weights, weak, Decimal("0.6"), within)
+        changed = superposition.changed(mask, weights, Decimal("0.6"), within)
         assert equal(mask, plain) == (changed == 0) == (rule == "literal")
-        assert equal(isp.superpose(rule, weights, [], Decimal("0.6"), within), plain)  # N = 0
+        assert equal(superposition.superpose(rule, weights, [], Decimal("0.6"), within), plain)  # N = 0
 
 
 def test_agreement_by_hand() -> None:
     third = pytest.approx(1 / 3)  # every pair shares one of three
-    assert isp.agreement(WEAK) == (third, {"a": third})
-    assert isp.agreement(WEAK[:1]) is None
+    assert superposition.agreement(WEAK) == (third, {"a": third})
+    assert superposition.agreement(WEAK[:1]) is None
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
@@ -105,7 +107,7 @@ def test_agreement_is_recorded_whatever_the_copies_contribute(scope: Scope) -> N
     weights, within, copies = random_event(0)
     found = {}
     for rule in RULES:
-        parts = [isp.weak(isp.Settings(rule=rule).contribution, copy, HALF, within, scope) for copy in copies]
+        parts = [superposition.weak(isp.Settings(rule=rule).contribution, copy, HALF, within, scope) for copy in copies]
         record = denoised.aggregate(rule, weights, parts, HALF, within, {}, scope).record
         found[rule] = record["agreement"], record["agreement_by_layer"]
     assert 0 < found["votes"][0] < 1
@@ -115,9 +117,12 @@ def test_agreement_is_recorded_whatever_the_copies_contribute(scope: Scope) -> N
 def test_agreement_of_layers_by_hand() -> None:
     """The pairs share 1 of 1, 0 of 1, 0 of 1 in layer a, both of two in layer b, so 3 of 3, 2 of 3, 2 of 3 in all."""
     keeps, drops, both = (torch.tensor(kept, dtype=torch.bool) for kept in ([1, 0], [0, 0], [1, 1]))
-    found = isp.agreement([{"a": keeps, "b": both}, {"a": keeps, "b": both}, {"a": drops, "b": both}])
+    found = superposition.agreement([{"a": keeps, "b": both}, {"a": keeps, "b": both}, {"a": drops, "b": both}])
     assert found == (pytest.approx(7 / 9), {"a": pytest.approx(1 / 3), "b": 1})
-    assert isp.agreement([{"a": drops, "b": both}, {"a": drops, "b": keeps}]) == (1 / 2, {"a": None, "b": 1 / 2})
+    assert superposition.agreement([{"a": drops, "b": both}, {"a": drops, "b": keeps}]) == (
+        1 / 2,
+        {"a": None, "b": 1 / 2},
+    )
 
 
 # --- rounds and members -----------------------------------------------------------------------------------------------
@@ -500,9 +505,11 @@ def test_planned_steps_are_those_of_a_run(make: MakeTrainer) -> None:
 def test_look_ahead_beyond_the_budget_stands_still(make: MakeTrainer) -> None:
     trainer = make()
     end, _ = trainer.run(state_of(trainer.model), 30)
-    copied, cost = denoised.look_ahead(isp.Settings(**QUICK), trainer, end, None, 0, 0)
+    settings = isp.Settings(**QUICK, rule="mean_score")
+    target = [parse_sparsity("0.5")]
+    (contributed,), cost = denoised.look_ahead(settings, trainer, end, None, 0, 0, target, "magnitudes", "global")
     assert cost.steps == 4
-    assert equal(copied, trainer.prunable_weights(end))
+    assert equal(contributed, {name: weight.abs() for name, weight in trainer.prunable_weights(end).items()})
 
 
 @pytest.mark.parametrize("rule", ["mean_score", "votes"])
@@ -522,8 +529,17 @@ def test_rounds_through_files_with_fresh_objects_for_each_step(make: MakeTrainer
         artifacts.save_state(tmp_path / "state", state, {})
         for index in range(settings.denoisers):
             state, _ = artifacts.load_state(tmp_path / "state")
-            copied, _ = denoised.look_ahead(settings, make(), state, within, round_.index, index)
-            weak = isp.weak(settings.contribution, copied, round_.sparsity, within)
+            (weak,), _ = denoised.look_ahead(
+                settings,
+                make(),
+                state,
+                within,
+                round_.index,
+                index,
+                [round_.sparsity],
+                settings.contribution,
+                settings.scope,
+            )
             save(tmp_path / f"weak{index}", weak, {})
         contributions = [load(tmp_path / f"weak{index}")[0] for index in range(settings.denoisers)]
         state, _ = artifacts.load_state(tmp_path / "state")

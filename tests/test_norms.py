@@ -15,10 +15,11 @@ import isp
 from isp import soups
 from isp.costs import Cost
 from isp.errors import ConfigError
-from isp.families import Validation, find_tickets, make_method
+from isp.families import find_tickets, make_method
 from isp.losses import default_loss
 from isp.norms import BATCHES, Reestimation, check_no_statistics, norms_of, reestimation
 from isp.sparsity import parse_sparsity
+from isp.tickets import Validation
 from isp.training import Trainer, Training, load_weights, make_trainer, state_of
 from tests.conftest import tiny_model
 from tests.test_isp import equal

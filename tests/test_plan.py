@@ -14,10 +14,10 @@ import pytest
 from isp.backbones import _bert as bert
 from isp.config import load_study, parse_study
 from isp.errors import DataError
-from isp.jobs import Job, Jobs
-from isp.plan import Plan
-from isp.rates import Rates, measured, stated
 from isp.reporting import plan_tables
+from isp.workflow.jobs import Job, Jobs
+from isp.workflow.plan import Plan
+from isp.workflow.rates import Rates, measured, stated
 from tests.test_backbones import SMALL_BERT, bert_folder
 
 ROOT = Path(__file__).parent.parent

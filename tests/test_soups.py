@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from isp import masks, soups, training
+from isp.copies import subset_size
 from isp.costs import Cost
-from isp.errors import ConfigError, TrainingDiverged
-from isp.families import Ticket, Validation, find_tickets, instant, make_method, souped
+from isp.errors import ConfigError
+from isp.families import find_tickets, instant, make_method, souped
 from isp.methods import instant_model_soup, uniform_soup
-from isp.methods import isp as soup
 from isp.sparsity import num_pruned
-from isp.training import Trainer, Training, state_of
+from isp.tickets import Ticket, Validation
+from isp.training import Trainer, Training, TrainingDiverged, state_of
 from tests.conftest import tiny_model
 from tests.test_families import Still, adamw, find, held_out, largest, trained
 from tests.test_isp import equal
@@ -381,4 +382,4 @@ def test_subnetworks_are_sparse_and_draw_their_sparsity(make: MakeTrainer) -> No
         assert float(each.sparsity) in settings.sparsities
         zero = 592 - masks.num_kept({name: each.weights[name] for name in trainer.prunable})
         assert zero == num_pruned(each.sparsity, 592)
-    assert soup.subset_size(settings, 80) == 40
+    assert subset_size(settings, 80) == 40

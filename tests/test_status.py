@@ -16,16 +16,17 @@ from typing import Any
 import pytest
 import yaml
 
-from isp import cli, registry, watch
+from isp import cli, registry
 from isp.config import load_study, parse_study
 from isp.errors import IspError
-from isp.jobs import Jobs
 from isp.reporting.status_lines import lines, span
+from isp.runtime import watch
+from isp.runtime.warm import COLD
+from isp.runtime.watch import marker
 from isp.stages._work import working
 from isp.stages.describe import describe
-from isp.status import Log, Mark, Seen, find_study, log_of, look, report
-from isp.warm import COLD
-from isp.watch import marker
+from isp.workflow.jobs import Jobs
+from isp.workflow.status import Log, Mark, Seen, find_study, log_of, look, report
 from tests.test_plan import ROOT, STUDY
 
 JOBS = Jobs(parse_study(STUDY, "test"))  # 5 tickets: dense, isp and lth at 0.5 and 0.75
@@ -418,7 +419,7 @@ def test_a_stage_shows_itself_while_it_works(here: Path, monkeypatch: pytest.Mon
 
 
 def test_no_thread_keeps_a_stage_alive_and_a_killed_one_leaves_its_marker(here: Path) -> None:
-    code = "import os, sys; from pathlib import Path; from isp.watch import showing\nwith showing(Path(sys.argv[1])): "
+    code = "import os, sys, pathlib; from isp.runtime import watch\nwith watch.showing(pathlib.Path(sys.argv[1])): "
     for end, left in (("sys.exit(3)", False), ("os._exit(3)", True)):
         done = subprocess.run([sys.executable, "-c", code + end, INITIAL], timeout=60, check=False)
         assert done.returncode == 3

@@ -16,13 +16,13 @@ from pyarrow import parquet
 
 from isp import registry
 from isp.backbones import Backbone
-from isp.data.preparation import prepare, split
 from isp.data.sources import HubDataset
 from isp.definitions import label_of, task_of
 from isp.errors import ConfigError, DataError
 from isp.evaluation import evaluate
 from isp.losses import default_loss
 from isp.metrics import METRICS, majority, score
+from isp.preparation import prepare, split
 from isp.tasks import ImageTask, Task
 from tests.test_backbones import small
 from tests.test_data import png

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 import isp
 from isp import masks
-from isp.errors import ConfigError, TrainingDiverged
+from isp.errors import ConfigError
 from isp.examples import make_examples
 from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.tensors import by_all_names, by_first_name, first_names, overlap, tensors_of
-from isp.training import Training, load_weights, make_trainer, state_of
+from isp.training import Training, TrainingDiverged, load_weights, make_trainer, state_of
 from tests.test_isp import equal
 
 WORDS, WIDTH = 30, 12

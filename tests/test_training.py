@@ -16,11 +16,11 @@ from torch.func import functional_call
 
 from isp import artifacts, masks
 from isp.costs import Cost, StepFlops
-from isp.divergence import explain
-from isp.errors import SLOWER, ConfigError, MaskError, TrainingDiverged
+from isp.divergence import SLOWER, explain
+from isp.errors import ConfigError, MaskError
 from isp.losses import check_labels, default_loss
 from isp.seeds import seed as named_seed
-from isp.training import BatchOrder, State, Trainer, Training, learning_rate, load_weights, state_of
+from isp.training import BatchOrder, State, Trainer, Training, TrainingDiverged, learning_rate, load_weights, state_of
 from tests.conftest import Noisy, tiny_model
 
 MakeTrainer = Callable[..., Trainer]

@@ -20,15 +20,18 @@ from typing import Any
 
 import pytest
 
-from isp import warm
 from isp.errors import IspError
+from isp.runtime import warm
 
 if not warm.available():
     pytest.skip("the warm server takes Linux", allow_module_level=True)
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 180  # more than torch takes to import on a busy machine
-CLIENT = "import sys; from isp import warm; raise SystemExit(warm.call(sys.argv[3:], sys.argv[1], sys.argv[2].split()))"
+CLIENT = (
+    "import sys; from isp.runtime import warm; "
+    "raise SystemExit(warm.call(sys.argv[3:], sys.argv[1], sys.argv[2].split()))"
+)
 LIGHT = "--run tests.test_warm:act --modules json"
 CODES = [None, 0, 2, 3, 256, True, "a reason"]
 
@@ -402,7 +405,7 @@ def test_a_folder_with_a_long_path_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """TMPDIR may be any; only where /tmp is of no use either do jobs start cold, which is said once."""
-    from isp import running  # imports much, which the children of light servers must not
+    from isp.workflow import running  # imports much, which the children of light servers must not
 
     long = tmp_path / ("x" * 100)
     long.mkdir()
@@ -460,7 +463,7 @@ def test_without_a_server_a_call_starts_cold(run: Run) -> None:
 
 
 def test_a_server_that_does_not_start_is_tried_once(run: Run, tmp_path: Path) -> None:
-    code = "import os, sys; 'isp.warm' in ' '.join(sys.orig_argv) and (os.write(2, b'no server here'), os._exit(1))"
+    code = "import os, sys; 'runtime.warm' in ' '.join(sys.orig_argv) and (os.write(2, b'no server here'), os._exit(1))"
     (tmp_path / "sitecustomize.py").write_text(code)
     run.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
     first, second = cold(run), cold(run)
@@ -481,7 +484,7 @@ def test_a_call_of_a_stopped_server_starts_cold(run: Run) -> None:
 
 
 UNSEEN = (
-    "from isp import warm; real, seen = warm.is_stopped, []; "
+    "from isp.runtime import warm; real, seen = warm.is_stopped, []; "
     "warm.is_stopped = lambda pid: seen and real(pid) or seen.append(1); "
 )
 """A client that sees only the second time that its server is stopped."""
@@ -493,7 +496,8 @@ def test_what_keeps_the_server_from_starting_is_said_once(
     for key, value in run.environment.items():
         monkeypatch.setenv(key, value)
     code = (
-        "import os, sys; 'isp.warm' in ' '.join(sys.orig_argv) and (os.write(2, b'no server\\x1b here'), os._exit(1))"
+        "import os, sys; "
+        "'runtime.warm' in ' '.join(sys.orig_argv) and (os.write(2, b'no server\\x1b here'), os._exit(1))"
     )
     (tmp_path / "sitecustomize.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -510,7 +514,7 @@ def test_a_stopped_server_is_resumed_at_the_end_of_who_began_it(run: Run) -> Non
     server = run.server()
     os.kill(server, signal.SIGSTOP)
     until(lambda: warm.is_stopped(server))
-    program = "import sys; from isp import warm; warm.begin(sys.argv[1])"
+    program = "import sys; from isp.runtime import warm; warm.begin(sys.argv[1])"
     command = [sys.executable, "-c", program, str(run.socket)]
     subprocess.run(command, env=run.environment, timeout=SECONDS, check=True)
     until(lambda: not warm.is_stopped(server))
@@ -650,7 +654,7 @@ def test_an_idle_server_sleeps(run: Run) -> None:
 
 @pytest.mark.parametrize("before", ["", "import os; del os.pidfd_open; "], ids=["pidfd", "polling"])
 def test_end_with(run: Run, before: str) -> None:
-    program = f"{before}import sys, time; from isp import warm; warm.end_with(warm.owner()); print(1); time.sleep(600)"
+    program = f"{before}import sys, time; from isp.runtime.warm import *; end_with(owner()); print(1); time.sleep(600)"
     command = [sys.executable, "-u", "-c", program]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=run.environment, text=True, **pipes) as ending:
@@ -678,7 +682,7 @@ def test_options_and_no_arguments_need_no_server(run: Run) -> None:
 
 
 def test_the_client_imports_nothing_heavy() -> None:
-    program = "import sys, isp.__main__, isp.warm; print(*{name.partition('.')[0] for name in sys.modules})"
+    program = "import sys, isp.__main__, isp.runtime.warm; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     heavy = {"typer", "rich", "yaml", "torch", "numpy", "pydantic", "subprocess", "tempfile", "argparse", "asyncio"}
     assert heavy.isdisjoint(done.stdout.split())

@@ -29,17 +29,17 @@ import isp
 from isp import artifacts, cli, registry
 from isp.backbones import _bert as bert
 from isp.config import Study, load_study, parse_study
-from isp.dag import Dag
-from isp.data.preparation import limited
 from isp.definitions import task_of
 from isp.evaluation import evaluate as score
-from isp.families import Ticket
-from isp.jobs import Jobs
+from isp.preparation import limited
 from isp.reporting import FIGURES
-from isp.running import command, load
+from isp.runtime.watch import has_finished
 from isp.stages.evaluate import evaluate
-from isp.status import find_study, log_of, look, read_plan, report
-from isp.watch import has_finished
+from isp.tickets import Ticket
+from isp.workflow.jobs import Jobs
+from isp.workflow.rules import make_dag
+from isp.workflow.running import command, load
+from isp.workflow.status import find_study, log_of, look, read_plan, report
 from tests.test_backbones import SMALL_BERT, bert_folder
 from tests.test_isp import equal as same
 from tests.test_tasks import imitate
@@ -204,12 +204,12 @@ def test_what_is_compared() -> None:
         {**block, "variants": ["dense"], "sparsities": [], "seeds": [2]},
     ]
     study["variants"] = {name: study["variants"][name] for name in ("dense", "random", "one_shot", "isp")}
-    dag = Dag(parse_study(study, "here"))
+    dag = make_dag(parse_study(study, "here"))
     assert dag.similarities() == [str(RUN / "similarity.json")]
     w: Any = SimpleNamespace(study="smoke", backbone="clip_tiny", task="digits", seed="0")
     at_50 = [f"{RUN}/{name}/0.5000/ticket.safetensors" for name in ("random", "one_shot", "isp")]
     at_60 = [f"{RUN}/{name}/0.6000/ticket.safetensors" for name in ("random", "one_shot")]
-    assert dag.compared(w) == [*at_50, *at_60]
+    assert dag.rule("compare_masks").inputs(w) == {"tickets": [*at_50, *at_60]}
 
 
 def test_a_ticket_is_what_isp_prune_gives_to_the_bit(smoke: Path) -> None:
@@ -400,11 +400,9 @@ def test_no_text_of_a_study_is_a_param_that_snakemake_expands() -> None:
         for path in (ROOT / "workflow" / "rules").glob("*.smk")
         for block in re.findall(r"    params:\n((?:        .*\n)+)", path.read_text())
         for line in block.splitlines()
-        if not re.match(r" +\w+=(lambda w\b|verbatim\(|dag\.\w+,)|^         |^        \)", line)
+        if not re.match(r" +\w+=(lambda w\b|verbatim\(|dag\.\w+(\.(settings|version))?,)|^         |^        \)", line)
     }
     assert plain == {
-        *(f'version=dag.versions("{stage}"),' for stage in ("describe", "plan", "compare_plan", "collect", "tables")),
-        *(f'version=dag.versions("{stage}"),' for stage in ("figures", "page", "compare_masks")),
         *('runs=f"{paths.STUDY}/runs",', "folder=paths.STUDY,"),
         *('folder=f"{paths.STUDY}/tables",', 'folder=f"{paths.STUDY}/figures",'),
     }
@@ -688,7 +686,7 @@ def test_killed_three_times_it_ends_in_the_same_bits(
 
 def _serves(process: psutil.Process, owner: int) -> bool:
     command = process.info["cmdline"] or []
-    return any("isp.warm" in word for word in command) and str(owner) in command
+    return any("isp.runtime.warm" in word for word in command) and str(owner) in command
 
 
 def test_two_at_once_are_refused(smoke: Path, tmp_path: Path, running: Callable[[], subprocess.Popen[str]]) -> None:
@@ -792,7 +790,8 @@ def test_the_command_that_runs_it_again_holds_what_was_given() -> None:
 def test_locks_of_a_living_snakemake_stay(tmp_path: Path) -> None:
     """A, B and C start one after the other; A ends before C: B's locks must outlive that."""
     code = (
-        "import sys; from isp.running import unlock_if_abandoned as u; u(); print('in', flush=True); sys.stdin.read()"
+        "import sys; from isp.workflow import running; running.unlock_if_abandoned(); print('in', flush=True); "
+        "sys.stdin.read()"
     )
 
     def start(here: str = "") -> subprocess.Popen[str]:

@@ -1,7 +1,8 @@
 """How the methods of each family are run, in process: the reference for every other way of running them.
 
-A family is one file with the steps that its methods are made of, and `tickets`, which composes them. `find_tickets`
-picks the family of a method.
+A family is one file: what a method of it defines (its docstring), what is true of all of them (`TRAITS`), the steps
+that they are made of, `planned_steps`, and `tickets`, which composes the steps. `find_tickets` picks the family of a
+method.
 """
 
 from __future__ import annotations
@@ -12,101 +13,38 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict
-from torch import Tensor
 
-from isp import masks, registry
-from isp.costs import Cost
+from isp import registry
 from isp.errors import ConfigError, unknown
-from isp.masks import Mask
 from isp.settings import Settings, parse
 from isp.sparsity import num_pruned
+from isp.tickets import Ticket, Validation, check_ticket
 from isp.training import VERSION as TRAINING_VERSION
 from isp.training import BatchOrder, State, Trainer, Training
 
-SETTINGS = {
-    "dense": "isp.settings:Settings",
-    "one_shot": "isp.methods:Scored",
-    "single_pass": "isp.settings:Settings",
-    "iterative": "isp.methods.lth:Settings",
-    "pooled": "isp.methods.lottery_pools:Settings",
-    "denoised": "isp.methods.isp:Settings",
-    "souped": "isp.methods.uniform_soup:Settings",
-    "instant": "isp.methods.instant_model_soup:Settings",
-}
-"""Base class of the settings of each family's methods."""
-NEVER_PRUNE = ("dense", "instant")
-"""Families whose only sparsity is 0."""
-MAY_PRUNE = ("souped",)
-"""Families that have tickets of sparsity 0, too."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class Ticket:
-    """A trained, sparse model: the state at step T and the mask it was trained under.
+class Traits:
+    """What a family says of its methods, so that nothing else asks for a family by name.
 
     Attributes:
-        method: name of the method that found it.
-        sparsity: as asked for, a decimal with four places.
-        mask: over the prunable parameters.
-        weights: all parameters and buffers; the masked ones are exactly zero.
-        finding: what was spent until the mask was known (for single-pass methods this is part of the training).
-        retraining: what was spent under the final mask.
-        rounds: One record per round of a method that has rounds; one in total of a method that prunes within one run.
-        origin: what made it: the method's settings, the protocol, seed and device.
+        settings: Base class of the settings of its methods.
+        prunes: Whether its tickets are sparse: always, never (their only sparsity is 0), or also at sparsity 0.
+        chooses: Whether it chooses by validation examples, whatever the method.
+        one_run: Whether a ticket is one run of T steps, so that T may be raised to the steps of another variant.
+        mathematics: The version of what its methods share, by the name under which workflow jobs know it.
+        route: How the workflow makes the tickets of a method: the name of its rules, if it is not that of the family.
     """
 
-    method: str
-    sparsity: Decimal
-    mask: Mask
-    weights: dict[str, Tensor]
-    finding: Cost = field(default_factory=Cost)
-    retraining: Cost = field(default_factory=Cost)
-    rounds: list[dict[str, Any]] = field(default_factory=list)
-    origin: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def cost(self) -> Cost:
-        """All that the ticket cost by itself, nothing shared with others taken off."""
-        return self.finding + self.retraining
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """What a method that `chooses` does it by: validation examples, never test ones.
-
-    Attributes:
-        score: of all weights of a model; higher is better.
-        cost: of scoring once.
-    """
-
-    score: Callable[[Mapping[str, Tensor]], float]
-    cost: Cost
-
-
-@dataclass
-class Evaluations:
-    """Scores by validation examples, counted.
-
-    Attributes:
-        validation: what is asked.
-        count: how often it was.
-    """
-
-    validation: Validation
-    count: int = 0
-
-    def __call__(self, weights: Mapping[str, Tensor]) -> float:
-        """The score of all weights of a model."""
-        self.count += 1
-        return self.validation.score(weights)
-
-    @property
-    def cost(self) -> Cost:
-        """Of all evaluations until now."""
-        return sum([self.validation.cost] * self.count, Cost())
+    settings: type[Settings] = Settings
+    prunes: Literal["always", "never", "optionally"] = "always"
+    chooses: bool = False
+    one_run: bool = False
+    mathematics: Mapping[str, int] = field(default_factory=dict)
+    route: Callable[[Method], str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +66,34 @@ class Method:
     @property
     def family(self) -> ModuleType:
         """The module in `isp.families` that runs it."""
-        return importlib.import_module(f"isp.families.{self.module.FAMILY}")
+        return load_family(self.module.FAMILY)
+
+    @property
+    def traits(self) -> Traits:
+        """What its family says of it."""
+        return traits_of(self.module)
+
+    @property
+    def route(self) -> str:
+        """How the workflow makes its tickets."""
+        return self.traits.route(self) if self.traits.route else str(self.module.FAMILY)
+
+
+def load_family(name: str) -> ModuleType:
+    """The module of a family.
+
+    Raises:
+        ConfigError: There is no such family.
+    """
+    if name not in registry.names("family"):
+        raise ConfigError(unknown("family", name, registry.names("family")))
+    return importlib.import_module(f"isp.families.{name}")
+
+
+def traits_of(module: ModuleType) -> Traits:
+    """What its family says of a method, given the method's file."""
+    traits: Traits = load_family(module.FAMILY).TRAITS
+    return traits
 
 
 def make_method(name: str, settings: dict[str, Any] | None = None, where: str = "") -> Method:
@@ -156,10 +121,7 @@ def describe_method(family: str) -> ModuleType:
     Raises:
         ConfigError: There is no such family.
     """
-    if family not in SETTINGS:
-        raise ConfigError(unknown("family", family, SETTINGS))
-    module, _, name = SETTINGS[family].partition(":")
-    base: type[Settings] = getattr(importlib.import_module(module), name)
+    base: type[Settings] = load_family(family).TRAITS.settings
 
     class Described(base):  # type: ignore[valid-type, misc]
         model_config = ConfigDict(extra="allow")
@@ -171,13 +133,13 @@ def describe_method(family: str) -> ModuleType:
 
 def chooses(method: Method) -> bool:
     """Whether a method chooses by validation examples: weights, coefficients or members of a soup."""
-    return method.module.FAMILY in ("pooled", "instant") or hasattr(method.module, "choose")
+    return method.traits.chooses or hasattr(method.module, "choose")
 
 
 def sparsities_of(method: Method, asked: Sequence[Decimal]) -> tuple[Decimal, ...]:
     """The sparsities of a method's tickets where these are asked for: 0 if it never prunes, or may and none is."""
-    family = method.module.FAMILY
-    dense = family in NEVER_PRUNE or (family in MAY_PRUNE and not asked)
+    prunes = method.traits.prunes
+    dense = prunes == "never" or (prunes == "optionally" and not asked)
     return (Decimal("0.0000"),) if dense else tuple(asked)
 
 
@@ -187,11 +149,11 @@ def check_sparsities(method: Method, sparsities: Sequence[Decimal]) -> None:
     Raises:
         ConfigError: says which value is wrong.
     """
-    family = method.module.FAMILY
-    if family in NEVER_PRUNE:
+    prunes = method.traits.prunes
+    if prunes == "never":
         if any(sparsity != 0 for sparsity in sparsities):
             raise ConfigError(f"method {method.name!r} does not prune: its only sparsity is 0, not {max(sparsities)}")
-    elif family in MAY_PRUNE:
+    elif prunes == "optionally":
         if not sparsities:
             raise ConfigError(f"method {method.name!r}: give sparsities; 0 is one of a dense model")
     elif not sparsities or min(sparsities) <= 0:
@@ -262,11 +224,3 @@ def find_tickets(
     for ticket in method.family.tickets(method, trainer, initial, sorted(sparsities), **chosen_by):
         check_ticket(ticket)
         yield replace(ticket, origin=origin)
-
-
-def check_ticket(ticket: Ticket) -> None:
-    """Refuse a ticket that is not exact to one weight, counted on the weights: a bug in a method, not bad input."""
-    total = masks.num_weights(ticket.mask)
-    assert masks.num_kept(ticket.mask) == total - num_pruned(ticket.sparsity, total), ticket.method
-    for name, kept in ticket.mask.items():
-        assert not ticket.weights[name][~kept].any(), f"{ticket.method}: {name} has masked weights that are not zero"

@@ -1,4 +1,7 @@
-"""Instant Soup Pruning as steps that can be run one by one: segment, look-ahead, aggregate, retrain."""
+"""Instant Soup Pruning as steps that can be run one by one: segment, look-ahead, aggregate, retrain.
+
+A method of this family defines nothing more; its settings are those of `isp`.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,23 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from torch import Tensor
-
-from isp import masks
+from isp import copies, masks, superposition
+from isp.copies import LookAhead, Member, Varied, subset_size
 from isp.costs import Cost
-from isp.errors import ConfigError, TrainingDiverged
-from isp.families import Method, Ticket
+from isp.errors import ConfigError
+from isp.families import Method, Traits
 from isp.masks import Mask, Weights
 from isp.methods import isp
 from isp.sparsity import PLACES, Scope
-from isp.training import State, Trainer, Training, learning_rate
+from isp.superposition import Contribution, Rule
+from isp.tickets import Ticket
+from isp.training import State, Trainer, Training, TrainingDiverged, learning_rate
+
+TRAITS = Traits(
+    settings=isp.Settings,
+    mathematics={"isp": copies.VERSION},
+    route=lambda method: "denoised" if _settings(method).chained else "one_job",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +75,13 @@ def _steps_alone(settings: isp.Settings, training: Training, num_examples: int, 
     return training.steps + count * _steps_of_look_aheads(settings, training, num_examples)
 
 
-def check_subset(settings: isp.Varied, training: Training, num_examples: int, whose: str) -> None:
+def check_subset(settings: Varied, training: Training, num_examples: int, whose: str) -> None:
     """Refuse a copy's own data if they make no batch.
 
     Raises:
         ConfigError: says how many there are.
     """
-    subset = isp.subset_size(settings, num_examples)
+    subset = subset_size(settings, num_examples)
     if subset < training.batch_size:
         raise ConfigError(
             f"data_fraction = {settings.data_fraction}: {whose}'s {subset} of {num_examples} training examples "
@@ -80,19 +90,46 @@ def check_subset(settings: isp.Varied, training: Training, num_examples: int, wh
 
 
 def look_ahead(
-    settings: isp.LookAhead, trainer: Trainer, state: State, mask: Mask | None, round_index: int, index: int
-) -> tuple[dict[str, Tensor], Cost]:
-    """Train copy `index` of a round for C steps and return its prunable weights; the copy itself is thrown away."""
+    settings: LookAhead,
+    trainer: Trainer,
+    state: State,
+    mask: Mask | None,
+    round_index: int,
+    index: int,
+    sparsities: Sequence[Decimal],
+    contribution: Contribution,
+    scope: Scope,
+) -> tuple[list[Weights], Cost]:
+    """Train copy `index` of a round for C steps and prune it; the copy itself is thrown away.
+
+    Args:
+        settings: Of the copies.
+        trainer: Of the run.
+        state: The end of the round's segment, where the copy begins; it is left as it is.
+        mask: The run's current mask; None: all weights.
+        round_index: Number of the round, from 0.
+        index: Number of the copy, from 0.
+        sparsities: Of the round's events.
+        contribution: What the rule of superposition needs of the copy.
+        scope: Whether layers are ranked together.
+
+    Returns:
+        What the copy contributes to each event, and what it cost.
+
+    Raises:
+        TrainingDiverged: Names the copy, and keeps `state`.
+    """
     member = isp.member(settings, len(trainer.examples), trainer.seed, round_index, index)
     current = learning_rate(trainer.training, state.step)
     name = f"look-ahead {index} of round {round_index}"
     copy, cost = train_copy(settings, member, trainer, state, mask, name, peak=current)
-    return trainer.prunable_weights(copy), cost
+    weights = trainer.prunable_weights(copy)
+    return [superposition.weak(contribution, weights, sparsity, mask, scope) for sparsity in sparsities], cost
 
 
 def train_copy(
-    settings: isp.LookAhead,
-    member: isp.Member,
+    settings: LookAhead,
+    member: Member,
     trainer: Trainer,
     state: State,
     mask: Mask | None,
@@ -130,7 +167,7 @@ def train_copy(
         return own.run(start, start.step + settings.look_ahead_steps, mask)
 
 
-def varied(trainer: Trainer, member: isp.Member) -> Trainer:
+def varied(trainer: Trainer, member: Member) -> Trainer:
     """The trainer under the protocol and data of a copy."""
     run = trainer.training
     update: dict[str, Any] = {"learning_rate": run.learning_rate * member.learning_rate_factor}
@@ -140,7 +177,7 @@ def varied(trainer: Trainer, member: isp.Member) -> Trainer:
 
 
 @contextmanager
-def named(name: str, member: isp.Member, state: State, mask: Mask | None = None) -> Iterator[None]:
+def named(name: str, member: Member, state: State, mask: Mask | None = None) -> Iterator[None]:
     """A copy that diverges in this context is named; state and mask are those that it began from."""
     try:
         yield
@@ -150,7 +187,7 @@ def named(name: str, member: isp.Member, state: State, mask: Mask | None = None)
 
 
 def aggregate(
-    rule: isp.Rule,
+    rule: Rule,
     weights: Weights,
     contributions: Sequence[Weights],
     sparsity: Decimal,
@@ -164,19 +201,19 @@ def aggregate(
     Args:
         rule: of superposition.
         weights: the run's current prunable weights.
-        contributions: from `isp.weak`, one a copy.
+        contributions: from `superposition.weak`, one a copy.
         sparsity: of the event.
         within: the run's current mask.
         about: what the record begins with: the round, the step it is pruned at.
         scope: whether layers are ranked together.
         adjust: False leaves a union with more weights than `sparsity` says.
     """
-    mask = isp.superpose(rule, weights, contributions, sparsity, within, scope, adjust)
-    changed = isp.changed(mask, weights, sparsity, within, scope)
+    mask = superposition.superpose(rule, weights, contributions, sparsity, within, scope, adjust)
+    changed = superposition.changed(mask, weights, sparsity, within, scope)
     record = {**about, "sparsity": str(sparsity), "changed": changed}
     if rule == "mean_score":  # compare the masks that the copies would have been pruned to
         contributions = [masks.prune_by_magnitude(copy, sparsity, within, scope=scope) for copy in contributions]
-    agreed = isp.agreement(contributions)  # type: ignore[arg-type]
+    agreed = superposition.agreement(contributions)  # type: ignore[arg-type]
     record["agreement"], record["agreement_by_layer"] = agreed or (None, None)
     return Event(mask=mask, record=record)
 
@@ -188,7 +225,7 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
         yield from (_ticket_alone(method, trainer, initial, target) for target in sparsities)
         return
     plans = {t: _rounds(settings, trainer.training, len(trainer.examples), t) for t in sparsities}
-    copies = settings.look_ahead(trainer.order.steps_per_epoch)
+    protocol = settings.look_ahead(trainer.order.steps_per_epoch)
     state, mask, spent = initial, None, Cost()
     records: list[dict[str, Any]] = []
     for nominal in plans[max(sparsities)]:
@@ -197,16 +234,18 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
         within, weights = mask, trainer.prunable_weights(state)
         leaving = {plan[-1] for plan in plans.values() if plan[-1].index == nominal.index}
         events = sorted({nominal, *leaving}, key=lambda event: event.sparsity)  # the nominal one comes last and goes on
-        contributions: dict[Decimal, list[Weights]] = {event.sparsity: [] for event in events}
+        asked = [event.sparsity for event in events]
+        by_copy: list[list[Weights]] = []
         for index in range(settings.denoisers):
-            copy, cost = look_ahead(copies, trainer, state, within, nominal.index, index)
+            contributed, cost = look_ahead(
+                protocol, trainer, state, within, nominal.index, index, asked, settings.contribution, settings.scope
+            )
             spent += cost
-            for sparsity, found in contributions.items():
-                found.append(isp.weak(settings.contribution, copy, sparsity, within, settings.scope))
-        for event in events:
-            found = contributions[event.sparsity]
+            by_copy.append(contributed)
+        for number, event in enumerate(events):
+            contributions = [contributed[number] for contributed in by_copy]
             about = {"round": event.index, "step": state.step}
-            pruned = aggregate(settings.rule, weights, found, event.sparsity, within, about, settings.scope)
+            pruned = aggregate(settings.rule, weights, contributions, event.sparsity, within, about, settings.scope)
             mask = pruned.mask
             if event in leaving:
                 final, retraining = trainer.run(state, trainer.training.steps, mask)
@@ -253,7 +292,7 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
     """
     settings, total = _settings(method), trainer.training.steps
     steps_per_epoch, nominal = trainer.order.steps_per_epoch, settings.rounds == "nominal"
-    by_epochs, copies = settings.round_limit == "epochs", settings.look_ahead(steps_per_epoch)
+    by_epochs, protocol = settings.round_limit == "epochs", settings.look_ahead(steps_per_epoch)
     most = isp.max_rounds(settings, steps_per_epoch, total)
     state, at = initial, trainer.resumed(Progress())
 
@@ -282,9 +321,11 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
             isp.sparsities(settings, target)[at.round] if nominal else isp.next_sparsity(settings, at.reached, target)
         )
         for member in range(len(at.contributions), settings.denoisers):
-            copy, cost = look_ahead(copies, trainer, state, at.mask, at.round, member)
+            (contributed,), cost = look_ahead(
+                protocol, trainer, state, at.mask, at.round, member, [sparsity], settings.contribution, settings.scope
+            )
             at.spent += cost
-            at.contributions.append(isp.weak(settings.contribution, copy, sparsity, at.mask, settings.scope))
+            at.contributions.append(contributed)
         prune(sparsity)
         if last and by_epochs and at.reached < target:
             prune(target)

@@ -1,4 +1,7 @@
-"""Dense fine-tuning: T steps without a mask."""
+"""Dense fine-tuning: T steps without a mask.
+
+A method of this family defines nothing more.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from isp import masks
-from isp.families import Method, Ticket
+from isp.families import Method, Traits
+from isp.tickets import Ticket
 from isp.training import State, Trainer, Training
+
+TRAITS = Traits(prunes="never")
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:

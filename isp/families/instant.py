@@ -1,4 +1,7 @@
-"""Instant Model Soup as steps that can be run one by one: weak subnetworks, their merging, one fine-tuning."""
+"""Instant Model Soup as steps that can be run one by one: weak subnetworks, their merging, one fine-tuning.
+
+A method of this family defines nothing more; its settings and draws are those of `instant_model_soup`.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ from torch import Tensor
 
 from isp import masks, soups
 from isp.costs import Cost
-from isp.families import Evaluations, Method, Ticket, Validation
+from isp.families import Method, Traits
 from isp.families.denoised import check_subset, train_copy
 from isp.masks import Weights
 from isp.methods import instant_model_soup
 from isp.norms import Reestimation, reestimation
+from isp.tickets import Evaluations, Ticket, Validation
 from isp.training import State, Trainer, Training
+
+TRAITS = Traits(settings=instant_model_soup.Settings, prunes="never", chooses=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Iterative magnitude pruning: rounds of training to T, each rewound, under the mask of the round before.
 
 Every round starts from the initial state, or from the dense run's state at step `rewind_steps` where a method has that
-setting.
+setting. A method of this family defines nothing more; its settings are those of `lth`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from torch import Tensor
 from isp import masks
 from isp.costs import Cost
 from isp.errors import ConfigError
-from isp.families import Method, Ticket
+from isp.families import Method, Traits
 from isp.masks import Mask, Weights
+from isp.methods import lth
 from isp.sparsity import Scope, sparsities_to
+from isp.tickets import Ticket
 from isp.training import State, Trainer, Training
+
+TRAITS = Traits(settings=lth.Settings)
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:

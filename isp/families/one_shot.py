@@ -1,4 +1,9 @@
-"""One-shot methods: a mask from the initial weights, then T steps under it."""
+"""One-shot methods: a mask from the initial weights, then T steps under it.
+
+A method of this family defines `scores(probe, settings, seed)`, a score for every prunable weight; the highest are
+kept. Or, where the scores depend on the sparsity, `mask(probe, settings, seed, sparsity)`, the mask itself. Its
+`Settings` derive from `Scored`.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +16,16 @@ from torch import Tensor
 
 from isp import masks
 from isp.costs import Cost, counting
-from isp.families import Method, Ticket
+from isp.families import Method, Traits
 from isp.masks import Mask
-from isp.methods import Probe
+from isp.methods import Probe, Scored
 from isp.rng import forked_rng, seed_all
 from isp.seeds import seed as named_seed
 from isp.sparsity import Scope
+from isp.tickets import Ticket
 from isp.training import State, Trainer, Training, load_weights
+
+TRAITS = Traits(settings=Scored, one_run=True)
 
 T = TypeVar("T")
 

@@ -1,4 +1,7 @@
-"""Post-hoc interpolation of the tickets of iterative magnitude pruning, chosen on validation examples."""
+"""Post-hoc interpolation of the tickets of iterative magnitude pruning, chosen on validation examples.
+
+A method of this family defines nothing more; its settings and mathematics are those of `lottery_pools`.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from isp.costs import Cost
-from isp.families import Evaluations, Method, Ticket, Validation, iterative
+from isp.families import Method, Traits, iterative
 from isp.methods import lottery_pools
 from isp.norms import Reestimation, reestimation
+from isp.tickets import Evaluations, Ticket, Validation
 from isp.training import State, Trainer, Training
+
+TRAITS = Traits(settings=lottery_pools.Settings, chooses=True)
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:

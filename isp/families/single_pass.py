@@ -1,7 +1,11 @@
 """Methods that prune within one run of T steps: the mask changes while the model is trained.
 
-A method says at which steps it wants to look (`events`) and what it does there (`prune`); what it remembers between
-events is tensors, so state, mask and memory at a step are all that is needed to go on from there.
+A method of this family defines `events(settings, sparsity, steps)`, the steps of a run at which it looks at the
+weights, ascending, all below T; `prune(event, settings)`, a mask, or None for not yet; and, if it must see every step,
+`observe(memory, names, parameters)`, called with the gradients of every update until the target is reached. They are
+called within the training loop, on the weights themselves: an event copies nothing, so there may be one at every step.
+What a method remembers between events is tensors, so state, mask and memory at a step are all that is needed to go on
+from there.
 """
 
 from __future__ import annotations
@@ -15,11 +19,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from isp import masks
-from isp.families import Method, Ticket
+from isp.families import Method, Traits
 from isp.masks import Mask
 from isp.methods import Event
 from isp.sparsity import num_pruned
+from isp.tickets import Ticket
 from isp.training import State, Trainer, Training
+
+TRAITS = Traits(one_run=True, route=lambda method: "one_job")
 
 RECORDED = 10
 """Approximate number of prune events in the record of a run; the first and the last are among them."""

@@ -1,4 +1,8 @@
-"""Averages of models that are each trained to the end: of all of them, or of those that a method chooses."""
+"""Averages of models that are each trained to the end: of all of them, or of those that a method chooses.
+
+The settings of a method of this family derive from those of `uniform_soup`. If it defines `choose(members, blend,
+score)`, those members are averaged whose `isp.soups.Tried` say so.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,19 @@ from torch import Tensor
 
 from isp import masks, soups
 from isp.costs import Cost
-from isp.families import Evaluations, Method, Ticket, Validation
+from isp.families import Method, Traits, chooses
 from isp.families.denoised import check_subset, named, varied
 from isp.masks import Mask, Weights
 from isp.methods import uniform_soup
 from isp.norms import Reestimation, reestimation
+from isp.tickets import Evaluations, Ticket, Validation
 from isp.training import State, Trainer, Training
+
+TRAITS = Traits(
+    settings=uniform_soup.Settings,
+    prunes="optionally",
+    route=lambda method: "chosen" if chooses(method) else "souped",
+)
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:

@@ -1,24 +1,7 @@
 """One file a method; its name is the file's stem. A method holds only its own mathematics and states its family.
 
-Every file defines `FAMILY`, `VERSION` (raised when its results change) and `Settings`. What else it defines depends on
-the family, which decides how the method is run (`isp/families/`):
-
-- "dense": nothing; trains without a mask.
-- "one_shot": `scores(probe, settings, seed)`, a score for every prunable weight; the highest are kept, before training.
-  Or, where the scores depend on the sparsity, `mask(probe, settings, seed, sparsity)`, the mask itself. Its `Settings`
-  derive from `Scored`.
-- "single_pass": `events(settings, sparsity, steps)`, the steps of a run at which it looks at the weights, ascending,
-  all below T; `prune(event, settings)`, a mask, or None for not yet; and, if it must see every step, `observe(memory,
-  names, parameters)`, called with the gradients of every update until the target is reached. Both are called within
-  the training loop, on the weights themselves: an event copies nothing, so there may be one at every step.
-- "iterative": nothing more; rounds of full training as lottery-ticket rewinding (its settings say how).
-- "pooled": nothing more; interpolation of the tickets of an iterative method, mathematics in
-  `methods/lottery_pools.py`.
-- "denoised": nothing more; rounds of Instant Soup Pruning, whose mathematics is in `methods/isp.py`.
-- "souped": averages of models that are each trained to the end, whose mathematics is in `isp/soups.py`; its `Settings`
-  derive from those of `uniform_soup`. All are averaged, or, if it defines `choose(members, blend, score)`, those whose
-  `Tried` say so; see `soups.greedy`.
-- "instant": nothing more; Instant Model Soup, whose settings and draws are in `methods/instant_model_soup.py`.
+Every file defines `FAMILY`, a file in `isp/families/`, which says what else a method of it defines and how it is run;
+`VERSION`, raised when its results change; and `Settings`.
 """
 
 from __future__ import annotations
@@ -26,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -36,7 +19,8 @@ from isp.masks import Mask
 from isp.settings import Settings
 from isp.sparsity import Scope
 
-Family = Literal["dense", "one_shot", "single_pass", "iterative", "pooled", "denoised", "souped", "instant"]
+Family = str
+"""The stem of a file in `isp/families/`."""
 
 
 class Scored(Settings):

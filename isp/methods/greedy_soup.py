@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from isp import soups
 from isp.methods import Family
-from isp.methods import uniform_soup as _uniform_soup
+from isp.methods.uniform_soup import Settings as UniformSettings
 
 FAMILY: Family = "souped"
 VERSION = 1
@@ -18,5 +18,5 @@ VERSION = 1
 choose = soups.greedy
 
 
-class Settings(_uniform_soup.Settings):
+class Settings(UniformSettings):
     """As `uniform_soup`."""

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from pydantic import Field, field_validator
 
+from isp.copies import LookAhead, Member, draw
 from isp.methods import Family, Scored
-from isp.methods import isp as _isp
 from isp.seeds import seed as named_seed
 from isp.sparsity import parse_sparsity
 
@@ -29,7 +29,7 @@ FAMILY: Family = "instant"
 VERSION = 2
 
 
-class Settings(_isp.LookAhead, Scored):
+class Settings(LookAhead, Scored):
     """Weak subnetworks and their mixing."""
 
     subnetworks: int = Field(default=8, ge=0, le=1000, description="K, weak subnetworks; 0: plain fine-tuning")
@@ -67,9 +67,9 @@ class Settings(_isp.LookAhead, Scored):
         return self.model_dump(mode="json", exclude={"subnetworks", "coefficients"})
 
 
-def member(settings: Settings, num_examples: int, seed: int, index: int) -> _isp.Member:
+def member(settings: Settings, num_examples: int, seed: int, index: int) -> Member:
     """Protocol H_k and data D_k of weak subnetwork `index`; independent of how many there are."""
-    return _isp.drawn(settings, num_examples, named_seed("weak subnetwork", seed=seed, member=index))
+    return draw(settings, num_examples, named_seed("weak subnetwork", seed=seed, member=index))
 
 
 def sparsity(settings: Settings, seed: int, index: int) -> Decimal:

@@ -18,79 +18,23 @@ its weight decay (one of three) and its data (half of the training set) are draw
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from isp import masks, settings
+from isp import copies
+from isp.copies import LookAhead, Member
 from isp.errors import ConfigError
-from isp.masks import Mask, Weights
 from isp.methods import Family, Scored
 from isp.seeds import seed as named_seed
-from isp.sparsity import PLACES, Scope, sparsities_to
+from isp.sparsity import PLACES, sparsities_to
+from isp.superposition import Contribution, Rule
 
 FAMILY: Family = "denoised"
-VERSION = 2
-
-Rule = Literal["mean_score", "votes", "union", "literal"]
-Contribution = Literal["mask", "magnitudes"]
-
-
-class Varied(Protocol):
-    """Settings of what copies draw: a protocol and data of their own."""
-
-    learning_rate_factors: tuple[float, float]
-    weight_decays: tuple[float, ...]
-    data_fraction: float
-
-
-def check_varied(settings: Varied) -> None:
-    """Refuse ranges that nothing can be drawn from.
-
-    Raises:
-        ValueError: names the key, its value and what is allowed.
-    """
-    low, high = settings.learning_rate_factors
-    if not 0 < low <= high:
-        raise ValueError(f"learning_rate_factors = {[low, high]}: allowed are two numbers with 0 < low <= high")
-    if any(decay < 0 for decay in settings.weight_decays):
-        raise ValueError(f"weight_decays = {list(settings.weight_decays)}: allowed are numbers >= 0")
-
-
-class LookAhead(settings.Settings):
-    """Protocol and data of the look-ahead copies (Algorithm 2's P and D)."""
-
-    look_ahead_steps: int = Field(default=50, ge=1, le=10**9, description="C, steps that each copy trains")
-    learning_rate_factors: tuple[float, float] = Field(
-        default=(0.5, 2.0), description="range of a copy's factor on the learning rate, drawn log-uniformly"
-    )
-    weight_decays: tuple[float, ...] = Field(
-        default=(0.0, 0.01, 0.1), description="weight decays that a copy draws from; none: the run's own"
-    )
-    optimizer: Literal["inherited", "fresh"] = Field(
-        default="inherited", description="whether a copy goes on with the run's AdamW moments or starts with none"
-    )
-    warmup_steps: int = Field(
-        default=0,
-        ge=0,
-        description="steps in which a copy's learning rate rises to the run's current one, falling to zero in as many; "
-        "0: it goes on under the run's schedule",
-    )
-    data_fraction: float = Field(
-        default=0.5, gt=0, le=1, description="share of the training set in a copy's random subset"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> LookAhead:
-        check_varied(self)
-        return self
+VERSION = copies.VERSION
 
 
 class Settings(LookAhead, Scored):
@@ -265,118 +209,9 @@ def rounds(settings: Settings, target: Decimal, steps_per_epoch: int, total_step
     return [Round(index, stops[index], stops[index + 1], sparsity) for index, sparsity in enumerate(chain)]
 
 
-# --- Algorithm 2: look-aheads and their superposition -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Member:
-    """Protocol and data of one look-ahead copy, or of one member of a soup.
-
-    Attributes:
-        seed: of its data order, augmentation and dropout.
-        learning_rate_factor: on the run's schedule.
-        weight_decay: AdamW's; None: the run's own.
-        subset: the examples it trains on, int64; None: all.
-    """
-
-    seed: int
-    learning_rate_factor: float = 1.0
-    weight_decay: float | None = None
-    subset: Tensor | None = None
-
-
-def subset_size(settings: Varied, num_examples: int) -> int:
-    """How many of the training examples a look-ahead copy trains on."""
-    return max(1, round(settings.data_fraction * num_examples))
+# --- Algorithm 2: look-aheads ----------------------------------------------------------------------------------------
 
 
 def member(settings: LookAhead, num_examples: int, seed: int, round_index: int, index: int) -> Member:
     """Protocol P_n and data D_n of look-ahead copy `index` of a round; independent of the sparsity it is pruned to."""
-    return drawn(settings, num_examples, named_seed("look-ahead", seed=seed, round=round_index, member=index))
-
-
-def drawn(settings: Varied, num_examples: int, seed: int) -> Member:
-    """A protocol and data, drawn by a seed, which is that of the training, too."""
-    generator = torch.Generator().manual_seed(seed)
-    low, high = settings.learning_rate_factors
-    place = torch.rand((), generator=generator, dtype=torch.float64).item()
-    decays = settings.weight_decays
-    decay = decays[int(torch.randint(len(decays), (), generator=generator))] if decays else None
-    subset = torch.randperm(num_examples, generator=generator)[: subset_size(settings, num_examples)].sort().values
-    return Member(seed, math.exp(math.log(low) + place * (math.log(high) - math.log(low))), decay, subset)
-
-
-def weak(
-    contribution: Contribution, copy: Weights, sparsity: Decimal, within: Mask | None, scope: Scope = "global"
-) -> dict[str, Tensor]:
-    """What a look-ahead copy contributes: its magnitude mask at the event's sparsity, or its magnitudes."""
-    if contribution == "magnitudes":
-        return masks.magnitudes(copy)
-    return masks.prune_by_magnitude(copy, sparsity, within, scope=scope)
-
-
-def superpose(
-    rule: Rule,
-    weights: Weights,
-    contributions: Sequence[Weights],
-    sparsity: Decimal,
-    within: Mask | None,
-    scope: Scope = "global",
-    adjust: bool = True,
-) -> Mask:
-    """Superpose the contributions of the look-ahead copies into one mask of exactly `sparsity`.
-
-    Every rule is exchangeable (the order of the copies does not matter), and with no copies each is magnitude pruning.
-
-    - mean_score: keep the largest mean look-ahead |w|, ties by current |w| (`isp_mean`).
-    - votes: keep the weights that most look-ahead masks keep, ties by current |w|.
-    - union: keep the largest current |w| inside the union of the look-ahead masks (the default; section 2.2.1).
-    - literal: the same with the current weights' own mask in the union, the text of Algorithm 2. It equals magnitude
-      pruning: the union contains the k largest current weights, and the adjustment takes the k largest inside it.
-
-    Args:
-        rule: one of the above.
-        weights: the run's current prunable weights.
-        contributions: from `weak`, one a copy.
-        sparsity: of the event, over all prunable weights.
-        within: the run's current mask; what it dropped stays dropped.
-        scope: whether layers are ranked together.
-        adjust: False leaves a union as it is, with more weights than `sparsity` says.
-    """
-    if not contributions:
-        return masks.prune_by_magnitude(weights, sparsity, within, scope=scope)
-    keep_top = partial(masks.keep_top, sparsity=sparsity, ties=weights, within=within, scope=scope)
-    if rule == "votes":
-        return keep_top(masks.votes(contributions))  # type: ignore[arg-type]
-    if rule == "mean_score":
-        # Summed in fp64, where fp32 magnitudes add up exactly enough for the order of the copies not to show.
-        mean = {name: sum(copy[name].double() for copy in contributions) / len(contributions) for name in weights}
-        return keep_top(mean)  # type: ignore[arg-type]
-    superposed = masks.union(*contributions)  # type: ignore[arg-type]
-    if rule == "literal":
-        superposed = masks.union(superposed, masks.prune_by_magnitude(weights, sparsity, within, scope=scope))
-    return masks.prune_by_magnitude(weights, sparsity, superposed, scope=scope) if adjust else superposed
-
-
-def changed(mask: Mask, weights: Weights, sparsity: Decimal, within: Mask | None, scope: Scope = "global") -> float:
-    """Share of the kept weights that the denoisers changed: those that plain magnitude pruning would have dropped."""
-    plain = masks.prune_by_magnitude(weights, sparsity, within, scope=scope)
-    return 1 - masks.num_kept(masks.intersection(mask, plain)) / max(1, masks.num_kept(mask))
-
-
-def agreement(contributions: Sequence[Mask]) -> tuple[float, dict[str, float | None]] | None:
-    """Mean Jaccard index over all pairs of weak masks, in all and by layer; None with fewer than two masks.
-
-    A layer of which no mask keeps a weight has None, for there is nothing to agree on.
-    """
-    pairs = [masks.overlap_by_layer(a, b) for i, a in enumerate(contributions) for b in contributions[:i]]
-    if not pairs:
-        return None
-    total = _mean_jaccard([sum(layers.values(), masks.Overlap()) for layers in pairs])
-    by_layer = {name: [layers[name] for layers in pairs] for name in pairs[0]}
-    some = {name: any(pair.kept_a or pair.kept_b for pair in found) for name, found in by_layer.items()}
-    return total, {name: _mean_jaccard(found) if some[name] else None for name, found in by_layer.items()}
-
-
-def _mean_jaccard(pairs: Sequence[masks.Overlap]) -> float:
-    return sum(pair.jaccard for pair in pairs) / len(pairs)
+    return copies.draw(settings, num_examples, named_seed("look-ahead", seed=seed, round=round_index, member=index))

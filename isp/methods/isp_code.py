@@ -46,13 +46,14 @@ from typing import Literal
 from pydantic import Field
 
 from isp.methods import Family
-from isp.methods import isp as _isp
+from isp.methods.isp import Settings as IspSettings
+from isp.superposition import Rule
 
 FAMILY: Family = "denoised"
 VERSION = 2
 
 
-class Settings(_isp.Settings):
+class Settings(IspSettings):
     """Settings of `isp` with the defaults of the authors' code."""
 
     rate: float = Field(default=0.1, ge=0.001, lt=1, description="s, share of the weights that a round prunes")
@@ -62,7 +63,7 @@ class Settings(_isp.Settings):
     look_ahead_fraction: float | None = Field(
         default=0.1, gt=0, le=1, description="C as a share of the steps of an epoch; replaces `look_ahead_steps`"
     )
-    rule: _isp.Rule = Field(default="union", description="how the weak masks are superposed")
+    rule: Rule = Field(default="union", description="how the weak masks are superposed")
     adjust: Literal["rounds", "target"] = Field(default="target", description="when a union is made exact")
     rounds: Literal["nominal", "measured"] = Field(default="measured", description="what a round's sparsity follows")
     stop_within: float = Field(

@@ -7,13 +7,13 @@ from typing import Literal
 from pydantic import Field
 
 from isp.methods import Family
-from isp.methods import isp as _isp
+from isp.methods.isp import Settings as IspSettings
 
 FAMILY: Family = "denoised"
 VERSION = 1
 
 
-class Settings(_isp.Settings):
+class Settings(IspSettings):
     """As `isp`, with the rule fixed."""
 
     rule: Literal["literal"] = Field(default="literal", description="fixed: the text of Algorithm 2")

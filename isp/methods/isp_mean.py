@@ -11,13 +11,13 @@ from typing import Literal
 from pydantic import Field
 
 from isp.methods import Family
-from isp.methods import isp as _isp
+from isp.methods.isp import Settings as IspSettings
 
 FAMILY: Family = "denoised"
 VERSION = 1
 
 
-class Settings(_isp.Settings):
+class Settings(IspSettings):
     """As `isp`, with the rule fixed."""
 
     rule: Literal["mean_score"] = Field(default="mean_score", description="fixed: the mean of the copies' magnitudes")

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from isp.copies import Member, check_varied, draw
 from isp.methods import Family, Scored
-from isp.methods import isp as _isp
 from isp.seeds import seed as named_seed
 
 FAMILY: Family = "souped"
@@ -46,7 +46,7 @@ class Settings(Scored):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        _isp.check_varied(self)
+        check_varied(self)
         return self
 
     def prune_step(self, steps: int) -> int:
@@ -60,8 +60,8 @@ class Settings(Scored):
         return self.model_dump(mode="json", include=drawing | {"scope", *pruning} if sparsity else drawing)
 
 
-def member(settings: Settings, num_examples: int, seed: int, index: int) -> _isp.Member:
+def member(settings: Settings, num_examples: int, seed: int, index: int) -> Member:
     """Protocol and data of a member; independent of the sparsity and of the number of members."""
     if index == 0:
-        return _isp.Member(seed)
-    return _isp.drawn(settings, num_examples, named_seed("soup member", seed=seed, member=index))
+        return Member(seed)
+    return draw(settings, num_examples, named_seed("soup member", seed=seed, member=index))

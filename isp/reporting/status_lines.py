@@ -16,7 +16,7 @@ _STATES = ("done", "running", "failed", "left")
 
 
 def lines(found: Mapping[str, Any]) -> str:
-    """The report of `isp.status.report` as text; what logs and markers hold does not steer the terminal."""
+    """The report of `isp.workflow.status.report` as text; what logs and markers hold does not steer the terminal."""
     parts = [_header(found)]
     if found["groups"]:
         parts.append(text([(["tickets", "all", *_STATES], _rows(found["groups"]))]))

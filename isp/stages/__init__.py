@@ -7,11 +7,7 @@ stages share.
 
 from __future__ import annotations
 
-NAMES = (
-    *("download", "split", "pretrain", "convert", "prepare", "initialise", "finetune_dense"),
-    *("prune_one_shot", "prune_iterative", "train_segment", "weak_mask", "aggregate", "retrain"),
-    *("find_ticket", "pool_tickets"),
-    *("train_member", "average_members", "choose_members", "train_subnetwork", "merge_subnetworks"),
-    *("compare_masks", "evaluate", "describe", "plan", "collect", "compare_plan", "tables", "figures", "page"),
-)
-"""The stages in the order of the workflow."""
+from isp import registry
+
+NAMES = registry.names("stage")
+"""The stages."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from isp import lineage
-from isp.api import load_ticket, save_ticket
+from isp.artifacts import load_ticket, save_ticket
 from isp.costs import Measured
-from isp.families import Method, Ticket, Validation, check_ticket, souped
+from isp.families import Method, souped
 from isp.norms import check_no_statistics
 from isp.sparsity import parse_sparsity
 from isp.stages._work import Work, all_taken, taken
+from isp.tickets import Ticket, Validation, check_ticket
 
 
 def load_members(paths: Sequence[Path]) -> list[Ticket]:

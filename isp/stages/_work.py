@@ -15,22 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isp import artifacts, checkpoints, devices, files, lineage
+from isp import artifacts, checkpoints, files, lineage
 from isp.costs import Cost, Measured, StepFlops, Stopwatch, check_device
-from isp.data.preparation import limited
 from isp.data.sources import check
 from isp.definitions import backbone_of, task_of
-from isp.errors import IspError, TrainingDiverged
+from isp.errors import IspError
 from isp.evaluation import validation_by
-from isp.families import Validation
 from isp.losses import default_loss
+from isp.preparation import limited
 from isp.prunable import prunable_names
+from isp.runtime import devices
+from isp.runtime.watch import showing
 from isp.settings import parse
 from isp.shapes import Manifest
 from isp.tasks import TaskLimits
+from isp.tickets import Validation
 from isp.training import VERSION as TRAINING_VERSION
-from isp.training import Checkpoint, State, Trainer, Training, make_trainer
-from isp.watch import showing
+from isp.training import Checkpoint, State, Trainer, Training, TrainingDiverged, make_trainer
 
 REPORT_EVERY = 30.0
 """Seconds between two lines about the progress of a stage."""
@@ -257,9 +258,22 @@ def inputs(
 
 
 def model_facts(architecture: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
-    """What a state says of its model: how to build it, and the FLOPs of a step, so that no later stage need count."""
+    """What a state says of its model: how to build it, its prunable weights, and the FLOPs of a step.
+
+    So no later stage need count them.
+    """
     flops = {"batch_size": trainer.training.batch_size, "flops": asdict(trainer.flops)}
-    return {"architecture": architecture, "step_flops": flops}
+    return {"architecture": architecture, "prunable": list(trainer.prunable), "step_flops": flops}
+
+
+def facts_of(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as the header of an earlier state of the model says it."""
+    return {"architecture": about["architecture"], "prunable": prunable_of(about), "step_flops": about["step_flops"]}
+
+
+def prunable_of(about: Mapping[str, Any]) -> list[str]:
+    """Names of the prunable weights, as a state says them; those of earlier versions say them with the FLOPs."""
+    return list(about["prunable"] if "prunable" in about else about["step_flops"]["flops"]["by_weight"])
 
 
 def step_flops_of(known: Mapping[str, Any]) -> StepFlops:

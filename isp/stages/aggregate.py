@@ -9,17 +9,17 @@ import typer
 
 from isp import artifacts, checkpoints
 from isp.families import denoised
-from isp.methods import isp
 from isp.sparsity import parse_sparsity
 from isp.stages._options import Output, Round, Scope, Sparsity, Within
-from isp.stages._work import inputs, spending, spent, working
+from isp.stages._work import inputs, prunable_of, spending, spent, working
+from isp.superposition import Rule
 
 VERSION = 4
 
 
 def aggregate(
     state: Annotated[Path, typer.Option(help="The state that the round's segment ended in.")],
-    rule: Annotated[isp.Rule, typer.Option(help="How the weak masks are superposed.")],
+    rule: Annotated[Rule, typer.Option(help="How the weak masks are superposed.")],
     round_: Round,
     sparsity: Sparsity,
     output: Output,
@@ -35,8 +35,7 @@ def aggregate(
         load = artifacts.load_weights if rule == "mean_score" else artifacts.load_mask
         contributions = [load(path) for path in weak or []]
         mask = artifacts.load_mask(within)[0] if within else None
-        names = mask or (contributions[0][0] if contributions else about["step_flops"]["flops"]["by_weight"])
-        weights = {name: found.weights[name] for name in names}
+        weights = {name: found.weights[name] for name in prunable_of(about)}
         at = {"round": round_, "step": found.step}
         event = denoised.aggregate(rule, weights, [part for part, _ in contributions], target, mask, at, scope)
         cost, took = spent(about)

@@ -9,15 +9,15 @@ import typer
 
 from isp import files
 from isp.config import parse_study
-from isp.dag import STUDY, log
 from isp.errors import IspError
-from isp.jobs import Jobs
 from isp.reporting import plan_tables
 from isp.reporting.collected import read
 from isp.reporting.tables import markdown
+from isp.runtime.watch import took
 from isp.shapes import Plan
 from isp.stages._options import Metrics, mapping
-from isp.watch import took
+from isp.workflow.jobs import Jobs
+from isp.workflow.paths import STUDY, log
 
 VERSION = 2
 

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from isp import artifacts, checkpoints, files, lineage, masks
-from isp.api import load_ticket
+from isp.artifacts import load_ticket
 from isp.costs import Measured
-from isp.data.preparation import limited
 from isp.definitions import backbone_of, task_of
 from isp.evaluation import evaluate as score
 from isp.metrics import majority
+from isp.preparation import limited
 from isp.settings import parse
 from isp.stages._options import Backbone, Device, Limits, Output, Task, Threads, mapping
 from isp.stages._work import working

@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from isp import artifacts
-from isp.api import save_ticket
+from isp import artifacts, copies
+from isp.artifacts import save_ticket
 from isp.costs import Measured
 from isp.families import find_tickets, make_method
-from isp.methods import isp
 from isp.sparsity import parse_sparsity
 from isp.stages._options import (
     Backbone,
@@ -53,7 +52,7 @@ def find_ticket(
     chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
     made_from = inputs(output, setup.told(), initial=initial, data=data)
     told = {"method": method, "settings": settings, "sparsity": sparsity}
-    methods = (chosen.module, isp)  # which holds the mathematics of its whole family
+    methods = (chosen.module, copies)  # whose version is that of a whole family's mathematics
     with resumable(output, "find_ticket", VERSION, setup, made_from, threads, methods, grouped=True, **told) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from isp import artifacts
-from isp.api import save_ticket
+from isp.artifacts import save_ticket
 from isp.costs import Measured
 from isp.families import dense
 from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training

@@ -22,7 +22,7 @@ from isp.stages._options import (
     Threads,
     ValidationData,
 )
-from isp.stages._work import choosing, inputs, spending, spent, working
+from isp.stages._work import choosing, facts_of, inputs, prunable_of, spending, spent, working
 
 VERSION = 1
 
@@ -59,7 +59,7 @@ def merge_subnetworks(
         chooses = choosing(start.weights, about["architecture"], backbone, task, limits, validation, device)
         merged, cost, records = instant.merge(chosen, start, weak, chooses)
         header = {"stage": "merge_subnetworks", "version": VERSION, "settings": settings, **made_from}
-        header_of_state = header | lineage.at(state) | {key: about[key] for key in ("architecture", "step_flops")}
+        header_of_state = header | lineage.at(state) | facts_of(about)
         artifacts.save_state(state, merged, header_of_state)
-        mask = masks.ones({name: merged.weights[name] for name in about["step_flops"]["flops"]["by_weight"]})
+        mask = masks.ones({name: merged.weights[name] for name in prunable_of(about)})
         artifacts.save_mask(output, mask, header | {"rounds": records, **spending(cost, took + work.measured())})

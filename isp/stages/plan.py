@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from isp import devices, files
+from isp import files
 from isp.config import load_study, parse_study
 from isp.costs import check_device
 from isp.errors import IspError
-from isp.plan import make_plan
 from isp.reporting.plan_tables import lines
+from isp.runtime import devices
 from isp.stages._options import mapping
+from isp.workflow.plan import make_plan
 
 VERSION = 1
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from isp.api import load_ticket, save_ticket
+from isp.artifacts import load_ticket, save_ticket
 from isp.costs import Measured
-from isp.families import check_ticket, make_method, pooled
+from isp.families import make_method, pooled
 from isp.norms import check_no_statistics
 from isp.stages._options import (
     Backbone,
@@ -24,6 +24,7 @@ from isp.stages._options import (
     ValidationData,
 )
 from isp.stages._work import all_taken, choosing, inputs, taken, working
+from isp.tickets import check_ticket
 
 VERSION = 1
 

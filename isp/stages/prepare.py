@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from isp import artifacts
-from isp.data.preparation import prepare as prepare_parts
 from isp.definitions import backbone_of, label_of, task_of
+from isp.preparation import prepare as prepare_parts
 from isp.stages._options import Backbone, DataRoot, Manifest, Task, Weights
 from isp.stages._work import check_manifest, inputs, working
 

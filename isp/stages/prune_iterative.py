@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from isp import artifacts
-from isp.api import load_ticket
+from isp.artifacts import load_ticket
 from isp.families import iterative
 from isp.sparsity import parse_sparsity
 from isp.stages._options import Output, Round, Scope, Sparsity

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from isp import artifacts, masks
-from isp.api import save_ticket
+from isp.artifacts import save_ticket
 from isp.errors import ArtifactError
-from isp.families import Ticket, check_ticket
 from isp.sparsity import num_pruned, parse_sparsity
 from isp.stages._options import (
     Backbone,
@@ -26,6 +25,7 @@ from isp.stages._options import (
     Training,
 )
 from isp.stages._work import Setup, inputs, resumable, spent, taken
+from isp.tickets import Ticket, check_ticket
 
 VERSION = 1
 

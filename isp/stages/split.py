@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from isp import artifacts
-from isp.data import preparation
+from isp import artifacts, preparation
 from isp.definitions import label_of, task_of
 from isp.stages._options import DataRoot, Manifest, Output, Task
 from isp.stages._work import check_manifest, working

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from isp import artifacts
-from isp.api import save_ticket
+from isp import artifacts, copies
+from isp.artifacts import save_ticket
 from isp.costs import Measured
-from isp.families import check_ticket, souped
-from isp.methods import isp, uniform_soup
+from isp.families import souped
+from isp.methods import uniform_soup
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
 from isp.stages._options import (
@@ -29,6 +29,7 @@ from isp.stages._options import (
     Training,
 )
 from isp.stages._work import Setup, inputs, resumable, taken
+from isp.tickets import check_ticket
 
 VERSION = 1
 
@@ -57,7 +58,7 @@ def train_member(
     chosen, target = parse(uniform_soup.Settings, settings, "--settings"), parse_sparsity(sparsity)
     made_from = inputs(output, setup.told(), initial=initial, data=data)
     told: dict[str, Any] = {"settings": settings, "sparsity": sparsity, "member": member}
-    with resumable(output, "train_member", VERSION, setup, made_from, threads, [uniform_soup, isp], **told) as work:
+    with resumable(output, "train_member", VERSION, setup, made_from, threads, [uniform_soup, copies], **told) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         ticket = souped.train_member(chosen, trainer, state, target, member)

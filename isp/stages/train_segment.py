@@ -10,7 +10,7 @@ import typer
 from isp import artifacts
 from isp.costs import Cost, Measured
 from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training, Within
-from isp.stages._work import Setup, inputs, resumable, spending, spent
+from isp.stages._work import Setup, facts_of, inputs, resumable, spending, spent
 
 VERSION = 1
 
@@ -41,5 +41,5 @@ def train_segment(
         header = {"stage": "train_segment", "version": VERSION, **setup.described()}
         header |= made_from
         header |= {"rounds": before["rounds"] if before else []}
-        header |= {key: about[key] for key in ("architecture", "step_flops")}
+        header |= facts_of(about)
         artifacts.save_state(output, done, header | spending(cost_before + cost, took_before + work.measured()))

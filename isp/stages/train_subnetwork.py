@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from isp import artifacts
+from isp import artifacts, copies
 from isp.families import instant
-from isp.methods import instant_model_soup, isp
+from isp.methods import instant_model_soup
 from isp.settings import parse
 from isp.stages._options import Backbone, Data, Device, Limits, MethodSettings, Output, Seed, Task, Threads, Training
 from isp.stages._work import Setup, inputs, resumable, spending
@@ -39,7 +39,7 @@ def train_subnetwork(
     chosen = parse(instant_model_soup.Settings, settings, "--settings")
     made_from = inputs(output, setup.told(), initial=initial, data=data)
     told: dict[str, Any] = {"settings": settings, "member": member}
-    methods = (instant_model_soup, isp)
+    methods = (instant_model_soup, copies)
     with resumable(output, "train_subnetwork", VERSION, setup, made_from, threads, methods, **told) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from isp import artifacts
+from isp import artifacts, copies
+from isp.copies import LookAhead
 from isp.families import denoised
-from isp.methods import isp
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
 from isp.stages._options import (
@@ -29,6 +29,7 @@ from isp.stages._options import (
     Within,
 )
 from isp.stages._work import Setup, inputs, resumable, spending
+from isp.superposition import Contribution
 
 VERSION = 1
 
@@ -48,7 +49,7 @@ def weak_mask(
     output: Output,
     within: Within = None,
     contribution: Annotated[
-        isp.Contribution, typer.Option(help="What to write: the mask, or (for the rule mean_score) the magnitudes.")
+        Contribution, typer.Option(help="What to write: the mask, or (for the rule mean_score) the magnitudes.")
     ] = "mask",
     scope: Scope = "global",
     threads: Threads = 1,
@@ -60,17 +61,18 @@ def weak_mask(
     warmup_steps, data_fraction.
     """
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
-    protocol, target = parse(isp.LookAhead, settings, "--settings"), parse_sparsity(sparsity)
+    protocol, target = parse(LookAhead, settings, "--settings"), parse_sparsity(sparsity)
     made_from = inputs(output, setup.told(), state=state, within=within, data=data)
     told = {"settings": settings, "sparsity": sparsity, "round": round_, "member": member}
     told |= {"contribution": contribution, "scope": scope}
-    with resumable(output, "weak_mask", VERSION, setup, made_from, threads, [isp], grouped=True, **told) as work:
+    with resumable(output, "weak_mask", VERSION, setup, made_from, threads, [copies], grouped=True, **told) as work:
         start, about = artifacts.load_state(state)
         mask = artifacts.load_mask(within)[0] if within else None
         trainer = setup.trainer(start, about, work.progress, work.checkpoint)
-        copy, cost = denoised.look_ahead(protocol, trainer, start, mask, round_, member)
-        found = isp.weak(contribution, {name: tensor.cpu() for name, tensor in copy.items()}, target, mask, scope)
+        (contributed,), cost = denoised.look_ahead(
+            protocol, trainer, start, mask, round_, member, [target], contribution, scope
+        )
         header = {"stage": "weak_mask", "version": VERSION, "settings": settings, **setup.described()}
         header |= made_from
-        save = artifacts.save_weights if contribution == "magnitudes" else artifacts.save_mask
-        save(output, found, header | spending(cost, work.measured()))
+        save: Any = artifacts.save_weights if contribution == "magnitudes" else artifacts.save_mask
+        save(output, contributed, header | spending(cost, work.measured()))

@@ -18,9 +18,9 @@ import psutil
 import pytest
 import yaml
 
-from isp import watch
 from isp.config import load_study
-from isp.jobs import Jobs
+from isp.runtime import watch
+from isp.workflow.jobs import Jobs
 from tests.slurm.conftest import ROOT, Cluster, control, jobs, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("calm")]

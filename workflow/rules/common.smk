@@ -1,15 +1,15 @@
-# What all rules share: the study, its DAG (isp/dag.py: paths, inputs, options), wildcards, the run's own housekeeping.
+# What all rules share: the study, its DAG (isp/workflow/dag.py: paths, inputs, options), wildcards, the run's own housekeeping.
 
 from pathlib import Path
 
-from isp import dag as paths
+from isp.workflow import paths
 from isp import reporting
-from isp.dag import Dag
-from isp.resources import Requests
-from isp.running import by_file, command, limits_jobs, load, start, verbatim
+from isp.workflow.resources import Requests
+from isp.workflow.rules import make_dag
+from isp.workflow.running import by_file, command, limits_jobs, load, start, verbatim
 
 study = load(workflow, config)
-dag = Dag(study, shorten=by_file)
+dag = make_dag(study, shorten=by_file)
 requests = Requests(study, asked=limits_jobs(workflow))
 COMMAND = command(workflow)
 

@@ -14,8 +14,8 @@ rule download:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=lambda w: dag.versions("download", w),
-        wanted=dag.wanted,
+        version=dag.download.version,
+        wanted=dag.download.settings,
     message:
         "{wildcards.name}: files of the {wildcards.kind}"
     shell:
@@ -37,7 +37,7 @@ rule split:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=lambda w: dag.versions("split", w),
+        version=dag.split.version,
         task=dag.task,
     message:
         "{wildcards.task}: validation examples"
@@ -60,7 +60,7 @@ rule pretrain:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=lambda w: dag.versions("pretrain", w),
+        version=dag.pretrain.version,
     message:
         "pre-training {wildcards.backbone}"
     shell:
@@ -84,7 +84,7 @@ rule convert:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=lambda w: dag.versions("convert", w),
+        version=dag.convert.version,
         backbone=dag.backbone,
     message:
         "{wildcards.backbone}: pre-trained weights"
@@ -112,7 +112,7 @@ rule prepare:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=lambda w: dag.versions("prepare", w),
+        version=dag.prepare.version,
         backbone=dag.backbone,
         task=dag.task,
     message:

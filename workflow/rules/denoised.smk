@@ -3,14 +3,14 @@
 
 rule train_segment:
     input:
-        unpack(dag.segment),
+        unpack(dag.train_segment.inputs),
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         temp(paths.STATE),
     log:
         paths.log(paths.STATE),
     wildcard_constraints:
-        variant=dag.variants("denoised"),
+        variant=dag.train_segment.variants,
     conda:
         ENVIRONMENT
     threads: study.threads
@@ -19,9 +19,9 @@ rule train_segment:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("train_segment", w),
+        version=dag.train_segment.version,
         within=dag.within,
-        until=dag.until,
+        until=dag.train_segment.settings,
         run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: round {wildcards.round}, segment"
@@ -32,14 +32,14 @@ rule train_segment:
 
 rule weak_mask:
     input:
-        unpack(dag.look_ahead),
+        unpack(dag.weak_mask.inputs),
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         temp(paths.WEAK),
     log:
         paths.log(paths.WEAK),
     wildcard_constraints:
-        variant=dag.variants("denoised"),
+        variant=dag.weak_mask.variants,
     conda:
         ENVIRONMENT
     threads: study.threads
@@ -48,9 +48,9 @@ rule weak_mask:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("weak_mask", w),
+        version=dag.weak_mask.version,
         within=dag.within,
-        settings=dag.look_ahead_settings,
+        settings=dag.weak_mask.settings,
         run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: round {wildcards.round}, look-ahead {wildcards.member}"
@@ -62,13 +62,13 @@ rule weak_mask:
 
 rule aggregate:
     input:
-        unpack(dag.aggregation),
+        unpack(dag.aggregate.inputs),
     output:
         paths.ROUND_MASK,
     log:
         paths.log(paths.ROUND_MASK),
     wildcard_constraints:
-        variant=dag.variants("denoised"),
+        variant=dag.aggregate.variants,
     conda:
         ENVIRONMENT
     threads: 1
@@ -77,10 +77,10 @@ rule aggregate:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=lambda w: dag.versions("aggregate", w),
+        version=dag.aggregate.version,
         within=dag.within,
         weak=lambda w, input: dag.repeated("weak", input.get("weak", [])),
-        rule=dag.rule,
+        rule=dag.aggregate.settings,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: round {wildcards.round}, mask at {wildcards.sparsity}"
     shell:

@@ -4,7 +4,7 @@
 
 rule train_to_rewind_point:
     input:
-        start=paths.INITIAL,
+        unpack(dag.train_to_rewind_point.inputs),
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         paths.REWIND_POINT,
@@ -18,7 +18,7 @@ rule train_to_rewind_point:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("train_segment", w),
+        version=dag.train_to_rewind_point.version,
         run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}: dense fine-tuning to step {wildcards.step} ({wildcards.initial})"
@@ -29,13 +29,13 @@ rule train_to_rewind_point:
 
 rule prune_iterative:
     input:
-        dag.previous_ticket,
+        unpack(dag.prune_iterative.inputs),
     output:
         paths.ROUND_MASK,
     log:
         paths.log(paths.ROUND_MASK),
     wildcard_constraints:
-        variant=dag.variants("iterative"),
+        variant=dag.prune_iterative.variants,
     conda:
         ENVIRONMENT
     threads: 1
@@ -44,8 +44,8 @@ rule prune_iterative:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=lambda w: dag.versions("prune_iterative", w),
-        scope=dag.scope,
+        version=dag.prune_iterative.version,
+        scope=dag.prune_iterative.settings,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: round {wildcards.round}, mask at {wildcards.sparsity}"
     shell:
@@ -55,14 +55,14 @@ rule prune_iterative:
 
 rule pool_tickets:
     input:
-        unpack(dag.pooling),
+        unpack(dag.pool_tickets.inputs),
         validation=paths.PREPARED.replace("{split}", "validation"),
     output:
         paths.TICKET,
     log:
         paths.log(paths.TICKET),
     wildcard_constraints:
-        variant=dag.variants("pooled"),
+        variant=dag.pool_tickets.variants,
     conda:
         ENVIRONMENT
     threads: study.threads
@@ -71,9 +71,9 @@ rule pool_tickets:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("pool_tickets", w),
+        version=dag.pool_tickets.version,
         candidates=lambda w, input: dag.repeated("candidate", input.candidates),
-        method=dag.settings,
+        method=dag.pool_tickets.settings,
         scoring=dag.scoring,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: pooling at {wildcards.sparsity}"

@@ -3,14 +3,14 @@
 
 rule prune_one_shot:
     input:
-        initial=dag.initial,
+        unpack(dag.prune_one_shot.inputs),
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         paths.ONE_SHOT_MASK,
     log:
         paths.log(paths.ONE_SHOT_MASK),
     wildcard_constraints:
-        variant=dag.variants("one_shot"),
+        variant=dag.prune_one_shot.variants,
     conda:
         ENVIRONMENT
     threads: study.threads
@@ -19,8 +19,8 @@ rule prune_one_shot:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("prune_one_shot", w),
-        method=dag.settings,
+        version=dag.prune_one_shot.version,
+        method=dag.prune_one_shot.settings,
         run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: mask at {wildcards.sparsity}"

@@ -50,8 +50,8 @@ rule describe:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=dag.versions("describe"),
-        study=verbatim(dag.described()),
+        version=dag.describe.version,
+        study=dag.describe.settings,
         command=verbatim(COMMAND),
     message:
         "what the study is"
@@ -76,8 +76,8 @@ rule plan:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=dag.versions("plan"),
-        study=verbatim(dag.described()),
+        version=dag.plan.version,
+        study=dag.plan.settings,
     message:
         "the plan: what all this will take"
     shell:
@@ -101,8 +101,8 @@ rule compare_plan:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=dag.versions("compare_plan"),
-        study=verbatim(dag.described()),
+        version=dag.compare_plan.version,
+        study=dag.compare_plan.settings,
     message:
         "what was planned beside what it took"
     shell:
@@ -141,9 +141,9 @@ rule collect:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=dag.versions("collect"),
+        version=dag.collect.version,
         runs=f"{paths.STUDY}/runs",
-        cells=verbatim(dag.cells()),
+        cells=dag.collect.settings,
         similarities=verbatim(dag.repeated("similarity", dag.similarities())),
         folder=paths.STUDY,
     message:
@@ -214,8 +214,8 @@ rule tables:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=dag.versions("tables"),
-        reference=verbatim(dag.reference()),
+        version=dag.tables.version,
+        reference=dag.tables.settings,
         folder=f"{paths.STUDY}/tables",
     message:
         "tables"
@@ -259,7 +259,7 @@ rule figures:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=dag.versions("figures"),
+        version=dag.figures.version,
         folder=f"{paths.STUDY}/figures",
     message:
         "figure {wildcards.figure}"
@@ -288,8 +288,8 @@ rule page:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=dag.versions("page"),
-        reference=verbatim(dag.reference()),
+        version=dag.page.version,
+        reference=dag.page.settings,
         captions=verbatim(CAPTIONS),
     message:
         "the page of the study"

@@ -3,14 +3,14 @@
 
 rule train_member:
     input:
-        initial=dag.initial,
+        unpack(dag.train_member.inputs),
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         temp(paths.MEMBER),
     log:
         paths.log(paths.MEMBER),
     wildcard_constraints:
-        variant=dag.variants("souped", "chosen"),
+        variant=dag.train_member.variants,
     conda:
         ENVIRONMENT
     threads: study.threads
@@ -19,8 +19,8 @@ rule train_member:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("train_member", w),
-        settings=dag.member_settings,
+        version=dag.train_member.version,
+        settings=dag.train_member.settings,
         run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: member {wildcards.member} at {wildcards.sparsity}"
@@ -31,13 +31,13 @@ rule train_member:
 
 rule average_members:
     input:
-        members=dag.members,
+        unpack(dag.average_members.inputs),
     output:
         paths.TICKET,
     log:
         paths.log(paths.TICKET),
     wildcard_constraints:
-        variant=dag.variants("souped"),
+        variant=dag.average_members.variants,
     conda:
         ENVIRONMENT
     threads: 1
@@ -46,9 +46,9 @@ rule average_members:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=lambda w: dag.versions("average_members", w),
+        version=dag.average_members.version,
         members=lambda w, input: dag.repeated("member", input.members),
-        method=dag.settings,
+        method=dag.average_members.settings,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: averaging at {wildcards.sparsity}"
     shell:
@@ -57,14 +57,14 @@ rule average_members:
 
 rule choose_members:
     input:
-        members=dag.members,
+        unpack(dag.choose_members.inputs),
         validation=paths.PREPARED.replace("{split}", "validation"),
     output:
         paths.TICKET,
     log:
         paths.log(paths.TICKET),
     wildcard_constraints:
-        variant=dag.variants("chosen"),
+        variant=dag.choose_members.variants,
     conda:
         ENVIRONMENT
     threads: study.threads
@@ -73,9 +73,9 @@ rule choose_members:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("choose_members", w),
+        version=dag.choose_members.version,
         members=lambda w, input: dag.repeated("member", input.members),
-        method=dag.settings,
+        method=dag.choose_members.settings,
         scoring=dag.scoring,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: choosing members at {wildcards.sparsity}"
@@ -86,14 +86,14 @@ rule choose_members:
 
 rule train_subnetwork:
     input:
-        initial=dag.initial,
+        unpack(dag.train_subnetwork.inputs),
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         temp(paths.SUBNETWORK),
     log:
         paths.log(paths.SUBNETWORK),
     wildcard_constraints:
-        variant=dag.variants("instant"),
+        variant=dag.train_subnetwork.variants,
     conda:
         ENVIRONMENT
     threads: study.threads
@@ -102,8 +102,8 @@ rule train_subnetwork:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("train_subnetwork", w),
-        settings=dag.subnetwork_settings,
+        version=dag.train_subnetwork.version,
+        settings=dag.train_subnetwork.settings,
         run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: weak subnetwork {wildcards.member}"
@@ -114,8 +114,7 @@ rule train_subnetwork:
 
 rule merge_subnetworks:
     input:
-        initial=dag.initial,
-        subnetworks=dag.subnetworks,
+        unpack(dag.merge_subnetworks.inputs),
         validation=paths.PREPARED.replace("{split}", "validation"),
     output:
         state=temp(paths.MERGED),
@@ -123,7 +122,7 @@ rule merge_subnetworks:
     log:
         paths.log(paths.MERGED_MASK),
     wildcard_constraints:
-        variant=dag.variants("instant"),
+        variant=dag.merge_subnetworks.variants,
     conda:
         ENVIRONMENT
     threads: study.threads
@@ -132,9 +131,9 @@ rule merge_subnetworks:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("merge_subnetworks", w),
+        version=dag.merge_subnetworks.version,
         subnetworks=lambda w, input: dag.repeated("subnetwork", input.subnetworks),
-        method=dag.settings,
+        method=dag.merge_subnetworks.settings,
         scoring=dag.scoring,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: merging weak subnetworks"

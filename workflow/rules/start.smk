@@ -17,7 +17,7 @@ rule initialise:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("initialise", w),
+        version=dag.initialise.version,
         run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}: initial state ({wildcards.initial})"
@@ -28,7 +28,7 @@ rule initialise:
 
 rule finetune_dense:
     input:
-        initial=paths.INITIAL,
+        unpack(dag.finetune_dense.inputs),
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         paths.DENSE,
@@ -42,7 +42,7 @@ rule finetune_dense:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("finetune_dense", w),
+        version=dag.finetune_dense.version,
         run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}: dense fine-tuning ({wildcards.initial})"

@@ -3,14 +3,14 @@
 
 rule retrain:
     input:
-        unpack(dag.retraining),
+        unpack(dag.retrain.inputs),
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         paths.TICKET,
     log:
         paths.log(paths.TICKET),
     wildcard_constraints:
-        variant=dag.variants("one_shot", "iterative", "denoised", "instant"),
+        variant=dag.retrain.variants,
     conda:
         ENVIRONMENT
     threads: study.threads
@@ -19,8 +19,8 @@ rule retrain:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("retrain", w),
-        method=dag.method,
+        version=dag.retrain.version,
+        method=dag.retrain.settings,
         run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: training at {wildcards.sparsity}"
@@ -31,14 +31,14 @@ rule retrain:
 
 rule find_ticket:
     input:
-        initial=dag.initial,
+        unpack(dag.find_ticket.inputs),
         data=paths.PREPARED.replace("{split}", "train"),
     output:
         paths.TICKET,
     log:
         paths.log(paths.TICKET),
     wildcard_constraints:
-        variant=dag.variants("one_job"),
+        variant=dag.find_ticket.variants,
     conda:
         ENVIRONMENT
     threads: study.threads
@@ -47,8 +47,8 @@ rule find_ticket:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("find_ticket", w),
-        method=dag.settings,
+        version=dag.find_ticket.version,
+        method=dag.find_ticket.settings,
         run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: training and pruning to {wildcards.sparsity}"
@@ -59,7 +59,7 @@ rule find_ticket:
 
 rule compare_masks:
     input:
-        dag.compared,
+        unpack(dag.compare_masks.inputs),
     output:
         paths.SIMILARITY,
     log:
@@ -72,8 +72,8 @@ rule compare_masks:
         runtime=requests.runtime,
         gpu=0,
     params:
-        version=dag.versions("compare_masks"),
-        comparison=dag.comparison,
+        version=dag.compare_masks.version,
+        comparison=dag.compare_masks.settings,
     message:
         "{wildcards.task}, seed {wildcards.seed}: comparing the masks of all variants"
     shell:
@@ -82,7 +82,7 @@ rule compare_masks:
 
 rule evaluate:
     input:
-        ticket=dag.ticket,
+        unpack(dag.evaluate.inputs),
         validation=paths.PREPARED.replace("{split}", "validation"),
         test=paths.PREPARED.replace("{split}", "test"),
     output:
@@ -97,8 +97,8 @@ rule evaluate:
         runtime=requests.runtime,
         gpu=GPU,
     params:
-        version=lambda w: dag.versions("evaluate", w),
-        cell=dag.cell,
+        version=dag.evaluate.version,
+        cell=dag.evaluate.settings,
         scoring=dag.scoring,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: scores at {wildcards.sparsity}"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from isp.config import Study
-from isp.dag import MANIFEST
 from isp.errors import ArtifactError, DataError, IspError
 from isp.files import read_json, sha256, write_json
+from isp.workflow.paths import MANIFEST
 
 KNOWN = Path(".snakemake/isp-files.json")
 """Cache of checksums, by size and times of a file, so that a plain rerun reads no data file."""

@@ -23,20 +23,20 @@ from pydantic import StrictBool
 from torch import Tensor, nn
 
 from isp import artifacts, files, masks
-from isp import dag as paths
 from isp.backbones import Backbone
 from isp.config import Study
 from isp.costs import StepFlops
-from isp.data.preparation import limited
 from isp.definitions import backbone_of, task_of
 from isp.errors import ArtifactError
 from isp.evaluation import outputs_of
-from isp.jobs import FORWARD
 from isp.losses import default_loss
+from isp.preparation import limited
 from isp.prunable import prunable_names
 from isp.rng import forked_rng
 from isp.shapes import Number
 from isp.training import BatchOrder, Trainer, Training, lengths_of, make_trainer, state_of
+from isp.workflow import paths
+from isp.workflow.rule import FORWARD
 
 VERSION = 1
 """Raised when what is counted changes."""

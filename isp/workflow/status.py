@@ -18,14 +18,15 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
-from isp import dag as paths
-from isp import files, registry, watch
+from isp import files, registry
 from isp.config import Study, parse_study
 from isp.errors import ConfigError, IspError
 from isp.families import describe_method
-from isp.jobs import Job, Jobs
+from isp.runtime import watch
+from isp.runtime.warm import is_stopped
 from isp.shapes import Plan
-from isp.warm import is_stopped
+from isp.workflow import paths
+from isp.workflow.jobs import Job, Jobs
 
 State = Literal["done", "running", "lost", "failed", "left"]
 """Of a job; lost: its process was killed."""
@@ -45,7 +46,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Mark:
-    """A marker (see `isp.watch`): the seconds since it was renewed, what it says, and whether its process is stopped.
+    """A marker (see `isp.runtime.watch`): seconds since it was renewed, what it says, whether its process is stopped.
 
     A stopped process (SIGSTOP) renews nothing, but lives. It is known of processes of this machine only.
     """

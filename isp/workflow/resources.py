@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from isp import dag as paths
 from isp.artifacts import LARGE
 from isp.config import Study
 from isp.errors import ConfigError, DataError
-from isp.jobs import Job, Jobs
-from isp.rates import Rates, at_most, selection_seconds
+from isp.workflow import paths
+from isp.workflow.jobs import Job, Jobs
+from isp.workflow.rates import Rates, at_most, selection_seconds
+from isp.workflow.rule import Rule, Sizes
+from isp.workflow.rules import RULES
 
 MB = 10**6
 BASE_MB = 2500
@@ -44,32 +46,6 @@ UNKNOWN = Rates(
     example=3 * 384**2,
 )
 """Of a backbone whose files are not there yet: about BERT-large's, batches of 128."""
-
-_OUTPUTS = {
-    "initialise": paths.INITIAL,
-    "finetune_dense": paths.DENSE,
-    "train_to_rewind_point": paths.REWIND_POINT,
-    "prune_one_shot": paths.ONE_SHOT_MASK,
-    "prune_iterative": paths.ROUND_MASK,
-    "train_segment": paths.STATE,
-    "weak_mask": paths.WEAK,
-    "aggregate": paths.ROUND_MASK,
-    "retrain": paths.TICKET,
-    "find_ticket": paths.TICKET,
-    "pool_tickets": paths.TICKET,
-    "train_member": paths.MEMBER,
-    "average_members": paths.TICKET,
-    "choose_members": paths.TICKET,
-    "train_subnetwork": paths.SUBNETWORK,
-    "merge_subnetworks": paths.MERGED_MASK,
-    "compare_masks": paths.SIMILARITY,
-    "evaluate": paths.RECORD,
-}
-"""What makes a job of a study known: a pattern of its output by rule."""
-_SCORES = ("evaluate", "pool_tickets", "choose_members", "merge_subnetworks")
-"""Rules whose batches go forward only."""
-_RANKS = 6
-"""Numbers of four bytes for every prunable weight that ranking holds."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +92,11 @@ class Requests:
     def _found(self) -> dict[str, tuple[int, float]]:
         return {}
 
-    def _needs(self, rule: str, w: Any) -> tuple[int, float] | None:
+    def _needs(self, rule: Rule, w: Any) -> tuple[int, float] | None:
         """Bytes and seconds of a job of the study; None: it is none of its cells'."""
-        if rule not in _OUTPUTS:
+        if rule.count is not None:
             return None
-        output = paths.fill(_OUTPUTS[rule], w)
+        output = paths.fill(rule.output, w)
         if output not in self._found:
             job = self._jobs.job(output)
             self._found[output] = self.held(job), self.seconds(job)
@@ -130,27 +106,29 @@ class Requests:
         """Megabytes; half as many again with every further attempt."""
         if not self.asked:
             return BASE_MB
-        needs = self._needs(rulename, wildcards)
+        rule = RULES[rulename]
+        needs = self._needs(rule, wildcards)
         if needs is not None:
-            own = needs[0]
-        elif rulename in ("prepare", "convert"):
+            held = needs[0]
+        elif rule.memory_of:
+            jobs = (job for job in self._jobs.by_output.values() if job.rule == rule.memory_of)
+            held = max(map(self.held, jobs), default=0)
+        elif rule.memory:
             backbone = wildcards.backbone
-            task = next(group.task for group in self.study.groups() if group.backbone == backbone)
-            rates = self._rates_of((backbone, getattr(wildcards, "task", task)))
-            prepared = self.study.task(wildcards.task).num_examples if rulename == "prepare" else 0
-            own = 4 * rates.weights + rates.example * prepared
-        elif rulename == "plan":  # trains every model for some steps, one after another
-            trained = (job for job in self._jobs.by_output.values() if job.rule == "finetune_dense")
-            own = max(map(self.held, trained), default=0)
+            some = next(group.task for group in self.study.groups() if group.backbone == backbone)
+            task = getattr(wildcards, "task", some)
+            rates = self._rates_of((backbone, task))
+            prepared = self.study.task(task).num_examples * rates.example
+            held = rule.memory(Sizes(weights=rates.weights, prunable=rates.prunable, prepared=prepared))
         else:
-            own = 0
-        return math.ceil((BASE_MB + own / MB) * (1 + 0.5 * (attempt - 1)))
+            held = 0
+        return math.ceil((BASE_MB + held / MB) * (1 + 0.5 * (attempt - 1)))
 
     def runtime(self, wildcards: Any, attempt: int, rulename: str) -> int:
         """Minutes; as many again with every further attempt, up to ISP_LONGEST_MINUTES, a partition's limit."""
         if not self.asked:
             return CODE_MINUTES
-        needs = self._needs(rulename, wildcards)
+        needs = self._needs(RULES[rulename], wildcards)
         minutes = OVERHEAD_MINUTES + MARGIN * needs[1] / 60 if needs is not None else CODE_MINUTES
         return math.ceil(min(minutes * attempt, self._longest))
 
@@ -164,21 +142,13 @@ class Requests:
     def held(self, job: Job) -> int:
         """Bytes that a stage holds on the host at its peak."""
         rates = self._rates_of(job.place)
-        training = self.study.protocol(*job.place)
-        weights, bits, inputs = rates.weights, rates.prunable, len(job.inputs)
-        on_host = self.study.device == "cpu"
-        examples = min(LARGE, rates.example * self.study.num_train(job.place[1]))
-        batch = rates.activations * training.batch_size if on_host else 0
-        ranked = 4 * _RANKS * bits
-        if job.rule == "aggregate":  # a state, the copies' masks or magnitudes, and their mean in fp64
-            return 3 * weights + (4 * inputs + 16) * bits + ranked
-        if job.rule == "compare_masks":  # all masks of one sparsity
-            return inputs * bits
-        if job.rule == "prune_iterative":
-            return weights + ranked
-        if job.rule in ("average_members", *_SCORES):
-            return (inputs + 4) * weights + ranked + examples + batch // 3
-        if job.rule == "initialise":
-            return 6 * weights + examples + batch  # a step is counted
-        # The state it began from, model, gradients, two moments and their update, the state it ends in, a checkpoint.
-        return 12 * weights + ranked + examples + 2 * batch
+        batch = rates.activations * self.study.protocol(*job.place).batch_size if self.study.device == "cpu" else 0
+        sizes = Sizes(
+            weights=rates.weights,
+            prunable=rates.prunable,
+            inputs=len(job.inputs),
+            examples=min(LARGE, rates.example * self.study.num_train(job.place[1])),
+            batch=batch,
+        )
+        memory = RULES[job.rule].memory
+        return memory(sizes) if memory else 0

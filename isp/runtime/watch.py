@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from isp.warm import COLD
+from isp.runtime.warm import COLD
 
 RENEW_SECONDS = 20.0
 LOST_SECONDS = 120.0
@@ -123,7 +123,7 @@ def was_stopped(log: str) -> bool:
 
 
 def is_starting(log: str) -> bool:
-    """Whether a log is that of a stage that has said nothing yet, except why it starts cold (`isp.warm`)."""
+    """Whether a log is that of a stage that has said nothing yet, except why it starts cold (`isp.runtime.warm`)."""
     lines = log.strip().splitlines()
     return not lines or lines[-1].startswith(COLD)
 

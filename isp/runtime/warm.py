@@ -65,7 +65,7 @@ _TAKEN = b"\1"
 _ANSWER_SECONDS = 60
 """Longest wait for a server that accepts neither a connection nor a request."""
 # It imports the same package as the client; nothing else in that folder, or in the current one, hides other modules.
-_SERVER = "import sys; sys.path.append(sys.argv.pop(1)); from isp.warm import main; main()"
+_SERVER = "import sys; sys.path.append(sys.argv.pop(1)); from isp.runtime.warm import main; main()"
 _THREADS = ("OMP", "OPENBLAS", "GOTO", "MKL", "NUMEXPR", "VECLIB")
 _HEADER = struct.Struct("!I")
 
@@ -404,7 +404,7 @@ def _start(path: str, server: Sequence[str]) -> socket.socket:
     import subprocess
 
     # The folder that this package is in, so that the server finds the same one however it came to be imported here.
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     # One thread each, whatever the job that happens to come first has: bits must not depend on that.
     environment = os.environ | {f"{name}_NUM_THREADS": "1" for name in _THREADS}
     with open(f"{path}.log", "wb") as log:
@@ -554,7 +554,7 @@ def _own_modules() -> list[str]:
     import isp
 
     found = [module.name for module in pkgutil.walk_packages(isp.__path__, "isp.", onerror=lambda name: None)]
-    return [name for name in found if name not in ("isp.__main__", "isp.warm")]
+    return [name for name in found if name not in ("isp.__main__", "isp.runtime.warm")]
 
 
 def _import(modules: Sequence[str]) -> None:
@@ -763,7 +763,7 @@ def main() -> None:
     """The server's command line: `SOCKET OWNER [--run MODULE:FUNCTION] [--modules A,B]`."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="isp.warm")
+    parser = argparse.ArgumentParser(prog="isp.runtime.warm")
     parser.add_argument("socket")
     parser.add_argument("owner", type=int)
     parser.add_argument("--run", default=RUN)

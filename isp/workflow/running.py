@@ -14,13 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from isp import slurm, warm
 from isp.config import Study, parse_study, read_study_file
 from isp.costs import check_device
 from isp.errors import IspError
 from isp.files import check_writable, write_bytes
-from isp.reuse import check_reused
+from isp.runtime import warm
 from isp.untrusted import printable
+from isp.workflow import slurm
+from isp.workflow.reuse import check_reused
 
 LOCK = Path(".snakemake/isp.lock")
 OPTIONS = Path(".snakemake/isp-options")

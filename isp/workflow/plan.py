@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from isp.config import Study
-from isp.jobs import Job, Jobs
-from isp.rates import Rates, measured, stated
+from isp.workflow.jobs import Job, Jobs
+from isp.workflow.rates import Rates, measured, stated
+from isp.workflow.rules import RULES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,8 @@ class Plan:
     def disk(self, job: Job) -> int:
         """Bytes of its output."""
         rate = self.rates[job.place]
-        per_weight = job.bytes_mask / 8 + job.bytes_magnitudes * 4
-        return round(job.bytes_weights * rate.weights + per_weight * rate.prunable)
+        per_weight = job.bits / 8 + job.magnitudes * 4
+        return round(job.weights * rate.weights + per_weight * rate.prunable)
 
     def as_json(self) -> dict[str, Any]:
         """What is written and shown: by rule, by variant, in all."""
@@ -116,8 +117,8 @@ class Plan:
         temporary = [job for job in jobs if job.temporary]
         kept = sum(self.disk(job) for job in jobs) - sum(map(self.disk, temporary))
         rounds = [
-            2 * max((self.disk(job) for job in own if job.rule == "train_segment"), default=0)
-            + sum(self.disk(job) for job in own if job.rule != "train_segment")
+            2 * max((self.disk(job) for job in own if RULES[job.rule].carries), default=0)
+            + sum(self.disk(job) for job in own if not RULES[job.rule].carries)
             for own in _by(temporary, lambda job: _chain_and_round(job.output)).values()
         ]
         chains = len({_chain_and_round(job.output)[0] for job in temporary})
@@ -127,7 +128,7 @@ class Plan:
 
 def _costs(jobs: Iterable[Job]) -> Iterator[Job]:
     """Without evaluations, which are no cost of a ticket, and rewind points: they lie on the dense run's way."""
-    return (job for job in jobs if job.rule not in ("evaluate", "train_to_rewind_point"))
+    return (job for job in jobs if RULES[job.rule].is_cost)
 
 
 def _by(jobs: Iterable[Job], key: Callable[[Job], Any]) -> dict[Any, list[Job]]:

@@ -1,0 +1,123 @@
+"""Soups: members side by side, and their average; weak subnetworks side by side, and what `retrain` goes on with."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from isp.families import instant, souped
+from isp.methods import uniform_soup
+from isp.workflow import paths
+from isp.workflow.dag import Dag
+from isp.workflow.paths import Wildcards
+from isp.workflow.rule import Inputs, Retraining, Rule, Work, scoring_memory, training_memory
+
+
+def _of_member(dag: Dag, variant: str, w: Wildcards) -> dict[str, Any] | None:
+    """What a member of a variant's soups depends on; None if it has none."""
+    settings = dag.methods[variant, w.backbone].settings
+    if not isinstance(settings, uniform_soup.Settings):
+        return None
+    return {"initial": dag.all_variants[variant].initial, **settings.of_member(Decimal(w.sparsity))}
+
+
+def _members(dag: Dag, w: Wildcards) -> Inputs:
+    """The members of a soup; they lie with the first variant whose members are the same, however many there are.
+
+    The first member of a dense soup is the dense run.
+    """
+    count = souped.settings_of(dag.method_of(w)).members
+    wanted = _of_member(dag, w.variant, w)
+    owner = next(name for name in dag.all_variants if _of_member(dag, name, w) == wanted)
+    members = [paths.fill(paths.MEMBER, w, variant=owner, member=index) for index in range(count)]
+    return {"members": members if Decimal(w.sparsity) else [dag.dense(w), *members[1:]]}
+
+
+def _score_soups(dag: Dag, w: Wildcards, inputs: int) -> Work:
+    """Score each member alone, and all averages that are tried."""
+    return Work(scored=(2 * inputs - 1) * dag.num_validation(w.task), weights=1, bits=1)
+
+
+def _subnetworks(dag: Dag, w: Wildcards) -> Inputs:
+    """The initial state, and the weak subnetworks that are merged into it."""
+    count = instant.settings_of(dag.method_of(w)).subnetworks
+    subnetworks = [paths.fill(paths.SUBNETWORK, w, member=index) for index in range(count)]
+    return {"initial": dag.initial(w), "subnetworks": subnetworks}
+
+
+def _score_merges(dag: Dag, w: Wildcards, inputs: int) -> Work:
+    """Score the initial state, and with every coefficient above 0 each subnetwork."""
+    coefficients = list(filter(None, instant.settings_of(dag.method_of(w)).coefficients))
+    return Work(scored=(1 + len(coefficients) * (inputs - 1)) * dag.num_validation(w.task), bits=1)
+
+
+TRAIN_MEMBER = Rule(
+    name="train_member",
+    output=paths.MEMBER,
+    makes="ticket",
+    routes=("souped", "chosen"),
+    inputs=lambda dag, w: {"initial": dag.initial(w)},
+    settings=lambda dag, w: dag.options(
+        settings=souped.settings_of(dag.method_of(w)).of_member(Decimal(w.sparsity)),
+    ),
+    work=lambda dag, w, _: Work(steps=dag.training(w).steps, weights=1, bits=1),
+    versions=("training", "isp", "uniform_soup"),
+    memory=training_memory,
+    temporary=True,
+)
+AVERAGE_MEMBERS = Rule(
+    name="average_members",
+    output=paths.TICKET,
+    makes="ticket",
+    routes=("souped",),
+    inputs=_members,
+    settings=lambda dag, w: dag.method_settings(w),
+    work=lambda dag, w, _: Work(weights=1, bits=1),
+    versions=("method",),
+    memory=scoring_memory,
+    is_ticket=True,
+)
+CHOOSE_MEMBERS = Rule(
+    name="choose_members",
+    output=paths.TICKET,
+    makes="ticket",
+    routes=("chosen",),
+    inputs=_members,
+    settings=lambda dag, w: dag.method_settings(w),
+    work=_score_soups,
+    versions=("method",),
+    memory=scoring_memory,
+    is_ticket=True,
+)
+TRAIN_SUBNETWORK = Rule(
+    name="train_subnetwork",
+    output=paths.SUBNETWORK,
+    makes="weights",
+    routes=("instant",),
+    inputs=lambda dag, w: {"initial": dag.initial(w)},
+    settings=lambda dag, w: dag.options(settings=instant.settings_of(dag.method_of(w)).of_subnetwork()),
+    work=lambda dag, w, _: Work(steps=instant.settings_of(dag.method_of(w)).look_ahead_steps, weights=1),
+    versions=("training", "method", "isp"),
+    memory=training_memory,
+    temporary=True,
+)
+MERGE_SUBNETWORKS = Rule(
+    name="merge_subnetworks",
+    output=paths.MERGED_MASK,
+    beside=(paths.MERGED,),
+    makes="mask",
+    routes=("instant",),
+    inputs=_subnetworks,
+    settings=lambda dag, w: dag.method_settings(w),
+    work=_score_merges,
+    versions=("method",),
+    memory=scoring_memory,
+)
+RETRAINED = {
+    "instant": Retraining(
+        inputs=lambda dag, w: {
+            "start": paths.fill(paths.MERGED, w),
+            "mask": paths.fill(paths.MERGED_MASK, w),
+        }
+    )
+}
