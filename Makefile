@@ -1,8 +1,8 @@
-# make run | test | test-slurm | lint | report | lock | clean. Everything is installed into .venv from requirements.lock.
+# make run | test | test-slurm | lint | report | lock | upgrade | clean. Everything is installed into .venv from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slurm lint report lock clean
+.PHONY: run test test-slurm lint report lock upgrade clean
 
 run: .venv/installed ## the default study, from nothing to tables, figures and a page of them (results/quick)
 	$(BIN)/snakemake
@@ -35,12 +35,16 @@ results/quick/snakemake_report.html: $(wildcard results/quick/*.csv results/quic
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Newest versions that pyproject.toml allows, for all platforms; environment.yml holds the same.
-lock:
+# What pyproject.toml asks for and requirements.lock lacks is added, for all platforms; versions that are there stay, since
+# the bits of results depend on them. environment.yml holds the same.
+lock: ## add what is new to requirements.lock
+upgrade: ## raise every version in requirements.lock to the newest that pyproject.toml allows
+upgrade: UPGRADE := --upgrade
+lock upgrade:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --fork-strategy fewest \
-		--no-annotate --no-header --upgrade --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra workflow --extra slurm --extra dev --universal --python-version 3.11 --fork-strategy fewest \
+		--no-annotate --no-header --quiet $(UPGRADE) --output-file requirements.lock
 	{ printf 'name: isp\nchannels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
 		sed 's/.*/      - "&"/' requirements.lock; } > environment.yml
 
