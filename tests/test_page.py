@@ -17,7 +17,7 @@ from isp.files import read_csv, write_csv, write_json
 from isp.reporting import FIGURES, alt, drawing, tables
 from isp.reporting.grids import Cell, grids, of_markdown
 from isp.reporting.page import SECTIONS, Contents, caption_of, render
-from isp.reporting.rows import Row
+from isp.reporting.tabular import Row
 from isp.reporting.verdict import Score, Verdict, seeds_note, verdicts
 from isp.stages.page import page
 from tests.test_reporting import LAYERS, Rows, cost, record, study

@@ -17,7 +17,7 @@ from isp.errors import IspError
 from isp.files import read_csv, write_csv
 from isp.reporting import FIGURES, collect, drawing, figures, mask_figures, paper_figures, tables, verdict
 from isp.reporting import statistics as how_sure
-from isp.reporting.rows import by_chance, chain, percent, short_names
+from isp.reporting.tabular import by_chance, chain, percent, short_names
 
 LAYERS = [
     f"visual.transformer.resblocks.{block}.{name}"

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from isp.files import is_number
-from isp.reporting import rows as r
-from isp.reporting.rows import Row
+from isp.reporting import tabular
 from isp.reporting.tables import si, title
+from isp.reporting.tabular import Row
 
 PANELS = 8
 """So many of a task and backbone are described."""
@@ -69,7 +69,7 @@ _FIGURES = {
 def columns(figure: str) -> tuple[str, ...]:
     """The columns that the csv of a figure must have, if it has any rows."""
     shown = _FIGURES.get(figure)
-    return (*r.CELL, shown.value, *shown.named, *shown.by) if shown else ()
+    return (*tabular.CELL, shown.value, *shown.named, *shown.by) if shown else ()
 
 
 def problem(column: str, text: str) -> str:
@@ -85,10 +85,10 @@ def describe(figure: str, rows: Sequence[Row]) -> str:
     shown = _FIGURES.get(figure)
     if shown is None or shown.value not in rows[0]:
         return f"Figure {figure.replace('_', ' ')}: {len(rows)} values by {', '.join(rows[0])}; the csv has them."
-    drawn = [row for row in rows if r.cell(row, shown.value)]
+    drawn = [row for row in rows if tabular.cell(row, shown.value)]
     found = []
-    for names, own in r.group(drawn, *r.CELL).items():
-        panels = [_panel(shown, values, rows) for values, rows in r.group(own, *shown.by).items()]
+    for names, own in tabular.group(drawn, *tabular.CELL).items():
+        panels = [_panel(shown, values, rows) for values, rows in tabular.group(own, *shown.by).items()]
         more = [f"{len(panels) - PANELS} more"] if len(panels) > PANELS else []
         found.append(f"{title(names)}: {'; '.join([*panels[:PANELS], *more])}.")
     return " ".join([f"{shown.kind}.", *found])
@@ -111,7 +111,7 @@ def _panel(shown: _Shown, values: Sequence[str], rows: Sequence[Row]) -> str:
 
 def _written(column: str, text: str) -> str:
     if column == "sparsity":
-        return f"{r.percent(text)} %"
+        return f"{tabular.percent(text)} %"
     if column == "flops":
         return f"{si(float(text))}FLOPs"
     return f"round {text}" if column == "round" else text

@@ -16,9 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
-from isp.reporting import drawing as d
-from isp.reporting import rows as r
-from isp.reporting import tables
+from isp.reporting import drawing, tables, tabular
 from isp.reporting.drawing import Look
 
 Places = dict[tuple[str, str], float]
@@ -51,14 +49,16 @@ def over_sparsities(
     sparsities = sorted({row["sparsity"] for row in rows if float(row["sparsity"])}, key=float)
     end = max(len(sparsities), 1) - 0.5
     places: Places = {}
-    for position, variant in enumerate(own := d.variants_of(rows)):
+    for position, variant in enumerate(own := drawing.variants_of(rows)):
         # beside each other, so that error bars do not hide one another
         shift = 0.24 * ((position + 0.5) / len(own) - 0.5)
-        _line_and_level(axes, d.rows_of(rows, variant), name, styles[variant], sparsities, shift)
+        _line_and_level(axes, drawing.rows_of(rows, variant), name, styles[variant], sparsities, shift)
         places |= {(variant, sparsity): index + shift for index, sparsity in enumerate(sparsities)}
-        places |= {(variant, row["sparsity"]): end for row in d.rows_of(rows, variant) if not float(row["sparsity"])}
-    axes.set_xlim(-0.5, (end + 0.5) * (1 + room / d.WIDTH) - 0.5)
-    axes.set_xticks(range(len(sparsities)), [r.percent(sparsity) for sparsity in sparsities])
+        places |= {
+            (variant, row["sparsity"]): end for row in drawing.rows_of(rows, variant) if not float(row["sparsity"])
+        }
+    axes.set_xlim(-0.5, (end + 0.5) * (1 + room / drawing.WIDTH) - 0.5)
+    axes.set_xticks(range(len(sparsities)), [tabular.percent(sparsity) for sparsity in sparsities])
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("sparsity (%)")
     _name_levels(axes, rows, name, styles, end)
@@ -72,7 +72,7 @@ def _line_and_level(
     points = sorted((row for row in rows if row["sparsity"] in sparsities), key=lambda row: float(row["sparsity"]))
     if points:
         places = [sparsities.index(row["sparsity"]) + shift for row in points]
-        d.error_bars(axes, places, points, name, look)
+        drawing.error_bars(axes, places, points, name, look)
     for row in rows:
         if row["sparsity"] not in sparsities:
             mean, spread = row[f"{name}_mean"], row[f"{name}_sd"] or 0
@@ -109,16 +109,16 @@ def cosines(axes: Axes, rows: Sequence[dict[str, Any]], styles: Mapping[str, Loo
     sparsities = sorted(chances, key=float)
     places: Places = {}
     axes.plot([chances[sparsity] for sparsity in sparsities], **_CHANCE)
-    lines = d.variants_of(rows)
+    lines = drawing.variants_of(rows)
     for position, variant in enumerate(lines):
         shift = 0.1 * ((position + 0.5) / len(lines) - 0.5)  # so that equal lines do not hide one another
-        points = sorted(d.rows_of(rows, variant), key=lambda row: float(row["sparsity"]))
+        points = sorted(drawing.rows_of(rows, variant), key=lambda row: float(row["sparsity"]))
         found = [sparsities.index(row["sparsity"]) + shift for row in points]
-        d.error_bars(axes, found, points, "cosine", styles[variant])
+        drawing.error_bars(axes, found, points, "cosine", styles[variant])
         places |= {(variant, row["sparsity"]): place for row, place in zip(points, found, strict=True)}
     axes.set_xlim(-0.5, len(sparsities) - 0.5)
     axes.set_ylim(0, 1.03)
-    axes.set_xticks(range(len(sparsities)), [r.percent(sparsity) for sparsity in sparsities])
+    axes.set_xticks(range(len(sparsities)), [tabular.percent(sparsity) for sparsity in sparsities])
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("sparsity (%)")
     return places

@@ -8,7 +8,7 @@ from typing import Literal
 
 from isp.files import is_number, read_csv, stream_csv
 from isp.reporting import collect
-from isp.reporting.rows import Row
+from isp.reporting.tabular import Row
 
 Name = Literal["metrics", "timings", "rounds", "layers", "agreement", "similarity", "similarity_layers"]
 COLUMNS: dict[Name, tuple[str, ...]] = {

@@ -28,9 +28,9 @@ from typing import Any, Literal
 from isp import files
 from isp.errors import ArtifactError, ConfigError, IspError
 from isp.reporting.collected import read
-from isp.reporting.rows import CELL, Row, cell, deviation, distinct, group, numbers
 from isp.reporting.statistics import LEVEL, prediction_interval
 from isp.reporting.tables import Table, mean_and_deviation, title
+from isp.reporting.tabular import CELL, Row, cell, deviation, distinct, group, numbers
 from isp.shapes import Description
 
 Verdict = Literal["equal", "within", "outside", "unjudged"]

@@ -21,7 +21,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from isp.files import write_bytes
-from isp.reporting import rows as r
+from isp.reporting import tabular
 
 Drawing = tuple[Figure, list[dict[str, Any]]]
 """A figure, and the rows of what it draws."""
@@ -131,7 +131,10 @@ def figure_of(drawn: Sequence[dict[str, Any]], width: float) -> Figure:
 def sized(drawn: Sequence[dict[str, Any]], width: float, across: int, down: int) -> Figure:
     """A figure for so many panels of `width` inches across and down, and a legend beside them."""
     variants = variants_of(drawn)
-    legend = 0.9 + 0.08 * max(map(len, variants)), 1.0 + 0.2 * len(variants) + 0.2 * len(r.distinct(drawn, "sparsity"))
+    legend = (
+        0.9 + 0.08 * max(map(len, variants)),
+        1.0 + 0.2 * len(variants) + 0.2 * len(tabular.distinct(drawn, "sparsity")),
+    )
     size = (legend[0] + (width + 0.7) * across, max(0.4 + 3.1 * down, legend[1]))
     return Figure(figsize=size, layout="constrained")
 
@@ -159,7 +162,7 @@ def legend_of(
         drawn: rows; variants that have only sparsity 0 are lines without markers.
         markers: whether markers tell variants apart; without, every variant has a dot.
     """
-    figure.suptitle(r.seeds_note(drawn), fontsize=9, x=0.01, ha="left")
+    figure.suptitle(tabular.seeds_note(drawn), fontsize=9, x=0.01, ha="left")
     pruned = {row["variant"] for row in drawn if float(row["sparsity"])}
     levels = set(styles) - pruned if markers else set()  # drawn as a line across, without markers
     chosen = {row["variant"] for row in drawn if row.get("chosen_on")}
@@ -172,7 +175,7 @@ def legend_of(
             marker="" if variant in levels else look.marker if markers else "o",
             markersize=5,
             markerfacecolor=look.face,
-            label=variant + r.CHOSEN * (variant in chosen) + " (0 %)" * (variant in levels),
+            label=variant + tabular.CHOSEN * (variant in chosen) + " (0 %)" * (variant in levels),
         )
         for variant, look in styles.items()
     ]

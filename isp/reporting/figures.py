@@ -14,12 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from isp.reporting import drawing as d
-from isp.reporting import rows as r
-from isp.reporting import tables
+from isp.reporting import drawing, tables, tabular
 from isp.reporting.axes import limit, log_ticks, over_sparsities, room_for_levels
 from isp.reporting.drawing import Drawing, Look
-from isp.reporting.rows import Row
+from isp.reporting.tabular import Row
 
 _SCORE = (
     *("task", "backbone", "variant", "sparsity", "metric", "seeds"),
@@ -42,43 +40,47 @@ def score_by_sparsity(metrics: Sequence[Row]) -> Drawing:
     """Validation score against sparsity, a panel a task and backbone, a line a variant; dense ones lie across."""
     drawn = _scores(metrics)
     if not drawn:
-        return d.message("No tickets to show."), drawn
-    with d.style():
+        return drawing.message("No tickets to show."), drawn
+    with drawing.style():
         label = room_for_levels(drawn)
-        figure, styles = d.figure_of(drawn, d.WIDTH + label), d.looks(d.variants_of(drawn))
+        figure, styles = drawing.figure_of(drawn, drawing.WIDTH + label), drawing.looks(drawing.variants_of(drawn))
         for axes, rows in _panels(figure, drawn):
             over_sparsities(axes, rows, "validation", styles, label)
-        d.legend_of(figure, styles, drawn)
+        drawing.legend_of(figure, styles, drawn)
     return figure, drawn
 
 
 def score_by_cost(metrics: Sequence[Row]) -> Drawing:
     """Validation score against what a ticket cost to train, a panel a task and backbone, a point a ticket."""
-    runs = r.group(metrics, *r.CELL, "variant", "sparsity")
+    runs = tabular.group(metrics, *tabular.CELL, "variant", "sparsity")
     drawn = []
     for row in _scores(metrics):
         tickets = runs[row["task"], row["backbone"], row["variant"], row["sparsity"]]
-        flops = statistics.fmean(r.numbers(tickets, "finding_flops", "retraining_flops"))
+        flops = statistics.fmean(tabular.numbers(tickets, "finding_flops", "retraining_flops"))
         if flops > 0:  # what cost nothing has no place on a logarithmic axis
             drawn.append({**row, "flops": int(flops)})
     if not drawn:
-        return d.message("No tickets to show."), drawn
-    with d.style():
-        figure, styles = d.figure_of(drawn, d.WIDTH), d.looks(r.distinct(metrics, "variant"))
+        return drawing.message("No tickets to show."), drawn
+    with drawing.style():
+        figure, styles = drawing.figure_of(drawn, drawing.WIDTH), drawing.looks(tabular.distinct(metrics, "variant"))
         sparsities = sorted({row["sparsity"] for row in drawn}, key=float)
-        markers = {sparsity: d.MARKERS[index % len(d.MARKERS)] for index, sparsity in enumerate(sparsities)}
+        markers = {sparsity: drawing.MARKERS[index % len(drawing.MARKERS)] for index, sparsity in enumerate(sparsities)}
         for axes, rows in _panels(figure, drawn):
             places = _side_by_side(rows)
             axes.set_xscale("log")
-            for variant in d.variants_of(rows):
-                _path(axes, d.rows_of(rows, variant), places, styles[variant], markers)
+            for variant in drawing.variants_of(rows):
+                _path(axes, drawing.rows_of(rows, variant), places, styles[variant], markers)
             axes.set_xlim(log_ticks(axes.xaxis, list(places.values())))
             axes.set_xlabel("executed training FLOPs, finding and retraining")
-        legend = d.legend_of(figure, {name: styles[name] for name in d.variants_of(drawn)}, drawn, markers=False)
+        legend = drawing.legend_of(
+            figure, {name: styles[name] for name in drawing.variants_of(drawn)}, drawn, markers=False
+        )
         legend.set_title("variant")
-        figure.suptitle(f"{r.seeds_note(drawn)},\ntickets of equal cost side by side", fontsize=9, x=0.01, ha="left")
+        figure.suptitle(
+            f"{tabular.seeds_note(drawn)},\ntickets of equal cost side by side", fontsize=9, x=0.01, ha="left"
+        )
         handles = [
-            Line2D([], [], color="#555555", marker=marker, linestyle="", label=f"{r.percent(sparsity)} %")
+            Line2D([], [], color="#555555", marker=marker, linestyle="", label=f"{tabular.percent(sparsity)} %")
             for sparsity, marker in markers.items()
         ]
         figure.legend(handles=handles, title="sparsity", loc="outside right lower", alignment="left")
@@ -97,7 +99,7 @@ def _side_by_side(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float
     places: dict[tuple[str, str], float] = {}
     for cost in costs:
         equal = [row for row in rows if abs(row["flops"] / cost - 1) < 0.01]
-        variants = d.variants_of(equal)
+        variants = drawing.variants_of(equal)
         for row in equal:
             shift = variants.index(row["variant"]) - (len(variants) - 1) / 2
             places.setdefault((row["variant"], row["sparsity"]), row["flops"] * step**shift)
@@ -117,12 +119,12 @@ def _path(
     means = [row["validation_mean"] for row in points]
     axes.plot(costs, means, color=look.color, linestyle=look.line, linewidth=0.8, alpha=0.6)
     for row, cost in zip(points, costs, strict=True):
-        d.error_bars(axes, [cost], [row], "validation", look, marker=markers[row["sparsity"]])
+        drawing.error_bars(axes, [cost], [row], "validation", look, marker=markers[row["sparsity"]])
 
 
 def _panels(figure: Figure, drawn: Sequence[dict[str, Any]]) -> Iterator[tuple[Axes, list[dict[str, Any]]]]:
     """Axes of scores for each task and backbone, and the rows that belong there."""
-    for axes, rows in d.panels(figure, drawn):
+    for axes, rows in drawing.panels(figure, drawn):
         axes.set_ylabel(f"validation {rows[0]['metric']} (%)")
         limit(axes, rows, "validation")
         yield axes, rows
@@ -140,21 +142,21 @@ def denoisers(rounds: Sequence[Row], variants: Sequence[str] = ()) -> Drawing:
     """
     drawn = _events(rounds)
     if not drawn:
-        return d.message("No variant of this study looks ahead, so there are no denoisers to show."), drawn
-    with d.style():
-        cells = d.cells_of(drawn)
-        styles = d.looks(list(variants) or d.variants_of(drawn))
-        styles |= {name: look for name, look in d.looks(d.variants_of(drawn)).items() if name not in styles}
-        across, down = min(len(cells), d.COLUMNS), ceil(len(cells) / d.COLUMNS)
+        return drawing.message("No variant of this study looks ahead, so there are no denoisers to show."), drawn
+    with drawing.style():
+        cells = drawing.cells_of(drawn)
+        styles = drawing.looks(list(variants) or drawing.variants_of(drawn))
+        styles |= {name: look for name, look in drawing.looks(drawing.variants_of(drawn)).items() if name not in styles}
+        across, down = min(len(cells), drawing.COLUMNS), ceil(len(cells) / drawing.COLUMNS)
         figure = Figure(figsize=(1.9 + 3.9 * across, 0.3 + 4.5 * down), layout="constrained")
         grid = figure.add_gridspec(2 * down, across)
         for index, ((task, backbone), rows) in enumerate(cells.items()):
-            line, column = divmod(index, d.COLUMNS)
+            line, column = divmod(index, drawing.COLUMNS)
             upper = figure.add_subplot(grid[2 * line, column])
             lower = figure.add_subplot(grid[2 * line + 1, column], sharex=upper)
             upper.set_title(f"{backbone} on {task}", loc="left")
-            for variant in d.variants_of(rows):
-                own = d.rows_of(rows, variant)
+            for variant in drawing.variants_of(rows):
+                own = drawing.rows_of(rows, variant)
                 _over_rounds(upper, own, "changed", styles[variant], scale=100)
                 _over_rounds(lower, own, "agreement", styles[variant])
             upper.set_ylim(bottom=0)
@@ -168,8 +170,8 @@ def denoisers(rounds: Sequence[Row], variants: Sequence[str] = ()) -> Drawing:
             if column == 0:
                 upper.set_ylabel("kept weights that the\ndenoisers changed (%)")
                 lower.set_ylabel("agreement of weak masks\n(mean Jaccard index)")
-        names = {variant: styles[variant] for variant in d.variants_of(drawn)}
-        legend = d.legend_of(figure, names, drawn)
+        names = {variant: styles[variant] for variant in drawing.variants_of(drawn)}
+        legend = drawing.legend_of(figure, names, drawn)
         if any(row["on_line"] == "no" for row in drawn):
             text = "off the line: mask of\na ticket that leaves\nthe rounds there"
             label = Line2D([], [], color="#555555", marker="x", markersize=5, linestyle="", label=text)
@@ -181,16 +183,20 @@ def denoisers(rounds: Sequence[Row], variants: Sequence[str] = ()) -> Drawing:
 def _events(rounds: Sequence[Row]) -> list[dict[str, Any]]:
     """A row for each prune event of the variants that look ahead, mean and deviation over seeds."""
     drawn = []
-    for (task, backbone, variant), rows in r.group(rounds, *r.CELL, "variant").items():
-        if not (r.numbers(rows, "agreement") or any(r.numbers(rows, "changed"))):
+    for (task, backbone, variant), rows in tabular.group(rounds, *tabular.CELL, "variant").items():
+        if not (tabular.numbers(rows, "agreement") or any(tabular.numbers(rows, "changed"))):
             continue
-        on_line = {(row["round"], row["sparsity"]) for same in r.group(rows, "seed").values() for row in r.chain(same)}
-        events = r.group(rows, "round", "sparsity")
+        on_line = {
+            (row["round"], row["sparsity"])
+            for same in tabular.group(rows, "seed").values()
+            for row in tabular.chain(same)
+        }
+        events = tabular.group(rows, "round", "sparsity")
         for key in sorted(events, key=lambda key: (int(key[0]), float(key[1]))):
             named: dict[str, Any] = {"task": task, "backbone": backbone, "variant": variant}
             named |= {"round": int(key[0]), "sparsity": key[1]}
             named |= {"on_line": "yes" if key in on_line else "no", "seeds": len(events[key])}
-            means = [r.summary(name, r.numbers(events[key], name), 6) for name in ("changed", "agreement")]
+            means = [tabular.summary(name, tabular.numbers(events[key], name), 6) for name in ("changed", "agreement")]
             drawn.append(named | means[0] | means[1])
     return drawn
 
@@ -199,10 +205,10 @@ def _over_rounds(axes: Axes, rows: Sequence[dict[str, Any]], name: str, look: Lo
     found = [row for row in rows if row[f"{name}_mean"] != ""]
     way = [row for row in found if row["on_line"] == "yes"]
     if way:
-        d.error_bars(axes, [row["round"] for row in way], way, name, look, scale=scale)
+        drawing.error_bars(axes, [row["round"] for row in way], way, name, look, scale=scale)
     for row in found:
         if row["on_line"] == "no":  # a little to the right, so that its bar can be told from the line's
-            d.error_bars(axes, [row["round"] + 0.25], [row], name, look, marker="x", scale=scale)
+            drawing.error_bars(axes, [row["round"] + 0.25], [row], name, look, marker="x", scale=scale)
 
 
 def _round_ticks(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from isp.reporting import rows as r
-from isp.reporting.rows import Row
+from isp.reporting import tabular
 from isp.reporting.tables import PREFIXES, si
+from isp.reporting.tabular import Row
 
 SPLITS = ("of", "part", "source", "table", "task", "backbone")
 """Columns that part a table."""
@@ -51,7 +51,7 @@ def grids(rows: Sequence[Row]) -> list[Grid]:
     if not rows:
         return []
     splits = [column for column in SPLITS if column in rows[0]]
-    return [_grid(dict(zip(splits, values, strict=True)), own) for values, own in r.group(rows, *splits).items()]
+    return [_grid(dict(zip(splits, values, strict=True)), own) for values, own in tabular.group(rows, *splits).items()]
 
 
 def of_markdown(text: str) -> tuple[list[Grid], str]:
@@ -96,7 +96,7 @@ def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
     if any(column.startswith(FINDING) for column in shown):
         notes.append(("sums", "finding + retraining"))
     return Grid(
-        ", ".join(text for text in (cell, *(of[key] for key in of if key not in r.CELL)) if text),
+        ", ".join(text for text in (cell, *(of[key] for key in of if key not in tabular.CELL)) if text),
         tuple(notes),
         tuple(Column(_words(column), any(cell.value is not None for cell in made[column])) for column in shown),
         tuple(zip(*(made[column] for column in shown), strict=True)),

@@ -20,12 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from isp.reporting import drawing as d
-from isp.reporting import rows as r
-from isp.reporting import tables
+from isp.reporting import drawing, tables, tabular
 from isp.reporting.axes import chance_handle, cosines
 from isp.reporting.drawing import Drawing
-from isp.reporting.rows import Row
+from isp.reporting.tabular import Row
 
 LAYER_SPARSITY = (
     *("task", "backbone", "sparsity", "variant", "layer", "label", "seeds"),
@@ -67,18 +65,18 @@ _LINE = 16.0  # inches that panels may take beside each other
 
 def layer_sparsity(layers: Sequence[Row]) -> Drawing:
     """Sparsity of every prunable layer: a panel a task, backbone and sparsity, a row a variant, a column a layer."""
-    drawn = _layers([row for row in layers if float(r.cell(row, "sparsity"))])
+    drawn = _layers([row for row in layers if float(tabular.cell(row, "sparsity"))])
     if not drawn:
-        return d.message("No pruned tickets to show."), drawn
+        return drawing.message("No pruned tickets to show."), drawn
     shares = {sparsity: [100 * row["layer_sparsity_mean"] for row in same] for sparsity, same in _by_sparsity(drawn)}
     lines = []
-    for (task, backbone), rows in d.cells_of(drawn).items():
-        variants = d.variants_of(rows)
+    for (task, backbone), rows in drawing.cells_of(drawn).items():
+        variants = drawing.variants_of(rows)
         lines.append(
             [
                 _Panel(
-                    title=f"{backbone} on {task}\n{r.percent(sparsity)} %",
-                    rows={variant: d.rows_of(same, variant) for variant in variants},
+                    title=f"{backbone} on {task}\n{tabular.percent(sparsity)} %",
+                    rows={variant: drawing.rows_of(same, variant) for variant in variants},
                     value="layer_sparsity_mean",
                     scale=100,
                     # tickets of one sparsity have one scale, whatever their task
@@ -88,18 +86,18 @@ def layer_sparsity(layers: Sequence[Row]) -> Drawing:
                 for sparsity, same in _by_sparsity(rows)
             ]
         )
-    note = f"sparsity of each layer, {r.seeds_note(drawn, spread=False)}"
+    note = f"sparsity of each layer, {tabular.seeds_note(drawn, spread=False)}"
     return _maps_of_layers(lines, note, "sparsity (%)", "keeps no weight at all in some seed"), drawn
 
 
 def _layers(layers: Sequence[Row]) -> list[dict[str, Any]]:
     drawn = []
-    for (task, backbone), cell in r.group(layers, *r.CELL).items():
-        labels = r.short_names(r.distinct(cell, "layer"))
-        tickets = r.group(cell, "variant", "sparsity", "layer")
-        variants = r.distinct(cell, "variant")
+    for (task, backbone), cell in tabular.group(layers, *tabular.CELL).items():
+        labels = tabular.short_names(tabular.distinct(cell, "layer"))
+        tickets = tabular.group(cell, "variant", "sparsity", "layer")
+        variants = tabular.distinct(cell, "variant")
         for (variant, sparsity, layer), rows in sorted(tickets.items(), key=lambda item: variants.index(item[0][0])):
-            zeros, weights = r.numbers(rows, "zero_weights"), r.numbers(rows, "weights")
+            zeros, weights = tabular.numbers(rows, "zero_weights"), tabular.numbers(rows, "weights")
             shares = [zero / count for zero, count in zip(zeros, weights, strict=True)]
             named: dict[str, Any] = {"task": task, "backbone": backbone, "sparsity": sparsity}
             named |= {"variant": variant, "layer": layer, "label": labels[layer], "seeds": len(rows)}
@@ -112,19 +110,21 @@ def agreement_by_layer(agreement: Sequence[Row]) -> Drawing:
     """How far weak masks agree: a panel a task, backbone and variant, a row a round, a column a layer."""
     drawn = _agreement(agreement)
     if not drawn:
-        return d.message("No variant of this study makes two weak masks a round, so there is no agreement."), drawn
+        return drawing.message(
+            "No variant of this study makes two weak masks a round, so there is no agreement."
+        ), drawn
     colors = _scale([row["agreement_mean"] for row in drawn if row["agreement_mean"] != ""])
     lines = []
-    for (task, backbone), rows in d.cells_of(drawn).items():
+    for (task, backbone), rows in drawing.cells_of(drawn).items():
         panels = []
-        for variant in d.variants_of(rows):
+        for variant in drawing.variants_of(rows):
             rounds: dict[str, list[dict[str, Any]]] = {}
-            for row in sorted(d.rows_of(rows, variant), key=lambda row: row["round"]):
-                rounds.setdefault(f"{row['round']}: {r.percent(row['sparsity'])} %", []).append(row)
+            for row in sorted(drawing.rows_of(rows, variant), key=lambda row: row["round"]):
+                rounds.setdefault(f"{row['round']}: {tabular.percent(row['sparsity'])} %", []).append(row)
             title = f"{variant}\n{backbone} on {task}"
             panels.append(_Panel(title=title, rows=rounds, value="agreement_mean", colors=colors, marked=_nothing_left))
         lines.append(panels)
-    note = f"agreement of the weak masks of each round, {r.seeds_note(drawn, spread=False)}"
+    note = f"agreement of the weak masks of each round, {tabular.seeds_note(drawn, spread=False)}"
     mark = "no weak mask keeps a weight"
     return _maps_of_layers(lines, note, "mean Jaccard index", mark, "round: sparsity it prunes to"), drawn
 
@@ -136,16 +136,16 @@ def _nothing_left(row: Mapping[str, Any]) -> bool:
 def _agreement(agreement: Sequence[Row]) -> list[dict[str, Any]]:
     """A row for each layer of each round on the way to the sparsest ticket."""
     drawn = []
-    for (task, backbone), cell in r.group(agreement, *r.CELL).items():
-        labels = r.short_names(r.distinct(cell, "layer"))
-        for (variant,), rows in r.group(cell, "variant").items():
-            seeds = r.group(rows, "seed").values()
-            way = {(row["round"], row["sparsity"]) for same in seeds for row in r.chain(same)}
-            for (index, sparsity, layer), events in r.group(rows, "round", "sparsity", "layer").items():
+    for (task, backbone), cell in tabular.group(agreement, *tabular.CELL).items():
+        labels = tabular.short_names(tabular.distinct(cell, "layer"))
+        for (variant,), rows in tabular.group(cell, "variant").items():
+            seeds = tabular.group(rows, "seed").values()
+            way = {(row["round"], row["sparsity"]) for same in seeds for row in tabular.chain(same)}
+            for (index, sparsity, layer), events in tabular.group(rows, "round", "sparsity", "layer").items():
                 if (index, sparsity) in way:
                     named: dict[str, Any] = {"task": task, "backbone": backbone, "variant": variant}
                     named |= {"round": int(index), "sparsity": sparsity, "layer": layer, "label": labels[layer]}
-                    mean = r.summary("agreement", r.numbers(events, "agreement"), 6)["agreement_mean"]
+                    mean = tabular.summary("agreement", tabular.numbers(events, "agreement"), 6)["agreement_mean"]
                     drawn.append(named | {"seeds": len(events), "agreement_mean": mean})
     return drawn
 
@@ -157,12 +157,12 @@ def mask_similarity(similarity: Sequence[Row]) -> Drawing:
     """Cosine similarity of every two variants' masks, a triangle of pairs a task, backbone and sparsity."""
     drawn = [{column: row[column] for column in MASK_SIMILARITY} for row in tables.similarity_csv(similarity)]
     if not drawn:
-        return d.message(tables.NO_PAIRS), drawn
+        return drawing.message(tables.NO_PAIRS), drawn
     order = list(dict.fromkeys(name for row in drawn for name in (row["variant_a"], row["variant_b"])))
     lines = []
-    for rows in d.cells_of(drawn).values():
+    for rows in drawing.cells_of(drawn).values():
         lines.append([same for _, same in _by_sparsity(rows)])
-    with d.style():
+    with drawing.style():
         square = 0.33  # inches of a number
         width = square * max(3, len(order) - 1)
         names = 0.2 + 0.08 * max(map(len, order))
@@ -180,9 +180,8 @@ def mask_similarity(similarity: Sequence[Row]) -> Drawing:
         bar = figure.colorbar(scale, ax=panels, shrink=min(1, 2 / size[1]), aspect=15, anchor=(0, 1))
         bar.set_ticks([0, 1], labels=["as by chance", "equal masks"])
         bar.outline.set_visible(False)
-        note = (
-            f"cosine similarity of masks, {r.seeds_note(drawn, spread=False)}\ncolours run from chance to equal masks"
-        )
+        seeds = tabular.seeds_note(drawn, spread=False)
+        note = f"cosine similarity of masks, {seeds}\ncolours run from chance to equal masks"
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
     return figure, drawn
 
@@ -205,7 +204,7 @@ def _triangle(axes: Axes, rows: Sequence[dict[str, Any]], order: Sequence[str]) 
     axes.set_xticks(range(len(variants) - 1), variants[:-1], rotation=90)
     axes.set_yticks(range(len(variants) - 1), variants[1:])
     axes.tick_params(length=0)
-    title = f"{rows[0]['backbone']} on {rows[0]['task']}\n{r.percent(rows[0]['sparsity'])} %, chance {chance:.2f}"
+    title = f"{rows[0]['backbone']} on {rows[0]['task']}\n{tabular.percent(rows[0]['sparsity'])} %, chance {chance:.2f}"
     axes.set_title(title, loc="left")
 
 
@@ -229,14 +228,16 @@ def mask_similarity_by_sparsity(similarity: Sequence[Row], metrics: Sequence[Row
             own = row | {"reference": reference, "variant": _other(row, reference)}
             drawn.append({column: own[column] for column in MASK_SIMILARITY_BY_SPARSITY})
     if not drawn:
-        return d.message(tables.NO_PAIRS), drawn
-    with d.style():
-        styles = d.looks(r.distinct(metrics, "variant"))
-        figure = d.figure_of(drawn, d.WIDTH)
-        for axes, rows in d.panels(figure, drawn):
+        return drawing.message(tables.NO_PAIRS), drawn
+    with drawing.style():
+        styles = drawing.looks(tabular.distinct(metrics, "variant"))
+        figure = drawing.figure_of(drawn, drawing.WIDTH)
+        for axes, rows in drawing.panels(figure, drawn):
             cosines(axes, rows, styles)
             axes.set_ylabel(f"cosine similarity\nto the mask of {rows[0]['reference']}")
-        legend = d.legend_of(figure, {name: styles[name] for name in styles if name in d.variants_of(drawn)}, drawn)
+        legend = drawing.legend_of(
+            figure, {name: styles[name] for name in styles if name in drawing.variants_of(drawn)}, drawn
+        )
         legend.set_title("variant")
         figure.legend(handles=[chance_handle()], loc="outside right lower", handlelength=3)
     return figure, drawn
@@ -251,15 +252,15 @@ def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence
     """
     drawn = _likeness(similarity_layers, references(metrics))
     if not drawn:
-        return d.message(tables.NO_PAIRS), drawn
+        return drawing.message(tables.NO_PAIRS), drawn
     colors, lines = Normalize(0, 1), []
-    for (task, backbone), rows in d.cells_of(drawn).items():
-        variants, reference = d.variants_of(rows), rows[0]["reference"]
+    for (task, backbone), rows in drawing.cells_of(drawn).items():
+        variants, reference = drawing.variants_of(rows), rows[0]["reference"]
         lines.append(
             [
                 _Panel(
-                    title=f"{backbone} on {task}\n{r.percent(sparsity)} %, against {reference}",
-                    rows={variant: d.rows_of(same, variant) for variant in variants},
+                    title=f"{backbone} on {task}\n{tabular.percent(sparsity)} %, against {reference}",
+                    rows={variant: drawing.rows_of(same, variant) for variant in variants},
                     value="above_chance",
                     colors=colors,
                     marked=lambda row: row["empty_seeds"] > 0,
@@ -267,7 +268,7 @@ def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence
                 for sparsity, same in _by_sparsity(rows)
             ]
         )
-    note = f"similarity of each layer's mask to that of one variant, {r.seeds_note(drawn, spread=False)}"
+    note = f"similarity of each layer's mask to that of one variant, {tabular.seeds_note(drawn, spread=False)}"
     note += "\n0: as random masks that keep as many weights of the layer, 1: equal masks"
     return _maps_of_layers(lines, note, "cosine above chance", "one of the two keeps no weight in some seed"), drawn
 
@@ -275,10 +276,10 @@ def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence
 def _likeness(similarity_layers: Sequence[Row], chosen: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
     """A row for each layer, sparsity and variant with the similarity to the mask of the chosen reference."""
     drawn = []
-    for (task, backbone), cell in r.group(similarity_layers, *r.CELL).items():
-        reference, labels = chosen[task, backbone], r.short_names(r.distinct(cell, "layer"))
+    for (task, backbone), cell in tabular.group(similarity_layers, *tabular.CELL).items():
+        reference, labels = chosen[task, backbone], tabular.short_names(tabular.distinct(cell, "layer"))
         own = [{**row, "variant": _other(row, reference)} for row in cell if reference in _pair(row)]
-        for (sparsity, variant, layer), rows in r.group(own, "sparsity", "variant", "layer").items():
+        for (sparsity, variant, layer), rows in tabular.group(own, "sparsity", "variant", "layer").items():
             both = [row for row in rows if float(row["kept_a"]) and float(row["kept_b"])]
             named: dict[str, Any] = {"task": task, "backbone": backbone, "reference": reference, "sparsity": sparsity}
             named |= {"variant": variant, "layer": layer, "label": labels[layer], "seeds": len(rows)}
@@ -289,7 +290,7 @@ def _likeness(similarity_layers: Sequence[Row], chosen: Mapping[tuple[str, str],
                 "empty_seeds": len(rows) - len(both),
             }
             if both:
-                mean, chance = statistics.fmean(r.numbers(both, "cosine")), r.by_chance(both)["cosine"]
+                mean, chance = statistics.fmean(tabular.numbers(both, "cosine")), tabular.by_chance(both)["cosine"]
                 values = {"cosine_mean": mean, "cosine_by_chance": chance, "above_chance": _above(mean, chance)}
                 named |= {name: round(value, 6) for name, value in values.items()}
             drawn.append(named)
@@ -302,8 +303,8 @@ def references(metrics: Sequence[Row]) -> dict[tuple[str, str], str]:
     Where there is none, the first that prunes.
     """
     found: dict[tuple[str, str], str] = {}
-    for (task, backbone), rows in r.group(metrics, *r.CELL).items():
-        pruned = [row for row in rows if float(r.cell(row, "sparsity"))]
+    for (task, backbone), rows in tabular.group(metrics, *tabular.CELL).items():
+        pruned = [row for row in rows if float(tabular.cell(row, "sparsity"))]
         if pruned:  # the least by a key that is the same is the first
             found[task, backbone] = min(pruned, key=lambda row: row["method"] != "one_shot")["variant"]
     return found
@@ -363,7 +364,7 @@ def _maps_of_layers(
         mark: what a cross is; in the legend where there is one.
         rows_are: what the lines of a panel are, written beside the first panel of each line.
     """
-    with d.style():
+    with drawing.style():
         panels = [panel for line in lines for panel in line]
         width = min(max(2.6, 0.15 * max(len(panel.labels) for panel in panels)), 5.5)
         names = 0.075 * max(len(name) for panel in panels for name in panel.rows)

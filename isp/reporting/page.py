@@ -21,11 +21,10 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from isp.reporting import alt, tables
-from isp.reporting import rows as r
+from isp.reporting import alt, tables, tabular
 from isp.reporting.drawing import DPI
 from isp.reporting.grids import Grid, grids, of_markdown
-from isp.reporting.rows import Row
+from isp.reporting.tabular import Row
 from isp.reporting.verdict import Verdict, seeds_note, verdicts
 from isp.untrusted import printable
 
@@ -170,7 +169,7 @@ def render(contents: Contents) -> str:
             type(value)(printable(value)) if isinstance(value, str) else value
         ),  # Markup stays Markup
     )
-    environment.filters |= {"address": quote, "percent": r.percent, "count": "{:,.0f}".format}
+    environment.filters |= {"address": quote, "percent": tabular.percent, "count": "{:,.0f}".format}
     page: str = environment.from_string(_file("page.html")).render(page=found)
     return page + "\n"
 
@@ -216,7 +215,7 @@ class _Page:
 
     @property
     def name(self) -> str:
-        return str(self._study.get("study") or next(iter(r.distinct(self.metrics, "study")), "study"))
+        return str(self._study.get("study") or next(iter(tabular.distinct(self.metrics, "study")), "study"))
 
     @property
     def question(self) -> str:
@@ -225,13 +224,13 @@ class _Page:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """The study in numbers."""
-        pruned = [row for row in self.metrics if float(r.cell(row, "sparsity"))]
+        pruned = [row for row in self.metrics if float(tabular.cell(row, "sparsity"))]
         counted = [
-            (len(r.distinct(self.metrics, "variant")), "variant"),
-            (len(r.distinct(self.metrics, "method")), "method"),
-            (len(r.distinct(self.metrics, "task")), "task"),
-            (len(r.distinct(self.metrics, "backbone")), "backbone"),
-            (len(r.distinct(self.metrics, "seed")), "seed"),
+            (len(tabular.distinct(self.metrics, "variant")), "variant"),
+            (len(tabular.distinct(self.metrics, "method")), "method"),
+            (len(tabular.distinct(self.metrics, "task")), "task"),
+            (len(tabular.distinct(self.metrics, "backbone")), "backbone"),
+            (len(tabular.distinct(self.metrics, "seed")), "seed"),
             (len(pruned), "pruned ticket"),
         ]
         return [(f"{count:,}", word + "s" * (count != 1)) for count, word in counted]
@@ -256,8 +255,8 @@ class _Page:
     @property
     def variants(self) -> list[Known]:
         """Every variant, what is known of it, its settings as texts."""
-        names = list(self._variants) or r.distinct(self.metrics, "variant")
-        methods = {row["variant"]: r.cell(row, "method") for row in self.metrics}
+        names = list(self._variants) or tabular.distinct(self.metrics, "variant")
+        methods = {row["variant"]: tabular.cell(row, "method") for row in self.metrics}
         found = []
         for name in names:
             known: Mapping[str, Any] = {"method": methods.get(name, ""), **_of(self._variants, name)}
@@ -272,7 +271,7 @@ class _Page:
     @property
     def tasks(self) -> list[Known]:
         found = []
-        for name in list(_of(self._contents.study, "tasks")) or r.distinct(self.metrics, "task"):
+        for name in list(_of(self._contents.study, "tasks")) or tabular.distinct(self.metrics, "task"):
             known = _of(_of(self._contents.study, "tasks"), name)
             found.append((name, known, _pairs({key: known[key] for key in known if key != "summary"})))
         return found

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from isp.reporting import published, tables
-from isp.reporting import rows as r
-from isp.reporting.rows import Row
+from isp.reporting import published, tables, tabular
+from isp.reporting.tabular import Row
 
 COLUMNS = (
     *("backbone", "task", "variant", "method", "sparsity", "metric", "seeds", "test_mean", "test_sd", "majority"),
@@ -62,9 +61,9 @@ def csv_rows(metrics: Sequence[Row]) -> Cells:
     """
     names = _names(metrics)
     found = []
-    for (backbone,), own in r.group(metrics, "backbone").items():
-        cells = [_cell(rows, names) for rows in r.tickets(own).values()]
-        _mark(cells, r.dense(own))
+    for (backbone,), own in tabular.group(metrics, "backbone").items():
+        cells = [_cell(rows, names) for rows in tabular.tickets(own).values()]
+        _mark(cells, tabular.dense(own))
         run = {(row["task"], row["sparsity"], name) for row in cells for name in names[row["variant"]]}
         found += cells
         found += [
@@ -77,15 +76,15 @@ def csv_rows(metrics: Sequence[Row]) -> Cells:
 
 def _names(metrics: Sequence[Row]) -> dict[str, list[str]]:
     """The published rows that each variant may be taken for."""
-    methods = {r.cell(row, "variant"): r.cell(row, "method") for row in metrics}
+    methods = {tabular.cell(row, "variant"): tabular.cell(row, "method") for row in metrics}
     return {variant: published.names(variant, methods) for variant in methods}
 
 
 def _cell(rows: Sequence[Row], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
-    row |= {column: r.cell(rows[0], column) for column in COLUMNS[:6]}
-    row |= {"seeds": len(rows)} | r.summary("test", r.numbers(rows, "test"))
-    guessing = r.majority(rows, "test")
+    row |= {column: tabular.cell(rows[0], column) for column in COLUMNS[:6]}
+    row |= {"seeds": len(rows)} | tabular.summary("test", tabular.numbers(rows, "test"))
+    guessing = tabular.majority(rows, "test")
     row["majority"] = "" if guessing is None else guessing
     return _with_published(row, names)
 
@@ -137,7 +136,7 @@ def _mark_best(cells: Cells) -> None:
 def _levels(cells: Cells, dense: str | None) -> dict[str, float]:
     """The least mean that matches the dense model, by task."""
     found = [cell for cell in cells if cell["variant"] == dense and cell["test_mean"] != ""]
-    return {cell["task"]: cell["test_mean"] - (cell["test_sd"] or 0) - r.ROUNDING for cell in found}
+    return {cell["task"]: cell["test_mean"] - (cell["test_sd"] or 0) - tabular.ROUNDING for cell in found}
 
 
 def _guessed(cells: Cells, dense: str | None) -> list[str]:
@@ -199,9 +198,9 @@ def _tables(metrics: Sequence[Row]) -> list[_Table]:
     """For each backbone what is pruned, its ablations, and the dense models; see `_pruned`, `_ablations`, `_dense`."""
     names, found = _names(metrics), []
     run = [row for row in csv_rows(metrics) if row["variant"]]
-    for backbone in r.distinct(run, "backbone"):
+    for backbone in tabular.distinct(run, "backbone"):
         cells = [row for row in run if row["backbone"] == backbone]
-        guessed = _guessed(cells, r.dense(cells))
+        guessed = _guessed(cells, tabular.dense(cells))
         for above, lines, own in (_pruned(cells), *_ablations(cells), _dense(cells)):
             if lines:
                 above, lines = ([_with_published(c, names, _source(own)) for c in part] for part in (above, lines))
@@ -227,7 +226,7 @@ def _ablations(cells: Cells) -> Iterator[_Parts]:
 
     A table is of the columns that the same of these variants have.
     """
-    narrow, dense = _narrow(cells), r.dense(cells)
+    narrow, dense = _narrow(cells), tabular.dense(cells)
     for method in dict.fromkeys(cell["method"] for cell in cells if cell["variant"] in narrow):
         tables_of: dict[tuple[str, ...], Cells] = {}
         for same in _by_place([c for c in cells if c["method"] == method and float(c["sparsity"])]).values():
@@ -301,7 +300,7 @@ def markdown(metrics: Sequence[Row]) -> str:
             body.append([variant, *(_text(cells.get((task, "0.0000")), _bold) for task, _ in places)])
         for variant, cells in table.lines.items():
             body.append([variant, *(_text(cells.get(place), _bold) for place in places)])
-        header = [table.backbone, *(f"{task} {r.percent(sparsity)} %" for task, sparsity in places)]
+        header = [table.backbone, *(f"{task} {tabular.percent(sparsity)} %" for task, sparsity in places)]
         made.append((header, body))
     return tables.markdown(made, *_legend(found))
 
@@ -316,7 +315,7 @@ def _latex(table: _Table) -> str:
     starts = [2 + sum(counts[:index]) for index in range(len(counts))]
     tasks = [_across(count, _escape(task)) for count, task in zip(counts, table.columns, strict=True)]
     rules = [f"\\cmidrule(lr){{{start}-{start + count - 1}}}" for start, count in zip(starts, counts, strict=True)]
-    sparsities = [_escape(f"{r.percent(value)} %") for values in table.columns.values() for value in values]
+    sparsities = [_escape(f"{tabular.percent(value)} %") for values in table.columns.values() for value in values]
     lines = [
         *("\\begin{table}", "\\centering", f"\\caption{{{_escape(' '.join(_legend([table])))}}}"),
         *("\\begin{adjustbox}{max width=\\linewidth}", f"\\begin{{tabular}}{{l{'r' * sum(counts)}}}", "\\toprule"),
@@ -348,7 +347,7 @@ def _legend(shown: Sequence[_Table]) -> list[str]:
     guessed = dict.fromkeys(f"{table.backbone} on {task}" for table in shown for task in table.guessed)
     notes = "; ".join(cell["note"] for cell in cells)
     return [
-        _LEGEND.format(metrics=metrics, seeds=r.seeds_note(cells)),
+        _LEGEND.format(metrics=metrics, seeds=tabular.seeds_note(cells)),
         *([_GUESSED.format(tasks=", ".join(guessed))] if guessed else []),
         *([_BESIDE] if any(cell["published"] != "" for cell in cells) else []),
         *(f"{mark}: {note}." for note, mark in _NOTED.items() if note in notes),

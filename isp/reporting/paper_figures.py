@@ -13,9 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from isp.reporting import drawing as d
-from isp.reporting import paper, published, tables
-from isp.reporting import rows as r
+from isp.reporting import drawing, paper, published, tables, tabular
 from isp.reporting.axes import (
     Places,
     chance_handle,
@@ -27,7 +25,7 @@ from isp.reporting.axes import (
     room_for_levels,
 )
 from isp.reporting.drawing import Drawing, Look
-from isp.reporting.rows import Row
+from isp.reporting.tabular import Row
 
 _SCORE = (
     *("task", "backbone", "variant", "sparsity", "metric", "seeds"),
@@ -51,15 +49,15 @@ _STAR: dict[str, Any] = {
 
 def paper_figure_1(metrics: Sequence[Row]) -> Drawing:
     """Test score (left) and executed training FLOPs (right) against sparsity, a line a variant, dense ones across."""
-    tickets, drawn = r.tickets(metrics), []
+    tickets, drawn = tabular.tickets(metrics), []
     for row in _scores(metrics):
         own = tickets[row["task"], row["backbone"], row["variant"], row["sparsity"]]
-        drawn.append(row | r.summary("flops", r.numbers(own, "finding_flops", "retraining_flops"), 0))
+        drawn.append(row | tabular.summary("flops", tabular.numbers(own, "finding_flops", "retraining_flops"), 0))
     if not any(float(row["sparsity"]) for row in drawn):
-        return d.message("No pruned tickets to show."), []
-    with d.style():
-        styles, room = d.looks(r.distinct(metrics, "variant")), room_for_levels(drawn)
-        figure = d.sized(drawn, d.WIDTH + room, 2, len(d.cells_of(drawn)))
+        return drawing.message("No pruned tickets to show."), []
+    with drawing.style():
+        styles, room = drawing.looks(tabular.distinct(metrics, "variant")), room_for_levels(drawn)
+        figure = drawing.sized(drawn, drawing.WIDTH + room, 2, len(drawing.cells_of(drawn)))
         for left, right, rows in _pairs_of_panels(figure, drawn):
             limit(left, _with_theirs(rows), "test")
             _score_panel(left, rows, styles, room)
@@ -83,11 +81,11 @@ def paper_figure_3(metrics: Sequence[Row], similarity: Sequence[Row]) -> Drawing
     """
     drawn = _lth_and_one_shot(metrics, similarity)
     if not drawn:
-        return d.message("No task of this study has both LTH and one-shot to compare."), drawn
-    with d.style():
+        return drawing.message("No task of this study has both LTH and one-shot to compare."), drawn
+    with drawing.style():
         # three variants, so colours of their own: those of the whole study may be the same for all three
-        styles, room = d.looks(d.variants_of(drawn)), room_for_levels(drawn)
-        figure = d.sized(drawn, d.WIDTH + room, 2, len(d.cells_of(drawn)))
+        styles, room = drawing.looks(drawing.variants_of(drawn)), room_for_levels(drawn)
+        figure = drawing.sized(drawn, drawing.WIDTH + room, 2, len(drawing.cells_of(drawn)))
         for left, right, rows in _pairs_of_panels(figure, drawn):
             left.set_ylim(limits(_with_theirs(rows), "test"))
             _score_panel(left, rows, styles, room)
@@ -112,7 +110,7 @@ def _scores(metrics: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _lth_and_one_shot(metrics: Sequence[Row], similarity: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows of the two variants and of the dense one, of the tasks where the two are compared."""
-    dense, chosen = r.dense(metrics), [_first(metrics, method) for method in ("one_shot", "lth")]
+    dense, chosen = tabular.dense(metrics), [_first(metrics, method) for method in ("one_shot", "lth")]
     alike = {
         (row["task"], row["backbone"], row["sparsity"]): row
         for row in tables.similarity_csv(similarity)
@@ -134,7 +132,7 @@ def _lth_and_one_shot(metrics: Sequence[Row], similarity: Sequence[Row]) -> list
 
 def _first(metrics: Sequence[Row], method: str) -> str | None:
     """The variant of a method that has its name, or else the first."""
-    names = r.distinct([row for row in metrics if r.cell(row, "method") == method], "variant")
+    names = tabular.distinct([row for row in metrics if tabular.cell(row, "method") == method], "variant")
     return min(names, key=lambda name: name != method, default=None)
 
 
@@ -142,7 +140,7 @@ def _pairs_of_panels(
     figure: Figure, drawn: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[Axes, Axes, list[dict[str, Any]]]]:
     """Two axes beside each other for each task and backbone, and the rows that belong there."""
-    cells = d.cells_of(drawn)
+    cells = drawing.cells_of(drawn)
     grid = figure.add_gridspec(len(cells), 2)
     for line, ((task, backbone), rows) in enumerate(cells.items()):
         left, right = (figure.add_subplot(grid[line, column]) for column in (0, 1))
@@ -173,8 +171,8 @@ def _legend(
     figure: Figure, styles: Mapping[str, Look], drawn: Sequence[dict[str, Any]], others: Sequence[Line2D]
 ) -> None:
     """The variants, and below them others and what stars are, where there are any."""
-    shown, handles = d.variants_of(drawn), list(others)
-    d.legend_of(figure, {name: look for name, look in styles.items() if name in shown}, drawn)
+    shown, handles = drawing.variants_of(drawn), list(others)
+    drawing.legend_of(figure, {name: look for name, look in styles.items() if name in shown}, drawn)
     if any(row["published"] != "" or row.get("published_cosine", "") != "" for row in drawn):
         handles.append(Line2D([], [], color="white", **_STAR, label="as published"))
     if handles:

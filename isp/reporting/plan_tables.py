@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isp.reporting import rows as r
-from isp.reporting.rows import Row
+from isp.reporting import tabular
 from isp.reporting.tables import Table, si, text
+from isp.reporting.tabular import Row
 
 COMPARISON_LEGEND = (
     "The plan that was made before the run beside what the run took. Times are those of all jobs, one after the other, "
@@ -59,10 +59,10 @@ def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], 
         counts = [f"{row['jobs']:,}", f"{len(took):,}"]
         rules.append([row["rule"], *counts, *times, _ratio(sum(took), row["seconds"])])
     variants = []
-    tickets = r.group(metrics, "backbone", "variant")
+    tickets = tabular.group(metrics, "backbone", "variant")
     for row in plan["variants"]:
         own = tickets[row["backbone"], row["variant"]]
-        spent = [sum(r.numbers(own, f"finding_{key}", f"retraining_{key}")) for key in ("steps", "flops")]
+        spent = [sum(tabular.numbers(own, f"finding_{key}", f"retraining_{key}")) for key in ("steps", "flops")]
         steps = [f"{row['steps_alone']:,}", f"{spent[0]:,.0f}"]
         flops = [si(row["flops_alone"]), si(spent[1]), _ratio(spent[1], row["flops_alone"])]
         variants.append([f"{row['variant']} on {row['backbone']}", *steps, *flops])

@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar
 
 from scipy.special import stdtr, stdtrit  # a third of the time that scipy.stats takes to import
 
-from isp.reporting import rows as r
-from isp.reporting.rows import Row
+from isp.reporting import tabular
 from isp.reporting.tables import Table, mean_and_deviation, signed, title
+from isp.reporting.tabular import Row
 
 Part = Literal["validation", "test"]
 PARTS: tuple[Part, ...] = ("validation", "test")
@@ -108,13 +108,13 @@ def largest_block(cells: Mapping[str, Collection[_Cell]], reference: str) -> tup
 
 def cells_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
     """A row for each part, task, backbone, variant and sparsity with the columns `COLUMNS`."""
-    found, tickets = [], r.tickets(metrics)
-    dense_of = {names: r.dense(rows) for names, rows in r.group(metrics, *r.CELL).items()}
+    found, tickets = [], tabular.tickets(metrics)
+    dense_of = {names: tabular.dense(rows) for names, rows in tabular.group(metrics, *tabular.CELL).items()}
     for part in PARTS:
         for (task, backbone, variant, sparsity), rows in tickets.items():
             dense = dense_of[task, backbone]
             values = list(_by_seed(rows, part).values())
-            named = {column: r.cell(rows[0], column) for column in _OF[2:]}
+            named = {column: tabular.cell(rows[0], column) for column in _OF[2:]}
             to_dense = _differences(rows, tickets.get((task, backbone, dense or "", "0.0000"), []), part)
             row: dict[str, Any] = {"of": "cell", "part": part} | named | {"n": len(values)}
             row |= _summary(values) | {"to_dense": _mean(to_dense) if variant != dense else ""}
@@ -126,7 +126,7 @@ def cells_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
 
 def runs_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
     """A row for each part and each variant that shares cells with the reference, with the columns `COLUMNS`."""
-    methods = {r.cell(row, "variant"): r.cell(row, "method") for row in metrics}
+    methods = {tabular.cell(row, "variant"): tabular.cell(row, "method") for row in metrics}
     found = []
     for part in PARTS:
         differences = {variant: _over_runs(metrics, variant, reference, part) for variant in methods}
@@ -146,11 +146,11 @@ def runs(metrics: Sequence[Row], reference: str) -> list[Table]:
     """For validation and test, a row a variant: its difference to the reference over all runs, and its mean rank."""
     header = ["runs", f"difference to {reference}", "95 % interval", "p", "rank", "cells"]
     tables: dict[str, Table] = {}
-    chosen = {variant for (variant,), rows in r.group(metrics, "variant").items() if r.chosen(rows)}
+    chosen = {variant for (variant,), rows in tabular.group(metrics, "variant").items() if tabular.chosen(rows)}
     for row in runs_csv(metrics, reference):
         own = tables.setdefault(row["part"], ([f"all runs, {row['part']}", *header], []))
         rank = f"{row['mean_rank']:.2f}" if row["mean_rank"] != "" else ""
-        mark = r.CHOSEN * (row["part"] == "validation" and row["variant"] in chosen)
+        mark = tabular.CHOSEN * (row["part"] == "validation" and row["variant"] in chosen)
         own[1].append([row["variant"] + mark, *_compared_texts(row), rank, str(row["ranked_cells"])])
     return list(tables.values())
 
@@ -160,7 +160,7 @@ def cells(metrics: Sequence[Row], reference: str) -> list[Table]:
     header = ["sparsity", "n", "test", "95 % interval", "to dense"]
     header += ["pairs", f"difference to {reference}", "95 % interval", "p"]
     tables: dict[tuple[str, str], Table] = {}
-    tickets = r.tickets(metrics)
+    tickets = tabular.tickets(metrics)
     for row in cells_csv(metrics, reference):
         if row["part"] == "test":
             names = row["task"], row["backbone"]
@@ -174,12 +174,12 @@ def cells(metrics: Sequence[Row], reference: str) -> list[Table]:
 
 def _standard_error(values: Sequence[float]) -> float | None:
     """None where there is no spread to judge by; what is left of equal values by rounding is no spread."""
-    spread = r.deviation(values)
-    return spread / sqrt(len(values)) if spread is not None and spread > r.ROUNDING else None
+    spread = tabular.deviation(values)
+    return spread / sqrt(len(values)) if spread is not None and spread > tabular.ROUNDING else None
 
 
 def _by_seed(rows: Sequence[Row], part: Part) -> dict[str, float]:
-    return {r.cell(row, "seed"): value for row in rows for value in r.numbers([row], part)}
+    return {tabular.cell(row, "seed"): value for row in rows for value in tabular.numbers([row], part)}
 
 
 def _differences(rows: Sequence[Row], others: Sequence[Row], part: Part) -> list[float]:
@@ -191,13 +191,13 @@ def _differences(rows: Sequence[Row], others: Sequence[Row], part: Part) -> list
 def _over_runs(metrics: Sequence[Row], variant: str, reference: str, part: Part) -> list[float]:
     """Difference of a variant to the reference in each run, a mean over the sparsities that both have there."""
     found = []
-    for rows in r.group(metrics, "backbone", "task", "seed").values():
+    for rows in tabular.group(metrics, "backbone", "task", "seed").values():
         own, other = (
             {
-                r.cell(row, "sparsity"): value
+                tabular.cell(row, "sparsity"): value
                 for row in rows
-                if r.cell(row, "variant") == name
-                for value in r.numbers([row], part)
+                if tabular.cell(row, "variant") == name
+                for value in tabular.numbers([row], part)
             }
             for name in (variant, reference)
         )
@@ -212,8 +212,8 @@ def _mean_ranks(
 ) -> tuple[dict[str, float], int]:
     """The mean rank of each variant of the largest block over its cells, and how many those are."""
     scores: dict[str, dict[tuple[str, ...], float]] = {variant: {} for variant in variants}
-    for (*place, variant), rows in r.group(metrics, *r.CELL, "sparsity", "variant").items():
-        values = r.numbers(rows, part)
+    for (*place, variant), rows in tabular.group(metrics, *tabular.CELL, "sparsity", "variant").items():
+        values = tabular.numbers(rows, part)
         if values and variant in scores:
             scores[variant][tuple(place)] = statistics.fmean(values)
     ranked, shared = largest_block({variant: own.keys() for variant, own in scores.items()}, reference)
@@ -225,7 +225,7 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
     low, high = interval(values) or (None, None)
     return {
         "mean": _mean(values),
-        "sd": _rounded(r.deviation(values)),
+        "sd": _rounded(tabular.deviation(values)),
         "low": _rounded(low),
         "high": _rounded(high),
     }

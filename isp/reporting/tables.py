@@ -11,9 +11,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from isp.reporting import rows as r
+from isp.reporting import tabular
 from isp.reporting.collect import COST
-from isp.reporting.rows import Row
+from isp.reporting.tabular import Row
 
 Table = tuple[list[str], list[list[str]]]
 """Header and body; the first cell of the header says what the table is of."""
@@ -33,7 +33,7 @@ SPENDING = ("task", "backbone", "variant", "method", "sparsity", "seeds", *_SPEN
 """Columns of `spending_csv`."""
 SIMILARITY = (
     *("task", "backbone", "variant_a", "variant_b", "sparsity", "seeds"),
-    *(f"{name}_{part}" for name in r.SIMILARITIES for part in ("mean", "sd", "by_chance")),
+    *(f"{name}_{part}" for name in tabular.SIMILARITIES for part in ("mean", "sd", "by_chance")),
 )
 """Columns of `similarity_csv`."""
 
@@ -85,47 +85,47 @@ def mean_and_deviation(values: Sequence[float], places: int = 2) -> str:
     """Mean and sample standard deviation as text, "97.10 ± 0.32"; for one value without the latter, for none empty."""
     if not values:
         return ""
-    spread = r.deviation(values)
+    spread = tabular.deviation(values)
     return f"{statistics.fmean(values):.{places}f}" + ("" if spread is None else f" ± {spread:.{places}f}")
 
 
 def scores(metrics: Sequence[Row]) -> list[Table]:
     """For each task and backbone, validation scores: a row a variant, a column a sparsity, and the total steps."""
     tables = []
-    for names, rows in r.group(metrics, *r.CELL).items():
-        columns = r.sparsities(rows)
+    for names, rows in tabular.group(metrics, *tabular.CELL).items():
+        columns = tabular.sparsities(rows)
         body = []
-        for own in r.group(rows, "variant").values():
-            found = r.group(own, "sparsity")
-            texts = [mean_and_deviation(r.numbers(found.get((column,), []), "validation")) for column in columns]
-            sparsest = found[(r.sparsities(own)[-1],)]
-            steps = statistics.fmean(r.numbers(sparsest, _FINDING, _RETRAINING))
-            body.append([r.name_marked(own), *texts, f"{steps:,.0f}"])
+        for own in tabular.group(rows, "variant").values():
+            found = tabular.group(own, "sparsity")
+            texts = [mean_and_deviation(tabular.numbers(found.get((column,), []), "validation")) for column in columns]
+            sparsest = found[(tabular.sparsities(own)[-1],)]
+            steps = statistics.fmean(tabular.numbers(sparsest, _FINDING, _RETRAINING))
+            body.append([tabular.name_marked(own), *texts, f"{steps:,.0f}"])
         tables.append(([title(names), *(f"{float(column):g}" for column in columns), "steps"], body))
     return tables
 
 
 def scores_csv(metrics: Sequence[Row]) -> list[dict[str, Any]]:
     """A row for each task, backbone, variant and sparsity with the columns `SCORES`."""
-    return [_scores_of(rows) for rows in r.tickets(metrics).values()]
+    return [_scores_of(rows) for rows in tabular.tickets(metrics).values()]
 
 
 def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row]) -> list[Table]:
     """For each task and backbone, a row a variant and sparsity: its scores, what they cost, what denoisers changed."""
     names = ["sparsity", "seeds", "validation", "test", "finding", "retraining", "FLOP", "sparse FLOP", "seconds"]
     tables: dict[tuple[str, ...], Table] = {}
-    seconds, runs = _seconds(timings), r.group(rounds, *r.CELL, "variant")
-    for key, rows in r.tickets(metrics).items():
+    seconds, runs = _seconds(timings), tabular.group(rounds, *tabular.CELL, "variant")
+    for key, rows in tabular.tickets(metrics).items():
         *of, _, sparsity = key
         shares = _changed(runs, key)
         line = [
-            r.name_marked(rows),
+            tabular.name_marked(rows),
             f"{float(sparsity):g}",
             str(len(rows)),
-            mean_and_deviation(r.numbers(rows, "validation")),
-            mean_and_deviation(r.numbers(rows, "test")),
-            *(f"{statistics.fmean(r.numbers(rows, column)):,.0f}" for column in (_FINDING, _RETRAINING)),
-            *(si(statistics.fmean(r.numbers(rows, *_flops(kind)))) for kind in ("flops", "sparse_flops")),
+            mean_and_deviation(tabular.numbers(rows, "validation")),
+            mean_and_deviation(tabular.numbers(rows, "test")),
+            *(f"{statistics.fmean(tabular.numbers(rows, column)):,.0f}" for column in (_FINDING, _RETRAINING)),
+            *(si(statistics.fmean(tabular.numbers(rows, *_flops(kind)))) for kind in ("flops", "sparse_flops")),
             f"{statistics.fmean(seconds[key]):,.0f}" if seconds.get(key) else "",
             f"{100 * min(shares):.1f}–{100 * max(shares):.1f} %" if shares else "",
         ]
@@ -136,15 +136,15 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
 
 def costs_csv(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row]) -> list[dict[str, Any]]:
     """A row for each task, backbone, variant and sparsity with the columns `COSTS`; changed as fractions."""
-    seconds, runs = _seconds(timings), r.group(rounds, *r.CELL, "variant")
+    seconds, runs = _seconds(timings), tabular.group(rounds, *tabular.CELL, "variant")
     found = []
-    for key, rows in r.tickets(metrics).items():
+    for key, rows in tabular.tickets(metrics).items():
         shares = _changed(runs, key)
         means = {column: _mean(rows, column) for column in (_FINDING, _RETRAINING)}
         means |= {kind: _mean(rows, *_flops(kind)) for kind in ("flops", "sparse_flops")}
         least_and_most = {"changed_least": min(shares, default=""), "changed_most": max(shares, default="")}
-        measured = r.summary("seconds", seconds.get(key, []), 2)
-        tests = r.summary("test", r.numbers(rows, "test"))
+        measured = tabular.summary("seconds", seconds.get(key, []), 2)
+        tests = tabular.summary("test", tabular.numbers(rows, "test"))
         found.append(_scores_of(rows) | tests | means | measured | least_and_most)
     return found
 
@@ -166,18 +166,18 @@ def spending(metrics: Sequence[Row], timings: Sequence[Row]) -> list[Table]:
 
 def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[str, Any]]:
     """A row for each task, backbone, variant and sparsity with the columns `SPENDING`."""
-    took, found = r.tickets(timings), []
+    took, found = tabular.tickets(timings), []
     dense = {
-        names: statistics.fmean(r.numbers(dense_rows, *_flops("flops")))
-        for names, rows in r.group(metrics, *r.CELL).items()
-        for level in [r.dense(rows)]
-        if (dense_rows := [row for row in rows if r.cell(row, "variant") == level])
+        names: statistics.fmean(tabular.numbers(dense_rows, *_flops("flops")))
+        for names, rows in tabular.group(metrics, *tabular.CELL).items()
+        for level in [tabular.dense(rows)]
+        if (dense_rows := [row for row in rows if tabular.cell(row, "variant") == level])
     }
-    for key, rows in r.tickets(metrics).items():
-        row: dict[str, Any] = {column: r.cell(rows[0], column) for column in SPENDING[:5]} | {"seeds": len(rows)}
+    for key, rows in tabular.tickets(metrics).items():
+        row: dict[str, Any] = {column: tabular.cell(rows[0], column) for column in SPENDING[:5]} | {"seeds": len(rows)}
         for column in _SPENT:
             row[column] = _mean(took[key] if column.endswith("seconds") else rows, column)
-        whole = statistics.fmean(r.numbers(rows, *_flops("flops")))
+        whole = statistics.fmean(tabular.numbers(rows, *_flops("flops")))
         row["flops_of_dense"] = round(whole / dense[key[:2]], 4) if dense.get(key[:2]) else ""
         found.append(row)
     return found
@@ -187,8 +187,11 @@ def similarity(similarity: Sequence[Row]) -> list[Table]:
     """For each task and backbone, a row a pair of variants and sparsity: how alike their masks are, and by chance."""
     tables: dict[tuple[str, ...], Table] = {}
     for (*of, a, b, sparsity), rows in _pairs(similarity).items():
-        chance = r.by_chance(rows)
-        texts = [f"{mean_and_deviation(r.numbers(rows, name), 3)} ({chance[name]:.3f})" for name in r.SIMILARITIES]
+        chance = tabular.by_chance(rows)
+        texts = [
+            f"{mean_and_deviation(tabular.numbers(rows, name), 3)} ({chance[name]:.3f})"
+            for name in tabular.SIMILARITIES
+        ]
         header = [title(of), "sparsity", "seeds", "cosine", "Jaccard", "Hamming"]
         line = [f"{a}, {b}", f"{float(sparsity):g}", str(len(rows)), *texts]
         tables.setdefault(tuple(of), (header, []))[1].append(line)
@@ -199,9 +202,9 @@ def similarity_csv(similarity: Sequence[Row]) -> list[dict[str, Any]]:
     """A row for each task, backbone, pair of variants and sparsity with the columns `SIMILARITY`."""
     found = []
     for key, rows in _pairs(similarity).items():
-        chance, row = r.by_chance(rows), dict(zip(SIMILARITY, (*key, len(rows)), strict=False))
-        for name in r.SIMILARITIES:
-            row |= r.summary(name, r.numbers(rows, name), 6) | {f"{name}_by_chance": round(chance[name], 6)}
+        chance, row = tabular.by_chance(rows), dict(zip(SIMILARITY, (*key, len(rows)), strict=False))
+        for name in tabular.SIMILARITIES:
+            row |= tabular.summary(name, tabular.numbers(rows, name), 6) | {f"{name}_by_chance": round(chance[name], 6)}
         found.append(row)
     return found
 
@@ -215,16 +218,16 @@ def collapse(layers: Iterable[Row]) -> str:
     all_layers: dict[tuple[str, ...], dict[str, None]] = {}
     gone: dict[tuple[str, ...], list[Row]] = {}
     for row in layers:
-        place = tuple(r.cell(row, column) for column in r.CELL)
-        all_layers.setdefault(place, {})[r.cell(row, "layer")] = None
-        if r.cell(row, "zero_weights") == r.cell(row, "weights"):
+        place = tuple(tabular.cell(row, column) for column in tabular.CELL)
+        all_layers.setdefault(place, {})[tabular.cell(row, "layer")] = None
+        if tabular.cell(row, "zero_weights") == tabular.cell(row, "weights"):
             gone.setdefault(place, []).append(row)
     for names, of_place in all_layers.items():
-        labels = r.short_names(list(of_place))
-        for (variant, sparsity), rows in r.group(gone.get(names, []), "variant", "sparsity").items():
+        labels = tabular.short_names(list(of_place))
+        for (variant, sparsity), rows in tabular.group(gone.get(names, []), "variant", "sparsity").items():
             by_seeds: dict[str, list[str]] = {}
-            for (layer,), same in r.group(rows, "layer").items():
-                seeds = r.distinct(same, "seed")
+            for (layer,), same in tabular.group(rows, "layer").items():
+                seeds = tabular.distinct(same, "seed")
                 by_seeds.setdefault(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}", []).append(labels[layer])
             found = "; ".join(f"{seeds}: {_some(layers)}" for seeds, layers in by_seeds.items())
             lines.append(f"- {title(names)}, {variant} at {float(sparsity):g}, {found}")
@@ -257,10 +260,10 @@ def _pairs(similarity: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
     """Rows by pair of masks but for the seed; sparsities of a pair stay together."""
     return {
         (*names, *pair, sparsity): own[(sparsity,)]
-        for names, cell in r.group(similarity, *r.CELL).items()
-        for pair, rows in r.group(cell, "variant_a", "variant_b").items()
-        for own in [r.group(rows, "sparsity")]
-        for sparsity in r.sparsities(rows)
+        for names, cell in tabular.group(similarity, *tabular.CELL).items()
+        for pair, rows in tabular.group(cell, "variant_a", "variant_b").items()
+        for own in [tabular.group(rows, "sparsity")]
+        for sparsity in tabular.sparsities(rows)
     }
 
 
@@ -270,20 +273,23 @@ def _some(layers: Sequence[str]) -> str:
 
 
 def _scores_of(rows: Sequence[Row]) -> dict[str, Any]:
-    named = {column: r.cell(rows[0], column) for column in SCORES[:6]}
-    scores = r.summary("validation", r.numbers(rows, "validation"))
-    return named | {"seeds": len(rows)} | scores | {"chosen_on": "validation" if r.chosen(rows) else ""}
+    named = {column: tabular.cell(rows[0], column) for column in SCORES[:6]}
+    scores = tabular.summary("validation", tabular.numbers(rows, "validation"))
+    return named | {"seeds": len(rows)} | scores | {"chosen_on": "validation" if tabular.chosen(rows) else ""}
 
 
 def _seconds(timings: Sequence[Row]) -> dict[tuple[str, ...], list[float]]:
-    return {key: r.numbers(rows, "finding_seconds", "retraining_seconds") for key, rows in r.tickets(timings).items()}
+    return {
+        key: tabular.numbers(rows, "finding_seconds", "retraining_seconds")
+        for key, rows in tabular.tickets(timings).items()
+    }
 
 
 def _changed(runs: Mapping[tuple[str, ...], Sequence[Row]], ticket: tuple[str, ...]) -> list[float]:
     """Shares of kept weights that denoisers changed in any round on the way of a ticket, of all seeds."""
     *names, target = ticket
-    ways = [r.chain(events, target) for events in r.group(runs.get(tuple(names), []), "seed").values()]
-    return [share for way in ways for share in r.numbers(way, "changed")]
+    ways = [tabular.chain(events, target) for events in tabular.group(runs.get(tuple(names), []), "seed").values()]
+    return [share for way in ways for share in tabular.numbers(way, "changed")]
 
 
 def _whole(value: float) -> str:
@@ -295,7 +301,7 @@ def _flops(kind: str) -> tuple[str, str]:
 
 
 def _mean(rows: Sequence[Row], *columns: str) -> int | float:
-    mean = statistics.fmean(r.numbers(rows, *columns))
+    mean = statistics.fmean(tabular.numbers(rows, *columns))
     return int(mean) if mean.is_integer() else round(mean, 2)
 
 

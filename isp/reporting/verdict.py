@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from isp.reporting import rows as r
-from isp.reporting.rows import Row
+from isp.reporting import tabular
 from isp.reporting.tables import mean_and_deviation, signed
+from isp.reporting.tabular import Row
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Score:
 
     def level_with(self, other: Score) -> bool:
         """Whether the means are no further apart than the larger deviation; never known of one seed."""
-        spreads = [r.deviation(score.values) for score in (self, other)]
+        spreads = [tabular.deviation(score.values) for score in (self, other)]
         return None not in spreads and abs(self.mean - other.mean) <= max(spread or 0 for spread in spreads)
 
 
@@ -87,12 +87,12 @@ def verdicts(metrics: Sequence[Row], reference: str = "") -> list[Verdict]:
         metrics: rows of metrics.csv.
         reference: the variant that sentences compare with one-shot pruning, lottery tickets and the dense model.
     """
-    return [_verdict(names, rows, reference) for names, rows in r.group(metrics, *r.CELL).items()]
+    return [_verdict(names, rows, reference) for names, rows in tabular.group(metrics, *tabular.CELL).items()]
 
 
 def seeds_note(metrics: Sequence[Row], intervals: bool) -> str:
     """How many seeds there are, and what ± is."""
-    counts = sorted({len(rows) for rows in r.group(metrics, *r.CELL, "variant", "sparsity").values()})
+    counts = sorted({len(rows) for rows in tabular.group(metrics, *tabular.CELL, "variant", "sparsity").values()})
     if not counts:
         return "No tickets yet."
     count = " to ".join(dict.fromkeys(str(value) for value in (counts[0], counts[-1])))
@@ -108,16 +108,20 @@ def seeds_note(metrics: Sequence[Row], intervals: bool) -> str:
 
 def _verdict(names: Sequence[str], rows: Sequence[Row], reference: str) -> Verdict:
     task, backbone = names
-    whole, pruned = ([row for row in rows if bool(float(r.cell(row, "sparsity"))) == cut] for cut in (False, True))
-    level = r.dense(whole)
-    scores = {place: r.numbers(own, "validation") for place, own in r.group(rows, "variant", "sparsity").items()}
+    whole, pruned = (
+        [row for row in rows if bool(float(tabular.cell(row, "sparsity"))) == cut] for cut in (False, True)
+    )
+    level = tabular.dense(whole)
+    scores = {
+        place: tabular.numbers(own, "validation") for place, own in tabular.group(rows, "variant", "sparsity").items()
+    }
     means = {place: statistics.fmean(values) for place, values in scores.items()}
     low, high = min(means.values()), max(means.values())
     of_level = next((values for (variant, _), values in scores.items() if variant == level), None)
-    majority = r.majority(rows, "validation")
+    majority = tabular.majority(rows, "validation")
     guessed = of_level is not None and majority is not None and round(statistics.fmean(of_level), 4) <= majority
-    least = r.matching_level(of_level) if of_level else float("inf")
-    chosen = {variant for (variant,), own in r.group(rows, "variant").items() if r.chosen(own)}
+    least = tabular.matching_level(of_level) if of_level else float("inf")
+    chosen = {variant for (variant,), own in tabular.group(rows, "variant").items() if tabular.chosen(own)}
     best: dict[str, float] = {}
     for sparsity in () if guessed else _compared(rows):
         fair = [mean for (variant, of), mean in means.items() if of == sparsity and variant not in chosen]
@@ -135,21 +139,21 @@ def _verdict(names: Sequence[str], rows: Sequence[Row], reference: str) -> Verdi
             bar=bar(mean),
         )
 
-    dense_flops = _cost([row for row in whole if r.cell(row, "variant") == level])[1] if level else 0
+    dense_flops = _cost([row for row in whole if tabular.cell(row, "variant") == level])[1] if level else 0
 
     def lines(part: Sequence[Row]) -> tuple[Line, ...]:
         found = []
-        for (variant,), own in r.group(part, "variant").items():
+        for (variant,), own in tabular.group(part, "variant").items():
             steps, flops = _cost(own)
-            texts = {sparsity: score(variant, sparsity) for sparsity in r.distinct(own, "sparsity")}
+            texts = {sparsity: score(variant, sparsity) for sparsity in tabular.distinct(own, "sparsity")}
             found.append(Line(variant, variant in chosen, texts, steps, flops / dense_flops if dense_flops else None))
         return tuple(found)
 
     verdict = Verdict(
         task,
         backbone,
-        " / ".join(r.distinct(rows, "metric")),
-        tuple(r.sparsities(pruned)),
+        " / ".join(tabular.distinct(rows, "metric")),
+        tuple(tabular.sparsities(pruned)),
         lines(whole),
         lines(pruned),
         next((line for line in lines(whole) if line.variant == level), None),
@@ -165,16 +169,16 @@ def _compared(rows: Sequence[Row]) -> list[str]:
 
     A dense variant from scratch is no rival of the dense model.
     """
-    whole = [row for row in rows if not float(r.cell(row, "sparsity"))]
-    methods, only = r.distinct(whole, "method"), len(whole) == len(rows)
-    rivals = any(method != "dense" for method in methods) or (only and len(r.distinct(whole, "variant")) > 1)
-    return [sparsity for sparsity in r.sparsities(rows) if float(sparsity) or rivals]
+    whole = [row for row in rows if not float(tabular.cell(row, "sparsity"))]
+    methods, only = tabular.distinct(whole, "method"), len(whole) == len(rows)
+    rivals = any(method != "dense" for method in methods) or (only and len(tabular.distinct(whole, "variant")) > 1)
+    return [sparsity for sparsity in tabular.sparsities(rows) if float(sparsity) or rivals]
 
 
 def _cost(rows: Sequence[Row]) -> tuple[float, float]:
     """Steps and executed FLOPs of the sparsest ticket, means over seeds."""
-    sparsest = r.group(rows, "sparsity")[(r.sparsities(rows)[-1],)]
-    both = [r.numbers(sparsest, f"finding_{kind}", f"retraining_{kind}") for kind in ("steps", "flops")]
+    sparsest = tabular.group(rows, "sparsity")[(tabular.sparsities(rows)[-1],)]
+    both = [tabular.numbers(sparsest, f"finding_{kind}", f"retraining_{kind}") for kind in ("steps", "flops")]
     return statistics.fmean(both[0]), statistics.fmean(both[1])
 
 
@@ -182,7 +186,7 @@ def _methods(rows: Sequence[Row]) -> dict[str, str]:
     """The first variant of each method."""
     found: dict[str, str] = {}
     for row in rows:
-        found.setdefault(r.cell(row, "method"), r.cell(row, "variant"))
+        found.setdefault(tabular.cell(row, "method"), tabular.cell(row, "variant"))
     return found
 
 
@@ -221,7 +225,7 @@ def _sentences(
                 for name in compared_with
             ]
             yield Markup("{} at {} %: {}; in points {}.").format(
-                code(reference), r.percent(sparsity), own.text, _listed(parts)
+                code(reference), tabular.percent(sparsity), own.text, _listed(parts)
             )
 
 
@@ -234,7 +238,9 @@ def _there(verdict: Verdict, sparsity: str) -> dict[str, Score]:
 def _best(sparsity: str, there: Mapping[str, Score], level: str, dense: Score | None) -> Markup:
     first = [name for name, score in there.items() if score.best]
     top, kind = there[first[0]], "pruned" if float(sparsity) else "dense model"
-    found = Markup("Best {} at {} %: {}, {}").format(kind, r.percent(sparsity), _listed(map(code, first)), top.text)
+    found = Markup("Best {} at {} %: {}, {}").format(
+        kind, tabular.percent(sparsity), _listed(map(code, first)), top.text
+    )
     if dense and level not in first:
         gap = top.mean - dense.mean
         where = "level with" if not round(gap, 2) else f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'}"

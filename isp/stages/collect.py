@@ -12,7 +12,7 @@ import yaml
 from isp import files, lineage
 from isp.errors import ArtifactError, IspError, shown
 from isp.parsing import load_yaml
-from isp.reporting import collect as rows
+from isp.reporting import collect as columns
 from isp.shapes import Comparison, Record
 
 VERSION = 3
@@ -69,13 +69,13 @@ def collect(
         _check_layers(path, comparison, records)
     files.ready(*(output / f"{name}.csv" for name in NAMES))
     for name, found, columns in (
-        ("metrics", rows.metrics(records), rows.METRICS),
-        ("timings", rows.timings(records), rows.TIMINGS),
-        ("rounds", rows.rounds(records), rows.ROUNDS),
-        ("layers", rows.layers(records), rows.LAYERS),
-        ("agreement", rows.agreement(records), rows.AGREEMENT),
-        ("similarity", rows.similarity(comparisons), rows.SIMILARITY),
-        ("similarity_layers", rows.similarity_layers(comparisons, records), rows.SIMILARITY_LAYERS),
+        ("metrics", columns.metrics(records), columns.METRICS),
+        ("timings", columns.timings(records), columns.TIMINGS),
+        ("rounds", columns.rounds(records), columns.ROUNDS),
+        ("layers", columns.layers(records), columns.LAYERS),
+        ("agreement", columns.agreement(records), columns.AGREEMENT),
+        ("similarity", columns.similarity(comparisons), columns.SIMILARITY),
+        ("similarity_layers", columns.similarity_layers(comparisons, records), columns.SIMILARITY_LAYERS),
     ):
         files.write_csv(output / f"{name}.csv", found, columns)
 

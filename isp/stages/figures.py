@@ -16,7 +16,7 @@ from isp.reporting import mask_figures as masks
 from isp.reporting import paper_figures as paper
 from isp.reporting.collected import read
 from isp.reporting.drawing import Drawing, save
-from isp.reporting.rows import Row, distinct
+from isp.reporting.tabular import Row, distinct
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
 VERSION = 4

@@ -14,7 +14,7 @@ from isp.errors import ArtifactError, ConfigError
 from isp.reporting import alt
 from isp.reporting import page as made
 from isp.reporting.collected import read, stream
-from isp.reporting.rows import Row
+from isp.reporting.tabular import Row
 from isp.shapes import Description
 from isp.stages._options import Output, mapping
 

@@ -10,8 +10,7 @@ import typer
 
 from isp import files
 from isp.errors import ConfigError, unknown
-from isp.reporting import paper
-from isp.reporting import rows as r
+from isp.reporting import paper, tabular
 from isp.reporting import statistics as s
 from isp.reporting import tables as made
 from isp.reporting.collected import read, stream
@@ -37,11 +36,11 @@ def tables(
     """Write the tables of a study: mean and deviation over seeds, how sure they are, and in the paper's form."""
     found, took, events = read(metrics, "metrics"), read(timings, "timings"), read(rounds, "rounds")
     pairs, by_layer = read(similarity, "similarity"), stream(layers, "layers")
-    if found and reference not in (variants := r.distinct(found, "variant")):
+    if found and reference not in (variants := tabular.distinct(found, "variant")):
         raise ConfigError(f"--reference: {unknown('variant', reference, variants)}")
     scores, costs, warning = made.scores(found), made.costs(found, took, events), made.collapse(by_layer)
     legends = [legend.format(reference=reference) for legend in (s.RUNS_LEGEND, s.CELLS_LEGEND)]
-    note = r.CHOSEN_NOTE if r.chosen(found) else ""
+    note = tabular.CHOSEN_NOTE if tabular.chosen(found) else ""
     texts = {
         "scores.md": made.markdown(scores, made.SCORES_LEGEND, note, warning),
         "costs.md": made.markdown(costs, made.COSTS_LEGEND, note, warning),

@@ -62,7 +62,7 @@ class Jobs:
     @cached_property
     def shared(self) -> Counter[str]:
         """How many jobs of each rule make what studies share, and what people read."""
-        return Counter({rule.name: rule.count(self.study) for rule in RULES.values() if rule.count})
+        return Counter({rule.name: len(rule.jobs(self.study)) for rule in RULES.values() if rule.jobs})
 
     def within(self, output: str) -> set[str]:
         """The outputs of all jobs that one needs, its own included: what it takes by itself."""
@@ -105,7 +105,7 @@ class Jobs:
     @cached_property
     def _patterns(self) -> list[tuple[Rule, re.Pattern[str], list[re.Pattern[str]]]]:
         """The rules whose jobs are found from the records back, with what their outputs look like."""
-        rules = [self.dag.rule(name) for name, rule in RULES.items() if rule.count is None]
+        rules = [self.dag.rule(name) for name, rule in RULES.items() if rule.jobs is None]
         return [
             (
                 each.rule,

@@ -94,7 +94,7 @@ class Requests:
 
     def _needs(self, rule: Rule, w: Any) -> tuple[int, float] | None:
         """Bytes and seconds of a job of the study; None: it is none of its cells'."""
-        if rule.count is not None:
+        if rule.jobs is not None:
             return None
         output = paths.fill(rule.output, w)
         if output not in self._found:

@@ -106,8 +106,9 @@ class Rule:
         carries: Whether the next job of a chain begins from the output, so that two of them lie there at a time.
         is_ticket: Whether the output is the ticket of a variant on one of its routes.
         is_cost: Whether its work is part of what a ticket costs.
-        count: Number of its jobs in a study, where studies share them or there is no cell that they belong to; None:
-            they are found from the records back.
+        jobs: The wildcards of its jobs in a study, where studies share them or they belong to no cell; None: they are
+            found from the records back.
+        log: Pattern of the log of these jobs; that of others mirrors the path of the output.
     """
 
     name: str
@@ -126,7 +127,8 @@ class Rule:
     carries: bool = False
     is_ticket: bool = False
     is_cost: bool = True
-    count: Callable[[Study], int] | None = None
+    jobs: Callable[[Study], list[dict[str, str]]] | None = None
+    log: str = ""
 
     @property
     def run(self) -> str:

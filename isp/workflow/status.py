@@ -27,6 +27,7 @@ from isp.runtime.warm import is_stopped
 from isp.shapes import Plan
 from isp.workflow import paths
 from isp.workflow.jobs import Job, Jobs
+from isp.workflow.rules import RULES
 
 State = Literal["done", "running", "lost", "failed", "left"]
 """Of a job; lost: its process was killed."""
@@ -219,26 +220,12 @@ def _others(study: Study, seen: Seen) -> list[dict[str, Any]]:
 
 def _shared(study: Study) -> list[tuple[str, str | None, str]]:
     """Rule, output (None: not known here) and log of the jobs that are of no cell."""
-    places = list(dict.fromkeys((group.backbone, group.task) for group in study.groups()))
-    backbones, tasks = (list(dict.fromkeys(names)) for names in zip(*places, strict=True))
-    logs, found = "resources/logs", []
-    for name in tasks:
-        found.append(("download", paths.MANIFEST.format(kind="task", name=name), f"{logs}/download/task/{name}.log"))
-        found.append(("split", paths.SPLIT.format(task=name), f"{logs}/split/{name}.log"))
-    for name in backbones:
-        weights = paths.WEIGHTS.format(backbone=name)
-        if study.backbone(name).source is None:
-            found.append(("pretrain", weights, f"{logs}/pretrain/{name}.log"))
-            continue
-        manifest = paths.MANIFEST.format(kind="backbone", name=name)
-        found.append(("download", manifest, f"{logs}/download/backbone/{name}.log"))
-        found.append(("convert", weights, f"{logs}/convert/{name}.log"))
-    for backbone, task in places:
-        prepared = paths.PREPARED.format(backbone=backbone, task=task, split="train")
-        found.append(("prepare", prepared, f"{logs}/prepare/{backbone}/{task}.log"))
-    folder = f"{paths.STUDY.format(study=study.study)}/logs"
-    rules = ("describe", "plan", "collect", "compare_plan", "tables", "page")
-    return [*found, *((rule, None, f"{folder}/{rule}.log") for rule in rules)]
+    shared: list[tuple[str, str | None, str]] = []
+    for rule in RULES.values():
+        for wildcards in rule.jobs(study) if rule.jobs else []:
+            w = {"study": study.study, **wildcards}
+            shared.append((rule.name, rule.output.format(**w) if rule.output else None, rule.log.format(**w)))
+    return shared
 
 
 # --- how long ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,16 @@ def _backbones(study: Study, embedded: bool) -> list[str]:
     return [name for name in names if study.is_embedded(name) == embedded]
 
 
+def _downloads(study: Study) -> list[dict[str, str]]:
+    tasks = [{"kind": "task", "name": name} for name in _tasks(study)]
+    return tasks + [{"kind": "backbone", "name": name} for name in _backbones(study, embedded=False)]
+
+
+def _preparations(study: Study) -> list[dict[str, str]]:
+    places = dict.fromkeys((group.backbone, group.task) for group in study.groups())
+    return [{"backbone": backbone, "task": task, "split": "train"} for backbone, task in places]
+
+
 def _files(dag: Dag, w: Wildcards) -> str:
     """What a download is of."""
     return dag.options(**{w.kind: dag.study.defined(w.kind, w.name)})
@@ -27,7 +37,8 @@ DOWNLOAD = Rule(
     name="download",
     output=paths.MANIFEST,
     settings=_files,
-    count=lambda study: len(_tasks(study)) + len(_backbones(study, embedded=False)),
+    jobs=_downloads,
+    log="resources/logs/download/{kind}/{name}.log",
 )
 SPLIT = Rule(
     name="split",
@@ -35,14 +46,16 @@ SPLIT = Rule(
     makes="split",
     settings=lambda dag, w: dag.task(w),
     versions=("task",),
-    count=lambda study: len(_tasks(study)),
+    jobs=lambda study: [{"task": name} for name in _tasks(study)],
+    log="resources/logs/split/{task}.log",
 )
 PRETRAIN = Rule(
     name="pretrain",
     output=paths.WEIGHTS,
     makes="backbone",
     versions=("training", "backbone", "protocol"),
-    count=lambda study: len(_backbones(study, embedded=True)),
+    jobs=lambda study: [{"backbone": name} for name in _backbones(study, embedded=True)],
+    log="resources/logs/pretrain/{backbone}.log",
 )
 CONVERT = Rule(
     name="convert",
@@ -50,7 +63,8 @@ CONVERT = Rule(
     makes="backbone",
     settings=lambda dag, w: dag.backbone(w),
     versions=("backbone",),
-    count=lambda study: len(_backbones(study, embedded=False)),
+    jobs=lambda study: [{"backbone": name} for name in _backbones(study, embedded=False)],
+    log="resources/logs/convert/{backbone}.log",
     memory=lambda sizes: 4 * sizes.weights,
 )
 PREPARE = Rule(
@@ -59,6 +73,7 @@ PREPARE = Rule(
     makes="examples",
     settings=lambda dag, w: f"{dag.backbone(w)} {dag.task(w)}",
     versions=("backbone", "task"),
-    count=lambda study: len({(group.backbone, group.task) for group in study.groups()}),
+    jobs=_preparations,
+    log="resources/logs/prepare/{backbone}/{task}.log",
     memory=lambda sizes: 4 * sizes.weights + sizes.prepared,
 )

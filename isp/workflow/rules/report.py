@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from isp.config import Study
 from isp.reporting import FIGURES
 from isp.workflow import paths
 from isp.workflow.dag import Dag
@@ -30,16 +31,25 @@ def _reference(dag: Dag, _: Wildcards) -> str:
     return dag.options(reference=dag.study.reference_variant())
 
 
-DESCRIBE = Rule(name="describe", output=paths.DESCRIPTION, settings=_described, count=lambda study: 1)
+def _once(study: Study) -> list[dict[str, str]]:
+    return [{}]
+
+
+def _log(rule: str) -> str:
+    return f"{paths.STUDY}/logs/{rule}.log"
+
+
+DESCRIBE = Rule(name="describe", output=paths.DESCRIPTION, settings=_described, jobs=_once, log=_log("describe"))
 PLAN = Rule(
     name="plan",
     output=paths.PLAN,
     settings=_described,
-    count=lambda study: 1,
+    jobs=_once,
+    log=_log("plan"),
     memory_of="finetune_dense",  # it trains every model for some steps, one after another
 )
-COMPARE_PLAN = Rule(name="compare_plan", settings=_described, count=lambda study: 1)
-COLLECT = Rule(name="collect", settings=_cells, count=lambda study: 1)
-TABLES = Rule(name="tables", settings=_reference, count=lambda study: 1)
-FIGURE = Rule(name="figures", count=lambda study: len(FIGURES))
-PAGE = Rule(name="page", settings=_reference, count=lambda study: 1)
+COLLECT = Rule(name="collect", settings=_cells, jobs=_once, log=_log("collect"))
+COMPARE_PLAN = Rule(name="compare_plan", settings=_described, jobs=_once, log=_log("compare_plan"))
+TABLES = Rule(name="tables", settings=_reference, jobs=_once, log=_log("tables"))
+FIGURE = Rule(name="figures", jobs=lambda study: [{"figure": name} for name in FIGURES], log=_log("figures/{figure}"))
+PAGE = Rule(name="page", settings=_reference, jobs=_once, log=_log("page"))
