@@ -12,7 +12,7 @@ import yaml
 from isp import files, lineage
 from isp.errors import ArtifactError, IspError, shown
 from isp.parsing import load_yaml
-from isp.reporting import collect as columns
+from isp.reporting import collect as collecting
 from isp.shapes import Comparison, Record
 
 VERSION = 3
@@ -68,16 +68,16 @@ def collect(
     for path, comparison in zip(similarity or [], comparisons, strict=True):
         _check_layers(path, comparison, records)
     files.ready(*(output / f"{name}.csv" for name in NAMES))
-    for name, found, columns in (
-        ("metrics", columns.metrics(records), columns.METRICS),
-        ("timings", columns.timings(records), columns.TIMINGS),
-        ("rounds", columns.rounds(records), columns.ROUNDS),
-        ("layers", columns.layers(records), columns.LAYERS),
-        ("agreement", columns.agreement(records), columns.AGREEMENT),
-        ("similarity", columns.similarity(comparisons), columns.SIMILARITY),
-        ("similarity_layers", columns.similarity_layers(comparisons, records), columns.SIMILARITY_LAYERS),
+    for name, rows, columns in (
+        ("metrics", collecting.metrics(records), collecting.METRICS),
+        ("timings", collecting.timings(records), collecting.TIMINGS),
+        ("rounds", collecting.rounds(records), collecting.ROUNDS),
+        ("layers", collecting.layers(records), collecting.LAYERS),
+        ("agreement", collecting.agreement(records), collecting.AGREEMENT),
+        ("similarity", collecting.similarity(comparisons), collecting.SIMILARITY),
+        ("similarity_layers", collecting.similarity_layers(comparisons, records), collecting.SIMILARITY_LAYERS),
     ):
-        files.write_csv(output / f"{name}.csv", found, columns)
+        files.write_csv(output / f"{name}.csv", rows, columns)
 
 
 def _check_layers(path: Path, comparison: dict[str, Any], records: list[dict[str, Any]]) -> None:
