@@ -199,7 +199,9 @@ def status(
 @app.command()
 def compare(
     run: Annotated[Path, typer.Argument(metavar="FOLDER", help="Results of a study, such as results/quick.")],
-    reference: Annotated[Path, typer.Argument(help="Results to compare them with, such as docs/results/quick.")],
+    reference: Annotated[
+        Path, typer.Argument(metavar="REFERENCE", help="Results to compare them with, such as docs/results/quick.")
+    ],
     only_summary: Annotated[bool, typer.Option("--summary", help="Print one line only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:

@@ -102,7 +102,7 @@ def test_verdicts_of_one_row_by_seed() -> None:
     assert not rest
     assert [line[:4] for line in body] == [
         ["isp", "0.9", "3", "equal to the bit (seed 0 1), outside (seed 2)"],
-        ["lth", "0.9", "2", "equal to the bit (seed 0), within the deviation over seeds (seed 1)"],
+        ["lth", "0.9", "2", "equal to the bit (seed 0), within (seed 1)"],
     ]
     assert body[0][6] == "86.03 to 95.97"  # 91 ± 4.9683
     assert summarise(comparison) == (
@@ -111,8 +111,8 @@ def test_verdicts_of_one_row_by_seed() -> None:
     )
     content = as_json(comparison)
     assert content["counts"] == {"equal": 3, "within": 1, "outside": 1, "unjudged": 0}
-    assert content["cells"][0]["verdicts"] == {"0": "equal", "1": "equal", "2": "outside"}
-    assert content["cells"][0]["interval"] == pytest.approx((86.0317, 95.9683), abs=1e-3)
+    assert content["groups"][0]["verdicts"] == {"0": "equal", "1": "equal", "2": "outside"}
+    assert content["groups"][0]["interval"] == pytest.approx((86.0317, 95.9683), abs=1e-3)
     assert [each["seed"] for each in content["only_in_reference"]] == ["2", "3"]
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from isp.config import load_study
 from isp.files import read_json
+from isp.reporting.collected import read
 from isp.shapes import Description
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +48,19 @@ def test_a_reference_names_the_version_it_is_of(study: Path) -> None:
     assert f"commit {provenance['commit']}" in row
     assert ("with uncommitted changes" if provenance["modified"] else "a clean clone") in row
     assert {"AVX512": "AVX-512", "AVX2": "AVX2"}[provenance["packages"]["cpu"].split(", ")[1]] in row
+
+
+def test_the_reference_of_the_default_study_has_its_cells() -> None:
+    """`make run` ends with a comparison with it."""
+    study = load_study(ROOT / "config" / "config.yaml")
+    cells = {
+        (group.backbone, group.task, group.variant, str(group.seed), str(sparsity))
+        for group in study.groups()
+        for sparsity in group.sparsities
+    }
+    rows = read(REFERENCE / "quick" / "metrics.csv", "metrics")
+    assert {tuple(row[key] for key in ("backbone", "task", "variant", "seed", "sparsity")) for row in rows} == cells
+    assert "isp compare results/quick docs/results/quick --summary" in (ROOT / "Makefile").read_text()
 
 
 def test_references_are_small() -> None:

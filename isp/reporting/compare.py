@@ -36,16 +36,16 @@ from isp.shapes import Description
 Verdict = Literal["equal", "within", "outside", "unjudged"]
 VERDICTS: dict[Verdict, str] = {
     "equal": "equal to the bit",
-    "within": "within the deviation over seeds",
+    "within": "within",
     "outside": "outside",
     "unjudged": "no deviation known",
 }
-"""User-facing names of the verdicts."""
+"""User-facing names of the verdicts, in the tables."""
 IDENTITY = (*CELL, "variant", "method", "sparsity", "metric")
 """Columns that identify a cell, apart from its seed. Scores of another method or metric are not comparable."""
 LEGEND = (
-    "equal to the bit: all columns of metrics.csv are equal. within the deviation over seeds: the test score lies in "
-    "the 95 % prediction interval of one further seed of the reference (Student's t), as 19 of 20 scores of further "
+    "equal to the bit: all columns of metrics.csv are equal. within: the test score lies in the "
+    "95 % prediction interval of one further seed of the reference (Student's t), as 19 of 20 scores of further "
     "seeds do. no deviation known: the reference has one seed, or equal scores. test, reference: test scores in "
     "percent, mean ± standard deviation over seeds."
 )
@@ -245,8 +245,12 @@ def summarise(comparison: Comparison) -> str:
     ]
     if counts["equal"] == total and not lacking:
         return f"your run against the reference: {total} of {total} cells equal to the bit"
-    parts = [f"{counts[verdict]} {VERDICTS[verdict]}" for verdict in ("equal", "within", "outside")]
-    parts += [f"{counts['unjudged']} with {VERDICTS['unjudged']}"] if counts["unjudged"] else []
+    parts = [
+        f"{counts['equal']} equal to the bit",
+        f"{counts['within']} within the deviation over seeds",
+        f"{counts['outside']} outside",
+    ]
+    parts += [f"{counts['unjudged']} with no deviation known"] if counts["unjudged"] else []
     names = shlex.join([comparison.run.name, comparison.reference.name])
     return f"your run against the reference: {', '.join([*parts, *lacking])}: isp compare {names} shows them"
 
@@ -344,7 +348,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "run": comparison.run.name,
         "reference": comparison.reference.name,
         "counts": dict(comparison.counts),
-        "cells": [
+        "groups": [
             {
                 **each.identity,
                 "verdicts": dict(each.verdicts),
