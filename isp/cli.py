@@ -33,18 +33,23 @@ out = Console()
 err = Console(stderr=True)
 
 
+PEOPLE = ("list", "run", "plan", "status", "compare")
+"""Commands that people call, in the order in which they meet them; `plan` is a stage, too."""
+
+
 class _Commands(TyperGroup):
     """The commands of this file, and one for every stage, imported only when it is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *stages.NAMES]
+        return list(dict.fromkeys((*PEOPLE, *super().list_commands(ctx), *stages.NAMES)))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """For the list of commands: a stage's first line, without importing it."""
         if cmd_name not in stages.NAMES:
             return super().get_command(ctx, cmd_name)
         source = Path(stages.__file__).with_name(f"{cmd_name}.py").read_text(encoding="utf-8")
-        return TyperCommand(cmd_name, help=ast.get_docstring(ast.parse(source)))
+        panel = None if cmd_name in PEOPLE else "Stages, called by Snakemake"
+        return TyperCommand(cmd_name, help=ast.get_docstring(ast.parse(source)), rich_help_panel=panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """For a call: the stage itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from isp.stages.initialise import initialise
 from isp.stages.prepare import prepare
 from isp.stages.split import split
 from isp.workflow import running
+from isp.workflow.rules import RULES
 from tests.test_data import write_mnist
 
 TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 1e-3}
@@ -67,9 +69,17 @@ def test_every_stage_has_a_manual(stage: str, capsys: pytest.CaptureFixture[str]
     assert "Options" in printed
 
 
-def test_the_names_of_the_stages_are_those_of_their_files() -> None:
-    folder = Path(stages.__file__).parent
-    assert set(stages.NAMES) == {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+def test_the_stages_are_those_that_the_rules_run() -> None:
+    assert set(stages.NAMES) == {rule.run for rule in RULES.values()}
+
+
+def test_help_shows_first_what_people_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    people, called = capsys.readouterr().out.split("Stages, called by Snakemake")
+    listed = [re.match(r"│ (\w+)", line) for line in [*people.splitlines(), "-", *called.splitlines()]]
+    names = [match[1] if match else "" for match in listed]
+    assert [name for name in names[: people.count("\n") + 1] if name] == list(cli.PEOPLE)
+    assert sorted(filter(None, names)) == sorted({*cli.PEOPLE, *stages.NAMES})
 
 
 def test_collecting_and_reporting_need_no_torch() -> None:
