@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
-from torch import Tensor, nn
 
 from isp.backbones import bert_tiny, clip_tiny
 from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.stages.pretrain import pretrain
 from isp.training import Trainer, Training, make_trainer
+from tests.support.models import Noisy, tiny_model
 
 # CI checks the same examples every time; anywhere else new ones are drawn.
 settings.register_profile("ci", derandomize=True)
@@ -31,46 +31,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class TinyModel(nn.Module):
-    """Attention, a norm, dropout and a head that is not pruned: 4 prunable tensors, 592 prunable weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.norm = nn.LayerNorm(8)
-        self.up = nn.Linear(8, 21)
-        self.down = nn.Linear(21, 8)
-        self.dropout = nn.Dropout(0.2)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        hidden = inputs + self.attention(inputs, inputs, inputs, need_weights=False)[0]
-        hidden = hidden + self.down(self.dropout(torch.relu(self.up(self.norm(hidden)))))
-        return self.head(hidden.mean(1))
-
-
-class Noisy:
-    """80 examples of 3 classes, (5, 8) each, augmented by noise from torch's generator."""
-
-    def __init__(self, num: int = 80) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.labels = torch.arange(num) % 3
-        centres = torch.randn(3, 5, 8, generator=generator)
-        self.inputs = centres[self.labels] + torch.randn(num, 5, 8, generator=generator)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = self.inputs[indices]
-        return inputs + 0.1 * torch.randn(inputs.shape), self.labels[indices]
-
-
-def tiny_model() -> TinyModel:
-    torch.manual_seed(0)
-    return TinyModel()
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ import isp
 from isp.errors import ConfigError
 from isp.prunable import prunable_names
 from isp.training import TrainingDiverged, state_of
-from tests.conftest import Noisy, tiny_model
-from tests.test_isp import equal
+from tests.support.models import Noisy, equal, tiny_model
 
 QUICK: dict[str, Any] = {
     "settings": {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 2, "look_ahead_steps": 3},

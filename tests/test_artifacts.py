@@ -21,7 +21,7 @@ from isp.errors import ArtifactError, IspError, MaskError
 from isp.tickets import Ticket
 from isp.training import Trainer, state_of
 from isp.workflow.rules import made_by
-from tests.test_training import same
+from tests.support.models import same
 
 MakeTrainer = Callable[..., Trainer]
 GENERATOR = torch.Generator().manual_seed(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from isp import artifacts, registry
-from isp.backbones import Backbone, Pretrained, clip_tiny
+from isp.backbones import Backbone, clip_tiny
 from isp.backbones import _bert as bert
 from isp.backbones import _open_clip as clip
 from isp.backbones._bert import BertBackbone
@@ -25,30 +25,15 @@ from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.tasks import ImageTask, Task, TextTask
 from isp.training import Training, state_of
+from tests.support.backbones import SMALL_BERT, WORDS, bert_folder, small
 
 CLASSES, TEMPLATES = ("cat", "dog", "eel"), ("a photo of a {}.", "a drawing of a {}.")
-WORDS = (*bert.SPECIAL, "a", "b", "c", "d", "##e", "##f")
-SMALL_BERT: dict[str, Any] = {
-    **{"model_type": "bert", "vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 2},
-    **{"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32},
-}
 FULL_SIZE = {
     "bert_base": {**SMALL_BERT, "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12}
     | {"num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512},
     "minilm": {**SMALL_BERT, "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6}
     | {"num_attention_heads": 12, "intermediate_size": 1536, "max_position_embeddings": 512},
 }
-
-
-@cache
-def small(name: str) -> Pretrained:
-    """A backbone that was never trained, of a tiny architecture of the family."""
-    if registry.load("backbone", name).BACKBONE.inputs == "texts":
-        return Pretrained(
-            weights=dict(bert.build(SMALL_BERT, 0).state_dict()), architecture=SMALL_BERT, vocabulary=WORDS
-        )
-    architecture = clip_tiny.BACKBONE.described()
-    return Pretrained(weights=dict(clip.build(architecture, 0).state_dict()), architecture=architecture)
 
 
 def task_for(backbone: Backbone, classes: tuple[str, ...] = CLASSES) -> tuple[Task, list[Any], torch.Tensor]:
@@ -373,13 +358,6 @@ def test_pretraining_learns_and_is_deterministic(monkeypatch: pytest.MonkeyPatch
 
 
 # --- BERT -------------------------------------------------------------------------------------------------------------
-
-
-def bert_folder(folder: Path, weights: dict[str, torch.Tensor], **changed: Any) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / bert.CONFIG).write_text(json.dumps({**SMALL_BERT, **changed}))
-    (folder / bert.VOCABULARY).write_text("\n".join(WORDS) + "\n")
-    save_file(weights, folder / bert.WEIGHTS)
 
 
 def test_weights_with_the_names_of_old(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ from isp.stages.prune_one_shot import prune_one_shot
 from isp.stages.train_segment import train_segment
 from isp.tickets import Ticket
 from isp.training import State, Trainer, state_of
-from tests.conftest import Noisy, tiny_model
-from tests.test_cli import prepared
-from tests.test_families import find
+from tests.support.data import prepared
+from tests.support.methods import find
+from tests.support.models import Noisy, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
 WHOLE = [

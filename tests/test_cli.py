@@ -17,14 +17,11 @@ import torch
 
 from isp import artifacts, cli, registry, stages
 from isp.errors import IspError
-from isp.stages.download import download
 from isp.stages.finetune_dense import finetune_dense
 from isp.stages.initialise import initialise
-from isp.stages.prepare import prepare
-from isp.stages.split import split
 from isp.workflow import running
 from isp.workflow.rules import RULES
-from tests.test_data import write_mnist
+from tests.support.data import PARTS, prepared, write_mnist
 
 TRAINING = {"steps": 6, "batch_size": 16, "learning_rate": 1e-3}
 
@@ -128,17 +125,6 @@ def test_errors_are_one_line_without_a_traceback(
     assert "Traceback" not in printed
     assert printed.splitlines()[-1].startswith("isp: ")
     assert not list(here.rglob("*.*"))
-
-
-PARTS: tuple[artifacts.Part, ...] = ("train", "validation", "test")
-
-
-def prepared(resources: Path, here: Path) -> None:
-    """The digits, in the current folder."""
-    download(here, here / "manifest", task="digits")
-    split("digits", here, here / "manifest", here / "split")
-    weights = resources / "backbones" / "clip_tiny.safetensors"
-    prepare("clip_tiny", "digits", here, here / "manifest", here / "split", weights, *(here / part for part in PARTS))
 
 
 def test_errors_do_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from isp.reporting.collected import COLUMNS, read, stream
 from isp.stages.figures import figures
 from isp.stages.page import page
 from isp.stages.tables import tables
-from tests.test_reporting import Rows, study
+from tests.support.records import Rows, study
 
 ROOT = Path(__file__).parent.parent
 

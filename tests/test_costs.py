@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations, rnn
 
 from isp.costs import Cost, count_step_flops, counting
 from isp.losses import default_loss
-from tests.conftest import Noisy, tiny_model
+from tests.support.models import Noisy, tiny_model
 
 
 def test_costs_add_up() -> None:

@@ -34,22 +34,7 @@ from isp.files import write_json
 from isp.preparation import limited, split
 from isp.workflow import reuse
 from isp.workflow.reuse import check_reused
-
-
-def png(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_mnist(root: Path, split: str, labels: list[int], shard: str = "00000-of-00001") -> Path:
-    """Grey pictures whose every pixel is ten times the label, in the hub's layout."""
-    path = root / "ylecun" / "mnist" / "mnist" / f"{split}-{shard}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images = [{"bytes": png(np.full((28, 28), 10 * label, np.uint8)), "path": None} for label in labels]
-    parquet.write_table(pa.table({"image": images, "label": labels}), path)
-    return path
-
+from tests.support.data import png, write_mnist
 
 MNIST: HubDataset = registry.load("task", "mnist").TASK.source
 

@@ -19,9 +19,9 @@ from isp.stages.convert import convert
 from isp.stages.download import download
 from isp.stages.prepare import prepare
 from isp.stages.split import split
-from tests.hub_server import HubServer
-from tests.test_backbones import SMALL_BERT, bert_folder
-from tests.test_tasks import imitate
+from tests.support.backbones import SMALL_BERT, bert_folder
+from tests.support.data import imitate
+from tests.support.hub_server import HubServer
 
 RTE = registry.load("task", "rte").TASK
 

@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import isp
 from isp.errors import ConfigError, IspError
 from isp.training import state_of
-from tests.conftest import Noisy, tiny_model
-from tests.test_isp import equal
+from tests.support.models import Noisy, equal, tiny_model
 
 X, Y = Noisy().inputs, Noisy().labels
 SHORT: dict[str, Any] = {"method": "one_shot", "sparsity": 0.5, "steps": 3, "batch_size": 16, "learning_rate": 1e-2}

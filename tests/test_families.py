@@ -15,52 +15,20 @@ from torch import nn
 from isp import artifacts, families, masks, registry
 from isp.costs import Cost
 from isp.errors import ConfigError
-from isp.evaluation import validation_by
 from isp.families import Method, find_tickets, make_method, planned_steps
 from isp.methods import Event, gradual, movement, progressive
 from isp.seeds import seed as named_seed
 from isp.sparsity import num_pruned, parse_sparsity
-from isp.tickets import Ticket, Validation
+from isp.tickets import Validation
 from isp.training import State, Trainer, Training, learning_rate, state_of
-from tests.conftest import Noisy, tiny_model
-from tests.test_isp import equal
+from tests.support.methods import find, held_out, quick
+from tests.support.models import Noisy, Still, equal, tiny_model
+from tests.support.naive import adamw, largest, trained
 
 MakeTrainer = Callable[..., Trainer]
-QUICK: dict[str, dict[str, Any]] = {
-    "denoised": {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 2, "look_ahead_steps": 3},
-    "iterative": {"rate": 0.4},
-    "pooled": {"rate": 0.4},
-    "souped": {"members": 3},
-    "instant": {"subnetworks": 3, "look_ahead_steps": 5, "coefficients": [0, 0.5, 1]},
-    "synflow": {"rounds": 5},
-}
-"""Settings of families and of single methods under which they are quick."""
 METHODS = registry.names("method")
 PRUNING = [name for name in METHODS if families.traits_of(registry.load("method", name)).prunes != "never"]
 SOUPS = [name for name in METHODS if registry.load("method", name).FAMILY in ("souped", "instant")]
-
-
-def quick(method: str, **settings: Any) -> Method:
-    family = QUICK.get(registry.load("method", method).FAMILY, {})
-    return make_method(method, family | QUICK.get(method, {}) | settings)
-
-
-def find(trainer: Trainer, method: str, *sparsities: str, **settings: Any) -> list[Ticket]:
-    asked = [parse_sparsity(s) for s in sparsities]
-    chosen = quick(method, **settings)
-    return list(find_tickets(chosen, trainer, state_of(tiny_model()), asked, held_out(trainer)))
-
-
-def held_out(trainer: Trainer) -> Validation:
-    """Accuracy on examples of their own; what a score costs is counted."""
-    return validation_by(copy.deepcopy(trainer.model), Still(30), "accuracy")
-
-
-class Still(Noisy):
-    """Examples that are the same every time."""
-
-    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.inputs[indices], self.labels[indices]
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------
@@ -226,39 +194,6 @@ def test_a_method_that_looks_at_batches_pays_for_them(make: MakeTrainer, monkeyp
 
 
 # --- iterative --------------------------------------------------------------------------------------------------------
-
-
-def trained(trainer: Trainer, model: nn.Module, optimizer: Any, steps: range, mask: dict[str, torch.Tensor]) -> None:
-    """The loop without any of our code but the order of the data and the seeds."""
-    with torch.no_grad():
-        for n in mask:
-            model.get_parameter(n).mul_(mask[n])
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if moment in optimizer.state[model.get_parameter(n)]:
-                    optimizer.state[model.get_parameter(n)][moment].mul_(mask[n])
-    model.train()
-    for step in steps:
-        torch.manual_seed(named_seed("step", seed=trainer.seed, step=step))
-        inputs, labels = trainer.examples.batch(trainer.order(step))
-        nn.functional.cross_entropy(model(inputs), labels).backward()
-        for n in mask:
-            model.get_parameter(n).grad.mul_(mask[n])
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = learning_rate(trainer.training, step)
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def adamw(model: nn.Module) -> torch.optim.AdamW:
-    return torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.1, fused=True)
-
-
-def largest(model: nn.Module, names: tuple[str, ...], num: int) -> dict[str, torch.Tensor]:
-    """The mask of the largest weights by a plain sort."""
-    flat = torch.cat([model.get_parameter(n).detach().abs().flatten() for n in sorted(names)])
-    kept = torch.zeros(len(flat), dtype=torch.bool).index_fill_(0, flat.argsort(descending=True)[:num], True)
-    parts = kept.split([model.get_parameter(n).numel() for n in sorted(names)])
-    return {n: part.view_as(model.get_parameter(n)) for n, part in zip(sorted(names), parts, strict=True)}
 
 
 def test_lth_equals_a_naive_implementation_to_the_bit(make: MakeTrainer) -> None:

@@ -23,7 +23,7 @@ from huggingface_hub import close_session, constants
 from isp.data import hub
 from isp.data.hub import Repo, fetch
 from isp.errors import DataError, IspError
-from tests.hub_server import HubServer, blob_sha1, sha256
+from tests.support.hub_server import HubServer, blob_sha1, sha256
 
 PARQUET = np.random.default_rng(0).bytes(1_500_000)
 DATASET = {

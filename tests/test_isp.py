@@ -22,7 +22,7 @@ from isp.sparsity import Scope, parse_sparsity
 from isp.superposition import Rule
 from isp.tickets import Ticket
 from isp.training import BatchOrder, Trainer, Training, TrainingDiverged, state_of
-from tests.conftest import Noisy, tiny_model
+from tests.support.models import Noisy, equal, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
 QUICK: dict[str, Any] = {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 3, "look_ahead_steps": 4}
@@ -32,10 +32,6 @@ RULES: list[Rule] = ["mean_score", "votes", "union", "literal"]
 def find(trainer: Trainer, *sparsities: str, method: str = "isp", **settings: Any) -> list[Ticket]:
     chosen = make_method(method, settings)
     return list(find_tickets(chosen, trainer, state_of(tiny_model()), [parse_sparsity(s) for s in sparsities]))
-
-
-def equal(a: masks.Weights, b: masks.Weights) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # --- superposition ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,3 @@
-import math
 from decimal import Decimal
 from fractions import Fraction
 
@@ -14,6 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from isp import masks
 from isp.errors import MaskError
 from isp.sparsity import num_pruned
+from tests.support.naive import naive
 
 T, F = True, False
 
@@ -103,42 +103,6 @@ def test_averaged_binary_masks_hit_the_exact_count() -> None:
     drawn = [{"a": torch.rand(10_000, generator=generator) < 0.5} for _ in range(5)]
     votes = {name: tensor / 5 for name, tensor in masks.votes(drawn).items()}
     assert masks.num_kept(masks.keep_top(votes, sparsity=Decimal("0.5"))) == 5_000
-
-
-def naive(
-    scores: dict, ties: dict | None, within: dict | None, sparsity: Decimal, absolute: bool, scope: str = "global"
-) -> dict:
-    """The same by a full sort of Python tuples."""
-    entries = []
-    for name in sorted(scores):
-        for index, value in enumerate(scores[name].float().reshape(-1).tolist()):
-            if within is None or within[name].reshape(-1)[index]:
-                tie = abs(ties[name].float().reshape(-1)[index].item()) if ties else 0.0
-                entries.append((-(abs(value) if absolute else value), -tie, name, index))
-    entries.sort()
-    total = sum(tensor.numel() for tensor in scores.values())
-    wanted = total - num_pruned(sparsity, total)
-    chosen = entries[:wanted]
-    if scope == "layer":
-        by_name = {name: [entry for entry in entries if entry[2] == name] for name in sorted(scores)}
-        counts = naive_shares(wanted, {name: scores[name].numel() for name in by_name})
-        counts = {name: min(counts[name], len(by_name[name])) for name in by_name}
-        more = naive_shares(wanted - sum(counts.values()), {name: len(by_name[name]) - counts[name] for name in counts})
-        chosen = [entry for name in by_name for entry in by_name[name][: counts[name] + more[name]]]
-    kept = {name: torch.zeros(tensor.numel(), dtype=torch.bool) for name, tensor in scores.items()}
-    for _, _, name, index in chosen:
-        kept[name][index] = True
-    return {name: kept[name].view(scores[name].shape) for name in scores}
-
-
-def naive_shares(amount: int, sizes: dict[str, int]) -> dict[str, int]:
-    """One at a time to the largest remainder, the earlier name first."""
-    exact = {name: Fraction(amount * size, sum(sizes.values()) or 1) for name, size in sizes.items()}
-    shares = {name: math.floor(share) for name, share in exact.items()}
-    while sum(shares.values()) < amount:
-        most = max(exact[name] - shares[name] for name in sizes)
-        shares[next(name for name in sorted(sizes) if exact[name] - shares[name] == most)] += 1
-    return shares
 
 
 VALUES = st.one_of(

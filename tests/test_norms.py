@@ -21,8 +21,7 @@ from isp.norms import BATCHES, Reestimation, check_no_statistics, norms_of, rees
 from isp.sparsity import parse_sparsity
 from isp.tickets import Validation
 from isp.training import Trainer, Training, load_weights, make_trainer, state_of
-from tests.conftest import tiny_model
-from tests.test_isp import equal
+from tests.support.models import equal, tiny_model
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

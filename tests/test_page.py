@@ -20,7 +20,7 @@ from isp.reporting.page import SECTIONS, Contents, caption_of, render
 from isp.reporting.tabular import Row
 from isp.reporting.verdict import Score, Verdict, seeds_note, verdicts
 from isp.stages.page import page
-from tests.test_reporting import LAYERS, Rows, cost, record, study
+from tests.support.records import LAYERS, Rows, cost, record, study
 
 ROOT = Path(__file__).parent.parent
 CAPTIONS = {path.stem: path.read_text() for path in (ROOT / "workflow" / "report").glob("*.rst")}

@@ -12,7 +12,7 @@ import pytest
 from isp import registry
 from isp.config import load_study
 from isp.reporting import paper, paper_figures, published
-from tests.test_reporting import Rows, only, overlap, record
+from tests.support.records import Rows, only, overlap, record
 
 FOLDER = Path(published.__file__).parent
 ROOT = Path(__file__).parent.parent

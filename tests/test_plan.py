@@ -7,7 +7,6 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,28 +17,9 @@ from isp.reporting import plan_tables
 from isp.workflow.jobs import Job, Jobs
 from isp.workflow.plan import Plan
 from isp.workflow.rates import Rates, measured, stated
-from tests.test_backbones import SMALL_BERT, bert_folder
+from tests.support.backbones import SMALL_BERT, bert_folder
+from tests.support.studies import ROOT, STUDY
 
-ROOT = Path(__file__).parent.parent
-STUDY: dict[str, Any] = {
-    "study": "tiny",
-    "training": {"clip_tiny": {"steps": 100, "batch_size": 30, "learning_rate": 5e-4}},
-    "tasks": {"digits": {"num_validation": 200}},
-    "variants": {
-        "dense": {"method": "dense"},
-        "isp": {"method": "isp_mean", "settings": {"rate": 0.5, "segment_fraction": 0.1, "denoisers": 2}},
-        "lth": {"method": "lth", "settings": {"rate": 0.5}},
-    },
-    "grid": [
-        {
-            "backbone": "clip_tiny",
-            "tasks": ["digits"],
-            "variants": ["dense", "isp", "lth"],
-            "sparsities": ["0.5", "0.75"],
-            "seeds": [0],
-        }
-    ],
-}
 RATES = Rates(
     step_flops=10,
     example_flops=1,

@@ -16,7 +16,7 @@ import isp
 from isp import masks
 from isp.errors import ConfigError
 from isp.prunable import prunable_names
-from tests.test_tied import TiedHead
+from tests.support.models import TiedHead
 
 
 def old(norm: Callable[[nn.Module], nn.Module], layer: nn.Module) -> nn.Module:

@@ -22,7 +22,7 @@ from isp.workflow.rates import Rates, at_most
 from isp.workflow.resources import BASE_MB, Requests
 from isp.workflow.rules import RULES as RULES_AS_VALUES
 from isp.workflow.running import start
-from tests.test_plan import STUDY
+from tests.support.studies import STUDY
 
 ROOT = Path(__file__).parent.parent
 PROFILE = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())

@@ -27,10 +27,9 @@ from isp.methods import Scored, synflow
 from isp.prunable import prunable_names
 from isp.sparsity import num_pruned, parse_sparsity
 from isp.training import Trainer, Training, make_trainer, state_of
-from tests.conftest import Noisy, tiny_model
-from tests.test_backbones import SMALL_BERT
-from tests.test_isp import equal
-from tests.test_masks import naive
+from tests.support.backbones import SMALL_BERT
+from tests.support.models import Noisy, equal, tiny_model
+from tests.support.naive import naive
 
 METHODS = [name for name in registry.names("method") if registry.load("method", name).FAMILY == "one_shot"]
 SCORED = [name for name in METHODS if hasattr(registry.load("method", name), "scores")]

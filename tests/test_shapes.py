@@ -15,7 +15,7 @@ from isp.shapes import Comparison, Description, Manifest, Plan, Record, mismatch
 from isp.stages._work import check_manifest
 from isp.stages.collect import Blocks, collect
 from isp.stages.page import page
-from tests.test_reporting import record, way
+from tests.support.records import record, way
 
 ROOT = Path(__file__).parent.parent
 EVENTS = {"rounds": way("0.9000")}

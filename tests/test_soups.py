@@ -22,9 +22,9 @@ from isp.methods import instant_model_soup, uniform_soup
 from isp.sparsity import num_pruned
 from isp.tickets import Ticket, Validation
 from isp.training import Trainer, Training, TrainingDiverged, state_of
-from tests.conftest import tiny_model
-from tests.test_families import Still, adamw, find, held_out, largest, trained
-from tests.test_isp import equal
+from tests.support.methods import find, held_out
+from tests.support.models import Still, equal, tiny_model
+from tests.support.naive import adamw, largest, trained
 
 MakeTrainer = Callable[..., Trainer]
 SIZE = 60

@@ -13,7 +13,7 @@ from scipy import stats
 
 from isp.reporting import statistics as s
 from isp.reporting import tables
-from tests.test_reporting import Rows, only, record
+from tests.support.records import Rows, only, record
 
 SCORES = {
     "dense": {"0.0000": [97.0, 98.0, 96.5]},

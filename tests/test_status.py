@@ -27,7 +27,7 @@ from isp.stages._work import working
 from isp.stages.describe import describe
 from isp.workflow.jobs import Jobs
 from isp.workflow.status import Log, Mark, Seen, find_study, log_of, look, report
-from tests.test_plan import ROOT, STUDY
+from tests.support.studies import ROOT, STUDY
 
 JOBS = Jobs(parse_study(STUDY, "test"))  # 5 tickets: dense, isp and lth at 0.5 and 0.75
 RUN = "results/tiny/runs/clip_tiny/digits/seed0"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,38 +23,11 @@ from isp.losses import default_loss
 from isp.metrics import METRICS, majority, score
 from isp.preparation import prepare, split
 from isp.tasks import ImageTask, Task
-from tests.test_backbones import small
-from tests.test_data import png
+from tests.support.backbones import small
+from tests.support.data import imitate
 
 TASKS = registry.names("task")
 BACKBONE = {"pictures": "clip_tiny", "texts": "bert_base"}
-NUM_TRAIN, NUM_TEST = 120, 30
-WORDS = ("a", "b", "c", "d")
-
-
-def imitate(task: Task, data_root: Path) -> Task:
-    """Write small data in the layout of a task's source, and make the task as small; embedded ones stay as they are."""
-    if not isinstance(task.source, HubDataset):
-        return task
-    source, random = task.source, np.random.Generator(np.random.PCG64(0))
-    folder = data_root / source.id / source.folder
-    folder.mkdir(parents=True)
-    classes = len(task.classes)
-    for name, num in ((source.train, NUM_TRAIN), (source.test, NUM_TEST)):
-        labels = random.integers(0, classes, num) if classes else random.uniform(0, 5, num).astype(np.float32)
-        columns: dict[str, Any] = {source.label: labels.tolist()}
-        for column in source.inputs:
-            if task.inputs == "texts":
-                columns[column] = [" ".join(random.choice(WORDS, 1 + number % 9)) for number in range(num)]
-            else:
-                sides = random.integers(20, 60, (num, 2))
-                pictures = [random.integers(0, 256, (*side, 3), dtype=np.uint8) for side in sides]
-                columns[column] = [
-                    {"bytes": png(picture), "path": f"{number // 30:05d}_{number % 30:05d}.png"}
-                    for number, picture in enumerate(pictures)
-                ]
-        parquet.write_table(pa.table(columns), folder / f"{name}-00000-of-00001.parquet")
-    return replace(task, num_examples=NUM_TRAIN)
 
 
 @pytest.mark.parametrize("name", TASKS)

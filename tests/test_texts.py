@@ -17,7 +17,7 @@ from isp.prunable import prunable_names
 from isp.seeds import seed as named_seed
 from isp.tasks import TextTask
 from isp.training import BLOCK, BatchOrder, Training, make_trainer, state_of
-from tests.test_backbones import small
+from tests.support.backbones import small
 
 WORDS = (*SPECIAL, *"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), ".", "é")
 TEXTS = ["The cat sat.", "Été à Paris", "", "a" * 150, "x y z. " * 30, "naïve  spaces\ttabs", "你好 a"]

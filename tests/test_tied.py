@@ -19,25 +19,7 @@ from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.tensors import by_all_names, by_first_name, first_names, overlap, tensors_of
 from isp.training import Training, TrainingDiverged, load_weights, make_trainer, state_of
-from tests.test_isp import equal
-
-WORDS, WIDTH = 30, 12
-TEXTS = torch.randint(WORDS, (96, 5), generator=torch.Generator().manual_seed(1))
-DATA = (TEXTS, TEXTS[:, 0])
-
-
-class TiedHead(nn.Module):
-    """The embedding is the output layer, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(WORDS, WIDTH)
-        self.middle = nn.Linear(WIDTH, WIDTH)
-        self.head = nn.Linear(WIDTH, WORDS, bias=False)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.middle(self.embedding(inputs))).mean(1))
+from tests.support.models import DATA, WIDTH, WORDS, TiedHead, equal
 
 
 class Repeated(nn.Module):

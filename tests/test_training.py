@@ -21,22 +21,9 @@ from isp.errors import ConfigError, MaskError
 from isp.losses import check_labels, default_loss
 from isp.seeds import seed as named_seed
 from isp.training import BatchOrder, State, Trainer, Training, TrainingDiverged, learning_rate, load_weights, state_of
-from tests.conftest import Noisy, tiny_model
+from tests.support.models import Noisy, same, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
-
-
-def same(a: State, b: State) -> bool:
-    """Equal to the bit in step, weights, masters and optimizer memory."""
-    return (
-        a.step == b.step
-        and a.weights.keys() == b.weights.keys()
-        and a.optimizer.keys() == b.optimizer.keys()
-        and all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
-        and a.masters.keys() == b.masters.keys()
-        and all(torch.equal(a.masters[name], b.masters[name]) for name in a.masters)
-        and all(torch.equal(a.optimizer[n][key], b.optimizer[n][key]) for n in a.optimizer for key in a.optimizer[n])
-    )
 
 
 def mask_at(trainer: Trainer, state: State, sparsity: str) -> masks.Mask:

@@ -32,50 +32,7 @@ CLIENT = (
     "import sys; from isp.runtime import warm; "
     "raise SystemExit(warm.call(sys.argv[3:], sys.argv[1], sys.argv[2].split()))"
 )
-LIGHT = "--run tests.test_warm:act --modules json"
-CODES = [None, 0, 2, 3, 256, True, "a reason"]
-
-
-def act(arguments: list[str]) -> None:
-    """What the children of light servers run."""
-    what, *rest = arguments
-    if what == "exit":
-        raise SystemExit(CODES[int(rest[0])])
-    if what == "fail":
-        raise ValueError("what went wrong")
-    if what == "show":
-        umask = os.umask(0)
-        shown = {"arguments": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ), "umask": umask}
-        shown |= {"stdin": sys.stdin.read(), "temporary": tempfile.gettempdir()}
-        shown |= {"signals": [str(signal.getsignal(number)) for number in (signal.SIGCHLD, signal.SIGINT)]}
-        print(json.dumps(shown))
-        print("to stderr", file=sys.stderr)
-    if what == "parent":
-        print(os.getppid())
-    if what == "finish":  # when a signal says so
-        signal.signal(signal.SIGUSR1, lambda number, _: sys.exit(128 + number))
-    if what in ("sleep", "finish"):
-        Path(rest[0]).write_text(f"{os.getpid()} {os.getppid()}\n")
-        time.sleep(600)
-    if what == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "train":
-        _train(int(rest[0]))
-
-
-def _train(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(300, 300)
-    inputs = torch.randn(2000, 300)
-    for _ in range(3):
-        layer.zero_grad()
-        (layer(inputs) - inputs.sin()).square().mean().backward()
-        with torch.no_grad():
-            layer.weight -= layer.weight.grad
-    print(threads, layer.weight.sum(dtype=torch.float64).item().hex())
+LIGHT = "--run tests.support.children:act --modules json"
 
 
 def until(holds: Callable[[], Any]) -> Any:
@@ -184,7 +141,7 @@ def test_the_command_is_as_in_a_fresh_process(run: Run) -> None:
 
 def test_a_child_computes_with_any_number_of_threads(run: Run) -> None:
     """To the bit what a fresh process computes; a lost pool of threads would hang."""
-    program = "import sys; from tests.test_warm import act; act(sys.argv[1:])"
+    program = "import sys; from tests.support.children import act; act(sys.argv[1:])"
     for threads in ("2", "1"):
         fresh = subprocess.run(
             [sys.executable, "-c", program, "train", threads],

@@ -40,9 +40,9 @@ from isp.workflow.jobs import Jobs
 from isp.workflow.rules import make_dag
 from isp.workflow.running import command, load
 from isp.workflow.status import find_study, log_of, look, read_plan, report
-from tests.test_backbones import SMALL_BERT, bert_folder
-from tests.test_isp import equal as same
-from tests.test_tasks import imitate
+from tests.support.backbones import SMALL_BERT, bert_folder
+from tests.support.data import imitate
+from tests.support.models import equal as same
 
 ROOT = Path(__file__).parent.parent
 STUDY = ROOT / "config" / "smoke.yaml"

@@ -1,0 +1,40 @@
+"""Tickets of a method under settings with which it is quick."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from isp import registry
+from isp.evaluation import validation_by
+from isp.families import Method, find_tickets, make_method
+from isp.sparsity import parse_sparsity
+from isp.tickets import Ticket, Validation
+from isp.training import Trainer, state_of
+from tests.support.models import Still, tiny_model
+
+QUICK: dict[str, dict[str, Any]] = {
+    "denoised": {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 2, "look_ahead_steps": 3},
+    "iterative": {"rate": 0.4},
+    "pooled": {"rate": 0.4},
+    "souped": {"members": 3},
+    "instant": {"subnetworks": 3, "look_ahead_steps": 5, "coefficients": [0, 0.5, 1]},
+    "synflow": {"rounds": 5},
+}
+"""Settings of families and of single methods under which they are quick."""
+
+
+def quick(method: str, **settings: Any) -> Method:
+    family = QUICK.get(registry.load("method", method).FAMILY, {})
+    return make_method(method, family | QUICK.get(method, {}) | settings)
+
+
+def find(trainer: Trainer, method: str, *sparsities: str, **settings: Any) -> list[Ticket]:
+    asked = [parse_sparsity(s) for s in sparsities]
+    chosen = quick(method, **settings)
+    return list(find_tickets(chosen, trainer, state_of(tiny_model()), asked, held_out(trainer)))
+
+
+def held_out(trainer: Trainer) -> Validation:
+    """Accuracy on examples of their own; what a score costs is counted."""
+    return validation_by(copy.deepcopy(trainer.model), Still(30), "accuracy")
