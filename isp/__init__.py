@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isp.api import load_ticket, prune, save_ticket
+    from isp.api import Ticket, load_ticket, prune, save_ticket
 
-__all__ = ["load_ticket", "prune", "save_ticket"]
+__all__ = ["Ticket", "load_ticket", "prune", "save_ticket"]
 __version__ = "0.1.0"
 
 

@@ -40,7 +40,7 @@ from isp.training import (
     state_of,
 )
 
-__all__ = ["load_ticket", "prune", "save_ticket"]
+__all__ = ["Ticket", "load_ticket", "prune", "save_ticket"]
 
 
 def prune(
