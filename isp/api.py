@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from isp import artifacts
 from isp.artifacts import save_ticket
-from isp.costs import counting
+from isp.counting import counting
 from isp.divergence import first_not_finite
 from isp.errors import ConfigError
 from isp.examples import Collate, Dataset, first_loss, make_examples

@@ -31,6 +31,7 @@ from isp.costs import Cost
 from isp.data.splits import Split
 from isp.errors import ArtifactError, ConfigError
 from isp.files import check_regular, writing
+from isp.lineage import LARGE, Kind
 from isp.masks import Mask, check_fits, num_kept, num_weights, pack, sparsity, unpack
 from isp.tickets import Ticket
 from isp.training import State
@@ -38,12 +39,8 @@ from isp.training import State
 FORMAT = 3
 EARLIER = (2,)
 """Earlier formats that are still read. Format 2 has one checksum over header and tensors together."""
-LARGE = 2**30
-"""Examples of more bytes than this (resized images, as of GTSRB and Cars) get a digest of sums, since BLAKE2 would take
-every job seconds."""
 
 Part = Literal["train", "validation", "test"]
-Kind = Literal["weights", "backbone", "split", "examples", "state", "mask", "ticket", "checkpoint"]
 _BITS = "mask.bits"
 _TYPES = {
     **{torch.uint64: "U64", torch.int64: "I64", torch.float64: "F64", torch.complex64: "C64"},

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
+from isp.lazy import torch
 from isp.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = 2
 """Of copies, their superposition and the rounds of Instant Soup Pruning, which workflow jobs know as "isp"."""

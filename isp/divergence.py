@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
+from isp.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SLOWER = "Lower learning_rate, raise warmup_steps or set clip_norm."
 """Advice for divergence that the training protocol causes."""
@@ -67,7 +66,7 @@ def explain(model: nn.Module, batch: Any, indices: Tensor) -> tuple[str, str]:
 
 def tensors_in(batch: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
     """All tensors of a batch, each with the keys and numbers that lead to it, such as "part 0" or "'input_ids'"."""
-    if isinstance(batch, Tensor):
+    if isinstance(batch, torch.Tensor):
         yield where or "the tensor", batch
     elif isinstance(batch, Mapping):
         for key, part in batch.items():
@@ -83,7 +82,7 @@ def labels_of(batch: Any) -> Tensor | None:
         labels = batch.get("labels")
     else:
         labels = batch[1] if isinstance(batch, Sequence) and len(batch) == 2 else None
-    return labels if isinstance(labels, Tensor) else None
+    return labels if isinstance(labels, torch.Tensor) else None
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -98,6 +97,10 @@ def _computed(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
     These are parametrizations, and the attributes in which hooks of the old `weight_norm` and `spectral_norm` leave
     their last value. No other attribute counts: an attention mask holds infinities on purpose.
     """
+    from torch.nn.utils import parametrize
+    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.weight_norm import WeightNorm
+
     with torch.no_grad():
         for layer, module in model.named_modules():
             if parametrize.is_parametrized(module):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from isp.costs import counting
+from isp.counting import counting
+from isp.lazy import torch
 from isp.metrics import score
 from isp.tickets import Validation
 from isp.training import lengths_of, load_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Labelled(Protocol):

@@ -13,9 +13,15 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from isp.errors import ArtifactError, shown
+
+Kind = Literal["weights", "backbone", "split", "examples", "state", "mask", "ticket", "checkpoint"]
+"""Of artifacts."""
+LARGE = 2**30
+"""Examples of more bytes than this (resized images, as of GTSRB and Cars) get a digest of sums, since BLAKE2 would take
+every job seconds."""
 
 ALWAYS = ("backbone", "task")
 """Facts that all inputs of a stage share, as far as their headers contain them."""

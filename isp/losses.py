@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from isp.divergence import IGNORED
 from isp.errors import ConfigError
-from isp.tensors import HALF
+from isp.lazy import F, torch
+from isp.tensors import is_half
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def default_loss(model: nn.Module, batch: Any) -> Tensor:
@@ -26,7 +26,7 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
     if isinstance(batch, Mapping):
         outputs = model(**batch)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
-        if not isinstance(loss, Tensor):
+        if not isinstance(loss, torch.Tensor):
             raise ConfigError(
                 f"the model returns no loss for a batch with {', '.join(map(repr, batch))} (its output is a "
                 f"{type(outputs).__name__}). Add 'labels' to the data if it computes a loss of them, or give loss="
@@ -42,7 +42,7 @@ def pair(batch: Any) -> tuple[Any, Tensor]:
     Raises:
         ConfigError: the batch has other parts.
     """
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], torch.Tensor):
         parts = [type(part).__name__ for part in batch] if isinstance(batch, (tuple, list)) else [type(batch).__name__]
         raise ConfigError(
             f"the default loss takes batches of (inputs, labels), labels a tensor, or a dict for the model; got "
@@ -58,7 +58,7 @@ def predictions(outputs: Any) -> Tensor:
         ConfigError: it is neither.
     """
     found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
-    if not isinstance(found, Tensor):
+    if not isinstance(found, torch.Tensor):
         raise ConfigError(
             f"the default loss takes models that return a tensor or an object with `logits`; the output is a "
             f"{type(outputs).__name__}. Give loss="
@@ -79,7 +79,7 @@ def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
         ConfigError: shapes or types that do not fit, and floating-point labels (n, k), which may be k targets or the
             probabilities of k classes.
     """
-    if outputs.dtype in HALF and not torch.is_autocast_enabled(outputs.device.type):
+    if is_half(outputs.dtype) and not torch.is_autocast_enabled(outputs.device.type):
         outputs = outputs.float()
     shapes = f"labels {kind_of(labels)} for outputs {kind_of(outputs)}"
     if labels.is_floating_point():

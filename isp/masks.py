@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from isp.errors import MaskError
+from isp.lazy import torch
 from isp.sparsity import Scope, num_pruned
 
-Mask = dict[str, Tensor]
-Weights = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Mask: TypeAlias = "dict[str, Tensor]"
+Weights: TypeAlias = "Mapping[str, Tensor]"
 
 _LOW_BITS = 16
 _NUM_BINS = 1 << _LOW_BITS
@@ -323,7 +326,7 @@ def _threshold(
             halves = key >> _LOW_BITS
             key = halves + _NUM_BINS // 2 if upper else key[halves == high] & (_NUM_BINS - 1)
             counts = counts + torch.bincount(key, minlength=_NUM_BINS).cpu()
-        assert isinstance(counts, Tensor)
+        assert isinstance(counts, torch.Tensor)
         from_top = counts.flip(0).cumsum(0)
         bin_from_top = int(torch.searchsorted(from_top, wanted - num_above))
         num_above += int(from_top[bin_from_top - 1]) if bin_from_top else 0

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-
-from isp.costs import Cost, counting
+from isp.costs import Cost
 from isp.errors import ConfigError
+from isp.lazy import torch
 from isp.rng import forked_rng, seed_all
 from isp.seeds import seed as named_seed
 from isp.tensors import first_names, tensors_of
 from isp.training import Trainer, load_weights, set_training
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.nn.modules.batchnorm import _NormBase
 
 BATCHES = 50
 """Training batches that statistics are estimated on: the first of the training order, an epoch at most."""
@@ -28,6 +29,8 @@ BATCHES = 50
 
 def norms_of(model: nn.Module) -> dict[str, _NormBase]:
     """The modules that keep running statistics, by their first name."""
+    from torch.nn.modules.batchnorm import _NormBase
+
     return {
         name: module
         for name, module in model.named_modules()
@@ -67,6 +70,8 @@ class Reestimation:
     @property
     def cost(self) -> Cost:
         """Cost of the forward passes of all estimates so far."""
+        from isp.counting import counting
+
         if self.count and self._once is None:
             with counting(self.trainer.model) as counter:
                 self._estimate(counter.paused)

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from isp.backbones import Backbone, Pretrained
 from isp.data.prose import Prose
@@ -21,9 +19,13 @@ from isp.data.sources import Raw, Split, check_classes
 from isp.data.splits import Rule, carve
 from isp.data.splits import Split as Parts
 from isp.errors import DataError
+from isp.lazy import torch
 from isp.tasks import Task
 
-Tensors = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors: TypeAlias = "dict[str, Tensor]"
 Part = Literal["train", "validation", "test"]
 
 

@@ -13,18 +13,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import reduce
-from typing import TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from isp import masks
+from isp.lazy import torch
 from isp.masks import Mask, Weights
 from isp.sparsity import Scope
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 T = TypeVar("T")
 U = TypeVar("U")
-Score = Callable[[Mapping[str, Tensor]], float]
+Score: TypeAlias = "Callable[[Mapping[str, Tensor]], float]"
 """Of all weights of a model on held-out examples; higher is better."""
 
 

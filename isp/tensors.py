@@ -7,16 +7,13 @@ model's state dict. Everywhere in this package it goes by the first of them, the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from typing import TYPE_CHECKING, Any
 
 from isp.errors import ConfigError
+from isp.lazy import torch
 
-HALF = (torch.float16, torch.bfloat16)
-"""Half-precision types. Weights of these types are trained through fp32 master weights."""
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
@@ -81,7 +78,7 @@ def first_names_by_place(model: nn.Module) -> dict[str, str]:
 
 def overlap(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have memory in common."""
-    (place_a, begin_a, end_a), (place_b, begin_b, end_b) = _extent(a), _extent(b)
+    (place_a, begin_a, end_a), (place_b, begin_b, end_b) = extent(a), extent(b)
     if not place_a or place_a != place_b or begin_a >= end_b or begin_b >= end_a:
         return False
     if a.dtype != b.dtype:
@@ -91,72 +88,22 @@ def overlap(a: Tensor, b: Tensor) -> bool:
     return bool(used.as_strided(b.shape, b.stride(), b.storage_offset()).any())
 
 
-_aten = torch.ops.aten
-_SCALED_COPIES = {_aten.mul, _aten.div, _aten._weight_norm_interface, _aten._to_copy, _aten.clone}
-"""Operations whose result, if it has the shape of their argument, is zero where that is."""
-
-
-class Memory:
-    """Finds the weight that a tensor is a view of, also where several weights share one storage."""
-
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self._parts: dict[int, list[tuple[int, int, str, Tensor]]] = {}
-        for name, weight in weights.items():
-            self.add(name, weight)
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Attribute the memory of another tensor (a scaled copy, say) to a weight; the tensor is kept alive."""
-        place, begin, end = _extent(tensor)
-        if place:
-            self._parts.setdefault(place, []).append((begin, end, name, tensor))
-
-    def owner(self, tensor: Any) -> tuple[str, Tensor] | None:
-        """Name of the weight in whose memory a tensor lies, and the tensor that was added for it; None: no weight."""
-        if not isinstance(tensor, Tensor) or not (parts := self._parts.get(tensor.untyped_storage().data_ptr())):
-            return None
-        _, begin, end = _extent(tensor)
-        return next(
-            ((name, added) for first, last, name, added in parts if first <= begin and end <= last and begin < end),
-            None,
-        )
-
-    def follow(self, operation: Any, args: Any, out: Any) -> list[str]:
-        """Attribute the result of an operation to a weight if it is a scaled copy of the whole of it.
-
-        So parametrized layers, which compute their weight from a parameter, are followed to the product.
-
-        Args:
-            operation: the operator, as `torch.ops` gives it.
-            args: its arguments.
-            out: what it returned.
-
-        Returns:
-            Names of the weights that the operation reads in other ways, except through views.
-        """
-        read = []
-        result = out[0] if isinstance(out, tuple) else out
-        for arg in tree_leaves(args):
-            if isinstance(result, Tensor) and (owner := self.owner(arg)):
-                name, whole = owner
-                same = arg.shape == whole.shape == result.shape and arg.stride() == whole.stride()
-                if same and operation in _SCALED_COPIES:
-                    self.add(name, result)
-                elif result.untyped_storage().data_ptr() != arg.untyped_storage().data_ptr():
-                    read.append(name)
-        return read
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether a type has half precision; weights of such types are trained through fp32 master weights."""
+    return dtype in (torch.float16, torch.bfloat16)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    return {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
 
 
 def _identity(tensor: Tensor) -> Any:
     """A key that is equal for two tensors if they are the same view of the same memory."""
-    place, begin, end = _extent(tensor)
+    place, begin, end = extent(tensor)
     return (place, begin, end, tensor.shape, tensor.stride(), tensor.dtype) if place else id(tensor)
 
 
-def _extent(tensor: Tensor) -> tuple[int, int, int]:
+def extent(tensor: Tensor) -> tuple[int, int, int]:
     """Address of a tensor's storage (0: it has no memory), and its first and last byte in it."""
     place = tensor.untyped_storage().data_ptr() if tensor.numel() else 0
     begin = int(tensor.storage_offset())

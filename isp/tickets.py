@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from isp import masks
 from isp.costs import Cost
 from isp.masks import Mask
 from isp.sparsity import num_pruned
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,25 +11,27 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
-from isp.costs import Cost, StepFlops, count_step_flops, interpolate_flops
+from isp.costs import Cost, StepFlops, interpolate_flops
 from isp.divergence import SLOWER, explain, first_not_finite
 from isp.errors import ConfigError, IspError, MaskError
+from isp.lazy import torch
 from isp.masks import Mask, apply_, check_fits
 from isp.rng import forked_rng, seed_all
 from isp.seeds import seed as named_seed
 from isp.settings import Settings
-from isp.tensors import HALF, by_first_name, tensors_of
+from isp.tensors import by_first_name, is_half, tensors_of
 
-LossFunction = Callable[[nn.Module, Any], Tensor]
-Observe = Callable[[Mapping[str, nn.Parameter]], None]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LossFunction: TypeAlias = "Callable[[nn.Module, Any], Tensor]"
+Observe: TypeAlias = "Callable[[Mapping[str, nn.Parameter]], None]"
 """Looks at the trained parameters and their gradients, changes neither."""
-Prune = Callable[[int, Mapping[str, nn.Parameter]], Mask | None]
+Prune: TypeAlias = "Callable[[int, Mapping[str, nn.Parameter]], Mask | None]"
 """Given the updates done so far and the trained parameters, which it must not change: a new mask, or None to keep the
 current one. Runs without gradients."""
 
@@ -206,7 +208,7 @@ def state_of(model: nn.Module, step: int = 0) -> State:
     return State(step=step, weights={name: tensor.clone() for name, tensor in tensors_of(model).items()})
 
 
-Masters = list[tuple[nn.Parameter, nn.Parameter]]
+Masters: TypeAlias = "list[tuple[nn.Parameter, nn.Parameter]]"
 """Parameters of the model in fp16 or bf16, each with its fp32 master weights."""
 
 
@@ -382,7 +384,7 @@ class Trainer:
                             gradient.mul_(kept)
                 if observe is not None:
                     observe(parameters)
-                norm = nn.utils.clip_grad_norm_(parameters.values(), limit)
+                norm = torch.nn.utils.clip_grad_norm_(parameters.values(), limit)
                 if not torch.isfinite(loss.detach() + norm):
                     self._refuse_infinite_weights(state, step, mask)
                     cause, advice = explain(self.model, batch, indices)
@@ -427,9 +429,9 @@ class Trainer:
         parameters = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         masters: Masters = []
         for name, parameter in parameters.items():
-            if parameter.dtype in HALF:
+            if is_half(parameter.dtype):
                 value = state.masters.get(name, parameter.detach())
-                parameters[name] = nn.Parameter(value.to(device, torch.float32, copy=True))
+                parameters[name] = torch.nn.Parameter(value.to(device, torch.float32, copy=True))
                 masters.append((parameter, parameters[name]))
         optimizer = torch.optim.AdamW(parameters.values(), lr=0.0, weight_decay=self.training.weight_decay, fused=True)
         for name, memory in state.optimizer.items():
@@ -486,6 +488,8 @@ def make_trainer(
 
     Modules in evaluation mode inside a model in training mode stay in it; a model in evaluation mode is trained whole.
     """
+    from isp.counting import count_step_flops
+
     evaluating = frozenset(name for name, module in model.named_modules() if model.training and not module.training)
     if flops is None:
         set_training(model, evaluating)

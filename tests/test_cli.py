@@ -33,6 +33,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+ROOT = Path(__file__).parents[1]
+
+
 def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as caught:
         cli.main(list(arguments))
@@ -77,6 +80,22 @@ def test_help_shows_first_what_people_call(capsys: pytest.CaptureFixture[str]) -
     names = [match[1] if match else "" for match in listed]
     assert [name for name in names[: people.count("\n") + 1] if name] == list(cli.PEOPLE)
     assert sorted(filter(None, names)) == sorted({*cli.PEOPLE, *stages.NAMES})
+
+
+def test_a_study_is_read_without_torch() -> None:
+    """Every start of Snakemake reads the rules and the study: of torch's seconds it is to pay none."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from isp.config import load_study\nfrom isp.workflow import resources, running\n"
+        "from isp.workflow.jobs import Jobs\n"
+        "for path in sys.argv[1:]: Jobs(load_study(Path(path))).by_output\n"
+        "assert not {'torch', 'transformers', 'open_clip'} & set(sys.modules)"
+    )
+    studies = [str(ROOT / "config" / name) for name in ("config.yaml", "smoke.yaml", "full.yaml", "soups.yaml")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *studies], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_collecting_and_reporting_need_no_torch() -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, rnn
 
-from isp.costs import Cost, count_step_flops, counting
+from isp.costs import Cost
+from isp.counting import count_step_flops, counting
 from isp.losses import default_loss
 from tests.support.models import Noisy, tiny_model
 

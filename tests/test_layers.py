@@ -19,8 +19,9 @@ WORKFLOW = (
     ("rule",),
     ("dag",),
     ("rules",),
-    ("jobs",),
-    ("rates", "plan", "resources", "status", "reuse", "slurm"),
+    ("jobs", "rates"),
+    ("measuring",),
+    ("plan", "resources", "status", "reuse", "slurm"),
     ("running",),
 )
 """The modules of `isp.workflow`; one imports from its own line and those before it."""

@@ -15,8 +15,9 @@ from isp.config import load_study, parse_study
 from isp.errors import DataError
 from isp.reporting import plan_tables
 from isp.workflow.jobs import Job, Jobs
+from isp.workflow.measuring import measured, stated
 from isp.workflow.plan import Plan
-from isp.workflow.rates import Rates, measured, stated
+from isp.workflow.rates import Rates
 from tests.support.backbones import SMALL_BERT, bert_folder
 from tests.support.studies import ROOT, STUDY
 

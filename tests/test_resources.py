@@ -16,10 +16,10 @@ from torch import nn
 
 from isp.config import parse_study
 from isp.errors import ConfigError, DataError, IspError
-from isp.workflow import rates, resources, slurm
+from isp.workflow import measuring, resources, slurm
 from isp.workflow.jobs import Jobs
-from isp.workflow.rates import Rates, at_most
-from isp.workflow.resources import BASE_MB, Requests
+from isp.workflow.rates import Rates
+from isp.workflow.resources import BASE_MB, Requests, at_most
 from isp.workflow.rules import RULES as RULES_AS_VALUES
 from isp.workflow.running import start
 from tests.support.studies import STUDY
@@ -135,10 +135,10 @@ def test_rates_are_counted_once_and_kept(tmp_path: Path, monkeypatch: pytest.Mon
     study = parse_study(STUDY, "test")
     found = at_most(study, "clip_tiny", "digits")
     (kept,) = tmp_path.glob("resources/rates/clip_tiny.*.json")
-    monkeypatch.setattr(rates, "_counted", lambda *_, **__: pytest.fail("counted again"))
+    monkeypatch.setattr(measuring, "counted", lambda *_, **__: pytest.fail("counted again"))
     assert at_most(study, "clip_tiny", "digits") == found
     whole = json.loads(kept.read_text())
-    monkeypatch.setattr(rates, "_counted", lambda *_, **__: found)
+    monkeypatch.setattr(measuring, "counted", lambda *_, **__: found)
     for content in ({"of": "another version"}, [], {**whole, "weights": "1"}, {**whole, "weights": float("nan")}):
         kept.write_text(json.dumps(content))
         assert at_most(study, "clip_tiny", "digits") == found
@@ -150,7 +150,7 @@ def test_what_a_forward_pass_keeps_is_counted_by_hand() -> None:
     model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Sigmoid(), nn.Linear(5, 3, bias=False))
     batch = torch.zeros(4, 6), torch.zeros(4, dtype=torch.int64)
     losses = 4 * 3 * 4 + 4 * 8 + 4  # log-probabilities, labels, the sum of their weights
-    assert rates._kept_for_backward(model, batch) == 4 * (4 * 6 + 4 * 5) + losses
+    assert measuring._kept_for_backward(model, batch) == 4 * (4 * 6 + 4 * 5) + losses
 
 
 # --- the profile and the guard ----------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from isp import masks, registry
 from isp.backbones import _bert as bert
 from isp.backbones import _open_clip as clip
 from isp.backbones import clip_tiny
-from isp.costs import Cost, counting
+from isp.costs import Cost
+from isp.counting import counting
 from isp.errors import ConfigError
 from isp.families import Method, make_method, one_shot
 from isp.losses import default_loss

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isp.backbones._bert import SPECIAL, BertBackbone
-from isp.costs import count_step_flops
+from isp.counting import count_step_flops
 from isp.data.texts import Texts, padding_share, to_tokens
 from isp.losses import default_loss
 from isp.prunable import prunable_names

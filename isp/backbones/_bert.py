@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from isp.backbones import Pretrained
 from isp.backbones._files import buildable, read_config, read_safetensors
@@ -17,13 +15,17 @@ from isp.data.images import Augmentation
 from isp.data.sources import Column, HubModel
 from isp.data.texts import Texts, to_tokens
 from isp.errors import ConfigError, DataError
+from isp.lazy import torch
 from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
 from isp.tasks import Inputs, Task
 from isp.training import load_weights
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import BertModel
+
+    from isp.backbones._classifiers import TextClassifier
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocab.txt"
 PRUNABLE = (
@@ -36,28 +38,6 @@ PRUNABLE = (
 )
 POOLER = "bert.pooler.dense.weight"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
-class TextClassifier(nn.Module):
-    """BERT under a task head: dropout and a linear layer on the pooled first token, all of it trained.
-
-    Its parameters are named as those of transformers' `BertForSequenceClassification`.
-
-    Attributes:
-        bert: embeddings, encoder and pooler.
-        classifier: (outputs, width); one output for a regression.
-    """
-
-    def __init__(self, bert: BertModel, num_outputs: int) -> None:
-        super().__init__()
-        self.bert = bert
-        self.dropout = nn.Dropout(bert.config.hidden_dropout_prob)
-        self.classifier = nn.Linear(bert.config.hidden_size, num_outputs)
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits, (b, outputs), of `input_ids`, `attention_mask` and `token_type_ids`, each (b, tokens)."""
-        logits: Tensor = self.classifier(self.dropout(self.bert(**inputs).pooler_output))
-        return logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +140,8 @@ class BertBackbone:
 
     def initial(self, pretrained: Pretrained, task: Task, seed: int, random: bool) -> TextClassifier:
         """The pre-trained BERT, or one with random weights, under a fresh head of the task, drawn from the seed."""
+        from isp.backbones._classifiers import TextClassifier
+
         bert = build(pretrained.architecture, 1 + seed if random else 0)
         if not random:
             load_weights(bert, pretrained.weights, "the pre-trained weights")
@@ -174,6 +156,8 @@ class BertBackbone:
         self, task: Task, num_examples: int, data_root: Path
     ) -> tuple[TextClassifier, dict[str, Any], dict[str, Tensor]]:
         """A model with random weights, its architecture, longest texts; raises DataError if its file is missing."""
+        from isp.backbones._classifiers import TextClassifier
+
         if self.architecture is None:
             assert self.source is not None
             architecture = read_config(self.source.where(data_root) / CONFIG)
@@ -191,6 +175,8 @@ class BertBackbone:
         Raises:
             ConfigError: they are of another model; names the first tensor that differs.
         """
+        from isp.backbones._classifiers import TextClassifier
+
         if "classifier.bias" not in weights:
             raise ConfigError(
                 "weights without 'classifier.bias' are not those of a text classifier (stage: initialise)"

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from isp.backbones import Pretrained
 from isp.backbones._files import buildable, read_config, read_safetensors
 from isp.data.images import Augmentation, Images, to_pixels
 from isp.data.sources import Column, HubModel
 from isp.errors import ConfigError, DataError, shown, unknown
+from isp.lazy import F, torch
 from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
 from isp.tasks import ImageTask, Inputs, Task
@@ -28,6 +26,9 @@ from isp.training import load_weights
 
 if TYPE_CHECKING:
     import open_clip
+    from torch import Tensor
+
+    from isp.backbones._classifiers import ImageClassifier
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 VOCABULARY_SIZE = 49_408
@@ -40,26 +41,6 @@ PRUNABLE = (
     "visual.transformer.resblocks.*.mlp.c_fc.weight",
     "visual.transformer.resblocks.*.mlp.c_proj.weight",
 )
-
-
-class ImageClassifier(nn.Module):
-    """CLIP's picture tower under a frozen zero-shot head (the paper, section 4).
-
-    Attributes:
-        visual: the picture tower; all its parameters are trained.
-        head: (classes, features), unit rows times exp(logit_scale); a buffer, so never trained or pruned.
-    """
-
-    head: Tensor
-
-    def __init__(self, visual: nn.Module, head: Tensor) -> None:
-        super().__init__()
-        self.visual = visual
-        self.register_buffer("head", head)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits, (b, classes), of normalised pictures, (b, 3, size, size)."""
-        return F.normalize(self.visual(pictures), dim=-1) @ self.head.T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +161,8 @@ class ClipBackbone:
         self, task: Task, num_examples: int, data_root: Path
     ) -> tuple[ImageClassifier, dict[str, Any], dict[str, Tensor]]:
         """A model with random weights, its architecture, black pictures; raises DataError if its file is missing."""
+        from isp.backbones._classifiers import ImageClassifier
+
         if self.architecture is None:
             assert self.source is not None
             architecture = self._beside(self.source.where(data_root) / CONFIG)
@@ -198,6 +181,8 @@ class ClipBackbone:
         Raises:
             ConfigError: they are of another model; names the first tensor that differs.
         """
+        from isp.backbones._classifiers import ImageClassifier
+
         if "head" not in weights:
             raise ConfigError("weights without 'head' are not those of a CLIP classifier (stage: initialise)")
         model = ImageClassifier(build(architecture, 0).visual, torch.empty_like(weights["head"]))
@@ -289,6 +274,8 @@ def classifier(clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence
 
     A class's row is the mean over the templates of the unit text features, made a unit vector again.
     """
+    from isp.backbones._classifiers import ImageClassifier
+
     mode = clip.training
     clip.eval()
     rows = []

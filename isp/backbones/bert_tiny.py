@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from isp.backbones import Pretrained
 from isp.backbones._bert import BertBackbone, build
+from isp.lazy import F, torch
 from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
 from isp.training import Training, make_trainer, state_of
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from isp.data.masking import Hidden
 
 ARCHITECTURE: dict[str, Any] = {

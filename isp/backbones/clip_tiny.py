@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from isp.backbones import Pretrained
 from isp.backbones._open_clip import ClipBackbone, build, image_size, tokenize
+from isp.lazy import F, torch
 from isp.training import Training, make_trainer, state_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 BACKBONE = ClipBackbone(
     architecture={

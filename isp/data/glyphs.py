@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from isp.data.images import normalise
+from isp.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GLYPHS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 FONTS = (

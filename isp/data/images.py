@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from isp.data.sources import Column, decode, opened
+from isp.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Augmentation = Literal["none", "crop"]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from isp.data.texts import Texts, to_tokens
+from isp.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MASK_RATE = 0.2
 """Share of the word pieces that are to be guessed; of these 80 % are hidden, 10 % replaced and 10 % left (BERT's)."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from isp.data.sources import Column
+from isp.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHUNK = 10_000
 """Texts that are encoded at a time; what the library hands out takes 6 KB a pair."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from isp import masks
 from isp.costs import Cost
@@ -21,6 +19,9 @@ from isp.methods import lth
 from isp.sparsity import Scope, sparsities_to
 from isp.tickets import Ticket
 from isp.training import State, Trainer, Training
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRAITS = Traits(settings=lth.Settings)
 

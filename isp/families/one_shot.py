@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from functools import partial
-from typing import Any, TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from isp import masks
-from isp.costs import Cost, counting
+from isp.costs import Cost
 from isp.families import Method, Traits
 from isp.masks import Mask
 from isp.methods import Probe, Scored
@@ -24,6 +22,9 @@ from isp.seeds import seed as named_seed
 from isp.sparsity import Scope
 from isp.tickets import Ticket
 from isp.training import State, Trainer, Training, load_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRAITS = Traits(settings=Scored, one_run=True)
 
@@ -60,6 +61,8 @@ def probe(trainer: Trainer, initial: State, look: Callable[[Probe], T]) -> tuple
     There are no optimizer steps. The model counts as dense: sparse FLOPs are the executed ones, also where a method
     prunes in rounds.
     """
+    from isp.counting import counting
+
     model, order = trainer.model, trainer.order
     load_weights(model, initial.weights)
     model.eval()

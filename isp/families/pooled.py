@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from isp.costs import Cost
 from isp.families import Method, Traits, iterative
@@ -18,6 +16,9 @@ from isp.methods import lottery_pools
 from isp.norms import Reestimation, reestimation
 from isp.tickets import Evaluations, Ticket, Validation
 from isp.training import State, Trainer, Training
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRAITS = Traits(settings=lottery_pools.Settings, chooses=True)
 

@@ -14,9 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from math import ceil
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from isp import masks
 from isp.families import Method, Traits
@@ -25,6 +23,9 @@ from isp.methods import Event
 from isp.sparsity import num_pruned
 from isp.tickets import Ticket
 from isp.training import State, Trainer, Training
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 TRAITS = Traits(one_run=True, route=lambda method: "one_job")
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from isp import masks, soups
 from isp.costs import Cost
@@ -22,6 +20,9 @@ from isp.methods import uniform_soup
 from isp.norms import Reestimation, reestimation
 from isp.tickets import Evaluations, Ticket, Validation
 from isp.training import State, Trainer, Training
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRAITS = Traits(
     settings=uniform_soup.Settings,

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from torch import Tensor, nn
 
 from isp.errors import ConfigError
 from isp.masks import Mask
 from isp.settings import Settings
 from isp.sparsity import Scope
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Family = str
 """The stem of a file in `isp/families/`."""

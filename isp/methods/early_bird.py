@@ -18,12 +18,15 @@ holds as soon as the queue is full. The step of the draw is in the ticket's reco
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
-from torch import Tensor
 
 from isp.masks import Mask, hamming, prune_by_magnitude
 from isp.methods import Event, Family, Scored, last_event
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FAMILY: Family = "single_pass"
 VERSION = 1

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from isp.errors import ConfigError
+from isp.lazy import torch
 from isp.methods import Family, Probe, Scored
 from isp.methods.snip import mean_gradient, sum_type
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 FAMILY: Family = "one_shot"
 VERSION = 1
@@ -73,7 +75,7 @@ def tempered(model: nn.Module, temperature: float) -> Iterator[None]:
     def divide(module: nn.Module, inputs: Any, outputs: Any) -> Tensor:
         nonlocal calls
         calls += 1
-        if not isinstance(outputs, Tensor):
+        if not isinstance(outputs, torch.Tensor):
             raise ConfigError(
                 f"temperature = {temperature}: the model's output is a {type(outputs).__name__}, no tensor of logits "
                 f"that could be divided; allowed is 1"

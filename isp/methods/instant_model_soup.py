@@ -17,10 +17,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-import torch
 from pydantic import Field, field_validator
 
 from isp.copies import LookAhead, Member, draw
+from isp.lazy import torch
 from isp.methods import Family, Scored
 from isp.seeds import seed as named_seed
 from isp.sparsity import parse_sparsity

@@ -13,13 +13,15 @@ sums. Their ramp begins and ends with some steps at constant sparsity; ours begi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
+from isp.lazy import torch
 from isp.masks import Mask, keep_top
 from isp.methods import Event, Family, gradual
 from isp.methods.gradual import Settings, events
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["FAMILY", "VERSION", "Settings", "events", "observe", "prune"]
 

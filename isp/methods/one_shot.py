@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from isp.masks import magnitudes
 from isp.methods import Family, Probe, Scored
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FAMILY: Family = "one_shot"
 VERSION = 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from isp.lazy import torch
 from isp.methods import Family, Probe, Scored
 from isp.seeds import seed as named_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FAMILY: Family = "one_shot"
 VERSION = 1

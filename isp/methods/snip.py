@@ -9,11 +9,15 @@ where the paper takes one; dropout is off.
 
 from __future__ import annotations
 
-import torch
-from pydantic import Field
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from isp.lazy import torch
 from isp.methods import Family, Probe, Scored
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FAMILY: Family = "one_shot"
 VERSION = 1

@@ -29,19 +29,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
-from torch.func import functional_call
 
 from isp.errors import ConfigError
+from isp.lazy import F, torch
 from isp.masks import Mask, keep_top, ones
 from isp.methods import Family, Probe, Scored
 from isp.replacing import replaced, weight_norm_as
 from isp.tensors import first_names_by_place
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 FAMILY: Family = "one_shot"
 VERSION = 1
@@ -95,9 +95,9 @@ def flow(
     weights = {name: (state[name] * kept[name]).requires_grad_() for name in kept}
     with torch.enable_grad(), positive_functions():
         held = {place: {**state, **weights}[name] for place, name in first_names_by_place(model).items()}
-        outputs = functional_call(model, held, args, kwargs, tie_weights=False)
+        outputs = torch.func.functional_call(model, held, args, kwargs, tie_weights=False)
         outputs = getattr(outputs, "logits", outputs)
-        if not isinstance(outputs, Tensor):
+        if not isinstance(outputs, torch.Tensor):
             raise ConfigError(
                 f"method 'synflow': the model's output is a {type(outputs).__name__}; allowed are a tensor, or an "
                 f"object with a tensor `logits`"
@@ -115,7 +115,7 @@ def example(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     def first(part: Any) -> Any:
         if isinstance(part, Mapping):
             return {key: first(value) for key, value in part.items()}
-        if not isinstance(part, Tensor) or not part.dim():
+        if not isinstance(part, torch.Tensor) or not part.dim():
             return part
         return torch.ones_like(part[:1], dtype=torch.float64) if part.is_floating_point() else part[:1]
 
@@ -136,7 +136,7 @@ def positive_functions() -> Iterator[None]:
         (F, "layer_norm", _layer_norm),
         (F, "softmax", _softmax),
         (F, "scaled_dot_product_attention", _attention),
-        (nn.Tanh, "forward", lambda module, inputs: inputs),
+        (torch.nn.Tanh, "forward", lambda module, inputs: inputs),
     ]
     with replaced([*changes, *weight_norm_as(_weight_norm)]):
         yield

@@ -8,7 +8,8 @@ from typing import Any
 
 from isp.config import Study
 from isp.workflow.jobs import Job, Jobs
-from isp.workflow.rates import Rates, measured, stated
+from isp.workflow.measuring import measured, stated
+from isp.workflow.rates import Rates
 from isp.workflow.rules import RULES
 
 

@@ -9,18 +9,26 @@ checkpoint.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from isp.artifacts import LARGE
+from pydantic import StrictBool
+
+from isp import files
 from isp.config import Study
-from isp.errors import ConfigError, DataError
+from isp.errors import ArtifactError, ConfigError, DataError
+from isp.lineage import LARGE
+from isp.shapes import Number
 from isp.workflow import paths
 from isp.workflow.jobs import Job, Jobs
-from isp.workflow.rates import Rates, at_most, selection_seconds
+from isp.workflow.rates import Rates, selection_seconds
 from isp.workflow.rule import Rule, Sizes
 from isp.workflow.rules import RULES
 
@@ -46,6 +54,8 @@ UNKNOWN = Rates(
     example=3 * 384**2,
 )
 """Of a backbone whose files are not there yet: about BERT-large's, batches of 128."""
+COUNTED = 1
+"""Raised when what is counted changes."""
 
 
 @dataclass(frozen=True)
@@ -152,3 +162,26 @@ class Requests:
         )
         memory = RULES[job.rule].memory
         return memory(sizes) if memory else 0
+
+
+def at_most(study: Study, backbone: str, task: str) -> Rates:
+    """FLOPs and sizes with all texts as long as they may be, whatever is prepared already; no seconds.
+
+    Counted once: `resources/rates/` holds what was.
+
+    Raises:
+        DataError: the backbone's shape is in a file that is not there yet.
+    """
+    same = next(group.task for group in study.groups() if group.backbone == backbone)
+    training = study.protocol(backbone, task)
+    of = [study.defined("backbone", backbone), study.defined("task", same), training.batch_size, COUNTED]
+    digest = hashlib.blake2b(json.dumps([*of, metadata.version("torch")]).encode(), digest_size=6).hexdigest()
+    path = Path(f"resources/rates/{backbone}.{digest}.json")
+    try:
+        return Rates(**files.read_json(path, "plan", dict[str, Number | StrictBool]))
+    except (ArtifactError, TypeError):  # not there, or of another version
+        from isp.workflow.measuring import counted
+
+        found = counted(study, backbone, task, same, prepared=False)
+        files.write_json(path, asdict(found))
+        return found

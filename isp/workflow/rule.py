@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isp.artifacts import Kind
 from isp.config import Study, Variant
+from isp.lineage import Kind
 from isp.workflow.paths import Wildcards
 
 Context = Any

@@ -1,0 +1,54 @@
+"""The models that are fine-tuned: a pre-trained tower under the head of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import BertModel
+
+
+class TextClassifier(nn.Module):
+    """BERT under a task head: dropout and a linear layer on the pooled first token, all of it trained.
+
+    Its parameters are named as those of transformers' `BertForSequenceClassification`.
+
+    Attributes:
+        bert: embeddings, encoder and pooler.
+        classifier: (outputs, width); one output for a regression.
+    """
+
+    def __init__(self, bert: BertModel, num_outputs: int) -> None:
+        super().__init__()
+        self.bert = bert
+        self.dropout = nn.Dropout(bert.config.hidden_dropout_prob)
+        self.classifier = nn.Linear(bert.config.hidden_size, num_outputs)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits, (b, outputs), of `input_ids`, `attention_mask` and `token_type_ids`, each (b, tokens)."""
+        logits: Tensor = self.classifier(self.dropout(self.bert(**inputs).pooler_output))
+        return logits
+
+
+class ImageClassifier(nn.Module):
+    """CLIP's picture tower under a frozen zero-shot head (the paper, section 4).
+
+    Attributes:
+        visual: the picture tower; all its parameters are trained.
+        head: (classes, features), unit rows times exp(logit_scale); a buffer, so never trained or pruned.
+    """
+
+    head: Tensor
+
+    def __init__(self, visual: nn.Module, head: Tensor) -> None:
+        super().__init__()
+        self.visual = visual
+        self.register_buffer("head", head)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits, (b, classes), of normalised pictures, (b, 3, size, size)."""
+        return F.normalize(self.visual(pictures), dim=-1) @ self.head.T

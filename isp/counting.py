@@ -1,0 +1,169 @@
+"""Count what work costs while it is done: the FLOPs of a training step by weight, and those of any other work."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+import torch.backends.mha
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from isp.costs import Cost, StepFlops
+from isp.memory import Memory
+from isp.replacing import replaced, weight_norm_as
+from isp.rng import forked_rng
+
+
+def count_step_flops(
+    model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], batch: Any, prunable: list[str]
+) -> StepFlops:
+    """Count the FLOPs of one training step by running it once (gradients are cleared again, weights and buffers stay).
+
+    A weight's share is found by following its memory, and that of scaled or cast copies of it, into the matrix products
+    of the forward pass and of the gradient of its input; the gradient of the weight itself is as large as the forward
+    pass. A weight that only other operations read is named in a warning: its layer counts nothing.
+    """
+    weights = {name: parameter for name, parameter in model.named_parameters() if name in set(prunable)}
+    memory = Memory(weights)
+    forward, backward = _WeightFlops(memory, follow=True), _WeightFlops(memory)
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    device = next(model.parameters()).device
+    with forked_rng(device), _plain_operations(model), _flop_counter() as counter:
+        with forward:
+            value = loss(model, batch)
+        with backward:
+            value.backward()  # type: ignore[no-untyped-call]
+    model.zero_grad(set_to_none=True)
+    for buffer, saved in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(saved)
+    for name in weights:
+        if forward.readers[name] and not forward.flops[name]:
+            warnings.warn(
+                f"FLOPs: no product that can be counted reads parameter {name!r}, only "
+                f"{', '.join(sorted(forward.readers[name]))}; costs may miss its layer's FLOPs, and sparse_flops saves "
+                f"nothing for it",
+                stacklevel=2,
+            )
+    by_weight = {name: (2 * forward.flops[name] + backward.flops[name],) for name in weights}
+    return StepFlops(total=(counter.get_total_flops(),), by_weight=by_weight)
+
+
+_aten = torch.ops.aten
+_LOOKUPS = {_aten.embedding, _aten._embedding_bag, _aten._embedding_bag_forward_only}
+"""Operations that read weights without a multiplication."""
+
+
+class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the FLOPs of every counted operation that reads a known weight (or a view or scaled copy of it).
+
+    Attributes:
+        flops: by weight.
+        readers: names of the other operations that read a weight, if they are followed.
+    """
+
+    def __init__(self, memory: Memory, follow: bool = False) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.memory, self.follow = memory, follow
+        self.flops: Counter[str] = Counter()
+        self.readers: dict[str, set[str]] = defaultdict(set)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        packet = getattr(func, "_overloadpacket", func)
+        if packet in flop_registry:
+            flops = flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+            for arg in args:
+                if flops and (owner := self.memory.owner(arg)):
+                    self.flops[owner[0]] += flops
+        elif self.follow and packet not in _LOOKUPS:
+            for name in self.memory.follow(packet, args, out):
+                self.readers[name].add(str(packet))
+        return out
+
+
+class WorkCounter:
+    """Counts what is done inside `counting`: forward, backward, and backward of a backward.
+
+    Attributes:
+        samples: examples that went through the model so far, once for each forward pass.
+    """
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        self.samples = 0
+        self._counter, self._excluded = counter, 0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context whose FLOPs do not count: data is made ready there, no model run."""
+        before = self._counter.get_total_flops()
+        yield
+        self._excluded += self._counter.get_total_flops() - before
+
+    def cost(self) -> Cost:
+        """What was counted; no optimizer updates, and nothing taken off for weights that are zero."""
+        flops = self._counter.get_total_flops() - self._excluded
+        return Cost(samples=self.samples, flops=flops, sparse_flops=flops)
+
+
+@contextmanager
+def counting(model: nn.Module) -> Iterator[WorkCounter]:
+    """Count the FLOPs of the work that is done inside, and the examples that go through the forward pass of `model`.
+
+    Attention and recurrent layers are made of plain matrix products there: fused kernels hide theirs, and have no
+    double backward. A batch's size is the first dimension of the first tensor that the model is called with.
+    """
+    flops = _flop_counter()
+    counter = WorkCounter(flops)
+
+    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        counter.samples += next((len(tensor) for tensor in tensors if tensor.dim()), 0)
+
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with _plain_operations(model), model.register_forward_pre_hook(see, with_kwargs=True), flops:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def _plain_operations(model: nn.Module) -> Iterator[None]:
+    """A context without fused kernels: their products cannot be counted, nor can all be differentiated twice.
+
+    Attention and recurrent layers are made of matrix products there. Weight norms are made of a norm, a division and a
+    product, because the second derivative of torch's own is wrong (it takes the norm for a constant). What fuses
+    recurrent layers also computes convolutions, so it is left on for models without them.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    fused: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn) if recurrent else ()
+    changes = [(backend, "enabled", False) for backend in fused]
+    with sdpa_kernel(SDPBackend.MATH), replaced([*changes, *weight_norm_as(_weight_norm)]):
+        yield
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def _flop_counter() -> FlopCounterMode:
+    """The counter of torch without its tracking of modules, whose hooks fail where a module computes weights."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Untracked()  # type: ignore[assignment]
+    return counter
+
+
+class _Untracked(AbstractContextManager[None]):
+    parents = ("Global",)
+
+    def __exit__(self, *exception: object) -> None:
+        pass

@@ -1,0 +1,202 @@
+"""Count, and measure, what a training step, a scored example and a job take, before a study runs.
+
+FLOPs are counted on a model of the backbone's shape with random weights. Seconds follow from a stated throughput, or
+are measured on that model, here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isp import artifacts, masks
+from isp.backbones import Backbone
+from isp.config import Study
+from isp.costs import StepFlops
+from isp.definitions import backbone_of, task_of
+from isp.evaluation import outputs_of
+from isp.losses import default_loss
+from isp.preparation import limited
+from isp.prunable import prunable_names
+from isp.rng import forked_rng
+from isp.training import BatchOrder, Trainer, Training, lengths_of, make_trainer, state_of
+from isp.workflow import paths
+from isp.workflow.rates import Rates, selection_seconds
+from isp.workflow.rule import FORWARD
+
+COUNTED = 2
+"""Examples of the batch whose FLOPs are counted; those of others are in proportion."""
+CALIBRATION = 3.0
+"""Seconds that steps are timed for."""
+SCORED = 512
+"""Examples whose scoring is timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """A model of a backbone's shape, and the FLOPs of a step on `COUNTED` examples."""
+
+    model: nn.Module
+    architecture: dict[str, Any]
+    tensors: dict[str, Tensor]
+    prunable: tuple[str, ...]
+    flops: StepFlops
+    activations: int
+
+
+@lru_cache(maxsize=2)  # a study may have many, and they are whole models
+def _shape(backbone: str, task: str, data_root: Path) -> _Shape:
+    made = backbone_of(backbone)
+    model, architecture, tensors = made.blank(task_of(task), 4 * COUNTED, data_root)
+    training = Training(steps=1, batch_size=COUNTED, learning_rate=1e-3)
+    examples = made.examples(tensors, architecture, "none")
+    counted = make_trainer(model, examples, default_loss, training, prunable_names(model, made.prunable), 0)
+    return _Shape(
+        model=model,
+        architecture=architecture,
+        tensors=tensors,
+        prunable=counted.prunable,
+        flops=counted.flops,
+        activations=_kept_for_backward(model, examples.batch(torch.arange(COUNTED))) // COUNTED,
+    )
+
+
+def _kept_for_backward(model: nn.Module, batch: Any) -> int:
+    """Bytes of what a forward pass keeps for the backward pass, weights left out."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with forked_rng(torch.device("cpu")), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = default_loss(model.train(), batch)  # what it kept is alive as long as the loss is
+    del loss
+    return sum(kept.values())
+
+
+def stated(study: Study, backbone: str, task: str, throughput: float, overhead: float) -> Rates:
+    """What work takes at a throughput.
+
+    Args:
+        study: the study.
+        backbone: its name.
+        task: its name; the head of another task's may be counted in its place, a millionth of the model.
+        throughput: FLOPs a second that a job sustains.
+        overhead: seconds of a job beside its work.
+    """
+    same = next(group.task for group in study.groups() if group.backbone == backbone)
+    found = counted(study, backbone, task, same)
+    return replace(
+        found,
+        step_seconds=found.step_flops / throughput,
+        example_seconds=found.example_flops / throughput,
+        selection_seconds=selection_seconds(study.device, found.prunable),
+        job_seconds=overhead,
+    )
+
+
+def measured(study: Study, backbone: str, task: str) -> Rates:
+    """What work takes here, on the study's device and threads; on random weights, and prepared examples if any."""
+    made, training = study.backbone(backbone), study.protocol(backbone, task)
+    shape = _shape(study.defined("backbone", backbone), study.defined("task", task), study.data_root)
+    torch.set_num_threads(study.threads)
+    tensors = _prepared(study, backbone, task)
+    if tensors is None:
+        times = -(-training.batch_size // len(shape.tensors["labels"]))
+        tensors = {name: torch.cat([tensor] * times) for name, tensor in shape.tensors.items()}
+    model = shape.model.to(study.device)
+    tensors = {name: tensor.to(study.device) for name, tensor in tensors.items()}
+    examples = made.examples(tensors, shape.architecture, study.limits(task).augmentation)
+    trainer = make_trainer(model, examples, default_loss, training, list(shape.prunable), 0, flops=shape.flops)
+    scored = made.examples(limited(tensors, SCORED), shape.architecture, "none")
+    return _timed(counted(study, backbone, task, task), trainer, scored, made, shape.architecture)
+
+
+def counted(study: Study, backbone: str, task: str, of: str, prepared: bool = True) -> Rates:
+    """FLOPs and sizes, counted under the head of the task `of`, at the lengths of the prepared examples if any."""
+    shape = _shape(study.defined("backbone", backbone), study.defined("task", of), study.data_root)
+    training, tensors = study.protocol(backbone, task), _prepared(study, backbone, task) if prepared else None
+    examples = study.backbone(backbone).examples(tensors or shape.tensors, shape.architecture, "none")
+    lengths = lengths_of(examples)
+    if lengths is None:
+        of_batches = {0: 1}
+    elif tensors is None:
+        of_batches = {int(lengths.max()): 1}
+    else:
+        order = BatchOrder(len(examples), training.batch_size, 0, lengths=lengths)
+        of_batches = Counter(int(lengths[order(step)].max()) for step in range(order.steps_per_epoch))
+    flops, _ = shape.flops.steps(of_batches)
+    step_flops = flops * training.batch_size // COUNTED // sum(of_batches.values())
+    weights = shape.model.state_dict()
+    return Rates(
+        step_flops=step_flops,
+        example_flops=step_flops // training.batch_size // FORWARD,
+        step_seconds=0.0,
+        example_seconds=0.0,
+        selection_seconds=0.0,
+        job_seconds=0.0,
+        weights=sum(4 * tensor.numel() for tensor in weights.values()),
+        prunable=sum(weights[name].numel() for name in shape.prunable),
+        activations=shape.activations,
+        example=sum(tensor.nbytes // len(tensor) for tensor in shape.tensors.values()),
+        known_lengths=lengths is None or tensors is not None,
+    )
+
+
+def _prepared(study: Study, backbone: str, task: str) -> Mapping[str, Tensor] | None:
+    path = Path(paths.PREPARED.format(backbone=backbone, task=task, split="train"))
+    if not path.exists():
+        return None
+    return limited(artifacts.load_examples(path, "train")[0], study.limits(task).num_train)
+
+
+def _timed(counted: Rates, trainer: Trainer, scored: Any, made: Backbone, architecture: Mapping[str, Any]) -> Rates:
+    """With the seconds of a step, of scoring an example, of selecting a mask, and of what every job does beside: build,
+    read, write, rank.
+    """
+    state, _ = trainer.run(state_of(trainer.model), 2)  # the first steps warm up
+    step = _repeated(lambda: trainer.run(state, state.step + 4), CALIBRATION)
+    example = _repeated(lambda: outputs_of(trainer.model, scored), CALIBRATION / 3)
+    weights = trainer.prunable_weights(state)
+    within = masks.prune_by_magnitude(weights, Decimal("0.5"))
+
+    def select() -> None:
+        masks.keep_top(weights, sparsity=Decimal("0.6"), ties=weights, within=within)
+
+    def beside() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            artifacts.save_state(Path(folder) / "state", state, {})
+            artifacts.load_state(Path(folder) / "state")
+        masks.prune_by_magnitude(trainer.prunable_weights(state), Decimal("0.5"))
+        made.restore(state.weights, architecture)
+
+    return replace(
+        counted,
+        step_seconds=step / 4,
+        example_seconds=example / len(scored),
+        selection_seconds=_repeated(select, CALIBRATION / 3),
+        job_seconds=_repeated(beside, CALIBRATION / 3),
+    )
+
+
+def _repeated(work: Callable[[], Any], seconds: float) -> float:
+    """Seconds of doing something once, a mean over as often as it takes to fill so many."""
+    times, begun = 0, time.perf_counter()
+    while times == 0 or time.perf_counter() - begun < seconds:
+        work()
+        times += 1
+    return (time.perf_counter() - begun) / times
