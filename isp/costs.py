@@ -132,6 +132,8 @@ def check_device(device: str) -> None:
     Raises:
         ConfigError: says what there is.
     """
+    if device == "cpu":
+        return
     try:
         parsed = torch.device(device)
     except RuntimeError:

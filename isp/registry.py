@@ -5,6 +5,7 @@ A method may also be a file elsewhere, named by its path. Loading it runs its co
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import sys
@@ -49,6 +50,17 @@ def stand_in(path: str, module: ModuleType) -> None:
 def summary(kind: Kind, name: str) -> str:
     """The first line of an entry's docstring."""
     return (load(kind, name).__doc__ or "").strip().split("\n")[0]
+
+
+@cache
+def stage_version(name: str) -> int:
+    """The `VERSION` of a stage, read from its file, because a stage imports torch."""
+    tree = ast.parse((Path(__file__).parent / _FOLDERS["stage"] / f"{name}.py").read_text(encoding="utf-8"))
+    values = (
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VERSION"
+    )
+    version: int = ast.literal_eval(next(values))
+    return version
 
 
 def _load_file(path: Path) -> ModuleType:

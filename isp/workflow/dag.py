@@ -10,7 +10,6 @@ are not known beforehand, are a job a ticket.
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping
@@ -250,7 +249,7 @@ class RuleOfStudy:
     def version(self, w: Wildcards) -> str:
         """The versions of the code that a job's results depend on; it reruns when they change."""
         stage = self.rule.run
-        versions: dict[str, Any] = {stage: importlib.import_module(f"isp.stages.{stage}").VERSION}
+        versions: dict[str, Any] = {stage: registry.stage_version(stage)}
         for name in self.rule.versions:
             for key, version in _VERSIONS[name](self.dag, w).items():
                 versions.setdefault(key, version)
