@@ -6,9 +6,10 @@ of a mask is needed (ties, packing), it is: names sorted, then the flat index in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import reduce
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 Mask: TypeAlias = "dict[str, Tensor]"
 Weights: TypeAlias = "Mapping[str, Tensor]"
 
-_LOW_BITS = 16
-_NUM_BINS = 1 << _LOW_BITS
+_LOWEST, _HIGHEST = -(2**31), 2**31 - 1
+"""Below and above every sort key."""
 
 
 # --- counting and comparing -------------------------------------------------------------------------------------------
@@ -74,12 +75,12 @@ def ones(weights: Weights) -> Mask:
 
 def union(*masks: Mask) -> Mask:
     """Keeps what any of the masks keeps."""
-    return {name: torch.stack([mask[name] for mask in masks]).any(0) for name in masks[0]}
+    return {name: reduce(torch.logical_or, (mask[name] for mask in masks)) for name in masks[0]}
 
 
 def intersection(*masks: Mask) -> Mask:
     """Keeps what all of the masks keep."""
-    return {name: torch.stack([mask[name] for mask in masks]).all(0) for name in masks[0]}
+    return {name: reduce(torch.logical_and, (mask[name] for mask in masks)) for name in masks[0]}
 
 
 def votes(masks: Sequence[Mask]) -> dict[str, Tensor]:
@@ -136,15 +137,28 @@ def overlap_by_layer(a: Mask, b: Mask) -> dict[str, Overlap]:
         MaskError: they are not over the same weights; names the first parameter that differs.
     """
     check_fits(b, a, "the other mask")
-    return {
-        name: Overlap(
-            weights=a[name].numel(),
-            kept_a=num_kept({name: a[name]}),
-            kept_b=num_kept({name: b[name]}),
-            kept_both=num_kept({name: a[name] & b[name]}),
-        )
-        for name in a
-    }
+    (pair,) = overlaps_by_layer([b, a])
+    return pair
+
+
+def overlaps_by_layer(several: Sequence[Mask]) -> list[dict[str, Overlap]]:
+    """The overlap of each mask with each earlier one, in each tensor; the later mask is the first of the two.
+
+    Bits are counted, eight weights at once, and every mask is packed once.
+    """
+    pairs: list[dict[str, Overlap]] = [{} for i in range(len(several)) for _ in range(i)]
+    for name in several[-1] if several else ():
+        bits = [np.packbits(mask[name].cpu().numpy()) for mask in several]
+        kept = [_ones(packed) for packed in bits]
+        both = [(i, j, _ones(bits[i] & bits[j])) for i in range(len(several)) for j in range(i)]
+        for pair, (i, j, num) in zip(pairs, both, strict=True):
+            weights = several[i][name].numel()
+            pair[name] = Overlap(weights=weights, kept_a=kept[i], kept_b=kept[j], kept_both=num)
+    return pairs
+
+
+def _ones(packed: np.ndarray) -> int:
+    return int(np.bitwise_count(packed).sum(dtype=np.int64))
 
 
 def overlap(a: Mask, b: Mask) -> Overlap:
@@ -205,9 +219,8 @@ def keep_top(
     """Keep the weights of highest score so that exactly round(sparsity * n) weights are dropped.
 
     Weights are ranked in fp32, by score, then by |ties|, then by position (names sorted, flat index; the earlier is
-    kept). A rank and not a threshold, so that ties never change the count. The k-th largest score is found by two
-    counting passes over the upper and the lower 16 bits (a radix selection): linear in n, with temporary memory of a
-    few times the largest tensor.
+    kept). A rank and not a threshold, so that ties never change the count. A sample brackets the k-th largest score,
+    and only what lies between is ranked: linear in n, with temporary memory of a few times the largest tensor.
 
     With scope "global" they are ranked over all tensors together. With "layer" every tensor is ranked by itself and
     pruned to the same sparsity: of the weights kept in all it keeps its share by size, rounded by largest remainders
@@ -244,6 +257,8 @@ def keep_top(
         within = {name: within[name].to(scores[name].device) for name in names}
     kept = {name: torch.zeros(scores[name].shape, dtype=torch.bool, device=scores[name].device) for name in names}
     rankings = [(scores, absolute)] + ([(ties, True)] if ties is not None else [])
+    for ranking, _ in rankings:
+        _check_numbers(ranking)
     if scope == "global":
         _keep(kept, names, rankings, within, wanted)
     else:
@@ -279,83 +294,119 @@ def _apportion(amount: int, sizes: Mapping[str, int]) -> dict[str, int]:
     return shares
 
 
+def _check_numbers(scores: Weights) -> None:
+    """Refuse NaN, which has no rank; the largest entry of a tensor that holds one is NaN."""
+    for name in sorted(scores):
+        score = scores[name].detach()
+        if score.is_floating_point() and score.numel() and score.amax().isnan():
+            raise MaskError(f"the scores of parameter {name!r} contain NaN")
+
+
 def _keep(kept: Mask, names: list[str], rankings: list[tuple[Weights, bool]], within: Mask | None, wanted: int) -> None:
     """Mark in `kept` the `wanted` highest weights among the tensors `names`, by one ranking after the other."""
     candidates = {name: None if within is None else within[name] for name in names}
     for ranking, by_magnitude in rankings:
-        threshold, num_above = _threshold(names, ranking, by_magnitude, candidates, wanted)
+        if wanted <= 0:
+            return
+        threshold, num_above, num_equal = _threshold(names, ranking, by_magnitude, candidates, wanted)
+        tied = num_above + num_equal > wanted
         for name in names:
-            key = _sort_key(name, ranking[name], by_magnitude)
-            above, equal = key > threshold, key == threshold
-            candidate = candidates[name]
-            if candidate is not None:
-                above &= candidate
-                equal &= candidate
-            kept[name] |= above
-            candidates[name] = equal
+            key = _sort_key(ranking[name], by_magnitude)
+            kept[name] |= _among(candidates[name], key > threshold if tied else key >= threshold)
+            if tied:
+                candidates[name] = _among(candidates[name], key == threshold)
+        if not tied:
+            return
         wanted -= num_above
     for name in names:  # what is still tied is kept in the order of position
-        tied = candidates[name]
-        assert tied is not None
-        num_tied = int(tied.sum())
-        if num_tied <= wanted:
-            kept[name] |= tied
-        elif wanted > 0:
-            kept[name].view(-1)[tied.reshape(-1).nonzero().squeeze(1)[:wanted]] = True
-        wanted -= min(num_tied, wanted)
+        places = candidates[name].reshape(-1).nonzero().squeeze(1)  # type: ignore[union-attr]
+        kept[name].view(-1)[places[:wanted]] = True
+        wanted -= min(len(places), wanted)
+
+
+def _among(candidate: Tensor | None, chosen: Tensor) -> Tensor:
+    """`chosen` (changed in place), restricted to the candidates; None: all are."""
+    return chosen if candidate is None else chosen.logical_and_(candidate)
 
 
 def _threshold(
-    names: Iterable[str],
+    names: Sequence[str],
     ranking: Weights,
     by_magnitude: bool,
     candidates: Mapping[str, Tensor | None],
     wanted: int,
-) -> tuple[int, int]:
-    """The `wanted`-th largest sort key among the candidates, and how many keys lie strictly above it."""
-    if wanted <= 0:
-        return 2**31 - 1, 0
-    names = list(names)
-    num_above, high = 0, 0
-    for upper in (True, False):
-        counts: Tensor | int = 0
+) -> tuple[int, int, int]:
+    """The `wanted`-th largest sort key among the candidates (at least `wanted`), and how many lie above and at it.
+
+    A regular sample says between which two keys it lies almost surely. One pass counts the keys above and collects
+    those between; if the sample misled, the same is done with keys farther apart.
+    """
+    total = sum(ranking[name].numel() for name in names)
+    step = round(total ** (1 / 3)) | 1  # odd, so that it does not walk along the columns of a matrix
+    sample = _sampled(names, ranking, by_magnitude, candidates, step)
+    margin = 2 * round(len(sample) ** 0.5) + 2
+    while True:
+        place = wanted // step
+        low = int(sample[place + margin]) if place + margin < len(sample) else _LOWEST
+        high = int(sample[min(place - margin, len(sample) - 1)]) if place >= margin and len(sample) else _HIGHEST
+        above, at_high, at_low, between = 0, 0, 0, []
         for name in names:
-            key = _sort_key(name, ranking[name], by_magnitude)
+            key = _sort_key(ranking[name], by_magnitude).reshape(-1)
             candidate = candidates[name]
-            key = key.reshape(-1) if candidate is None else key[candidate]
-            halves = key >> _LOW_BITS
-            key = halves + _NUM_BINS // 2 if upper else key[halves == high] & (_NUM_BINS - 1)
-            counts = counts + torch.bincount(key, minlength=_NUM_BINS).cpu()
-        assert isinstance(counts, torch.Tensor)
-        from_top = counts.flip(0).cumsum(0)
-        bin_from_top = int(torch.searchsorted(from_top, wanted - num_above))
-        num_above += int(from_top[bin_from_top - 1]) if bin_from_top else 0
-        chosen = _NUM_BINS - 1 - bin_from_top
-        if upper:
-            high = chosen - _NUM_BINS // 2
-        else:
-            return (high << _LOW_BITS) | chosen, num_above
-    raise AssertionError
+            candidate = None if candidate is None else candidate.reshape(-1)
+            over, upward = _among(candidate, key > high), _among(candidate, key >= low)
+            above += int(torch.count_nonzero(over))
+            found = key[upward.logical_xor_(over)]
+            at_high += int(torch.count_nonzero(found == high))
+            at_low += int(torch.count_nonzero(found == low))
+            between.append(found[(found > low) & (found < high)].cpu())  # of many ties at the ends none is collected
+        at_low = 0 if low == high else at_low
+        inner = sum(map(len, between))
+        if above < wanted <= above + at_high:
+            return high, above, at_high
+        above_inner = above + at_high
+        if above_inner < wanted <= above_inner + inner:
+            keys = torch.cat(between)
+            threshold = int(keys.kthvalue(inner - (wanted - above_inner) + 1).values)
+            higher = int(torch.count_nonzero(keys > threshold))
+            return threshold, above_inner + higher, int(torch.count_nonzero(keys == threshold))
+        if above_inner + inner < wanted <= above_inner + inner + at_low:
+            return low, above_inner + inner, at_low
+        margin *= 16
 
 
-def _sort_key(name: str, score: Tensor, by_magnitude: bool) -> Tensor:
+def _sampled(
+    names: Sequence[str], ranking: Weights, by_magnitude: bool, candidates: Mapping[str, Tensor | None], step: int
+) -> Tensor:
+    """The sort keys of every `step`-th weight, if it is a candidate, on the CPU and in falling order."""
+    parts = []
+    for name in names:
+        key = _sort_key(ranking[name].reshape(-1)[::step], by_magnitude)
+        candidate = candidates[name]
+        parts.append((key if candidate is None else key[candidate.reshape(-1)[::step]]).cpu())
+    return torch.cat(parts).sort(descending=True).values
+
+
+def _sort_key(score: Tensor, by_magnitude: bool) -> Tensor:
     """int32 keys in the order of the fp32 scores (the bits of a float, the negative ones reversed)."""
     score = score.detach().float()
     score = score.abs() if by_magnitude else score + 0.0  # both turn -0.0 into 0.0
-    if torch.isnan(score).any():
-        raise MaskError(f"the scores of parameter {name!r} contain NaN")
     bits = score.contiguous().view(torch.int32)
-    return bits if by_magnitude else bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return bits if by_magnitude else bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF))
 
 
 # --- applying and packing ---------------------------------------------------------------------------------------------
 
 
 def apply_(mask: Mask, weights: Weights) -> None:
-    """Set the weights that the mask drops to +0.0, in place."""
-    with torch.no_grad():
-        for name, kept in mask.items():
-            weights[name].masked_fill_(~kept, 0.0)
+    """Set the weights that the mask drops to +0.0, in place; by clearing their bits, faster than `masked_fill_`."""
+    for name, kept in mask.items():
+        weight = weights[name].detach()
+        if weight.is_floating_point():
+            bits = getattr(torch, f"int{8 * weight.itemsize}")
+            weight.view(bits).bitwise_and_(kept.view(torch.int8).neg().to(bits))  # all ones or all zeros
+        else:
+            weight.masked_fill_(~kept, 0.0)
 
 
 def pack(mask: Mask) -> Tensor:

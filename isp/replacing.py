@@ -28,6 +28,25 @@ def replaced(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
+@contextmanager
+def without_data() -> Iterator[None]:
+    """A context in which the parameters of modules that are built get no data: no random numbers, no memory.
+
+    Buffers are as they would be anyway; some are computed, and in no state dict.
+    """
+    register = torch.nn.Module.register_parameter
+    known: dict[int, tuple[torch.nn.Parameter, torch.nn.Parameter]] = {}  # tied parameters stay tied
+
+    def register_empty(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            empty = torch.nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+            parameter = known.setdefault(id(parameter), (parameter, empty))[1]
+        register(module, name, parameter)
+
+    with replaced([(torch.nn.Module, "register_parameter", register_empty)]):
+        yield
+
+
 def weight_norm_as(function: Callable[..., Any]) -> list[tuple[Any, str, Any]]:
     """Changes under which weight norms, parametrizations and the old hooks alike, are computed by another function.
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from isp import masks
+from isp.lazy import torch
 from isp.masks import Mask, Weights
 from isp.sparsity import Scope
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rule = Literal["mean_score", "votes", "union", "literal"]
 Contribution = Literal["mask", "magnitudes"]
@@ -36,6 +40,7 @@ def superpose(
     within: Mask | None,
     scope: Scope = "global",
     adjust: bool = True,
+    plain: Mask | None = None,
 ) -> Mask:
     """Superpose the contributions of the look-ahead copies into one mask of exactly `sparsity`.
 
@@ -55,26 +60,38 @@ def superpose(
         within: the run's current mask; what it dropped stays dropped.
         scope: whether layers are ranked together.
         adjust: False leaves a union as it is, with more weights than `sparsity` says.
+        plain: the mask of magnitude pruning, where it is known.
     """
-    if not contributions:
-        return masks.prune_by_magnitude(weights, sparsity, within, scope=scope)
+    if plain is None and (not contributions or rule == "literal"):
+        plain = masks.prune_by_magnitude(weights, sparsity, within, scope=scope)
+    if plain is not None and not contributions:
+        return plain
     keep_top = partial(masks.keep_top, sparsity=sparsity, ties=weights, within=within, scope=scope)
     if rule == "votes":
         return keep_top(masks.votes(contributions))  # type: ignore[arg-type]
     if rule == "mean_score":
-        # Summed in fp64, where fp32 magnitudes add up exactly enough for the order of the copies not to show.
-        mean = {name: sum(copy[name].double() for copy in contributions) / len(contributions) for name in weights}
-        return keep_top(mean)  # type: ignore[arg-type]
+        return keep_top({name: _mean([copy[name] for copy in contributions]) for name in weights}, absolute=True)
     superposed = masks.union(*contributions)  # type: ignore[arg-type]
-    if rule == "literal":
-        superposed = masks.union(superposed, masks.prune_by_magnitude(weights, sparsity, within, scope=scope))
+    if rule == "literal" and plain is not None:
+        superposed = masks.union(superposed, plain)
     return masks.prune_by_magnitude(weights, sparsity, superposed, scope=scope) if adjust else superposed
 
 
-def changed(mask: Mask, weights: Weights, sparsity: Decimal, within: Mask | None, scope: Scope = "global") -> float:
+def _mean(magnitudes: Sequence[Tensor]) -> Tensor:
+    """The mean of the copies' magnitudes of one parameter, in the fp32 that it is ranked in.
+
+    Summed in fp64, where fp32 magnitudes add up exactly enough for the order of the copies not to show.
+    """
+    total = magnitudes[0].to(torch.float64, copy=True)
+    for each in magnitudes[1:]:
+        total += each
+    return total.div_(len(magnitudes)).float()
+
+
+def changed(mask: Mask, plain: Mask) -> float:
     """Share of the kept weights that the denoisers changed: those that plain magnitude pruning would have dropped."""
-    plain = masks.prune_by_magnitude(weights, sparsity, within, scope=scope)
-    return 1 - masks.num_kept(masks.intersection(mask, plain)) / max(1, masks.num_kept(mask))
+    both = masks.overlap(mask, plain)
+    return 1 - both.kept_both / max(1, both.kept_a)
 
 
 def agreement(contributions: Sequence[Mask]) -> tuple[float, dict[str, float | None]] | None:
@@ -82,7 +99,7 @@ def agreement(contributions: Sequence[Mask]) -> tuple[float, dict[str, float | N
 
     A layer of which no mask keeps a weight has None, for there is nothing to agree on.
     """
-    pairs = [masks.overlap_by_layer(a, b) for i, a in enumerate(contributions) for b in contributions[:i]]
+    pairs = masks.overlaps_by_layer(contributions)
     if not pairs:
         return None
     total = _mean_jaccard([sum(layers.values(), masks.Overlap()) for layers in pairs])

@@ -20,6 +20,7 @@ from isp.divergence import SLOWER, explain, first_not_finite
 from isp.errors import ConfigError, IspError, MaskError
 from isp.lazy import torch
 from isp.masks import Mask, apply_, check_fits
+from isp.replacing import without_data
 from isp.rng import forked_rng, seed_all
 from isp.seeds import seed as named_seed
 from isp.settings import Settings
@@ -453,14 +454,10 @@ class Trainer:
             apply_(dict.fromkeys(memory.keys() & MOMENTS, kept), memory)
 
     def _leave(self, optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], step: int) -> State:
-        """Copy what the workspace holds into a state."""
+        """What the workspace holds as a state. Weights are copied, for the model stays; the rest ends with the run."""
         optimizer.zero_grad(set_to_none=True)
         here = self._reached(optimizer, parameters, step)
-        memory = {
-            name: {key: tensor.clone() for key, tensor in memory.items()} for name, memory in here.optimizer.items()
-        }
-        masters = {name: tensor.clone() for name, tensor in here.masters.items()}
-        return replace(state_of(self.model, step), optimizer=memory, masters=masters)
+        return replace(here, weights={name: tensor.clone() for name, tensor in here.weights.items()})
 
     def _reached(self, optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], step: int) -> State:
         """What the workspace holds, not copied."""
@@ -544,6 +541,25 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], what: str = "t
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])
+
+
+Model = TypeVar("Model", bound="nn.Module")
+
+
+def holding(weights: Mapping[str, Tensor], make: Callable[[], Model], what: str = "the weights") -> Model:
+    """What `make` builds, holding copies of these weights; its own are never drawn.
+
+    Raises:
+        ConfigError: as `load_weights`.
+    """
+    with without_data():
+        model = make()
+    for parameter in list(model.parameters()):
+        if parameter.is_meta:
+            filled = torch.nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+            torch.utils.swap_tensors(parameter, filled)  # type: ignore[no-untyped-call]
+    load_weights(model, weights, what)
+    return model
 
 
 def _on(device: torch.device, mask: Mask) -> Mask:

@@ -17,6 +17,7 @@ from isp.backbones import Backbone, clip_tiny
 from isp.backbones import _bert as bert
 from isp.backbones import _open_clip as clip
 from isp.backbones._bert import BertBackbone
+from isp.backbones._classifiers import ImageClassifier, TextClassifier
 from isp.backbones._open_clip import ClipBackbone
 from isp.data.sources import HubModel
 from isp.definitions import backbone_of
@@ -91,6 +92,40 @@ def test_a_backbone_prepares_trains_saves_and_loads(name: str, tmp_path: Path) -
         )
 
 
+@pytest.mark.parametrize("name", ["bert_tiny", "clip_tiny", "bert_base", "clip_vit_b32"])
+def test_a_model_built_without_data_is_the_model(name: str) -> None:
+    """Against one that draws its weights: parameters, buffers (also those in no state), and outputs to the bit."""
+    backbone = backbone_of(name)
+    generator = torch.Generator().manual_seed(0)
+    inputs: Any
+    if isinstance(backbone, BertBackbone):
+        architecture = dict(backbone.architecture or FULL_SIZE[name])
+        drawn: torch.nn.Module = TextClassifier(bert.build(architecture, 0), 3)
+        ids = torch.randint(0, 30, (2, 9), generator=generator)
+        inputs = {"input_ids": ids, "attention_mask": (ids > 3).long(), "token_type_ids": ids % 2}
+    else:
+        assert isinstance(backbone, ClipBackbone)
+        architecture = backbone.described()
+        head = torch.randn(3, architecture["model"]["embed_dim"], generator=generator)
+        drawn = ImageClassifier(clip.build(architecture, 0).visual, head)
+        inputs = torch.randn(2, 3, *[clip.image_size(architecture)] * 2, generator=generator)
+    for tensor in drawn.parameters():
+        tensor.data.mul_(1.25).add_(0.01)
+    before = torch.get_rng_state()
+    restored = backbone.restore(state_of(drawn).weights, architecture)
+    assert torch.equal(torch.get_rng_state(), before)
+    for kind in ("named_parameters", "named_buffers"):
+        ours, theirs = (dict(getattr(model, kind)(remove_duplicate=False)) for model in (restored, drawn))
+        assert list(ours) == list(theirs)
+        for each, tensor in theirs.items():
+            assert torch.equal(ours[each], tensor), each
+            facts = [(t.dtype, t.device, t.stride(), t.requires_grad, type(t)) for t in (ours[each], tensor)]
+            assert facts[0] == facts[1], each
+            assert ours[each].data_ptr() != tensor.data_ptr()
+    assert list(restored.state_dict()) == list(drawn.state_dict())
+    assert torch.equal(restored.eval()(inputs), drawn.eval()(inputs))
+
+
 @pytest.mark.parametrize("name", registry.names("backbone"))
 def test_from_scratch_is_the_same_head_on_random_weights(name: str) -> None:
     backbone: Backbone = registry.load("backbone", name).BACKBONE
@@ -144,9 +179,9 @@ def test_prunable_weights_at_full_size(definition: str, tensors: int, weights: i
     with torch.device("meta"):
         if isinstance(backbone, ClipBackbone):
             tower = clip.build(backbone.described(), 0).visual
-            model: torch.nn.Module = clip.ImageClassifier(tower, torch.zeros(10, 512))
+            model: torch.nn.Module = ImageClassifier(tower, torch.zeros(10, 512))
         else:
-            model = bert.TextClassifier(bert.build(FULL_SIZE.get(definition, FULL_SIZE["bert_base"]), 0), 2)
+            model = TextClassifier(bert.build(FULL_SIZE.get(definition, FULL_SIZE["bert_base"]), 0), 2)
     names = prunable_names(model, backbone.prunable)
     assert len(names) == tensors
     assert sum(model.get_parameter(name).numel() for name in names) == weights

@@ -86,7 +86,7 @@ def test_literal_equals_magnitude_and_the_other_rules_do_not(seed: int) -> None:
         settings = isp.Settings(rule=rule)
         weak = [superposition.weak(settings.contribution, copy, Decimal("0.6"), within) for copy in copies]
         mask = superposition.superpose(rule, weights, weak, Decimal("0.6"), within)
-        changed = superposition.changed(mask, weights, Decimal("0.6"), within)
+        changed = superposition.changed(mask, plain)
         assert equal(mask, plain) == (changed == 0) == (rule == "literal")
         assert equal(superposition.superpose(rule, weights, [], Decimal("0.6"), within), plain)  # N = 0
 
@@ -578,3 +578,19 @@ def test_isp_is_the_papers_union_and_isp_mean_the_mean_of_magnitudes(make: MakeT
     assert not equal(mean.weights, paper.weights)
     with pytest.raises(ConfigError, match="settings of method 'isp_mean': rule = 'union'"):
         make_method("isp_mean", {"rule": "union"})
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("num", [0, 1, 4])
+def test_an_event_records_what_its_masks_say(rule: Rule, num: int) -> None:
+    """The share that was changed and the agreement of all pairs, from masks that are compared one by one."""
+    weights, within, copies = random_event(1)
+    copies = copies[:num]
+    weak = [superposition.weak(isp.Settings(rule=rule).contribution, copy, Decimal("0.6"), within) for copy in copies]
+    event = denoised.aggregate(rule, weights, weak, Decimal("0.6"), within, {})
+    plain = masks.prune_by_magnitude(weights, Decimal("0.6"), within)
+    assert event.record["changed"] == 1 - masks.num_kept(masks.intersection(event.mask, plain)) / 120
+    pruned = [masks.prune_by_magnitude(copy, Decimal("0.6"), within) for copy in copies]
+    pairs = [(a, b) for i, a in enumerate(pruned) for b in pruned[:i]]
+    found = [masks.num_kept(masks.intersection(a, b)) / masks.num_kept(masks.union(a, b)) for a, b in pairs]
+    assert event.record["agreement"] == (sum(found) / len(found) if found else None)

@@ -1,5 +1,6 @@
 from decimal import Decimal
 from fractions import Fraction
+from math import prod
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from isp import masks
 from isp.errors import MaskError
 from isp.sparsity import num_pruned
+from tests.support.counting import keep_by_counting
 from tests.support.naive import naive
 
 T, F = True, False
@@ -137,6 +139,46 @@ def test_selection_equals_a_sort(data: st.DataObject) -> None:
     assert all(torch.equal(kept[name], expected[name]) for name in scores)
 
 
+LAYOUTS = {
+    "normal": lambda n, generator: torch.randn(n, generator=generator),
+    "many ties": lambda n, generator: torch.randint(-3, 4, (n,), generator=generator).float(),
+    "one value": lambda n, generator: torch.full((n,), -2.0),
+    "mostly zero": lambda n, generator: torch.randn(n, generator=generator).relu().sub(1).relu(),
+    "rising": lambda n, generator: torch.arange(n).float(),
+    "columns of other size": lambda n, generator: (
+        torch.arange(n).remainder(64).float() + torch.rand(n, generator=generator)
+    ),
+    "few large at the end": lambda n, generator: (torch.arange(n) > 0.999 * n) * torch.rand(n, generator=generator),
+    "far apart": lambda n, generator: (
+        torch.rand(n, generator=generator).mul(70).sub(40).exp() * torch.randn(n, generator=generator).sign()
+    ),
+}
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.parametrize("with_ties", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_selection_among_many_equals_two_counting_passes(layout: str, with_ties: bool, absolute: bool) -> None:
+    """Of so many that a sample brackets the threshold; some layouts mislead it. Within half of them, and of all."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"c": (150, 100), "a": (90, 64), "b": (5000,)}
+    values = LAYOUTS[layout](sum(map(prod, shapes.values())), generator).split(list(map(prod, shapes.values())))
+    scores = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), values, strict=True)}
+    ties = {n: torch.randint(0, 9, t.shape, generator=generator).float() for n, t in scores.items()}
+    half = {name: torch.rand(tensor.shape, generator=generator) < 0.5 for name, tensor in scores.items()}
+    total = masks.num_weights(scores)
+    for within in (None, half):
+        for sparsity in ("0.0001", "0.5001", "0.6", "0.9", "0.9999"):
+            wanted = total - num_pruned(Decimal(sparsity), total)
+            if within is not None and wanted > masks.num_kept(within):
+                continue
+            chosen = ties if with_ties else None
+            kept = masks.keep_top(scores, sparsity=Decimal(sparsity), ties=chosen, within=within, absolute=absolute)
+            expected = keep_by_counting(scores, chosen, within, wanted, absolute)
+            assert masks.num_kept(kept) == wanted
+            assert all(torch.equal(kept[name], expected[name]) for name in scores)
+
+
 def test_scope_layer_by_hand() -> None:
     """Half of 3 and 5 weights: 1.5 and 2.5 are kept, of equal remainders the earlier name is rounded up."""
     weights = {"b": torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0]), "a": torch.tensor([1.0, -3.0, 2.0])}
@@ -218,6 +260,19 @@ def test_packing_by_hand() -> None:
 def test_unpacking_too_few_bytes() -> None:
     with pytest.raises(MaskError, match="1 bytes cannot hold a mask of 9 weights"):
         masks.unpack(torch.zeros(1, dtype=torch.uint8), {"a": [9]})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32])
+def test_applying_changes_what_is_dropped_and_nothing_else(dtype: torch.dtype) -> None:
+    """As `masked_fill_` does, to the bit: also NaN, infinities and -0.0; and of a tensor that is not contiguous."""
+    values = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 0.0, -1.5, 1e-45, 3.0])
+    values = values.nan_to_num(7, 7, -7) if dtype == torch.int32 else values
+    weight = values.repeat(2).view(4, 4).to(dtype).T.requires_grad_(dtype.is_floating_point)
+    kept = (torch.arange(16) < 8).view(4, 4).T
+    expected = weight.detach().masked_fill(~kept, 0)
+    masks.apply_({"x": kept}, {"x": weight})
+    ours, theirs = (t.detach().contiguous().view(torch.uint8) for t in (weight, expected))
+    assert torch.equal(ours, theirs)
 
 
 def test_applying_sets_plus_zero() -> None:

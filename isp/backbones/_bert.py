@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from isp.lazy import torch
 from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
 from isp.tasks import Inputs, Task
-from isp.training import load_weights
+from isp.training import holding, load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,9 +143,11 @@ class BertBackbone:
         """The pre-trained BERT, or one with random weights, under a fresh head of the task, drawn from the seed."""
         from isp.backbones._classifiers import TextClassifier
 
-        bert = build(pretrained.architecture, 1 + seed if random else 0)
-        if not random:
-            load_weights(bert, pretrained.weights, "the pre-trained weights")
+        if random:
+            bert = build(pretrained.architecture, 1 + seed)
+        else:
+            make = partial(build, pretrained.architecture, 0)
+            bert = holding(pretrained.weights, make, "the pre-trained weights")
         model = TextClassifier(bert, task.num_outputs)
         with forked_rng(), torch.no_grad():
             torch.manual_seed(named_seed("head", seed=seed))
@@ -181,9 +184,7 @@ class BertBackbone:
             raise ConfigError(
                 "weights without 'classifier.bias' are not those of a text classifier (stage: initialise)"
             )
-        model = TextClassifier(build(architecture, 0), len(weights["classifier.bias"]))
-        load_weights(model, weights)
-        return model
+        return holding(weights, lambda: TextClassifier(build(architecture, 0), len(weights["classifier.bias"])))
 
 
 def build(architecture: Mapping[str, Any], seed: int) -> BertModel:

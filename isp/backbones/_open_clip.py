@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from isp.lazy import F, torch
 from isp.rng import forked_rng
 from isp.seeds import seed as named_seed
 from isp.tasks import ImageTask, Inputs, Task
-from isp.training import load_weights
+from isp.training import holding, load_weights
 
 if TYPE_CHECKING:
     import open_clip
@@ -150,8 +150,7 @@ class ClipBackbone:
     def initial(self, pretrained: Pretrained, task: Task, seed: int, random: bool) -> ImageClassifier:
         """The pre-trained picture tower, or one with random weights, under the pre-trained zero-shot head."""
         assert isinstance(task, ImageTask)
-        clip = build(pretrained.architecture, 0)
-        load_weights(clip, pretrained.weights, "the pre-trained weights")
+        clip = holding(pretrained.weights, partial(build, pretrained.architecture, 0), "the pre-trained weights")
         model = classifier(clip, task.classes, task.templates)
         if random:
             load_weights(model.visual, build(pretrained.architecture, 1 + seed).visual.state_dict())
@@ -185,9 +184,9 @@ class ClipBackbone:
 
         if "head" not in weights:
             raise ConfigError("weights without 'head' are not those of a CLIP classifier (stage: initialise)")
-        model = ImageClassifier(build(architecture, 0).visual, torch.empty_like(weights["head"]))
-        load_weights(model, weights)
-        return model
+        return holding(
+            weights, lambda: ImageClassifier(build(architecture, 0).visual, torch.empty_like(weights["head"]))
+        )
 
 
 def build(architecture: Mapping[str, Any], seed: int) -> open_clip.CLIP:

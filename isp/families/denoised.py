@@ -208,9 +208,9 @@ def aggregate(
         scope: whether layers are ranked together.
         adjust: False leaves a union with more weights than `sparsity` says.
     """
-    mask = superposition.superpose(rule, weights, contributions, sparsity, within, scope, adjust)
-    changed = superposition.changed(mask, weights, sparsity, within, scope)
-    record = {**about, "sparsity": str(sparsity), "changed": changed}
+    plain = masks.prune_by_magnitude(weights, sparsity, within, scope=scope)
+    mask = superposition.superpose(rule, weights, contributions, sparsity, within, scope, adjust, plain)
+    record = {**about, "sparsity": str(sparsity), "changed": superposition.changed(mask, plain)}
     if rule == "mean_score":  # compare the masks that the copies would have been pruned to
         contributions = [masks.prune_by_magnitude(copy, sparsity, within, scope=scope) for copy in contributions]
     agreed = superposition.agreement(contributions)  # type: ignore[arg-type]
