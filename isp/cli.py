@@ -194,8 +194,8 @@ def status(
 
     if (study is None) == (configfile is None):
         raise ConfigError("isp status: give the name of a study, or its file by --configfile FILE")
-    found = load_study(configfile) if configfile else find_study(study or "")
-    content = report(Jobs(found), look(found), read_plan(found))
+    study_ = load_study(configfile) if configfile else find_study(study or "")
+    content = report(Jobs(study_), look(study_), read_plan(study_))
     typer.echo(json.dumps(content, indent=1) if as_json else lines(content), nl=as_json)
     if content["failed"]:
         raise SystemExit(1)
@@ -220,13 +220,13 @@ def compare(
 
     if only_summary and as_json:
         raise ConfigError("isp compare: --summary and --json exclude each other, give one of them")
-    found = comparing.compare(comparing.read_side(run), comparing.read_side(reference))
+    comparison = comparing.compare(comparing.read_side(run), comparing.read_side(reference))
     if as_json:
-        typer.echo(json.dumps(comparing.as_json(found), indent=1))
+        typer.echo(json.dumps(comparing.as_json(comparison), indent=1))
     elif only_summary:
-        typer.echo(printable(comparing.summarise(found)))
+        typer.echo(printable(comparing.summarise(comparison)))
     else:
-        tables, notes = comparing.tables(found), "\n".join(comparing.notes(found))
+        tables, notes = comparing.tables(comparison), "\n".join(comparing.notes(comparison))
         if not out.is_terminal:
             typer.echo(printable(text(tables, notes)), nl=False)
             return
@@ -255,21 +255,21 @@ def _snakemake() -> list[str]:
 
 def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
     """--set options as nested settings."""
-    found: dict[str, dict[str, Any]] = {"method": {}, "training": {}, "task": {}, "initial": {}}
+    settings: dict[str, dict[str, Any]] = {"method": {}, "training": {}, "task": {}, "initial": {}}
     for pair in pairs:
         path, equals, text = pair.partition("=")
         part, _, key = path.partition(".")
         if path == "initial":
             part, key = "initial", "initial"
-        if not equals or not key or part not in found:
+        if not equals or not key or part not in settings:
             raise ConfigError(
                 f"--set {pair}: allowed are method.KEY=VALUE, training.KEY=VALUE, task.KEY=VALUE and initial=VALUE"
             )
         try:
-            found[part][key] = load_yaml(text)
+            settings[part][key] = load_yaml(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {pair}: {text!r} is not a YAML value") from None
-    return found
+    return settings
 
 
 def _with_options_from_files(arguments: list[str]) -> list[str]:
@@ -280,18 +280,18 @@ def _with_options_from_files(arguments: list[str]) -> list[str]:
     Raises:
         ConfigError: a file cannot be read.
     """
-    found: list[str] = []
+    options: list[str] = []
     left = iter(arguments)
     for argument in left:
         path = next(left, None) if argument == "--options-from" else None
         if path is None:
-            found.append(argument)
+            options.append(argument)
             continue
         try:
-            found += shlex.split(Path(path).read_text(encoding="utf-8"))
+            options += shlex.split(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"--options-from {path}: cannot be read ({error})") from None
-    return found
+    return options
 
 
 @contextmanager

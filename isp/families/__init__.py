@@ -126,9 +126,9 @@ def describe_method(family: str) -> ModuleType:
     class Described(base):  # type: ignore[valid-type, misc]
         model_config = ConfigDict(extra="allow")
 
-    found = ModuleType(f"isp_method_of_family_{family}")
-    vars(found).update(FAMILY=family, VERSION=0, Settings=Described, events=lambda *_: ())
-    return found
+    module = ModuleType(f"isp_method_of_family_{family}")
+    vars(module).update(FAMILY=family, VERSION=0, Settings=Described, events=lambda *_: ())
+    return module
 
 
 def chooses(method: Method) -> bool:

@@ -157,14 +157,14 @@ def train_copy(
     Raises:
         TrainingDiverged: names the copy, and keeps the state that it began from.
     """
-    own, warmup = varied(trainer, member), settings.warmup_steps
+    varying, warmup = varied(trainer, member), settings.warmup_steps
     start = state if settings.optimizer == "inherited" else replace(state, optimizer={})
     if warmup:
         short = {"learning_rate": peak * member.learning_rate_factor, "warmup_steps": warmup, "steps": 2 * warmup}
-        own = replace(own, training=own.training.model_copy(update=short))
+        varying = replace(varying, training=varying.training.model_copy(update=short))
         start = replace(start, step=0)
     with named(name, member, state, mask):
-        return own.run(start, start.step + settings.look_ahead_steps, mask)
+        return varying.run(start, start.step + settings.look_ahead_steps, mask)
 
 
 def varied(trainer: Trainer, member: Member) -> Trainer:

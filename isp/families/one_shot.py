@@ -78,9 +78,9 @@ def probe(trainer: Trainer, initial: State, look: Callable[[Probe], T]) -> tuple
                 yield batch
 
         weights: dict[str, Tensor] = {name: parameters[name] for name in trainer.prunable}
-        found = look(Probe(weights=weights, model=model, loss=trainer.loss, batches=batches))
+        seen = look(Probe(weights=weights, model=model, loss=trainer.loss, batches=batches))
     model.zero_grad(set_to_none=True)
-    return found, counter.cost()
+    return seen, counter.cost()
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:

@@ -67,13 +67,13 @@ def train_member(
         TrainingDiverged: names the member, and keeps the initial state.
     """
     member = uniform_soup.member(settings, len(trainer.examples), trainer.seed, index)
-    own, total = varied(trainer, member), trainer.training.steps
+    varying, total = varied(trainer, member), trainer.training.steps
     with named(f"member {index} of the soup", member, initial):
-        state, at = initial, own.resumed(Progress())
+        state, at = initial, varying.resumed(Progress())
         if at.mask is None:
-            state, at.spent = own.run(initial, settings.prune_step(total) if sparsity else 0)
-            at.mask = masks.prune_by_magnitude(own.prunable_weights(state), sparsity, scope=settings.scope)
-        state, cost = own.run(state, total, at.mask)
+            state, at.spent = varying.run(initial, settings.prune_step(total) if sparsity else 0)
+            at.mask = masks.prune_by_magnitude(varying.prunable_weights(state), sparsity, scope=settings.scope)
+        state, cost = varying.run(state, total, at.mask)
     return Ticket(method="member", sparsity=sparsity, mask=at.mask, weights=state.weights, retraining=at.spent + cost)
 
 

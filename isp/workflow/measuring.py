@@ -56,11 +56,11 @@ class _Shape:
 
 @lru_cache(maxsize=2)  # a study may have many, and they are whole models
 def _shape(backbone: str, task: str, data_root: Path) -> _Shape:
-    made = backbone_of(backbone)
-    model, architecture, tensors = made.blank(task_of(task), 4 * COUNTED, data_root)
+    definition = backbone_of(backbone)
+    model, architecture, tensors = definition.blank(task_of(task), 4 * COUNTED, data_root)
     training = Training(steps=1, batch_size=COUNTED, learning_rate=1e-3)
-    examples = made.examples(tensors, architecture, "none")
-    counted = make_trainer(model, examples, default_loss, training, prunable_names(model, made.prunable), 0)
+    examples = definition.examples(tensors, architecture, "none")
+    counted = make_trainer(model, examples, default_loss, training, prunable_names(model, definition.prunable), 0)
     return _Shape(
         model=model,
         architecture=architecture,
@@ -99,19 +99,19 @@ def stated(study: Study, backbone: str, task: str, throughput: float, overhead: 
         overhead: seconds of a job beside its work.
     """
     same = next(group.task for group in study.groups() if group.backbone == backbone)
-    found = counted(study, backbone, task, same)
+    rates = counted(study, backbone, task, same)
     return replace(
-        found,
-        step_seconds=found.step_flops / throughput,
-        example_seconds=found.example_flops / throughput,
-        selection_seconds=selection_seconds(study.device, found.prunable),
+        rates,
+        step_seconds=rates.step_flops / throughput,
+        example_seconds=rates.example_flops / throughput,
+        selection_seconds=selection_seconds(study.device, rates.prunable),
         job_seconds=overhead,
     )
 
 
 def measured(study: Study, backbone: str, task: str) -> Rates:
     """What work takes here, on the study's device and threads; on random weights, and prepared examples if any."""
-    made, training = study.backbone(backbone), study.protocol(backbone, task)
+    definition, training = study.backbone(backbone), study.protocol(backbone, task)
     shape = _shape(study.defined("backbone", backbone), study.defined("task", task), study.data_root)
     torch.set_num_threads(study.threads)
     tensors = _prepared(study, backbone, task)
@@ -120,10 +120,10 @@ def measured(study: Study, backbone: str, task: str) -> Rates:
         tensors = {name: torch.cat([tensor] * times) for name, tensor in shape.tensors.items()}
     model = shape.model.to(study.device)
     tensors = {name: tensor.to(study.device) for name, tensor in tensors.items()}
-    examples = made.examples(tensors, shape.architecture, study.limits(task).augmentation)
+    examples = definition.examples(tensors, shape.architecture, study.limits(task).augmentation)
     trainer = make_trainer(model, examples, default_loss, training, list(shape.prunable), 0, flops=shape.flops)
-    scored = made.examples(limited(tensors, SCORED), shape.architecture, "none")
-    return _timed(counted(study, backbone, task, task), trainer, scored, made, shape.architecture)
+    scored = definition.examples(limited(tensors, SCORED), shape.architecture, "none")
+    return _timed(counted(study, backbone, task, task), trainer, scored, definition, shape.architecture)
 
 
 def counted(study: Study, backbone: str, task: str, of: str, prepared: bool = True) -> Rates:
@@ -164,7 +164,9 @@ def _prepared(study: Study, backbone: str, task: str) -> Mapping[str, Tensor] | 
     return limited(artifacts.load_examples(path, "train")[0], study.limits(task).num_train)
 
 
-def _timed(counted: Rates, trainer: Trainer, scored: Any, made: Backbone, architecture: Mapping[str, Any]) -> Rates:
+def _timed(
+    counted: Rates, trainer: Trainer, scored: Any, definition: Backbone, architecture: Mapping[str, Any]
+) -> Rates:
     """With the seconds of a step, of scoring an example, of selecting a mask, and of what every job does beside: build,
     read, write, rank.
     """
@@ -182,7 +184,7 @@ def _timed(counted: Rates, trainer: Trainer, scored: Any, made: Backbone, archit
             artifacts.save_state(Path(folder) / "state", state, {})
             artifacts.load_state(Path(folder) / "state")
         masks.prune_by_magnitude(trainer.prunable_weights(state), Decimal("0.5"))
-        made.restore(state.weights, architecture)
+        definition.restore(state.weights, architecture)
 
     return replace(
         counted,

@@ -182,6 +182,6 @@ def at_most(study: Study, backbone: str, task: str) -> Rates:
     except (ArtifactError, TypeError):  # not there, or of another version
         from isp.workflow.measuring import counted
 
-        found = counted(study, backbone, task, same, prepared=False)
-        files.write_json(path, asdict(found))
-        return found
+        rates = counted(study, backbone, task, same, prepared=False)
+        files.write_json(path, asdict(rates))
+        return rates

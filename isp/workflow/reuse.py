@@ -75,10 +75,10 @@ def _entries(manifest: Path) -> list[Mapping[str, Any]]:
 
 def _read_known() -> dict[str, list[Any]]:
     try:
-        found = read_json(KNOWN, "the start of a run")
+        known = read_json(KNOWN, "the start of a run")
     except ArtifactError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return known if isinstance(known, dict) else {}
 
 
 def _checksum(path: Path, known: Mapping[str, Any]) -> list[Any]:
@@ -95,5 +95,5 @@ def _replaced(path: Path, listed: Collection[Path]) -> str:
     """Describe other files of the same split in the place of a missing file; empty if there are none."""
     split = re.match(r"(.+)-\d+-of-\d+", path.name)
     others = path.parent.glob(f"{glob.escape(split[1])}-*-of-*.parquet") if split else ()
-    found = sorted(other.name for other in others if other not in listed)
-    return f"is gone, and {found[0]} is another file" if found else ""
+    names = sorted(other.name for other in others if other not in listed)
+    return f"is gone, and {names[0]} is another file" if names else ""

@@ -45,10 +45,10 @@ def refuse_twice(folder: Path) -> None:
             f"{' '.join(asked)}: {said}; a start must know whether jobs of an earlier run are in the queue. Try again "
             "when the cluster's controller answers"
         )
-    found = runs_in(listing.stdout, folder)
-    if found:
-        runs = ", ".join(f"{count} of run {name}" for name, count in sorted(found.items()))
-        cancel = " ".join(f"scancel --name={name};" for name in sorted(found)).rstrip(";")
+    running = runs_in(listing.stdout, folder)
+    if running:
+        runs = ", ".join(f"{count} of run {name}" for name, count in sorted(running.items()))
+        cancel = " ".join(f"scancel --name={name};" for name in sorted(running)).rstrip(";")
         raise IspError(
             f"{folder}: jobs of another Snakemake are in the queue ({runs}); starting now would run them twice. If it "
             f"lives, let it end. If it was killed, cancel its jobs, {cancel!r}, or wait until they are gone from "

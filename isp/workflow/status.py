@@ -118,8 +118,8 @@ def report(jobs: Jobs, seen: Seen, plan: Mapping[str, Any] | None) -> dict[str, 
 
 
 def _count(states: Iterable[State]) -> dict[str, int]:
-    found = Counter(states)
-    return {state: found[state] for state in ("done", "running", "lost", "failed", "left")}
+    counts = Counter(states)
+    return {state: counts[state] for state in ("done", "running", "lost", "failed", "left")}
 
 
 def _states(jobs: Jobs, order: list[str], seen: Seen) -> dict[str, State]:
@@ -130,16 +130,16 @@ def _states(jobs: Jobs, order: list[str], seen: Seen) -> dict[str, State]:
         order: their outputs, those after what they need.
         seen: in the folder.
     """
-    found: dict[str, State] = {}
+    states: dict[str, State] = {}
     needed_by: dict[str, list[str]] = {output: [] for output in order}
     for job in jobs.by_output.values():
         for path in job.inputs:
             needed_by[path].append(job.output)
     for output in reversed(order):
         later = needed_by[output]
-        used = bool(later) and all(found[each] == "done" for each in later)
-        found[output] = _state(output, used, log_of(jobs.study.study, output), seen)
-    return found
+        used = bool(later) and all(states[each] == "done" for each in later)
+        states[output] = _state(output, used, log_of(jobs.study.study, output), seen)
+    return states
 
 
 def _state(output: str, used: bool, log: str, seen: Seen) -> State:
@@ -162,9 +162,9 @@ def _tickets(jobs: Jobs, order: list[str], states: Mapping[str, State]) -> list[
     """By backbone, task and variant how many tickets are done; failed, running: where something that they need is."""
     needs: dict[str, set[State]] = {}
     for output in order:
-        own = states[output]
-        inputs = jobs.by_output[output].inputs if own != "done" else ()
-        needs[output] = {own}.union(*(needs[path] for path in inputs))
+        state = states[output]
+        inputs = jobs.by_output[output].inputs if state != "done" else ()
+        needs[output] = {state}.union(*(needs[path] for path in inputs))
     rows: dict[tuple[str, str, str], Counter[str]] = {}
     for output in jobs.dag.records():
         job = jobs.by_output[output]
@@ -210,12 +210,12 @@ def _end(seen: Seen, path: str) -> dict[str, Any]:
 
 def _others(study: Study, seen: Seen) -> list[dict[str, Any]]:
     """Jobs that are of no cell, where their logs end in an error: what studies share, and what people read."""
-    found = []
+    failures = []
     for rule, output, log in _shared(study):
         end = _end(seen, log)
         if output not in seen.files and end["lines"] and _ERROR.match(end["lines"][-1]):
-            found.append({"rule": rule, "output": output, "lost": False, **end})
-    return found
+            failures.append({"rule": rule, "output": output, "lost": False, **end})
+    return failures
 
 
 def _shared(study: Study) -> list[tuple[str, str | None, str]]:
@@ -284,15 +284,15 @@ class _Times:
         self._plan: dict[str, float] = {row["rule"]: row["seconds"] / row["jobs"] for row in rules if row["jobs"]}
         taken = planned = 0.0
         for job in jobs.by_output.values():
-            own = self._by_place.setdefault((job.rule, job.place), [])
-            if states[job.output] != "done" or len(own) >= SAMPLED:
+            seconds = self._by_place.setdefault((job.rule, job.place), [])
+            if states[job.output] != "done" or len(seconds) >= SAMPLED:
                 continue
             said = seen.log(log_of(jobs.study.study, job.output))
             times = watch.took(said.text) if said else None
             if times is None:
                 continue
             self.measured += 1
-            own.append(sum(times))
+            seconds.append(sum(times))
             self._by_rule.setdefault(job.rule, []).append(sum(times))
             if job.rule in self._plan:
                 taken, planned = taken + sum(times), planned + self._plan[job.rule]
@@ -314,14 +314,14 @@ class _Times:
 
 def look(study: Study) -> Seen:
     """What lies in the folders of a study and in `resources/`, below the current one."""
-    now, found = time.time(), set[str]()
+    now, there = time.time(), set[str]()
     for folder in (paths.STUDY.format(study=study.study), "resources"):
         for where, folders, names in os.walk(folder):
             if where == "resources":
                 folders[:] = [name for name in folders if name != "data"]  # whole data sets
-            found.update(f"{where}/{name}" for name in names)
+            there.update(f"{where}/{name}" for name in names)
     marks: dict[str, Mark] = {}
-    for path in found:
+    for path in there:
         output = watch.marked(path)
         if output is not None:
             try:
@@ -334,7 +334,7 @@ def look(study: Study) -> Seen:
                 continue
 
     def log(path: str) -> Log | None:
-        if path not in found:
+        if path not in there:
             return None
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # of a pipe nothing may ever come
@@ -345,7 +345,7 @@ def look(study: Study) -> Seen:
         except OSError:
             return None
 
-    return Seen(files=found, marks=marks, log=log, now=now)
+    return Seen(files=there, marks=marks, log=log, now=now)
 
 
 def find_study(name: str) -> Study:
@@ -395,7 +395,7 @@ def read_plan(study: Study) -> Mapping[str, Any] | None:
     """The plan of a study, if it was made already."""
     path = Path(paths.PLAN.format(study=study.study))
     try:
-        found: Mapping[str, Any] = files.read_json(path, "plan", Plan)
+        plan: Mapping[str, Any] = files.read_json(path, "plan", Plan)
     except IspError:  # not made yet, or of another shape, which the stage that needs it will say
         return None
-    return found
+    return plan
