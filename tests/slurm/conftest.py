@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 CLUSTER = Path(__file__).parent / "cluster.sh"
+IMPATIENT = Path(__file__).parent / "impatient.py"
 PROFILE = ROOT / "workflow" / "profiles" / "slurm" / "config.yaml"
 
 
@@ -56,7 +58,7 @@ class Cluster:
 
     def command(self, *options: str) -> list[str]:
         snakefile = str(ROOT / "workflow" / "Snakefile")
-        command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--workflow-profile", "profile"]
+        command = [sys.executable, str(IMPATIENT), "--snakefile", snakefile, "--workflow-profile", "profile"]
         return [*command, *options, "--configfile", str(self.study)]
 
     def start(self, *options: str) -> subprocess.Popen[str]:
@@ -83,7 +85,12 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Two nodes. Without them tests are skipped, unless ISP_SLURM=required."""
+    """Two nodes. Without them tests are skipped, unless ISP_SLURM=required.
+
+    A configuration that a terminated pytest left behind would make every later start of Snakemake wait 9 s for an
+    answer, so SIGTERM ends the tests as Ctrl-C does.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     done = subprocess.run([CLUSTER, "up"], capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         reason = f"{CLUSTER.name} up: {done.stderr.strip() or done.returncode}"
