@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -376,7 +375,7 @@ def test_a_folder_with_a_long_path_is_not_taken(
     )
     monkeypatch.setenv("ISP_WARM", "old")
     monkeypatch.setenv("ISP_OWNER", "1")
-    running._warm_start(SimpleNamespace(device="cpu"))
+    running._warm_start()
     assert "ISP_WARM" not in os.environ
     size = len(os.fsencode(str(long))) + len(f"/isp-{os.getuid()}-{os.getpid()}-12345678/warm.sock")
     assert capsys.readouterr().err == (
@@ -384,6 +383,14 @@ def test_a_folder_with_a_long_path_is_not_taken(
         "are allowed; /tmp: Permission denied. To have one, let TMPDIR name a folder with a short path that you can "
         "write to. Jobs start without it, which takes some seconds each.\n"
     )
+
+
+def test_a_server_in_which_an_import_touched_cuda_refuses_to_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No child could use the device: CUDA does not survive a fork."""
+    warm._check_untouched()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(IspError, match="initialised CUDA when it was imported"):
+        warm._check_untouched()
 
 
 LISTS = "from isp.__main__ import main; main()"

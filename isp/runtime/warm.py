@@ -4,7 +4,8 @@ A workflow of hundreds of small jobs would otherwise spend most of its time on i
 writes and returns is as in a fresh process, for its child has the client's arguments, folder, environment, umask and
 standard streams. What differs: limits (ulimit), niceness and control groups are those of the first client; and what
 libraries read from the environment as they are imported is the server's, so their numbers of threads are set to one
-there. torch's is whatever a stage sets: the server computes nothing, so no pool of threads is lost in the fork.
+there. torch's is whatever a stage sets: the server computes nothing, so no pool of threads is lost in the fork. Nor
+does it touch CUDA: a child on a GPU makes a context of its own.
 
 Nobody outlives the one they work for: a child ends with its client and with the server, the server with its owner (the
 Snakemake process). SIGTERM and SIGUSR1 are passed on to the child, which ends as it likes, and its client with it. It
@@ -488,6 +489,7 @@ def serve(socket_path: str, owner_pid: int, run: str = RUN, modules: Sequence[st
     _remove_leftovers(os.path.dirname(socket_path))
     gc.disable()  # until the children: a collection would write to, and so copy, the pages they share
     _import(modules or (*MODULES, *_own_modules()))
+    _check_untouched()
     # Executed again in every child, in milliseconds: rich's consoles look at the terminal and the environment then.
     sys.modules.pop(run.partition(":")[0], None)
     gc.freeze()
@@ -545,6 +547,17 @@ def _listener(path: str) -> Iterator[socket.socket]:
         os.umask(umask)
         listener.listen(128)
         yield listener
+
+
+def _check_untouched() -> None:
+    """Check that no import has made a CUDA context, which no child could use.
+
+    Raises:
+        IspError: One has.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        raise IspError("a module has initialised CUDA when it was imported, so no job can be forked from this process")
 
 
 def _own_modules() -> list[str]:

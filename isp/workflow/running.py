@@ -53,19 +53,19 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
         if line := check_reused(study):
             print(line, file=sys.stderr, flush=True)
     if not workflow.is_main_process:
-        _serve_cluster_job(workflow, study)
+        _serve_cluster_job(workflow)
     return study
 
 
-def _serve_cluster_job(workflow: Any, study: Study) -> None:
-    """In a job of a cluster: what is on a CPU starts warm, and a notice of the time limit is for the stages.
+def _serve_cluster_job(workflow: Any) -> None:
+    """In a job of a cluster: stages start warm, and a notice of the time limit is for them.
 
     There are two kinds of Snakemake there. One lives as long as the job, and starts one of the other kind for each
     member of its group; so the first has the fork server, and begins it at once.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by shells, undone by stages that save what they have
-    if study.device == "cpu" and not workflow.local_exec:
-        _warm_start(study)
+    if not workflow.local_exec:
+        _warm_start()
 
 
 def limits_jobs(workflow: Any) -> bool:
@@ -130,7 +130,7 @@ def unlock_if_abandoned(on_this_machine: bool = True) -> None:
 
 
 def start(workflow: Any, study: Study) -> None:
-    """Called when jobs are about to run: jobs of this machine end with this process, and on a CPU they start warm.
+    """Called when jobs are about to run: jobs of this machine end with this process, and start warm.
 
     Raises:
         IspError: the device is not there, the folder of results cannot be written, jobs of an earlier run are in the
@@ -156,7 +156,7 @@ def start(workflow: Any, study: Study) -> None:
             )
         return
     check_device(study.device)
-    _warm_start(study)
+    _warm_start()
 
 
 def _unwatched(workflow: Any) -> list[str]:
@@ -170,11 +170,11 @@ def _unwatched(workflow: Any) -> list[str]:
     )
 
 
-def _warm_start(study: Study) -> None:
-    """Let the jobs that this process runs end with it, and those of a CPU start warm; or say why they start cold."""
+def _warm_start() -> None:
+    """Let the jobs that this process runs end with it and start warm, or say why they start cold."""
     os.environ["ISP_OWNER"] = str(os.getpid())
     os.environ.pop("ISP_WARM", None)
-    if study.device != "cpu" or not warm.available():
+    if not warm.available():
         return
     try:
         os.environ["ISP_WARM"] = warm.new_address(os.getpid())
