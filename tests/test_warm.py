@@ -387,8 +387,10 @@ def test_a_folder_with_a_long_path_is_not_taken(
 
 def test_a_server_in_which_an_import_touched_cuda_refuses_to_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """No child could use the device: CUDA does not survive a fork."""
+    cuda = SimpleNamespace(is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     warm._check_untouched()
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    cuda.is_initialized = lambda: True
     with pytest.raises(IspError, match="initialised CUDA when it was imported"):
         warm._check_untouched()
 
