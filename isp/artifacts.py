@@ -32,16 +32,21 @@ from isp.data.splits import Split
 from isp.errors import ArtifactError, ConfigError
 from isp.files import check_regular, writing
 from isp.lineage import LARGE, Kind
-from isp.masks import Mask, check_fits, num_kept, num_weights, pack, sparsity, unpack
+from isp.masks import Mask, check_fits, compress, expand, num_kept, num_weights, pack, sparsity, unpack
 from isp.tickets import Ticket
 from isp.training import State
 
-FORMAT = 3
-EARLIER = (2,)
-"""Earlier formats that are still read. Format 2 has one checksum over header and tensors together."""
+FORMAT = 4
+EARLIER = (2, 3)
+"""Earlier formats that are still read. Tickets and states of format 3 hold every tensor whole. Format 2 also has one
+checksum over header and tensors together."""
+UNSEALED = 2
+"""The format without a checksum of the header alone."""
 
 Part = Literal["train", "validation", "test"]
 _BITS = "mask.bits"
+_KEPT = "kept/"
+"""Begins the name of a tensor of which only the values that the mask keeps are stored."""
 _TYPES = {
     **{torch.uint64: "U64", torch.int64: "I64", torch.float64: "F64", torch.complex64: "C64"},
     **{torch.float32: "F32", torch.uint32: "U32", torch.int32: "I32"},
@@ -126,18 +131,27 @@ def load_examples(path: Path, part: Part) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, header["about"]
 
 
-def save_state(path: Path, state: State, about: Mapping[str, Any]) -> None:
-    """A training state: weights, their fp32 masters if any, and the optimizer's memory as `<parameter>/<key>`."""
+def save_state(path: Path, state: State, about: Mapping[str, Any], mask: Mask | None = None) -> None:
+    """A training state: weights, their fp32 masters if any, and the optimizer's memory as `<parameter>/<key>`.
+
+    Args:
+        path: The file.
+        state: The state.
+        about: What the header says about it.
+        mask: The mask that it was trained under. Weights, masters and moments that it drops are zero and not stored.
+    """
     tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
     tensors |= {f"masters/{name}": tensor for name, tensor in state.masters.items()}
     for name, memory in state.optimizer.items():
         tensors |= {f"optimizer/{name}/{key}": tensor for key, tensor in memory.items()}
-    _write(path, "state", tensors, {"step": state.step}, about)
+    _write(path, "state", tensors, {"step": state.step}, about, mask)
 
 
 def load_state(path: Path) -> tuple[State, dict[str, Any]]:
     """A state, to the bit as it was saved, and what is written about it."""
     tensors, header = _read(path, "state")
+    if _BITS in tensors:
+        tensors, _ = _expanded(path, tensors, header)
     weights: dict[str, Tensor] = {}
     masters: dict[str, Tensor] = {}
     optimizer: dict[str, dict[str, Tensor]] = {}
@@ -176,12 +190,17 @@ def load_mask(path: Path, model: Mapping[str, Tensor] | None = None) -> tuple[Ma
 
 
 def save_ticket(path: str | Path, ticket: Ticket) -> None:
-    """Write a ticket to one safetensors file: all weights, in the model's types, and the mask, one bit a weight.
+    """Write a ticket to one safetensors file: the weights that its mask keeps, and the mask at one bit per weight.
+
+    Values are stored in the model's types, those of a pruned parameter as a vector in the order of position. Parameters
+    that are not pruned, and buffers, are stored whole. docs/tickets.md describes the file.
 
     Raises:
         IspError: The file cannot be written; nothing is left half-written.
+        MaskError: The mask is for another model than the weights.
     """
-    tensors = {f"weights/{name}": tensor for name, tensor in ticket.weights.items()} | {_BITS: pack(ticket.mask)}
+    check_fits(ticket.mask, {n: ticket.weights[n] for n in ticket.mask if n in ticket.weights}, "the ticket's weights")
+    tensors = {f"weights/{name}": tensor for name, tensor in ticket.weights.items()}
     about = {
         "method": ticket.method,
         "sparsity": str(ticket.sparsity),
@@ -190,20 +209,21 @@ def save_ticket(path: str | Path, ticket: Ticket) -> None:
         "rounds": ticket.rounds,
         "origin": ticket.origin,
     }
-    _write(Path(path), "ticket", tensors, _mask_header(ticket.mask), about)
+    _write(Path(path), "ticket", tensors, {}, about, ticket.mask)
 
 
 def load_ticket(path: str | Path) -> Ticket:
-    """Read a ticket.
+    """Read a ticket, to the bit as it was saved.
 
     Raises:
         ArtifactError: A missing, truncated or altered file, or a masked weight that is not zero.
     """
-    tensors, header = _read(Path(path), "ticket")
-    mask, about = unpack(tensors.pop(_BITS), header["shapes"]), header["about"]
+    stored, header = _read(Path(path), "ticket")
+    tensors, mask = _expanded(Path(path), stored, header)
+    about = header["about"]
     weights = {name.removeprefix("weights/"): tensor for name, tensor in tensors.items()}
     for name, kept in mask.items():
-        if weights[name][~kept].any():
+        if f"weights/{name}" in stored and weights[name][~kept].any():
             raise ArtifactError(
                 f"{path}: parameter {name!r} has masked weights that are not zero; make it again",
                 "ticket",
@@ -247,7 +267,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], content: Any, abo
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
     """The tensors, what they are, and what is written about them."""
     tensors, header = _read(path, "checkpoint")
-    return tensors, header["content" if header["format"] in EARLIER else "progress"], header["about"]
+    return tensors, header["content" if header["format"] == UNSEALED else "progress"], header["about"]
 
 
 def _mask_header(mask: Mask) -> dict[str, Any]:
@@ -319,9 +339,18 @@ def _machine() -> dict[str, str]:
 
 
 def _write(
-    path: Path, kind: Kind, tensors: dict[str, Tensor], fields: Mapping[str, Any], about: Mapping[str, Any]
+    path: Path,
+    kind: Kind,
+    tensors: dict[str, Tensor],
+    fields: Mapping[str, Any],
+    about: Mapping[str, Any],
+    mask: Mask | None = None,
 ) -> None:
+    """Write an artifact; of tensors under a mask the values that it keeps, and the mask."""
     tensors = {name: tensor.detach().cpu().resolve_conj().contiguous() for name, tensor in tensors.items()}
+    if mask is not None:
+        tensors = dict(_compressed(tensors, mask)) | {_BITS: pack(mask)}
+        fields = {**fields, **_mask_header(mask)}
     header = {"isp": kind, "format": FORMAT, **fields, "about": {**about, "made_with": provenance()}}
     foreign = {name: tensor for name, tensor in tensors.items() if tensor.dtype not in _TYPES}
     if foreign:
@@ -333,6 +362,36 @@ def _write(
     with writing(path) as file:
         for part in _serialized(tensors, {"isp": text}):
             file.write(part)
+
+
+def _compressed(tensors: Mapping[str, Tensor], mask: Mask) -> Iterator[tuple[str, Tensor]]:
+    """Tensors as a file holds them: of those under the mask the kept values, if all others are +0.0."""
+    for entry, tensor in tensors.items():
+        kept = mask.get(_parameter(entry))
+        values = compress(tensor, kept.cpu()) if kept is not None and kept.shape == tensor.shape else None
+        yield (entry, tensor) if values is None else (f"{_KEPT}{entry}", values)
+
+
+def _expanded(path: Path, stored: Mapping[str, Tensor], header: Mapping[str, Any]) -> tuple[dict[str, Tensor], Mask]:
+    """The tensors that `_compressed` was given, in the order of their names, and the mask."""
+    mask, tensors = unpack(stored[_BITS], header["shapes"]), {}
+    for name, values in stored.items():
+        entry = name.removeprefix(_KEPT)
+        if name != entry:
+            kept = mask.get(_parameter(entry))
+            if kept is None or len(values) != num_kept({entry: kept}):
+                again = "delete it and make it again"
+                raise ArtifactError(f"{path}: the values of {entry!r} do not fit its mask; {again}", header["isp"])
+            tensors[entry] = expand(values, kept)
+        elif name != _BITS:
+            tensors[name] = values
+    return {name: tensors[name] for name in sorted(tensors)}, mask
+
+
+def _parameter(entry: str) -> str:
+    """The parameter whose weights, masters (`<part>/<name>`) or moments (`optimizer/<name>/<key>`) an entry holds."""
+    part, _, name = entry.partition("/")
+    return name.rpartition("/")[0] if part == "optimizer" else name
 
 
 def _serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
@@ -390,7 +449,7 @@ def _read(path: Path, kind: Kind, only: str | None = None) -> tuple[dict[str, Te
 
 def _is_whole(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor], only: str | None) -> bool:
     """Whether header and tensors are as they were written. If only one tensor was read, the header alone is checked."""
-    if header.get("format") not in EARLIER:
+    if header.get("format") != UNSEALED:
         known = str(header.get("content"))
         whole = only is not None or known == _content(tensors, known.partition(":")[0])
         return whole and lineage.is_sealed(header)

@@ -42,8 +42,8 @@ def num_kept(mask: Weights) -> int:
 
 
 def sparsity(mask: Weights) -> float:
-    """Fraction of entries that are zero (False), in [0, 1]."""
-    return 1 - num_kept(mask) / num_weights(mask)
+    """Fraction of entries that are zero (False), in [0, 1]; 0 if there are none."""
+    return 1 - num_kept(mask) / num_weights(mask) if num_weights(mask) else 0.0
 
 
 def sparsity_by_layer(mask: Weights) -> dict[str, float]:
@@ -411,7 +411,7 @@ def apply_(mask: Mask, weights: Weights) -> None:
 
 def pack(mask: Mask) -> Tensor:
     """The mask as a uint8 vector of ceil(n / 8) bytes, one bit a weight, names sorted, highest bit first."""
-    flat = torch.cat([mask[name].reshape(-1).cpu() for name in sorted(mask)])
+    flat = torch.cat([torch.zeros(0, dtype=torch.bool), *(mask[name].reshape(-1).cpu() for name in sorted(mask))])
     return torch.from_numpy(np.packbits(flat.numpy()))
 
 
@@ -427,4 +427,33 @@ def unpack(bits: Tensor, shapes: Mapping[str, Sequence[int]]) -> Mask:
         raise MaskError(f"{bits.numel()} bytes cannot hold a mask of {total} weights ({-(-total // 8)} are needed)")
     flat = torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=total).view(np.bool_))
     parts = torch.split(flat, list(sizes.values()))
-    return {name: part.view(*shapes[name]).clone() for name, part in zip(sizes, parts, strict=True)}
+    return {name: part.view(tuple(shapes[name])).clone() for name, part in zip(sizes, parts, strict=True)}
+
+
+def compress(tensor: Tensor, kept: Tensor) -> Tensor | None:
+    """The values that a mask keeps, a vector in the order of position; None if a masked value is not +0.0 to the bit.
+
+    Args:
+        tensor: Values of any type, on the CPU.
+        kept: The mask, bool, of the same shape, on the CPU.
+    """
+    words = _words(tensor)
+    values = words[kept.reshape(-1).numpy()]
+    if np.count_nonzero(words) != np.count_nonzero(values):
+        return None
+    return torch.from_numpy(values.view(np.uint8).reshape(-1)).view(tensor.dtype)
+
+
+def expand(values: Tensor, kept: Tensor) -> Tensor:
+    """The inverse of `compress`: a tensor of the mask's shape, +0.0 where it is False."""
+    words = _words(values)
+    whole = np.zeros((kept.numel(), *words.shape[1:]), words.dtype)
+    whole[kept.reshape(-1).numpy()] = words
+    return torch.from_numpy(whole.view(np.uint8).reshape(-1)).view(values.dtype).view(kept.shape)
+
+
+def _words(tensor: Tensor) -> np.ndarray:
+    """The bits of each value as an unsigned integer, or as several of 64 bits."""
+    size = tensor.element_size()
+    words = tensor.reshape(-1).view(torch.uint8).numpy().view(f"u{min(size, 8)}")
+    return words.reshape(-1, size // 8) if size > 8 else words

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -184,6 +187,165 @@ def test_a_ticket_whose_masked_weights_are_not_zero_is_refused(tmp_path: Path) -
     )
     with pytest.raises(ArtifactError, match="masked weights that are not zero"):
         artifacts.load_ticket(tmp_path / "ticket")
+
+
+def ticket_of(mask: masks.Mask, weights: dict[str, torch.Tensor]) -> Ticket:
+    return Ticket(method="isp", sparsity=Decimal("0.5"), mask=mask, weights=weights, rounds=[{"round": 0}])
+
+
+def entries(path: Path) -> list[str]:
+    with safe_open(path, "pt") as file:
+        return sorted(file.keys())
+
+
+def bits_of(tensor: torch.Tensor) -> list[int]:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
+
+
+TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
+TYPES += (torch.int8, torch.uint16, torch.bool, torch.float8_e5m2, torch.float8_e8m0fnu)
+ANY_MODEL = st.lists(
+    st.tuples(st.sampled_from(TYPES), st.sampled_from([(), (0,), (3,), (4, 5), (2, 3, 2)]), st.booleans()), max_size=5
+)
+
+
+@given(model=ANY_MODEL, sparsity=st.sampled_from([0.0, 0.3, 0.9, 1.0]), seed=st.integers(0, 2**16), minus=st.booleans())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_ticket_there_and_back_to_the_bit(
+    tmp_path: Path,
+    model: list[tuple[torch.dtype, tuple[int, ...], bool]],
+    sparsity: float,
+    seed: int,
+    minus: bool,
+) -> None:
+    """Of all types and shapes, of none and of all weights, with names of paths and a tensor under two names."""
+    generator = torch.Generator().manual_seed(seed)
+    mask: masks.Mask = {}
+    weights: dict[str, torch.Tensor] = {}
+    for number, (dtype, shape, prunable) in enumerate(model):
+        name, size = f"block/{9 - number}.weight", math.prod(shape) * dtype.itemsize
+        content = torch.randint(2 if dtype == torch.bool else 100, (size,), dtype=torch.uint8, generator=generator)
+        weights[name] = content.view(dtype).reshape(shape)
+        if prunable:
+            mask[name] = torch.rand(shape, generator=generator) >= sparsity
+            words = weights[name].reshape(-1).view(torch.uint8).view(math.prod(shape), dtype.itemsize).clone()
+            words[~mask[name].reshape(-1)] = 0
+            if minus and dtype.is_floating_point and dtype != torch.float8_e8m0fnu:
+                words[:, -1] += (~mask[name].reshape(-1)) * 128  # -0.0, which a product with a mask may leave
+            weights[name] = words.reshape(-1).view(dtype).reshape(shape)
+            weights[f"tied.{number}"] = weights[name]
+    artifacts.save_ticket(tmp_path / "ticket", ticket_of(mask, weights))
+    back = artifacts.load_ticket(tmp_path / "ticket")
+    assert list(back.mask) == sorted(mask)
+    assert all(torch.equal(back.mask[name], mask[name]) for name in mask)
+    assert list(back.weights) == sorted(weights)
+    for name, tensor in weights.items():
+        assert (back.weights[name].dtype, back.weights[name].shape) == (tensor.dtype, tensor.shape)
+        assert bits_of(back.weights[name]) == bits_of(tensor)
+    assert (back.method, back.sparsity, back.rounds) == ("isp", Decimal("0.5"), [{"round": 0}])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.95])
+def test_a_ticket_takes_what_its_information_takes(tmp_path: Path, dtype: torch.dtype, sparsity: float) -> None:
+    """Its kept and unpruned values, and a bit for each prunable weight; sizes and names of ViT-B/32 at a quarter."""
+    shapes = {"attn.in_proj_weight": (576, 192), "attn.out_proj.weight": (192, 192)}
+    shapes |= {"mlp.c_fc.weight": (768, 192), "mlp.c_proj.weight": (192, 768)}
+    names = {f"visual.transformer.resblocks.{b}.{name}": shape for b in range(4) for name, shape in shapes.items()}
+    mask = {name: torch.rand(shape) >= sparsity for name, shape in names.items()}
+    weights = {name: torch.randn(kept.shape).masked_fill_(~kept, 0).to(dtype) for name, kept in mask.items()}
+    weights["visual.conv1.weight"] = torch.randn(192, 3, 32, 32, dtype=dtype)
+    artifacts.save_ticket(tmp_path / "ticket", ticket_of(mask, weights))
+    values = masks.num_kept(mask) + 192 * 3 * 32 * 32
+    limit = dtype.itemsize * values + masks.num_weights(mask) / 8
+    assert (tmp_path / "ticket").stat().st_size <= 1.02 * limit + 64_000
+
+
+def test_twenty_lines_of_numpy_read_a_ticket(tmp_path: Path) -> None:
+    """Those in its description."""
+    text = (Path(__file__).parents[1] / "docs/tickets.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    assert len(code.splitlines()) <= 25
+    weights = {name: torch.randn(kept.shape).masked_fill_(~kept, 0) for name, kept in MASK.items()}
+    weights |= {"a.bias": torch.randn(3).half(), "steps": torch.tensor(7)}
+    artifacts.save_ticket(tmp_path / "ticket", ticket_of(MASK, weights))
+    defined: dict[str, Any] = {}
+    exec(code, defined)
+    found, mask = defined["read_ticket"](tmp_path / "ticket")
+    assert found.keys() == weights.keys()
+    assert all(bits_of(torch.tensor(found[name])) == bits_of(weights[name]) for name in weights)
+    assert all(np.array_equal(mask[name], kept.numpy()) for name, kept in MASK.items())
+
+
+def test_a_ticket_of_an_earlier_format_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Format 3 held all weights whole, the masked ones as zeros."""
+    weights = {name: torch.where(mask, 1.5, 0.0) for name, mask in MASK.items()}
+    artifacts.save_ticket(tmp_path / "new", ticket_of(MASK, weights))
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "FORMAT", 3)
+        patch.setattr(artifacts, "compress", lambda tensor, kept: None)
+        artifacts.save_ticket(tmp_path / "old", ticket_of(MASK, weights))
+    assert entries(tmp_path / "old") == ["mask.bits", "weights/a.weight", "weights/b.weight"]
+    assert entries(tmp_path / "new") == ["kept/weights/a.weight", "kept/weights/b.weight", "mask.bits"]
+    old, new = (artifacts.load_ticket(tmp_path / name) for name in ("old", "new"))
+    assert all(bits_of(old.weights[name]) == bits_of(new.weights[name]) for name in weights)
+    assert all(torch.equal(old.mask[name], new.mask[name]) for name in MASK)
+    assert artifacts.load_ticket_mask(tmp_path / "old")[1]["method"] == "isp"
+    monkeypatch.setattr(artifacts, "FORMAT", 5)
+    artifacts.save_ticket(tmp_path / "later", ticket_of(MASK, weights))
+    monkeypatch.undo()
+    with pytest.raises(ArtifactError, match="later: format 5, this version of isp reads 4"):
+        artifacts.load_ticket(tmp_path / "later")
+
+
+def test_a_ticket_whose_mask_is_for_another_model_is_not_written(tmp_path: Path) -> None:
+    weights = {"a.weight": torch.zeros(5), "b.weight": torch.zeros(7, 30)}
+    with pytest.raises(MaskError, match=r"does not fit the ticket's weights: parameter 'b.weight' has shape"):
+        artifacts.save_ticket(tmp_path / "ticket", ticket_of(MASK, weights))
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_that_do_not_fit_the_mask_are_refused(tmp_path: Path) -> None:
+    """Under checksums that are right: somebody wrote them."""
+    fields = artifacts._mask_header(MASK)
+    for stored in ("kept/weights/a.weight", "kept/weights/c.weight"):
+        artifacts._write(tmp_path / "x", "ticket", {stored: torch.ones(99), "mask.bits": masks.pack(MASK)}, fields, {})
+        with pytest.raises(ArtifactError, match=f"x: the values of '{stored[5:]}' do not fit its mask; delete it"):
+            artifacts.load_ticket(tmp_path / "x")
+
+
+def test_a_state_under_a_mask_stores_nothing_of_masked_weights(tmp_path: Path, make: MakeTrainer) -> None:
+    """Weights and moments, which the loop leaves at exactly +0.0; everything comes back to the bit, and to training."""
+    trainer = make()
+    begun, _ = trainer.run(state_of(trainer.model), 3)
+    mask = masks.prune_by_magnitude(trainer.prunable_weights(begun), Decimal("0.9"))
+    state, _ = trainer.run(begun, 8, mask)
+    artifacts.save_state(tmp_path / "whole", state, {})
+    artifacts.save_state(tmp_path / "state", state, {"about": "it"}, mask)
+    kept = {f"{part}/{name}" for name in mask for part in ("weights",)}
+    kept |= {f"optimizer/{name}/{key}" for name in mask for key in ("exp_avg", "exp_avg_sq")}
+    assert {name.removeprefix("kept/") for name in entries(tmp_path / "state") if name.startswith("kept/")} == kept
+    whole, sparse = ((tmp_path / name).stat().st_size for name in ("whole", "state"))
+    assert whole - sparse > 0.85 * 3 * 4 * 592
+    back, about = artifacts.load_state(tmp_path / "state")
+    assert about["about"] == "it"
+    assert same(state, back)
+    assert [list(part) for part in (back.weights, back.optimizer)] == [
+        list(part) for part in (artifacts.load_state(tmp_path / "whole")[0].weights, back.optimizer)
+    ]
+    for name in mask:
+        assert bits_of(back.weights[name]) == bits_of(state.weights[name])
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert bits_of(back.optimizer[name][key]) == bits_of(state.optimizer[name][key])
+    assert same(trainer.run(back, 11, mask)[0], trainer.run(state, 11, mask)[0])
+
+
+def test_a_state_that_is_not_zero_where_a_mask_is_comes_back_to_the_bit(tmp_path: Path, make: MakeTrainer) -> None:
+    trainer = make()
+    state, _ = trainer.run(state_of(trainer.model), 3)
+    mask = masks.prune_by_magnitude(trainer.prunable_weights(state), Decimal("0.9"))
+    artifacts.save_state(tmp_path / "state", state, {}, mask)
+    assert same(state, artifacts.load_state(tmp_path / "state")[0])
 
 
 def test_the_mask_of_a_ticket_is_read_without_its_weights(tmp_path: Path) -> None:

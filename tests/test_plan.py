@@ -85,8 +85,21 @@ def test_flops_seconds_and_bytes_by_hand() -> None:
     weak = next(job for job in made.jobs.by_output.values() if job.rule == "weak_mask")
     assert (made.disk(weak), weak.temporary) == (4 * 80, True)
     disk = made.as_json()["disk"]
-    assert disk["temporary"] == 2 * 3 * 400 + 4 * 320
+    # Round 1 trains under a mask of 0.5: it writes 40 of the 80 prunable weights and two moments of each, and the mask.
+    assert disk["temporary"] == 3 * 400 + 3 * (400 - 160) + 10 + 4 * 320
     assert disk["peak"] == disk["kept"] + 2 * 1200 + 2 * 320
+    # Tickets of the dense run, and of two variants at 0.5 and 0.75; five masks of rounds and of one shot.
+    tickets = (400 + 10) + 2 * (400 - 160 + 10) + 2 * (400 - 240 + 10)
+    masks = [job for job in made.jobs.by_output.values() if job.rule in ("aggregate", "prune_iterative")]
+    assert disk["kept"] == tickets + 10 * len(masks) + 400  # the initial state
+
+
+def test_a_ticket_takes_its_kept_and_unpruned_weights_and_a_bit_for_each_prunable_one() -> None:
+    made = plan()
+    by_sparsity = {
+        job.output.split("/")[-2]: made.disk(job) for job in made.jobs.by_output.values() if job.rule == "retrain"
+    }
+    assert by_sparsity == {"0.5000": 20 * 4 + 40 * 4 + 10, "0.7500": 20 * 4 + 20 * 4 + 10}
 
 
 def test_selections_within_a_run_by_hand() -> None:
@@ -136,7 +149,7 @@ def test_soups_by_hand() -> None:
     assert found["retrain"] == (1, 100)
     jobs = {job.rule: job for job in made.jobs.by_output.values()}
     assert (jobs["choose_members"].scored, jobs["merge_subnetworks"].scored) == (7 * 200, 21 * 200)
-    assert made.as_json()["disk"]["temporary"] == 3 * 410 + 2 * 400
+    assert made.as_json()["disk"]["temporary"] == 3 * 410 + 2 * 400  # members are dense
 
 
 def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_path: Path) -> None:

@@ -42,4 +42,5 @@ def train_segment(
         header |= made_from
         header |= {"rounds": before["rounds"] if before else []}
         header |= facts_of(about)
-        artifacts.save_state(output, done, header | spending(cost_before + cost, took_before + work.measured()))
+        header |= spending(cost_before + cost, took_before + work.measured())
+        artifacts.save_state(output, done, header, mask)

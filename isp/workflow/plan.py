@@ -45,9 +45,9 @@ class Plan:
         return job.selections * self.rates[job.place].selection_seconds
 
     def disk(self, job: Job) -> int:
-        """Bytes of its output."""
+        """Bytes of its output: kept and unpruned weights, and what it has for every prunable weight."""
         rate = self.rates[job.place]
-        per_weight = job.bits / 8 + job.magnitudes * 4
+        per_weight = job.bits / 8 + job.magnitudes * 4 - 4 * job.weights * float(job.sparsity)
         return round(job.weights * rate.weights + per_weight * rate.prunable)
 
     def as_json(self) -> dict[str, Any]:

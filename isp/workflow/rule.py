@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from isp.config import Study, Variant
@@ -36,6 +37,7 @@ class Work:
         selections: Masks that it selects while it trains, at most; the one that other jobs select is in what every job
             takes.
         weights: How often it writes all weights; the optimizer's two moments count as two.
+        sparsity: Share of the prunable weights that a mask drops from these; zeros are not written.
         bits: How often it writes a bit for every prunable weight.
         magnitudes: How often it writes four bytes for every prunable weight.
     """
@@ -44,6 +46,7 @@ class Work:
     scored: int = 0
     selections: int = 0
     weights: int = 0
+    sparsity: Decimal = Decimal(0)
     bits: int = 0
     magnitudes: int = 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from isp.copies import LookAhead
 from isp.methods import isp
 from isp.workflow import paths
@@ -45,6 +47,14 @@ def _segment(dag: Dag, w: Wildcards) -> Inputs:
     return {"start": start, **_within(dag, w)}
 
 
+def _segment_work(dag: Dag, w: Wildcards, _: int) -> Work:
+    """Train a segment, and write weights and moments under the mask of the round before."""
+    index = int(w.round)
+    steps = _until(dag, w, index) - _until(dag, w, index - 1)
+    sparsity = dag.nominal(w, index - 1) if index else Decimal(0)
+    return Work(steps=steps, weights=3, sparsity=sparsity, bits=int(index > 0))
+
+
 def _look_ahead(dag: Dag, w: Wildcards) -> Inputs:
     """A look-ahead copy starts from the round's state, under the current mask."""
     return {"state": paths.fill(paths.STATE, w), **_within(dag, w)}
@@ -80,7 +90,7 @@ TRAIN_SEGMENT = Rule(
     routes=("denoised",),
     inputs=_segment,
     settings=lambda dag, w: _until(dag, w, int(w.round)),
-    work=lambda dag, w, _: Work(steps=_until(dag, w, int(w.round)) - _until(dag, w, int(w.round) - 1), weights=3),
+    work=_segment_work,
     versions=("training", "isp"),
     memory=training_memory,
     temporary=True,

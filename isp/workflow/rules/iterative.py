@@ -7,6 +7,7 @@ nothing else needs, which are a hidden variant of their own.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from isp.config import CHAIN, Study, Variant
@@ -66,7 +67,8 @@ def _score_pools(dag: Dag, w: Wildcards, inputs: int) -> Work:
     """Score the ticket, and with every coefficient each candidate."""
     settings: Any = dag.method_of(w).settings
     evaluations = 1 + len(settings.coefficients) * (inputs - 1)
-    return Work(scored=evaluations * dag.num_validation(w.task), weights=1, bits=1)
+    scored = evaluations * dag.num_validation(w.task)
+    return Work(scored=scored, weights=1, sparsity=Decimal(w.sparsity), bits=1)
 
 
 def _retraining(dag: Dag, w: Wildcards) -> Inputs:

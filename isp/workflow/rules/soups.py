@@ -35,7 +35,8 @@ def _members(dag: Dag, w: Wildcards) -> Inputs:
 
 def _score_soups(dag: Dag, w: Wildcards, inputs: int) -> Work:
     """Score each member alone, and all averages that are tried."""
-    return Work(scored=(2 * inputs - 1) * dag.num_validation(w.task), weights=1, bits=1)
+    scored = (2 * inputs - 1) * dag.num_validation(w.task)
+    return Work(scored=scored, weights=1, sparsity=Decimal(w.sparsity), bits=1)
 
 
 def _subnetworks(dag: Dag, w: Wildcards) -> Inputs:
@@ -60,7 +61,7 @@ TRAIN_MEMBER = Rule(
     settings=lambda dag, w: dag.options(
         settings=souped.settings_of(dag.method_of(w)).of_member(Decimal(w.sparsity)),
     ),
-    work=lambda dag, w, _: Work(steps=dag.training(w).steps, weights=1, bits=1),
+    work=lambda dag, w, _: Work(steps=dag.training(w).steps, weights=1, sparsity=Decimal(w.sparsity), bits=1),
     versions=("training", "isp", "uniform_soup"),
     memory=training_memory,
     temporary=True,
@@ -72,7 +73,7 @@ AVERAGE_MEMBERS = Rule(
     routes=("souped",),
     inputs=_members,
     settings=lambda dag, w: dag.method_settings(w),
-    work=lambda dag, w, _: Work(weights=1, bits=1),
+    work=lambda dag, w, _: Work(weights=1, sparsity=Decimal(w.sparsity), bits=1),
     versions=("method",),
     memory=scoring_memory,
     is_ticket=True,

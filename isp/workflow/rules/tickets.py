@@ -12,7 +12,8 @@ from isp.workflow.rule import Rule, Work, scoring_memory, training_memory
 
 
 def _retraining_work(dag: Dag, w: Wildcards, _: int) -> Work:
-    return Work(steps=dag.training(w).steps - dag.retraining(w).begins(dag, w), weights=1, bits=1)
+    steps = dag.training(w).steps - dag.retraining(w).begins(dag, w)
+    return Work(steps=steps, weights=1, sparsity=Decimal(w.sparsity), bits=1)
 
 
 def _one_job(dag: Dag, w: Wildcards, _: int) -> Work:
@@ -21,7 +22,7 @@ def _one_job(dag: Dag, w: Wildcards, _: int) -> Work:
     steps = planned_steps(method, training, dag.study.num_train(w.task), [target])
     num_events = getattr(method.family, "num_events", None)
     selections = num_events(method, training, target) if num_events else 0
-    return Work(steps=steps, selections=selections, weights=1, bits=1)
+    return Work(steps=steps, selections=selections, weights=1, sparsity=target, bits=1)
 
 
 def _run_of(w: Wildcards) -> dict[str, str | int]:
