@@ -33,7 +33,7 @@ out = Console()
 err = Console(stderr=True)
 
 
-PEOPLE = ("list", "run", "plan", "status", "compare")
+PEOPLE = ("list", "run", "plan", "status", "compare", "clean")
 """Commands that people call, in the order in which they meet them; `plan` is a stage, too."""
 
 
@@ -233,6 +233,38 @@ def compare(
         for header, body in tables:
             _print_table(header, body)
         out.print(escape(printable(notes)), highlight=False)
+
+
+@app.command()
+def clean(
+    study: Annotated[str, typer.Argument(help="Its name: that of its folder in results/.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Delete the files; without it they are only listed.")] = False,
+) -> None:
+    """Delete the states and copies between rounds that a study no longer needs, and say how much that frees.
+
+    Tickets, masks, records, tables and logs stay, and so does what unfinished jobs need: running the study again has
+    nothing more to do than before. One more sparsity or variant later may train again what was deleted.
+    """
+    from isp.workflow import cleaning
+    from isp.workflow.jobs import Jobs
+    from isp.workflow.running import alone
+    from isp.workflow.status import find_study, look
+
+    found = find_study(study)
+    with alone():
+        files_ = cleaning.unneeded(Jobs(found), look(found))
+        sizes = cleaning.sizes(files_)
+        if yes:
+            cleaning.delete(files_)
+    lines = [f"  {kind}: {count} files, {size / 1e6:,.1f} MB" for kind, (count, size) in sorted(sizes.items())]
+    count, size = (sum(each[part] for each in sizes.values()) for part in (0, 1))
+    if not lines:
+        end = "nothing to delete."
+    elif yes:
+        end = f"deleted {count} files, {size / 1e6:,.1f} MB."
+    else:
+        end = f"{count} files, {size / 1e6:,.1f} MB. Nothing was deleted: `isp clean {study} --yes` does that."
+    typer.echo(printable("\n".join([*lines, f"{study}: {end}"])))
 
 
 def _print_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> None:

@@ -22,7 +22,7 @@ WORKFLOW = (
     ("jobs", "rates"),
     ("measuring",),
     ("plan", "resources", "status", "reuse", "slurm"),
-    ("running",),
+    ("running", "cleaning"),
 )
 """The modules of `isp.workflow`; one imports from its own line and those before it."""
 

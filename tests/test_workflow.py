@@ -419,6 +419,23 @@ def test_a_second_run_has_nothing_to_do(smoke: Path) -> None:
     assert (smoke / "results/smoke/metrics.csv").stat().st_mtime_ns == before
 
 
+def test_after_cleaning_there_is_nothing_to_do(smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """States and copies are gone, tickets, masks and records are there."""
+    folder = tmp_path / "copy"
+    shutil.copytree(smoke, folder, symlinks=True)
+    before = {path.relative_to(folder) for path in folder.rglob("*.safetensors")}
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit):
+        cli.main(["clean", "smoke", "--yes"])
+    gone = before - {path.relative_to(folder) for path in folder.rglob("*.safetensors")}
+    assert {re.sub(r"\d+", "", path.name) for path in gone} == {
+        *("state.safetensors", "weak.safetensors", "member.safetensors", "subnetwork.safetensors")
+    }
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do" in done.stderr.lower()
+
+
 def test_tables_without_their_records_are_made_again(smoke: Path, tmp_path: Path) -> None:
     for name in ("tables", "figures"):
         shutil.copytree(smoke / "results/smoke" / name, tmp_path / "results/smoke" / name)

@@ -9,10 +9,10 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from isp.config import Study, parse_study, read_study_file
 from isp.costs import check_device
@@ -116,17 +116,38 @@ def unlock_if_abandoned(on_this_machine: bool = True) -> None:
     Raises:
         IspError: the current folder cannot be written.
     """
-    try:
-        LOCK.parent.mkdir(exist_ok=True)
-        file = LOCK.open("ab+")
-    except OSError as error:
-        raise IspError(f"{LOCK.absolute()}: cannot be written ({error.strerror})") from None
+    file = _open_lock()
     _held.append(file)
     if on_this_machine:
         with suppress(OSError):  # somebody is alive
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(".snakemake/locks", ignore_errors=True)
     fcntl.lockf(file, fcntl.LOCK_SH)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A context in which no Snakemake works in the current folder; one that is started meanwhile waits for its end.
+
+    Raises:
+        IspError: One does, or the current folder cannot be written.
+    """
+    with _open_lock() as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise IspError(
+                f"{Path.cwd()}: a Snakemake works in this folder; wait until it has ended, or end it"
+            ) from None
+        yield
+
+
+def _open_lock() -> BinaryIO:
+    try:
+        LOCK.parent.mkdir(exist_ok=True)
+        return LOCK.open("ab+")
+    except OSError as error:
+        raise IspError(f"{LOCK.absolute()}: cannot be written ({error.strerror})") from None
 
 
 def start(workflow: Any, study: Study) -> None:

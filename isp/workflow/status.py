@@ -92,8 +92,7 @@ def report(jobs: Jobs, seen: Seen, plan: Mapping[str, Any] | None) -> dict[str, 
         seen: in its folder.
         plan: that was made before it ran, if there is one.
     """
-    order = list(TopologicalSorter({job.output: job.inputs for job in jobs.by_output.values()}).static_order())
-    states = _states(jobs, order, seen)
+    order, states = _order(jobs), states_of(jobs, seen)
     groups = _tickets(jobs, order, states)
     name = jobs.study.study
     running = [_running(job, seen) for job in jobs.by_output.values() if states[job.output] == "running"]
@@ -122,14 +121,19 @@ def _count(states: Iterable[State]) -> dict[str, int]:
     return {state: counts[state] for state in ("done", "running", "lost", "failed", "left")}
 
 
-def _states(jobs: Jobs, order: list[str], seen: Seen) -> dict[str, State]:
+def _order(jobs: Jobs) -> list[str]:
+    """The outputs of all jobs, each after what it needs."""
+    return list(TopologicalSorter({job.output: job.inputs for job in jobs.by_output.values()}).static_order())
+
+
+def states_of(jobs: Jobs, seen: Seen) -> dict[str, State]:
     """The state of each job, by output. What is deleted on the way is done when all that needs it is.
 
     Args:
-        jobs: of the study.
-        order: their outputs, those after what they need.
-        seen: in the folder.
+        jobs: Jobs of the study.
+        seen: What lies in its folder.
     """
+    order = _order(jobs)
     states: dict[str, State] = {}
     needed_by: dict[str, list[str]] = {output: [] for output in order}
     for job in jobs.by_output.values():

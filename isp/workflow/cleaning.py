@@ -1,0 +1,78 @@
+"""What a study needs no more: files that a run without `notemp` deletes on the way, and what interrupted jobs left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from isp.errors import IspError
+from isp.workflow.jobs import Jobs
+from isp.workflow.status import Seen, State, states_of
+
+CHECKPOINT = ".checkpoint.safetensors"
+LAST_GOOD = (".last_good_state.safetensors", ".last_good_mask.safetensors")
+
+
+def unneeded(jobs: Jobs, seen: Seen) -> dict[str, list[str]]:
+    """Files that can be deleted without anything being made again, by the rule that made them or what they are.
+
+    These are the temporary outputs of rules that only finished jobs need, and checkpoints and last good states of
+    finished jobs.
+
+    Args:
+        jobs: Jobs of the study.
+        seen: What lies in its folder.
+
+    Raises:
+        IspError: A job of the study is running.
+    """
+    running = sorted(output for output, mark in seen.marks.items() if mark.lives and _is_of(jobs, output))
+    if running:
+        more = f" and {len(running) - 1} more" if len(running) > 1 else ""
+        raise IspError(f"{running[0]}: its job is running{more}; wait until the study has ended, or end it")
+    states = states_of(jobs, seen)
+    needed = {path for job in jobs.by_output.values() if states[job.output] != "done" for path in job.inputs}
+    found: dict[str, list[str]] = {}
+    for job in jobs.by_output.values():
+        if job.temporary and job.output in seen.files - needed and states[job.output] == "done":
+            found.setdefault(job.rule, []).append(job.output)
+    for path in sorted(seen.files):
+        for kind, endings in {"checkpoints": (CHECKPOINT,), "last good states": LAST_GOOD}.items():
+            for ending in endings:
+                if path.endswith(ending) and _is_of(jobs, path) and _is_done(path.removesuffix(ending), states):
+                    found.setdefault(kind, []).append(path)
+    return found
+
+
+def _is_of(jobs: Jobs, path: str) -> bool:
+    return path.startswith(f"results/{jobs.study.study}/runs/")
+
+
+def _is_done(stem: str, states: Mapping[str, State]) -> bool:
+    return states.get(f"{stem}.safetensors") == "done"
+
+
+def sizes(found: Mapping[str, list[str]]) -> dict[str, tuple[int, int]]:
+    """The number of files and their bytes, by what they are."""
+    return {kind: (len(paths), sum(map(_size, paths))) for kind, paths in found.items()}
+
+
+def _size(path: str) -> int:
+    with suppress(OSError):
+        return os.stat(path).st_size
+    return 0
+
+
+def delete(found: Mapping[str, list[str]]) -> None:
+    """Delete files.
+
+    Raises:
+        IspError: One cannot be deleted; the ones before it are gone.
+    """
+    for path in (path for paths in found.values() for path in paths):
+        try:
+            Path(path).unlink(missing_ok=True)
+        except OSError as error:
+            raise IspError(f"{path}: cannot be deleted ({error.strerror or error})") from None
