@@ -1,8 +1,8 @@
-# make run | test | test-slurm | lint | report | lock | upgrade | clean. Everything is installed into .venv from requirements.lock.
+# make run | test | test-gpu | test-slurm | lint | report | lock | upgrade | clean. Everything is installed into .venv from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slurm lint report lock upgrade clean
+.PHONY: run test test-gpu test-slurm lint report lock upgrade clean
 
 run: .venv/installed ## the default study, from nothing to tables, figures and a page of them (results/quick)
 	$(BIN)/snakemake
@@ -12,6 +12,9 @@ run: .venv/installed ## the default study, from nothing to tables, figures and a
 
 test: .venv/installed
 	$(BIN)/pytest
+
+test-gpu: .venv/installed ## the tests that need a GPU, a minute or two; without one they are skipped, and say so
+	$(BIN)/pytest -m gpu -rs
 
 test-slurm: .venv/installed ## the tests on a real Slurm, which tests/slurm/cluster.sh installs and starts on this machine; needs root
 	$(BIN)/pytest -m slurm tests/slurm

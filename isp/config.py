@@ -25,7 +25,7 @@ from isp.parsing import load_yaml
 from isp.settings import Settings, parse
 from isp.sparsity import parse_sparsity
 from isp.tasks import Task, TaskLimits
-from isp.training import Training
+from isp.training import COMPILED_ON_A_GPU, Training
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)]
 Initial = Literal["pretrained", "random"]
@@ -128,8 +128,10 @@ class Study(Settings):
     @model_validator(mode="after")
     def _check(self) -> Study:
         seen: set[tuple[object, ...]] = set()
-        for backbone in self.training:
+        for backbone, protocol in self.training.items():
             self.backbone(backbone)
+            if protocol.compile and self.device == "cpu":
+                raise ConfigError(f"training.{backbone}: {COMPILED_ON_A_GPU}; set device to cuda, or leave it out")
         for index, block in enumerate(self.grid):
             where = f"grid.{index}"
             taken = self.backbone(block.backbone).inputs

@@ -304,24 +304,32 @@ def _check_numbers(scores: Weights) -> None:
 
 def _keep(kept: Mask, names: list[str], rankings: list[tuple[Weights, bool]], within: Mask | None, wanted: int) -> None:
     """Mark in `kept` the `wanted` highest weights among the tensors `names`, by one ranking after the other."""
+    if wanted <= 0:
+        return
+    (ranking, by_magnitude), *others = rankings
     candidates = {name: None if within is None else within[name] for name in names}
-    for ranking, by_magnitude in rankings:
-        if wanted <= 0:
-            return
-        threshold, num_above, num_equal = _threshold(names, ranking, by_magnitude, candidates, wanted)
-        tied = num_above + num_equal > wanted
+    threshold, num_above, num_equal = _threshold(names, ranking, by_magnitude, candidates, wanted)
+    tied: Mask = {}
+    for name in names:
+        key = _sort_key(ranking[name], by_magnitude)
+        if num_above + num_equal == wanted:
+            kept[name] |= _among(candidates[name], key >= threshold)
+        else:
+            kept[name] |= _among(candidates[name], key > threshold)
+            tied[name] = _among(candidates[name], key == threshold)
+    wanted -= num_above
+    if tied and others:
+        chosen = {name: torch.zeros_like(tied[name][tied[name]]) for name in names}
+        _keep(
+            chosen, names, [({name: each[name][tied[name]] for name in names}, by) for each, by in others], None, wanted
+        )
         for name in names:
-            key = _sort_key(ranking[name], by_magnitude)
-            kept[name] |= _among(candidates[name], key > threshold if tied else key >= threshold)
-            if tied:
-                candidates[name] = _among(candidates[name], key == threshold)
-        if not tied:
-            return
-        wanted -= num_above
-    for name in names:  # what is still tied is kept in the order of position
-        places = candidates[name].reshape(-1).nonzero().squeeze(1)  # type: ignore[union-attr]
-        kept[name].view(-1)[places[:wanted]] = True
-        wanted -= min(len(places), wanted)
+            kept[name][tied[name]] = chosen[name]
+    elif tied:
+        for name in names:  # in the order of position
+            places = tied[name].reshape(-1).nonzero().squeeze(1)[: max(wanted, 0)]
+            kept[name].view(-1)[places] = True
+            wanted -= len(places)
 
 
 def _among(candidate: Tensor | None, chosen: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ class Settings(BaseModel):
     @classmethod
     def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads `yes` and `on` as true, and true would pass for 1."""
+        if cls.model_fields[str(info.field_name)].annotation is bool:
+            return value
         if isinstance(value, bool) or (isinstance(value, list) and any(isinstance(item, bool) for item in value)):
             raise ValueError(f"{info.field_name} = {shown(value)}: a truth value is not allowed here")
         return value

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from isp.costs import Cost, StepFlops, interpolate_flops
 from isp.divergence import SLOWER, explain, first_not_finite
@@ -41,6 +41,7 @@ VERSION = 2
 """Raised when the loop's results change."""
 MOMENTS = {"exp_avg", "exp_avg_sq"}
 """AdamW's memory of each weight."""
+COMPILED_ON_A_GPU = "compile = true: a compiled model is trained on a GPU only"
 
 
 class Training(Settings):
@@ -59,6 +60,14 @@ class Training(Settings):
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="bf16: autocast, weights and moments stay fp32"
     )
+    compile: bool = Field(
+        default=False, strict=True, description="true: train a compiled model; on a GPU only, and with other bits"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As without the field if it is not set, so that jobs of earlier studies have the params that they had."""
+        return {key: value for key, value in dumped(self).items() if key != "compile" or value}
 
     @model_validator(mode="after")
     def _check(self) -> Training:
@@ -250,6 +259,16 @@ class Checkpoint(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Unread:
+    """A step of which it is not known yet whether it was finite, and the model's buffers before it."""
+
+    step: int
+    loss: Tensor
+    norm: Tensor
+    buffers: list[Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """What to train and how; `run` is a function of the state given to it.
@@ -266,6 +285,8 @@ class Trainer:
         progress: called with 1 after every step; first with how many a checkpoint saved.
         checkpoint: keeps states of runs and gives back the last one; None: nothing is kept.
         evaluating: names of the modules that stay in evaluation mode while the model is trained, such as frozen norms.
+        read_every: after how many steps it is read whether they were finite; None: 1 on a CPU, 20 on a GPU, which need
+            not be waited for in between. The results are the same.
     """
 
     model: nn.Module
@@ -279,6 +300,7 @@ class Trainer:
     progress: Callable[[int], None] = lambda _: None
     checkpoint: Checkpoint | None = None
     evaluating: frozenset[str] = frozenset()
+    read_every: int | None = None
 
     @property
     def order(self) -> BatchOrder:
@@ -346,8 +368,11 @@ class Trainer:
 
         Raises:
             TrainingDiverged: loss, gradient norm or an updated weight not finite; carries the last good state.
+            ConfigError: the protocol wants a compiled model, and the model is not on a GPU.
         """
         device = next(self.model.parameters()).device
+        if self.training.compile and device.type != "cuda":
+            raise ConfigError(f"training: {COMPILED_ON_A_GPU}, not on {device.type!r}")
         mask = None if mask is None else _on(device, by_first_name(mask, self.model, "the mask"))
         checkpoint = self.checkpoint
         leg = nullcontext((Cost(), state)) if checkpoint is None else checkpoint.leg(state, until)
@@ -358,6 +383,13 @@ class Trainer:
             counts: Counter[int] = Counter()  # steps since the mask changed, by the length of the batch
             cast = nullcontext if training.precision == "fp32" else _bf16_autocast(device)
             limit = math.inf if training.clip_norm is None else training.clip_norm
+            model: Any = self.model
+            if training.compile:  # with the random numbers of an eager model
+                model = torch.compile(self.model, options={"fallback_random": True})
+            has_buffers = any(True for _ in self.model.buffers())
+            read_every = self._read_every(device) if observe is None and prune is None else 1
+            unread: list[_Unread] = []  # steps of which it is not known whether they were finite
+            broken = torch.zeros((), device=device)
             for step in range(state.step, until):
                 try:
                     with torch.no_grad():
@@ -373,9 +405,10 @@ class Trainer:
                 seed_all(named_seed("step", seed=self.seed, step=step))
                 indices = order(step)
                 batch = self.examples.batch(indices)
-                buffers = [buffer.clone() for buffer in self.model.buffers()]  # a forward pass changes those of norms
+                # a forward pass changes those of norms
+                buffers = [buffer.clone() for buffer in self.model.buffers()] if has_buffers else []
                 with cast():
-                    loss = self.loss(self.model, batch)
+                    loss = self.loss(model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
                 _raise_gradients(masters)
                 if mask is not None:
@@ -386,13 +419,12 @@ class Trainer:
                 if observe is not None:
                     observe(parameters)
                 norm = torch.nn.utils.clip_grad_norm_(parameters.values(), limit)
-                if not torch.isfinite(loss.detach() + norm):
-                    self._refuse_infinite_weights(state, step, mask)
-                    cause, advice = explain(self.model, batch, indices)
-                    _restore(self.model, buffers)
-                    done = self._leave(optimizer, parameters, step)
-                    problem = f"training diverged at step {step}: loss {loss.item()}, gradient norm {norm.item()}"
-                    raise TrainingDiverged(f"{problem}{cause}", step, done, mask, advice)
+                unread.append(_Unread(step, loss.detach(), norm, buffers))
+                if read_every > 1:  # no update after a step that is not finite, until it is noticed
+                    broken = torch.maximum(broken, 1 - torch.isfinite(loss.detach() + norm).all().float())
+                    optimizer.found_inf = broken  # type: ignore[attr-defined]
+                if len(unread) == read_every:
+                    self._read(unread, state, mask, optimizer, parameters)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(training, step)
                 optimizer.step()
@@ -401,11 +433,46 @@ class Trainer:
                 counts[order.length(indices)] += 1
                 self.progress(1)
                 if checkpoint is not None and checkpoint.due():
+                    self._read(unread, state, mask, optimizer, parameters)
                     self._refuse_infinite_weights(state, step + 1, mask)
                     checkpoint.keep(self._reached(optimizer, parameters, step + 1), spent + self._cost(counts, mask))
+            self._read(unread, state, mask, optimizer, parameters)
             self._refuse_infinite_weights(state, until, mask)
             done = self._leave(optimizer, parameters, max(until, state.step))
         return done, spent + self._cost(counts, mask)
+
+    def _read_every(self, device: torch.device) -> int:
+        """After how many steps it is read whether they were finite, which waits for the device."""
+        return self.read_every or (1 if device.type == "cpu" else 20)
+
+    def _read(
+        self,
+        unread: list[_Unread],
+        begun: State,
+        mask: Mask | None,
+        optimizer: torch.optim.AdamW,
+        parameters: dict[str, nn.Parameter],
+    ) -> None:
+        """Raise TrainingDiverged if one of the unread steps was not finite; else forget them.
+
+        Nothing was updated from the first such step on, so the workspace is as before it but for the buffers.
+        """
+        finite = (
+            torch.stack([torch.isfinite(each.loss + each.norm).all() for each in unread]).tolist() if unread else []
+        )
+        if all(finite):
+            unread.clear()
+            return
+        first = unread[finite.index(False)]
+        self._refuse_infinite_weights(begun, first.step, mask)
+        seed_all(named_seed("step", seed=self.seed, step=first.step))
+        indices = self.order(first.step)
+        cause, advice = explain(self.model, self.examples.batch(indices), indices)
+        _restore(self.model, first.buffers)
+        done = self._leave(optimizer, parameters, first.step)
+        values = f"loss {first.loss.item()}, gradient norm {first.norm.item()}"
+        problem = f"training diverged at step {first.step}: {values}{cause}"
+        raise TrainingDiverged(problem, first.step, done, mask, advice)
 
     def _refuse_infinite_weights(self, begun: State, step: int, mask: Mask | None) -> None:
         """Raise TrainingDiverged if the weights after `step` steps are not finite; its last good state is `begun`."""

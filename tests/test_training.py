@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -238,13 +239,15 @@ def test_bf16_keeps_weights_and_moments_in_fp32(make: MakeTrainer) -> None:
     assert same(state, whole)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def on_gpu(trainer: Trainer) -> Trainer:
+    loss = trainer.loss
+    model = trainer.model.cuda()
+    return replace(trainer, model=model, loss=lambda model, batch: loss(model, [part.cuda() for part in batch]))
+
+
+@pytest.mark.gpu
 def test_on_a_gpu_masked_weights_stay_zero_and_a_state_from_a_file_goes_on(make: MakeTrainer, tmp_path: Path) -> None:
-    base = make()
-    loss = base.loss
-    trainer = replace(
-        base, model=base.model.cuda(), loss=lambda model, batch: loss(model, [part.cuda() for part in batch])
-    )
+    trainer = on_gpu(make())
     state, _ = trainer.run(state_of(trainer.model), 5)
     mask = mask_at(trainer, state, "0.9")
     artifacts.save_state(tmp_path / "state", state, {})
@@ -513,3 +516,153 @@ def test_bad_data_are_named(make: MakeTrainer) -> None:
     trainer = replace(make(), examples=Poisoned())
     with pytest.raises(TrainingDiverged, match=r"part 0 of the batch holds NaN .* \(training example 7\)"):
         trainer.run(state_of(trainer.model), 5)
+
+
+# --- steps that are read later, compiled models -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read_every", [2, 7, 100])
+def test_reading_later_whether_steps_were_finite_changes_no_bit(make: MakeTrainer, read_every: int) -> None:
+    """Dense and masked, over several readings and a rest."""
+    trainer = make()
+    initial = state_of(trainer.model)
+    mask = mask_at(trainer, initial, "0.6")
+    for each in (None, mask):
+        whole, cost = trainer.run(initial, 17, each)
+        later, same_cost = replace(trainer, read_every=read_every).run(initial, 17, each)
+        assert same(whole, later)
+        assert cost == same_cost
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(40, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("bad", [0, 1, 3, 4, 9])
+@pytest.mark.parametrize("read_every", [1, 4])
+def test_the_first_bad_step_is_named_however_late_it_is_read(make: MakeTrainer, bad: int, read_every: int) -> None:
+    """The error and the state it keeps, buffers of norms included, are those of a run that stops there."""
+
+    class Poisoned(Noisy):
+        def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+            inputs, labels = super().batch(indices)
+            return (inputs * float("inf") if torch.equal(indices, order(bad)) else inputs), labels
+
+    trainer = replace(make(), model=normed(), prunable=("1.weight",))
+    order = trainer.order
+    initial = state_of(trainer.model)
+    mask = {"1.weight": torch.rand(4, 40, generator=torch.Generator().manual_seed(0)) < 0.5}
+    good, _ = trainer.run(initial, bad, mask)
+    with pytest.raises(TrainingDiverged, match=rf"diverged at step {bad}: loss nan.*; part 0 of the batch") as caught:
+        replace(trainer, examples=Poisoned(), read_every=read_every).run(initial, 12, mask)
+    assert caught.value.step == caught.value.state.step == bad
+    if bad:  # before the first update the optimizer may have moments or none
+        assert same(caught.value.state, good)
+    assert all(torch.equal(caught.value.state.weights[name], tensor) for name, tensor in good.weights.items())
+
+
+@pytest.mark.parametrize("due_after", [1, 3, 5])
+def test_no_checkpoint_holds_a_state_that_is_not_finite(make: MakeTrainer, due_after: int) -> None:
+    """Asked for within steps that were not read yet; and what was kept until then is the run as it was."""
+    kept: list[State] = []
+
+    class Checkpoint:
+        asked = 0
+
+        def leg(self, state: State, until: int) -> object:
+            return nullcontext((Cost(), state))
+
+        def due(self) -> bool:
+            self.asked += 1
+            return self.asked % due_after == 0
+
+        def keep(self, state: State, spent: Cost) -> None:
+            kept.append(copy.deepcopy(state))
+
+    calls = []
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        calls.append(1)
+        return trainer.loss(model, batch) * (float("nan") if len(calls) == 8 else 1.0)
+
+    trainer = make()
+    initial = state_of(trainer.model)
+    later = replace(trainer, loss=loss, read_every=6, checkpoint=Checkpoint())  # type: ignore[arg-type]
+    with pytest.raises(TrainingDiverged, match="diverged at step 7: loss nan") as caught:
+        later.run(initial, 30)
+    assert [state.step for state in kept] == list(range(due_after, 8, due_after))
+    for state in kept:
+        assert same(state, trainer.run(initial, state.step)[0])
+    assert same(caught.value.state, trainer.run(initial, 7)[0])
+
+
+@pytest.mark.parametrize("read_every", [1, 3])
+def test_who_watches_a_run_sees_finite_steps_only(make: MakeTrainer, read_every: int) -> None:
+    """`observe` and `prune` go with every step, so every step is read."""
+    seen = []
+    trainer = replace(make(learning_rate=1e30, warmup_steps=0), read_every=read_every)
+    with pytest.raises(TrainingDiverged):
+        trainer.run(
+            state_of(trainer.model),
+            20,
+            prune=lambda step, weights: seen.append(weights["head.weight"].isfinite().all()),
+        )
+    assert all(seen[:-1])
+
+
+def test_a_field_that_is_not_set_is_not_in_the_params_of_jobs() -> None:
+    """So studies that were finished before there was `compile` stay finished; set, it is there and comes back."""
+    plain = Training(steps=3, learning_rate=1.0)
+    expected = {
+        "steps": 3,
+        "batch_size": 128,
+        "learning_rate": 1.0,
+        "warmup_steps": 0,
+        "weight_decay": 0.1,
+        "clip_norm": 1.0,
+        "precision": "fp32",
+    }
+    assert list(plain.model_dump(mode="json").items()) == list(expected.items())
+    assert plain.model_dump() == expected
+    compiled = Training(steps=3, learning_rate=1.0, compile=True)
+    assert compiled.model_dump() == {**expected, "compile": True}
+    assert Training(**compiled.model_dump()) == compiled
+    assert Training(**plain.model_dump()) == plain
+
+
+@pytest.mark.parametrize("value", [1, "yes", "true", None])
+def test_compile_is_a_truth_value(value: object) -> None:
+    with pytest.raises(ValidationError, match="compile"):
+        Training(steps=3, learning_rate=1.0, compile=value)  # type: ignore[arg-type]
+
+
+def test_a_compiled_model_on_a_cpu_is_refused_before_any_step(make: MakeTrainer) -> None:
+    trainer = make(compile=True)
+    before = state_of(trainer.model)
+    with pytest.raises(ConfigError, match="compile = true: a compiled model is trained on a GPU only, not on 'cpu'"):
+        trainer.run(before, 1)
+    assert same(state_of(trainer.model), before)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_reading_later_changes_no_bit(make: MakeTrainer) -> None:
+    trainer = on_gpu(make())
+    initial = state_of(trainer.model)
+    mask = mask_at(trainer, initial, "0.6")
+    assert same(trainer.run(initial, 17, mask)[0], replace(trainer, read_every=1).run(initial, 17, mask)[0])
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_compiled_model_ends_near_an_eager_one(make: MakeTrainer) -> None:
+    """After 10 steps: sums in another order differ in the last bits, which 10 steps at 1e-3 leave within 1e-3."""
+    trainer = on_gpu(make(learning_rate=1e-3))
+    initial = state_of(trainer.model)
+    mask = mask_at(trainer, initial, "0.6")
+    eager, cost = trainer.run(initial, 10, mask)
+    compiled_trainer = replace(trainer, training=trainer.training.model_copy(update={"compile": True}))
+    compiled, same_cost = compiled_trainer.run(initial, 10, mask)
+    assert cost == same_cost
+    assert eager.weights.keys() == compiled.weights.keys()
+    for name, weight in eager.weights.items():
+        torch.testing.assert_close(compiled.weights[name], weight, rtol=1e-3, atol=1e-3)
+    assert not any(compiled.weights[name][~kept].any() for name, kept in mask.items())
