@@ -166,7 +166,12 @@ def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_pat
         measured(parse_study(study, "test"), "mine", "half_order")
     found = measured(parse_study({**study, "data_root": str(tmp_path)}, "test"), "mine", "half_order")
     assert min(found.step_seconds, found.example_seconds, found.selection_seconds, found.job_seconds) > 0
-    assert not found.known_lengths
+    assert found.known_lengths  # estimated from the texts, which are there
+    study["grid"][0]["tasks"] = ["cola"]
+    cola = parse_study({**study, "data_root": str(tmp_path)}, "test")
+    unknown = stated(cola, "mine", "cola", 1e9, 0)
+    assert not unknown.known_lengths  # taken for the longest
+    assert unknown.step_flops > found.step_flops
     text = (ROOT / "workflow/rules/report.smk").read_text()
     assert 'isp plan {params.study} --data-root "$ISP_DATA_ROOT"' in text
 

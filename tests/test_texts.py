@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from isp.backbones._bert import SPECIAL, BertBackbone
 from isp.counting import count_step_flops
-from isp.data.texts import Texts, padding_share, to_tokens
+from isp.data.texts import Texts, estimate_lengths, padding_share, to_tokens
 from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.seeds import seed as named_seed
@@ -120,3 +120,10 @@ def test_flops_follow_the_length_of_every_batch() -> None:
     change = trainer.run(state_of(model), 12, prune=lambda step, _: mask if step == 5 else None)[1]
     assert change == trainer.cost(range(5)) + trainer.cost(range(5, 12), mask)
     assert len({int(examples.lengths[trainer.order(step)].max()) for step in range(12)}) > 1
+
+
+def test_lengths_are_estimated_by_words() -> None:
+    """Words and punctuation marks times 1.08, [CLS] and a [SEP] a text; no longer than texts may be."""
+    first, second = ["a b c.", "word", "x " * 99], ["", "one, two", "y"]
+    assert estimate_lengths([first], [0, 1, 2], 50).tolist() == [6, 3, 50]
+    assert estimate_lengths([first, second], [1, 0], 50).tolist() == [7, 7]  # 4 * 1.08 + 3

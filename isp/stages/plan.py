@@ -43,7 +43,10 @@ def plan(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Also write it here, as JSON.")] = None,
 ) -> None:
-    """Print the plan of a study. Prepared texts in `resources/` are looked at; of others the longest are assumed."""
+    """Print the plan of a study.
+
+    Texts that are not prepared yet are as long as those of the data set seem to be, or the longest if it is not there.
+    """
     if (configfile is None) == (study is None):
         raise IspError("isp plan: give a study by --configfile FILE")
     found = load_study(configfile) if configfile else parse_study(study or {}, "--study")

@@ -23,7 +23,9 @@ from isp import artifacts, masks
 from isp.backbones import Backbone
 from isp.config import Study
 from isp.costs import StepFlops
+from isp.data.texts import estimate_lengths
 from isp.definitions import backbone_of, task_of
+from isp.errors import IspError
 from isp.evaluation import outputs_of
 from isp.losses import default_loss
 from isp.preparation import limited
@@ -38,6 +40,8 @@ COUNTED = 2
 """Examples of the batch whose FLOPs are counted; those of others are in proportion."""
 CALIBRATION = 3.0
 """Seconds that steps are timed for."""
+SAMPLED = 5000
+"""Texts whose lengths are estimated, where they are not prepared yet."""
 SCORED = 512
 """Examples whose scoring is timed."""
 
@@ -127,18 +131,19 @@ def measured(study: Study, backbone: str, task: str) -> Rates:
 
 
 def counted(study: Study, backbone: str, task: str, of: str, prepared: bool = True) -> Rates:
-    """FLOPs and sizes, counted under the head of the task `of`, at the lengths of the prepared examples if any."""
+    """FLOPs and sizes, counted under the head of the task `of`, at the lengths of the prepared examples if any.
+
+    Else texts are as long as those of the data set seem to be, if it is there, or else as long as they may be.
+    """
     shape = _shape(study.defined("backbone", backbone), study.defined("task", of), study.data_root)
     training, tensors = study.protocol(backbone, task), _prepared(study, backbone, task) if prepared else None
     examples = study.backbone(backbone).examples(tensors or shape.tensors, shape.architecture, "none")
-    lengths = lengths_of(examples)
+    lengths, known = lengths_of(examples), None
     if lengths is None:
         of_batches = {0: 1}
-    elif tensors is None:
-        of_batches = {int(lengths.max()): 1}
     else:
-        order = BatchOrder(len(examples), training.batch_size, 0, lengths=lengths)
-        of_batches = Counter(int(lengths[order(step)].max()) for step in range(order.steps_per_epoch))
+        known = lengths if tensors is not None else _estimated_lengths(study, backbone, task) if prepared else None
+        of_batches = {int(lengths.max()): 1} if known is None else _lengths_of_batches(known, training.batch_size)
     flops, _ = shape.flops.steps(of_batches)
     step_flops = flops * training.batch_size // COUNTED // sum(of_batches.values())
     weights = shape.model.state_dict()
@@ -153,8 +158,30 @@ def counted(study: Study, backbone: str, task: str, of: str, prepared: bool = Tr
         prunable=sum(weights[name].numel() for name in shape.prunable),
         activations=shape.activations,
         example=sum(tensor.nbytes // len(tensor) for tensor in shape.tensors.values()),
-        known_lengths=lengths is None or tensors is not None,
+        known_lengths=lengths is None or known is not None,
     )
+
+
+def _lengths_of_batches(lengths: Tensor, batch_size: int) -> Counter[int]:
+    """How many batches of an epoch have which length, that of their longest example."""
+    order = BatchOrder(len(lengths), batch_size, 0, lengths=lengths)
+    return Counter(int(lengths[order(step)].max()) for step in range(order.steps_per_epoch))
+
+
+def _estimated_lengths(study: Study, backbone: str, task: str) -> Tensor | None:
+    """Lengths of as many texts as are trained on, estimated from some of the data set; None: it is not there."""
+    max_length = getattr(study.backbone(backbone), "max_length", None)
+    if max_length is None:
+        return None
+    try:
+        columns = study.task(task).source.read("train", study.data_root).columns
+    except IspError:  # not downloaded yet, or damaged, which the stage that needs it will say
+        return None
+    rows = len(columns[0])
+    some = torch.linspace(0, rows - 1, min(rows, SAMPLED)).round().to(torch.int64).tolist()
+    sample = estimate_lengths(columns, some, max_length)
+    generator = torch.Generator().manual_seed(0)
+    return sample[torch.randint(len(sample), (study.num_train(task),), generator=generator)]
 
 
 def _prepared(study: Study, backbone: str, task: str) -> Mapping[str, Tensor] | None:
