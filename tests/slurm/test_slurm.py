@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -166,6 +167,9 @@ def trained(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -
 class Training:
     """A dense model that is being trained in a job of the cluster; it saves how far it is every so many seconds."""
 
+    used_before = math.inf
+    """Seconds of CPU that the stage had taken when its marker was first seen."""
+
     def __init__(
         self, here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: str = "1", **resources: Any
     ) -> None:
@@ -176,15 +180,22 @@ class Training:
         changed = {"set-resources": {"finetune_dense": resources}} if resources else {}
         self.slurm = Cluster(folder, folder / "study.yaml", **changed)
         self.running = self.slurm.start(TRAINED)
-        begun = CHECKPOINT if float(seconds) < 60 else watch.marker(TRAINED)
-        wait("training has begun", lambda: self.has_begun(folder / begun) or self.running.poll() is not None)
+        begun = self.has_saved if float(seconds) < 60 else self.has_computed
+        wait("training has begun", lambda: begun() or self.running.poll() is not None)
         assert self.running.poll() is None, (folder / "snakemake.txt").read_text()
         (self.job,) = [job for job in self.jobs() if job["JobState"] == "RUNNING"]
 
-    @staticmethod
-    def has_begun(path: Path) -> bool:
-        """Whether a checkpoint is there, or a marker that tells of steps."""
-        return path.exists() and (path.suffix == ".safetensors" or watch.read_marker(path).get("step", 0) > 0)
+    def has_saved(self) -> bool:
+        return (self.folder / CHECKPOINT).exists()
+
+    def has_computed(self) -> bool:
+        """Whether the stage took 4 s of CPU, a fourth of all, since its marker was there; that tells of steps late."""
+        about = watch.read_marker(self.folder / watch.marker(TRAINED))
+        with contextlib.suppress(KeyError, psutil.Error):  # not there yet, or there no more
+            used = sum(psutil.Process(about["pid"]).cpu_times()[:2])
+            self.used_before = min(self.used_before, used)
+            return used - self.used_before > 4
+        return False
 
     def jobs(self) -> list[dict[str, str]]:
         return [job for job in jobs() if job["WorkDir"] == str(self.folder)]
