@@ -240,7 +240,7 @@ def clean(
     study: Annotated[str, typer.Argument(help="Its name: that of its folder in results/.")],
     yes: Annotated[bool, typer.Option("--yes", help="Delete the files; without it they are only listed.")] = False,
 ) -> None:
-    """Delete the states and copies between rounds that a study no longer needs, and say how much that frees.
+    """Delete the states, copies and tickets between rounds that a study no longer needs, and say how much that frees.
 
     Tickets, masks, records, tables and logs stay, and so does what unfinished jobs need: running the study again has
     nothing more to do than before. One more sparsity or variant later may train again what was deleted.

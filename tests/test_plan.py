@@ -102,6 +102,35 @@ def test_a_ticket_takes_its_kept_and_unpruned_weights_and_a_bit_for_each_prunabl
     assert by_sparsity == {"0.5000": 20 * 4 + 40 * 4 + 10, "0.7500": 20 * 4 + 20 * 4 + 10}
 
 
+def test_tickets_of_rounds_that_are_no_result_are_temporary() -> None:
+    """To 0.75 the rounds are 0.5 and 0.75, to 0.9 two more; a hidden chain of rounds is for pooling alone."""
+    variants = {
+        "lth": {"method": "lth", "settings": {"rate": 0.5}},
+        "v1.5": {"method": "lth", "settings": {"rate": 0.5, "scope": "layer"}},
+        "pools": {"method": "lottery_pools", "settings": {"rate": 0.6, "coefficients": [0.5]}},
+    }
+    grid = [
+        {**STUDY["grid"][0], "variants": ["lth", "pools"], "sparsities": [0.75, 0.9]},
+        {**STUDY["grid"][0], "variants": ["v1.5"], "sparsities": [0.5, 0.75]},
+    ]
+    jobs = Jobs(parse_study({**STUDY, "variants": variants, "grid": grid}, "test"))
+    made = Plan(jobs=jobs, rates={("clip_tiny", "digits"): RATES}, throughput=1, parallel=2)
+    rules: dict[str, set[str]] = {"retrain": set(), "retrain_round": set()}
+    for job in jobs.by_output.values():
+        if job.rule in rules:
+            rules[job.rule].add("/".join(job.output.split("/")[-3:-1]))
+    chain = next(name for name in jobs.dag.all_variants if name.startswith("pools") and name != "pools")
+    assert rules["retrain"] == {"lth/0.7500", "lth/0.9000", "v1.5/0.5000", "v1.5/0.7500"}
+    assert rules["retrain_round"] == {
+        *("lth/0.5000", "lth/0.8750", f"{chain}/0.6000", f"{chain}/0.8400"),
+        *(f"{chain}/0.7500", f"{chain}/0.9000"),
+    }
+    disk, of = made.as_json()["disk"], {s: round(410 - 320 * s) for s in (0.5, 0.6, 0.75, 0.84, 0.875, 0.9)}
+    lth, pooled = of[0.5] + of[0.875], of[0.6] + of[0.75] + of[0.84] + of[0.9]
+    assert disk["temporary"] == lth + pooled
+    assert disk["peak"] == disk["kept"] + lth + pooled  # two chains side by side
+
+
 def test_selections_within_a_run_by_hand() -> None:
     """Movement at steps 20, 40, 60 and 80 of 100; the paper's baseline at 10, 20, … to 0.5, and three more to 0.75."""
     variants = {

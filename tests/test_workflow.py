@@ -419,6 +419,30 @@ def test_a_second_run_has_nothing_to_do(smoke: Path) -> None:
     assert (smoke / "results/smoke/metrics.csv").stat().st_mtime_ns == before
 
 
+def test_tickets_of_rounds_go_where_nothing_needs_them(short_pretraining: Path, tmp_path: Path) -> None:
+    """Without `notemp`; their masks stay, and with them everything that was made. One at 0.5 is pooled in the end."""
+    shutil.copytree(short_pretraining, tmp_path / "resources")
+    study = yaml.safe_load(STUDY.read_text())
+    block = {**study["grid"][0], "variants": ["lth", "lottery_pools"], "sparsities": [0.75]}
+    path = tmp_path / "rounds.yaml"
+    variants = {name: study["variants"][name] for name in block["variants"]}
+    path.write_text(yaml.safe_dump({**study, "study": "rounds", "variants": variants, "grid": [block]}))
+    profile = yaml.safe_load((ROOT / "workflow/profiles/default/config.yaml").read_text())
+    assert profile.pop("notemp")
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile/config.yaml").write_text(yaml.safe_dump(profile))
+    done = snakemake(tmp_path, "--workflow-profile", "profile", study=path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / str(RUN).replace("smoke", "rounds")
+    assert sorted(str(each.relative_to(run)) for each in run.rglob("*.safetensors")) == [
+        *("dense/pretrained.safetensors", "initial/pretrained.safetensors"),
+        *("lottery_pools/0.7500/ticket.safetensors", "lth/0.7500/ticket.safetensors"),
+        *("lth/round0/to0.5000/mask.safetensors", "lth/round1/to0.7500/mask.safetensors"),
+    ]
+    again = snakemake(tmp_path, "--workflow-profile", "profile", study=path)
+    assert "nothing to do" in again.stderr.lower()
+
+
 def test_after_cleaning_there_is_nothing_to_do(smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """States and copies are gone, tickets, masks and records are there."""
     folder = tmp_path / "copy"
@@ -429,7 +453,8 @@ def test_after_cleaning_there_is_nothing_to_do(smoke: Path, tmp_path: Path, monk
         cli.main(["clean", "smoke", "--yes"])
     gone = before - {path.relative_to(folder) for path in folder.rglob("*.safetensors")}
     assert {re.sub(r"\d+", "", path.name) for path in gone} == {
-        *("state.safetensors", "weak.safetensors", "member.safetensors", "subnetwork.safetensors")
+        *("state.safetensors", "weak.safetensors", "member.safetensors", "subnetwork.safetensors"),
+        "ticket.safetensors",  # of rounds that only a pooled variant needs
     }
     done = snakemake(folder)
     assert done.returncode == 0, done.stderr

@@ -103,8 +103,8 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
         f"{plan['hours']:,.2f} hours {how}, {plan['wall_hours']:,.2f} with {side}.",
         f"Each ticket made by itself: {without['steps']:,} steps, {si(without['flops'])} FLOP, "
         f"{without['seconds'] / 3600:,.2f} hours; sharing saves {saved} of it.",
-        f"Disk: {si(disk['kept'])}B stay; states and copies between rounds are {si(disk['temporary'])}B; if they are "
-        f"deleted on the way, the most at a time is {si(disk['peak'])}B.",
+        f"Disk: {si(disk['kept'])}B stay; states, copies and tickets between rounds are {si(disk['temporary'])}B; "
+        f"if they are deleted on the way, the most at a time is {si(disk['peak'])}B.",
         "A variant's jobs and hours are all that its tickets need but evaluation, also what variants share. Steps of "
         "rounds that follow from measured sparsity are the most there may be. Downloads, pre-training and preparation "
         "are counted as jobs only: studies share them.",

@@ -159,6 +159,14 @@ class Dag:
             for value in group.sparsities
         ]
 
+    @cached_property
+    def recorded(self) -> dict[str, list[str]]:
+        """The sparsities of the records of each variant; hidden variants have none."""
+        found: dict[str, dict[str, None]] = {}
+        for group in self.study.groups():
+            found.setdefault(group.variant, {}).update(dict.fromkeys(map(str, group.sparsities)))
+        return {variant: list(values) for variant, values in found.items()}
+
     def prepared(self) -> list[str]:
         """The prepared training examples of all backbones and tasks."""
         places = dict.fromkeys((group.backbone, group.task) for group in self.study.groups())
@@ -236,7 +244,13 @@ class RuleOfStudy:
         if not self.rule.routes:
             return paths.WILDCARDS["variant"]
         names = [name for name in self.dag.all_variants if self.dag.route(name) in self.rule.routes]
-        return "|".join(name.replace(".", r"\.") for name in names) or paths.NOTHING
+        return "|".join(map(self._pattern, names)) or paths.NOTHING
+
+    def _pattern(self, variant: str) -> str:
+        """A pattern of a variant; of a rule for rounds only, where no sparsity of a record follows."""
+        recorded = self.dag.recorded.get(variant) if self.rule.rounds_only else None
+        but = f"(?!/(?:{'|'.join(recorded)})/)" if recorded else ""
+        return f"{variant}{but}".replace(".", r"\.")
 
     def inputs(self, w: Wildcards) -> Inputs:
         """What a job needs of the study's other jobs."""

@@ -106,6 +106,7 @@ class Jobs:
     def _patterns(self) -> list[tuple[Rule, re.Pattern[str], list[re.Pattern[str]]]]:
         """The rules whose jobs are found from the records back, with what their outputs look like."""
         rules = [self.dag.rule(name) for name, rule in RULES.items() if rule.jobs is None]
+        rules.sort(key=lambda each: not each.rule.rounds_only)  # before those that make the same output at all
         return [
             (
                 each.rule,

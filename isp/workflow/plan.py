@@ -111,8 +111,9 @@ class Plan:
     def _disk(self) -> dict[str, int]:
         """Bytes: what stays, what is deleted on the way, and the most that lies there at a time.
 
-        A chain of rounds that is being made holds two states and the copies of a round, a soup all that is mixed; one
-        chain or soup for each job that runs beside others is counted.
+        A chain of rounds that is being made holds two states and the copies of a round, or the tickets of its rounds
+        if others are pooled of them; a soup all that is mixed. One chain or soup for each job that runs beside others
+        is counted.
         """
         jobs = self.jobs.by_output.values()
         temporary = [job for job in jobs if job.temporary]
@@ -140,7 +141,12 @@ def _by(jobs: Iterable[Job], key: Callable[[Job], Any]) -> dict[Any, list[Job]]:
 
 
 def _chain_and_round(output: str) -> tuple[str, str]:
-    """The chain and the round that a temporary file belongs to; what a soup is mixed of has a folder and no round."""
+    """The chain and the round that a temporary file belongs to; what a soup is mixed of has a folder and no round.
+
+    Tickets of rounds, which may all be pooled at the end of the chain, have its folder.
+    """
+    if output.endswith("/ticket.safetensors"):
+        return output.rsplit("/", 2)[0], ""
     chain, _, rest = output.partition("/round")
     return (chain, rest.split("/")[0]) if rest else (output.rpartition("/")[0], "")
 

@@ -97,6 +97,8 @@ class Rule:
         output: Pattern of the path by which a job is known.
         beside: Patterns of what else it makes.
         makes: Kind of artifact that the output is; None: no artifact.
+        rounds_only: Whether it makes its output only at sparsities that no record of the variant has, in the place of a
+            rule that makes it at all.
         routes: The routes (`isp.families.Method.route`) whose variants it is for; none: it is not for a variant, or
             for all of them.
         inputs: What it needs of the study's other jobs.
@@ -119,6 +121,7 @@ class Rule:
     output: str = ""
     beside: tuple[str, ...] = ()
     makes: Kind | None = None
+    rounds_only: bool = False
     routes: tuple[str, ...] = ()
     inputs: Callable[[Context, Wildcards], Inputs] = lambda dag, w: {}
     settings: Callable[[Context, Wildcards], str | int] = lambda dag, w: ""

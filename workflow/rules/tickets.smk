@@ -29,6 +29,17 @@ rule retrain:
         " --sparsity {wildcards.sparsity} --data {input.data} {params.run} --output {output} > {log} 2>&1"
 
 
+# Tickets of rounds that are no result of the study; their masks stay.
+use rule retrain as retrain_round with:
+    output:
+        temp(paths.TICKET),
+    wildcard_constraints:
+        variant=dag.retrain_round.variants,
+
+
+ruleorder: retrain_round > retrain
+
+
 rule find_ticket:
     input:
         unpack(dag.find_ticket.inputs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 from isp.families import planned_steps
@@ -40,6 +41,16 @@ RETRAIN = Rule(
     memory=training_memory,
     is_ticket=True,
 )
+RETRAIN_ROUND = replace(
+    RETRAIN,
+    name="retrain_round",
+    stage="retrain",
+    rounds_only=True,
+    routes=("iterative",),
+    temporary=True,
+    is_ticket=False,
+)
+"""Tickets of rounds that are no result: the next round's mask needs them, and those that pool tickets."""
 FIND_TICKET = Rule(
     name="find_ticket",
     output=paths.TICKET,
