@@ -20,6 +20,10 @@ else:
         def __getattr__(self, name: str) -> Any:
             return getattr(importlib.import_module(self.__name__), name)
 
+        def __setattr__(self, name: str, value: Any) -> None:
+            """What is replaced for a while (`isp.replacing`) is replaced for everybody."""
+            setattr(importlib.import_module(self.__name__), name, value)
+
     torch, F = _Lazy("torch"), _Lazy("torch.nn.functional")
 
 __all__ = ["F", "torch"]
