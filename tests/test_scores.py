@@ -19,6 +19,7 @@ from isp import masks, registry
 from isp.backbones import _bert as bert
 from isp.backbones import _open_clip as clip
 from isp.backbones import clip_tiny
+from isp.backbones._classifiers import ImageClassifier, TextClassifier
 from isp.costs import Cost
 from isp.counting import counting
 from isp.errors import ConfigError
@@ -82,13 +83,13 @@ def tiny_clip() -> Trainer:
     vision = {"layers": 2, "width": 16, "head_width": 8, "patch_size": 7, "image_size": 14}
     architecture["model"] = {**architecture["model"], "vision_cfg": vision, "embed_dim": 8}
     head = F.normalize(drawn(3, 8), dim=-1) * 10
-    model = clip.ImageClassifier(clip.build(architecture, 0).visual, head).double()
+    model = ImageClassifier(clip.build(architecture, 0).visual, head).double()
     return trainer_of(model, Fixed(drawn(40, 3, 14, 14)), prunable_names(model, clip.PRUNABLE))
 
 
 def tiny_bert() -> Trainer:
     """Weights five times as large as drawn, so that attention is not uniform; the longest text has 7 tokens."""
-    model = bert.TextClassifier(bert.build({**SMALL_BERT, "initializer_range": 0.1}, 0), 3).double()
+    model = TextClassifier(bert.build({**SMALL_BERT, "initializer_range": 0.1}, 0), 3).double()
     tokens = torch.randint(5, SMALL_BERT["vocab_size"], (40, 7), generator=torch.Generator().manual_seed(1))
     attended = (torch.arange(7) < 3 + torch.arange(40)[:, None] % 5).long()
     inputs = {"input_ids": tokens * attended, "attention_mask": attended, "token_type_ids": torch.zeros_like(tokens)}
