@@ -1,0 +1,180 @@
+"""Rounds of Instant Soup Pruning at full size, with random weights: what they cost beside their training steps.
+
+    python benchmarks/paper_scale.py [--backbone clip_vit_b32] [--rounds 2] [--batch-size 4] [--rule mean_score]
+
+A round is a segment of 2 steps, 5 look-aheads of 2 steps each, and their aggregation. Nothing is downloaded: weights
+are made up, data come with installed packages. The cost of a step is the difference between a segment of 2 steps and
+one of 6, by steps. Seconds are CPU seconds of one thread, so other work on the machine disturbs them little. `WAYS`
+holds the ways of running a round that are compared; each writes into a folder of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from full_size import make_files, stage
+
+STEPS, COPIES = 2, 5
+TASKS = {"clip_vit_b32": "digits", "bert_base": "word_order"}
+
+
+@dataclass
+class Spent:
+    """What processes took.
+
+    Attributes:
+        cpu: seconds.
+        wall: seconds.
+        peak_mb: of the largest of them.
+        jobs: how many there were.
+    """
+
+    cpu: float = 0.0
+    wall: float = 0.0
+    peak_mb: float = 0.0
+    jobs: int = 0
+
+    def run(self, command: list[str], folder: Path) -> None:
+        """Run a process and add what it took; a failure ends the benchmark."""
+        log = folder / "log"
+        begun = time.perf_counter()
+        with log.open("w", encoding="utf-8") as file:
+            process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file)
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(log.read_text(encoding="utf-8"))
+        self.wall += time.perf_counter() - begun
+        self.cpu += usage.ru_utime + usage.ru_stime
+        self.peak_mb = max(self.peak_mb, usage.ru_maxrss / 1024)
+        self.jobs += 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is pruned: options that every stage which trains is told, and the rule that superposes."""
+
+    options: tuple[str, ...]
+    rule: str
+    rounds: int
+
+    @property
+    def contribution(self) -> str:
+        """What a copy contributes under the rule."""
+        return "magnitudes" if self.rule == "mean_score" else "mask"
+
+
+Way = Callable[[Path, Cell, Spent], int]
+"""Runs the rounds in a folder that holds `initial` and `train`; returns how many training steps it made."""
+
+
+def isp(name: str, *options: object) -> list[str]:
+    """The command of a stage in a process of its own."""
+    return [sys.executable, "-m", "isp", name, *map(str, options)]
+
+
+def apart(folder: Path, cell: Cell, spent: Spent) -> int:
+    """Every segment, look-ahead and aggregation is a job, with files in between, as a study runs them."""
+    settings = json.dumps({"look_ahead_steps": STEPS})
+    start, within, steps = Path("../initial"), (), 0
+    for number in range(cell.rounds):
+        state, mask, sparsity = Path(f"state{number}"), Path(f"mask{number}"), f"{0.1 * (number + 1):.1f}"
+        until = STEPS * (number + 1)
+        segment = ("--start", start, "--until", until, "--output", state)
+        spent.run(isp("train_segment", *cell.options, *segment, *within), folder)
+        event = ("--state", state, "--round", number, "--sparsity", sparsity, *within)
+        for member in range(COPIES):
+            copy = ("--member", member, "--settings", settings, "--contribution", cell.contribution)
+            output = ("--output", f"weak{number}.{member}")
+            spent.run(isp("weak_mask", *cell.options, *event, *copy, *output), folder)
+        weak = [part for member in range(COPIES) for part in ("--weak", f"weak{number}.{member}")]
+        spent.run(isp("aggregate", *event, "--rule", cell.rule, *weak, "--output", mask), folder)
+        start, within = state, ("--within", mask)
+        steps += STEPS * (1 + COPIES)
+    return steps
+
+
+WAYS: dict[str, Way] = {"a job each": apart}
+
+
+def prepared(folder: Path, backbone: str, batch_size: int) -> tuple[str, ...]:
+    """Make the initial state and the training examples by the real stages; the options of what trains on them."""
+    make_files(folder / "data")
+    root, both = ("--data-root", "data"), ("--backbone", backbone, "--task", TASKS[backbone])
+    protocol = {"steps": 1000, "batch_size": batch_size, "learning_rate": 1e-5}
+    training = (*both, "--seed", 0, "--training", json.dumps(protocol), "--limits", "{}", "--threads", 1)
+    stage(folder, "download", "--task", TASKS[backbone], *root, "--output", "task.json")
+    stage(folder, "download", "--backbone", backbone, *root, "--output", "backbone.json")
+    stage(folder, "convert", "--backbone", backbone, *root, "--manifest", "backbone.json", "--output", "weights")
+    stage(folder, "split", "--task", TASKS[backbone], *root, "--manifest", "task.json", "--output", "split")
+    parts = [part for name in ("train", "validation", "test") for part in (f"--{name}", name)]
+    made = (*root, "--manifest", "task.json", "--split", "split", "--weights", "weights", *parts)
+    stage(folder, "prepare", *both, *made)
+    initial = ("--data", "train", "--weights", "weights", "--initial", "pretrained", "--output", "initial")
+    stage(folder, "initialise", *training, *initial)
+    return tuple(map(str, (*training, "--data", "../train")))
+
+
+def step_seconds(folder: Path, cell: Cell) -> float:
+    """CPU seconds of one training step."""
+    found = []
+    for until in (STEPS, 3 * STEPS):
+        spent = Spent()
+        spent.run(
+            isp("train_segment", *cell.options, "--start", "../initial", "--until", until, "--output", f"to{until}"),
+            folder,
+        )
+        found.append(spent.cpu)
+    return (found[1] - found[0]) / (2 * STEPS)
+
+
+def import_seconds(folder: Path) -> float:
+    """CPU seconds of starting a process and importing what a stage that trains imports."""
+    spent = Spent()
+    spent.run([sys.executable, "-c", "import torch, open_clip, transformers, isp.stages.weak_mask"], folder)
+    return spent.cpu
+
+
+def main() -> None:
+    """Print a line for every way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", choices=list(TASKS), default="clip_vit_b32")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--rule", choices=["mean_score", "union", "votes"], default="mean_score")
+    arguments = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "ISP_CHECKPOINT_SECONDS": "100000"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        options = prepared(folder, arguments.backbone, arguments.batch_size)
+        cell = Cell(options=options, rule=arguments.rule, rounds=arguments.rounds)
+        (folder / "step").mkdir()
+        step, imports = step_seconds(folder / "step", cell), import_seconds(folder / "step")
+        print(f"{arguments.backbone}, batch {arguments.batch_size}, rule {arguments.rule}: {step:.2f} s a step, "
+              f"{imports:.1f} s a start with imports")  # fmt: skip
+        for label, way in WAYS.items():
+            place = folder / label.replace(" ", "_")
+            place.mkdir()
+            spent = Spent()
+            steps = way(place, cell, spent)
+            written = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+            beside = spent.cpu - steps * step
+            print(
+                f"{label}: a round {spent.cpu / cell.rounds:.1f} CPU seconds ({spent.wall / cell.rounds:.1f} on the "
+                f"clock), of which beside training {beside / cell.rounds:.1f}, of which starts and imports "
+                f"{spent.jobs * imports / cell.rounds:.1f}; written {written / cell.rounds / 1e6:,.0f} MB a round, "
+                f"peak memory {spent.peak_mb:,.0f} MB"
+            )
+
+
+if __name__ == "__main__":
+    main()
