@@ -111,8 +111,14 @@ def test_tickets_of_rounds_that_are_no_result_are_temporary() -> None:
     }
     grid = [
         {**STUDY["grid"][0], "variants": ["lth", "pools"], "sparsities": [0.75, 0.9]},
-        {**STUDY["grid"][0], "variants": ["v1.5"], "sparsities": [0.5, 0.75]},
+        {**STUDY["grid"][0], "variants": ["v1.5"], "sparsities": [0.5, 0.75]},  # 0.5 is a result of this one only
     ]
+    other = {**STUDY["grid"][0], "tasks": ["mnist"], "variants": ["lth"], "sparsities": [0.75]}
+    of_cells = Jobs(parse_study({**STUDY, "variants": variants, "grid": [*grid, other]}, "test")).by_output
+    elsewhere = {
+        path.split("/")[-2]: job.rule for path, job in of_cells.items() if "/mnist/" in path and "ticket" in path
+    }
+    assert elsewhere == {"0.5000": "retrain_round", "0.7500": "retrain"}
     jobs = Jobs(parse_study({**STUDY, "variants": variants, "grid": grid}, "test"))
     made = Plan(jobs=jobs, rates={("clip_tiny", "digits"): RATES}, throughput=1, parallel=2)
     rules: dict[str, set[str]] = {"retrain": set(), "retrain_round": set()}

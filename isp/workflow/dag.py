@@ -11,6 +11,7 @@ are not known beforehand, are a job a ticket.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -160,12 +161,13 @@ class Dag:
         ]
 
     @cached_property
-    def recorded(self) -> dict[str, list[str]]:
-        """The sparsities of the records of each variant; hidden variants have none."""
-        found: dict[str, dict[str, None]] = {}
+    def recorded(self) -> dict[tuple[str, str, str], list[str]]:
+        """The sparsities of records by backbone, task and variant, of whichever seed; hidden variants have none."""
+        found: dict[tuple[str, str, str], dict[str, None]] = {}
         for group in self.study.groups():
-            found.setdefault(group.variant, {}).update(dict.fromkeys(map(str, group.sparsities)))
-        return {variant: list(values) for variant, values in found.items()}
+            place = (group.backbone, group.task, group.variant)
+            found.setdefault(place, {}).update(dict.fromkeys(map(str, group.sparsities)))
+        return {place: list(values) for place, values in found.items() if values}
 
     def prepared(self) -> list[str]:
         """The prepared training examples of all backbones and tasks."""
@@ -244,13 +246,18 @@ class RuleOfStudy:
         if not self.rule.routes:
             return paths.WILDCARDS["variant"]
         names = [name for name in self.dag.all_variants if self.dag.route(name) in self.rule.routes]
-        return "|".join(map(self._pattern, names)) or paths.NOTHING
+        return "|".join(map(re.escape, names)) or paths.NOTHING
 
-    def _pattern(self, variant: str) -> str:
-        """A pattern of a variant; of a rule for rounds only, where no sparsity of a record follows."""
-        recorded = self.dag.recorded.get(variant) if self.rule.rounds_only else None
-        but = f"(?!/(?:{'|'.join(recorded)})/)" if recorded else ""
-        return f"{variant}{but}".replace(".", r"\.")
+    @property
+    def backbones(self) -> str:
+        """A pattern of the backbones of its jobs; of a rule for rounds only, where the path of no record follows."""
+        but = self.dag.recorded if self.rule.rounds_only else {}
+        cells = "|".join(
+            rf"{backbone}/{task}/seed\d+/{re.escape(variant)}/(?:{'|'.join(map(re.escape, values))})/"
+            for (backbone, task, variant), values in but.items()
+            if self.dag.route(variant) in self.rule.routes
+        )
+        return f"(?!{cells}){paths.WILDCARDS['backbone']}" if cells else paths.WILDCARDS["backbone"]
 
     def inputs(self, w: Wildcards) -> Inputs:
         """What a job needs of the study's other jobs."""

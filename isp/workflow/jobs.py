@@ -110,14 +110,14 @@ class Jobs:
         return [
             (
                 each.rule,
-                _compiled(each.rule.output, each.variants),
-                [_compiled(path, each.variants) for path in each.rule.beside],
+                _compiled(each.rule.output, variant=each.variants, backbone=each.backbones),
+                [_compiled(path, variant=each.variants, backbone=each.backbones) for path in each.rule.beside],
             )
             for each in rules
         ]
 
 
-def _compiled(pattern: str, variants: str) -> re.Pattern[str]:
+def _compiled(pattern: str, **constraints: str) -> re.Pattern[str]:
     escaped = re.sub(r"\\{(\w+)\\}", r"{\1}", re.escape(pattern))
     seen: set[str] = set()
 
@@ -125,7 +125,7 @@ def _compiled(pattern: str, variants: str) -> re.Pattern[str]:
         name = match[1]
         if name == "study":
             return "[^/]+"
-        kind = variants if name == "variant" else paths.WILDCARDS[name]
+        kind = constraints.get(name, paths.WILDCARDS[name])
         if name in seen:
             return f"(?P={name})"
         seen.add(name)

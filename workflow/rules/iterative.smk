@@ -7,7 +7,7 @@ rule train_to_rewind_point:
         unpack(dag.train_to_rewind_point.inputs),
         data=paths.PREPARED.replace("{split}", "train"),
     output:
-        paths.REWIND_POINT,
+        temp(paths.REWIND_POINT),
     log:
         paths.log(paths.REWIND_POINT),
     conda:

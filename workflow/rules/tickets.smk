@@ -34,6 +34,7 @@ use rule retrain as retrain_round with:
     output:
         temp(paths.TICKET),
     wildcard_constraints:
+        backbone=dag.retrain_round.backbones,
         variant=dag.retrain_round.variants,
 
 

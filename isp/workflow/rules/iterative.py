@@ -88,6 +88,7 @@ TRAIN_TO_REWIND_POINT = Rule(
     work=lambda dag, w, _: Work(steps=int(w.step), weights=3),
     versions=("training", "isp"),
     memory=training_memory,
+    temporary=True,
     is_cost=False,  # it lies on the dense run's way
 )
 PRUNE_ITERATIVE = Rule(

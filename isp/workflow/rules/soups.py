@@ -49,7 +49,7 @@ def _subnetworks(dag: Dag, w: Wildcards) -> Inputs:
 def _score_merges(dag: Dag, w: Wildcards, inputs: int) -> Work:
     """Score the initial state, and with every coefficient above 0 each subnetwork."""
     coefficients = list(filter(None, instant.settings_of(dag.method_of(w)).coefficients))
-    return Work(scored=(1 + len(coefficients) * (inputs - 1)) * dag.num_validation(w.task), bits=1)
+    return Work(scored=(1 + len(coefficients) * (inputs - 1)) * dag.num_validation(w.task), weights=1, bits=1)
 
 
 TRAIN_MEMBER = Rule(
