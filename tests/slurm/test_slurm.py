@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -197,6 +198,12 @@ class Training:
             return used - self.used_before > 4
         return False
 
+    def stage(self) -> list[psutil.Process]:
+        """The stage: a call of `isp`, and the process that a fork server made for it, if one did."""
+        called = [each for each in processes(self.job["JobId"]) if is_call(each)]
+        working = psutil.Process(watch.read_marker(self.folder / watch.marker(TRAINED))["pid"])
+        return list({process.pid: process for process in (*called, working)}.values())
+
     def jobs(self) -> list[dict[str, str]]:
         return [job for job in jobs() if job["WorkDir"] == str(self.folder)]
 
@@ -215,6 +222,13 @@ class Training:
         assert not (self.folder / CHECKPOINT).exists()
 
 
+def is_call(process: psutil.Process) -> bool:
+    """Whether it is a call of `isp`, which a script of Python is."""
+    with contextlib.suppress(psutil.Error):
+        return any(Path(word).name == "isp" for word in process.cmdline()[1:2])
+    return False
+
+
 def processes(job: str) -> list[psutil.Process]:
     """The processes of a job of the cluster, all of which are on this machine."""
     found = []
@@ -223,6 +237,16 @@ def processes(job: str) -> list[psutil.Process]:
             if process.environ().get("SLURM_JOB_ID") == job:
                 found.append(process)
     return found
+
+
+def was_notified(process: psutil.Process) -> bool:
+    """Whether SIGUSR1 waits for a process that is suspended, or the process is gone."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return True
+    pending = re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)$", status, re.M)
+    return any(int(mask, 16) >> (signal.SIGUSR1 - 1) & 1 for mask in pending) or not process.is_running()
 
 
 @pytest.fixture
@@ -241,9 +265,16 @@ def test_a_cancelled_stage_goes_on_where_it_was(trained: Path, tmp_path: Path, m
 def test_a_stage_that_met_its_time_limit_goes_on_under_a_longer_one(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first attempt may take a minute, too little with a checkpoint at every step; it is told 40 s before."""
-    short = {"runtime": "attempt", "slurm_extra": "'--signal=USR1@40'"}
-    training = Training(trained, tmp_path, monkeypatch, seconds="0", **short)
+    """The first attempt may take a minute. It is told 20 to 50 s before, and held until then: it would take longer."""
+    short = {"runtime": "attempt", "slurm_extra": "'--signal=USR1@20'"}
+    training = Training(trained, tmp_path, monkeypatch, **short)
+    held = training.stage()
+    for process in held:
+        process.suspend()
+    wait("its time ends", lambda: any(map(was_notified, held)))
+    for process in held:
+        with contextlib.suppress(psutil.Error):
+            process.resume()
     *before, last = training.finish()
     assert before
     assert {job["JobState"] for job in before} <= {"FAILED", "TIMEOUT"}
