@@ -1,7 +1,7 @@
 """Snakemake as it is, but it asks Slurm about its jobs once a second.
 
 The executor's plugin waits ten seconds longer after every question that found no job ended, up to three minutes, and no
-setting says otherwise. Tests would spend a third of their time on that.
+setting says otherwise. Tests would spend much of their time on that.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ AT_A_SPARSITY = ("dense", "one_shot", "movement", "isp", "lth_rewind", "pools_al
 OF_DENSE = ("instant_model_soup",)
 """Variants of the smoke study's two blocks: of every family, with jobs of every rule, and no more.
 
-A job here costs about 10 s of CPU for two starts of Snakemake and one of the stage, whatever the stage computes.
+A job here costs about 7 s of CPU for two starts of Snakemake and one of the stage, whatever the stage computes.
 """
 TRAINED = "results/faults/runs/clip_tiny/digits/seed0/dense/pretrained.safetensors"
 CHECKPOINT = "results/faults/runs/clip_tiny/digits/seed0/dense/pretrained.checkpoint.safetensors"
