@@ -1,8 +1,10 @@
-# make run | test | test-gpu | test-slurm | lint | report | lock | upgrade | clean. Everything is installed into .venv from requirements.lock.
+# make run | check | test | test-gpu | test-slurm | lint | report | lock | upgrade | clean. Everything is installed into .venv from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2 # each takes a core and 1.5 GB
+PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: run test test-gpu test-slurm lint report lock upgrade clean
+.PHONY: run check test test-inside test-gpu test-slurm lint report lock upgrade clean
 
 run: .venv/installed ## the default study, from nothing to tables, figures and a page of them (results/quick)
 	$(BIN)/snakemake
@@ -10,8 +12,14 @@ run: .venv/installed ## the default study, from nothing to tables, figures and a
 	@echo "Tables, figures and the page to read, report.html: results/quick/"
 	@$(BIN)/isp compare results/quick docs/results/quick --summary || true # other bits, or an edited study, are no failure
 
-test: .venv/installed
-	$(BIN)/pytest
+check: .venv/installed ## before every commit: lint, side by side with the tests that start no other process
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint test-inside
+
+test: .venv/installed ## all tests but those on Slurm
+	$(PYTEST)
+
+test-inside: .venv/installed
+	$(PYTEST) -m "not process and not slurm"
 
 test-gpu: .venv/installed ## the tests that need a GPU, a minute or two; without one they are skipped, and say so
 	$(BIN)/pytest -m gpu -rs

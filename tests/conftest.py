@@ -1,9 +1,11 @@
-"""What tests share: a tiny model with dropout, augmented examples, trainers."""
+"""Fixtures of all tests, and the rule that only tests marked `process` start processes."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,13 @@ from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.stages.pretrain import pretrain
 from isp.training import Trainer, Training, make_trainer
+from tests.support import processes
+from tests.support.golden import check as check_golden
 from tests.support.models import Noisy, tiny_model
+from tests.support.sharing import shared_folder
+from tests.support.workflow import snakemake
+
+processes.install()
 
 # CI checks the same examples every time; anywhere else new ones are drawn.
 settings.register_profile("ci", derandomize=True)
@@ -24,10 +32,41 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    what = "write the texts in tests/golden/ instead of comparing with them"
+    parser.addoption("--renew-golden", action="store_true", help=what)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compares a text with the golden one of a name, or renews it; see `tests.support.golden`."""
+    return partial(check_golden, renew=request.config.getoption("--renew-golden"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no worker ends long after the others."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_workflow_"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """Skip what needs a GPU where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    with processes.refused(item):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with processes.refused(item):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    with processes.refused(item):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -52,14 +91,31 @@ def make() -> Callable[..., Trainer]:
     return make_
 
 
-@pytest.fixture(scope="session")
-def short_pretraining(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like `resources/`, with tiny backbones that were pre-trained for three steps instead of hundreds."""
-    folder = tmp_path_factory.mktemp("resources")
+def _pretrain_shortly(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for module in (clip_tiny, bert_tiny):
             short = module.PRETRAINING.model_copy(update={"steps": 3, "warmup_steps": 0, "batch_size": 31})
             patch.setattr(module, "PRETRAINING", short)
             name = module.__name__.rpartition(".")[2]
             pretrain(backbone=name, output=folder / "backbones" / f"{name}.safetensors")
-    return folder
+
+
+@pytest.fixture(scope="session")
+def short_pretraining(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like `resources/`, with tiny backbones that were pre-trained for three steps instead of hundreds."""
+    return shared_folder(tmp_path_factory, "resources", _pretrain_shortly)
+
+
+@pytest.fixture(scope="session")
+def smoke(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where a real Snakemake ran the smoke study, its backbone pre-trained for three steps.
+
+    It is of all tests: one that changes it works on a copy (`tests.support.workflow.link_results`).
+    """
+
+    def run(folder: Path) -> None:
+        shutil.copytree(short_pretraining, folder / "resources")
+        done = snakemake(folder)
+        assert done.returncode == 0, done.stderr
+
+    return shared_folder(tmp_path_factory, "smoke", run)

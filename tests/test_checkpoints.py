@@ -372,6 +372,7 @@ def command(folder: Path, output: Path, steps: int, *before: str) -> list[str]:
     ]
 
 
+@pytest.mark.process
 def test_processes_that_are_killed_go_on_one_after_the_other(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -478,6 +479,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.process
 def test_a_signal_outside_of_training_ends_the_process_at_once(folder: Path, tmp_path: Path) -> None:
     """While it writes its result: nothing is left."""
     run = command(folder, tmp_path / "output.safetensors", 2, "-c", SLOW)

@@ -84,6 +84,7 @@ def test_checkpoints_of_finished_jobs_go_and_those_of_others_stay() -> None:
     assert running.keys() == {"train_segment", "weak_mask"}
 
 
+@pytest.mark.process
 def test_a_study_that_runs_is_left_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A job shows its marker, a Snakemake holds the folder's lock."""
     before = names()

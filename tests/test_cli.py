@@ -54,6 +54,7 @@ def test_lists_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert "one_shot" not in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_help_names_every_stage_without_importing_torch() -> None:
     code = "import sys; from isp.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
@@ -82,6 +83,7 @@ def test_help_shows_first_what_people_call(capsys: pytest.CaptureFixture[str]) -
     assert sorted(filter(None, names)) == sorted({*cli.PEOPLE, *stages.NAMES})
 
 
+@pytest.mark.process
 def test_a_study_is_read_without_torch() -> None:
     """Every start of Snakemake reads the rules and the study: of torch's seconds it is to pay none."""
     code = (
@@ -103,6 +105,7 @@ def test_a_study_is_read_without_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_collecting_and_reporting_need_no_torch() -> None:
     modules = ", ".join(f"isp.stages.{name}" for name in ("collect", "tables", "figures", "page"))
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
@@ -143,6 +146,7 @@ def test_errors_are_one_line_without_a_traceback(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, message: str
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("isp.data.hub.PAUSES", (0,))
     assert run(*shlex.split(command)) == 2
     printed = capsys.readouterr().err
     assert message in printed

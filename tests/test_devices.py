@@ -79,6 +79,7 @@ def wait_until_held(output: Path) -> str:
     raise AssertionError(f"{output}: got no device")
 
 
+@pytest.mark.process
 def test_many_processes_never_share_a_device(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
     outputs = [tmp_path / f"{index}.txt" for index in range(10)]
     started += [hold(output, 0.3) for output in outputs]
@@ -93,6 +94,7 @@ def test_many_processes_never_share_a_device(tmp_path: Path, started: list[subpr
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(ordered))
 
 
+@pytest.mark.process
 def test_a_killed_holder_frees_its_device_and_those_who_wait_say_who_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[str]]
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_lock_that_is_hostile_is_printed_as_escapes(
     assert capsys.readouterr().err == "waiting for a GPU; who holds them: 7: \\x1b[2J\\u202e\n"
 
 
+@pytest.mark.process
 def test_what_a_dead_process_left_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -138,6 +141,7 @@ def test_what_a_dead_process_left_is_taken_over(tmp_path: Path, monkeypatch: pyt
     assert lock.read_text() == ""
 
 
+@pytest.mark.process
 def test_a_forked_child_holds_nothing(started: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISP_GPUS", "0")
     process = subprocess.Popen([sys.executable, "-c", FORK], stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -151,6 +155,7 @@ def test_a_forked_child_holds_nothing(started: list[subprocess.Popen[str]], monk
     os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.process
 def test_a_numbered_device_is_that_one(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
     started.append(hold(tmp_path / "one.txt", 600, "cuda:1"))
     assert wait_until_held(tmp_path / "one.txt") == "0,1"  # so that cuda:1 is what it was
@@ -165,6 +170,7 @@ def test_a_numbered_device_is_that_one(tmp_path: Path, started: list[subprocess.
             pass
 
 
+@pytest.mark.process
 def test_a_restricted_list_names_the_same_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[str]]
 ) -> None:
@@ -179,6 +185,7 @@ def test_a_restricted_list_names_the_same_devices(
     assert "who holds them: 1: process " in blocked.stderr.readline()
 
 
+@pytest.mark.process
 def test_which_devices_are_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.visible() == {"0": "0", "1": "1"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")

@@ -52,6 +52,7 @@ def writer(path: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.process
 def test_the_temporary_file_of_a_living_writer_stays(tmp_path: Path) -> None:
     path = tmp_path / "a[1].txt"
     with writer(path) as process:
@@ -63,6 +64,7 @@ def test_the_temporary_file_of_a_living_writer_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.process
 def test_the_temporary_file_of_a_killed_writer_is_deleted(tmp_path: Path) -> None:
     path, other = tmp_path / "a[1].txt", tmp_path / "a[1].txt.b"
     with writer(path) as process, writer(other) as of_another_file:
@@ -213,6 +215,7 @@ except SystemExit as end:
 """
 
 
+@pytest.mark.process
 def test_a_locale_without_umlauts_is_of_no_matter(tmp_path: Path) -> None:
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
     command = [sys.executable, "-c", ASCII, str(tmp_path)]

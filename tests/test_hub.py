@@ -158,6 +158,7 @@ def test_a_later_call_resumes(server: HubServer, tmp_path: Path, monkeypatch: py
     assert (tmp_path / TRAIN).read_bytes() == PARQUET
 
 
+@pytest.mark.process
 def test_a_killed_process_is_resumed(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.cuts = [500_000]
     for name in ("HF_HOME", "XDG_CACHE_HOME"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -323,17 +324,32 @@ def test_what_reaches_the_dense_model(tmp_path: Path) -> None:
     assert "1.00 points above <code>dense</code> (98.00)" in found.sentences[0]
 
 
-def test_sentences_by_hand(rows: Rows) -> None:
+def numbers(sentence: str) -> list[str]:
+    """The scores and differences that a sentence names."""
+    return re.findall(r"[+−]?\d+\.\d\d|\d+ %", sentence)
+
+
+def named(sentence: str) -> list[str]:
+    """The variants that a sentence names."""
+    return re.findall(r"<code>(.*?)</code>", sentence)
+
+
+def test_sentences_by_hand(rows: Rows, golden: Callable[[str, str], None]) -> None:
     metrics = [row | {"method": "one_shot"} if row["variant"] == "one_shot" else row for row in rows.metrics]
-    assert list(the(metrics).sentences) == [
-        "Best pruned at 40 %: <code>lth</code>, 97.00 ± 0.00, 1.50 points below <code>dense</code> (98.50 ± 0.71); "
-        "within the deviations of it: <code>isp_n0</code> and <code>isp_n4</code>.",
-        "Best pruned at 50 %: <code>isp_n0</code> and <code>isp_n4</code>, 94.50 ± 2.12, 4.00 points below "
-        "<code>dense</code> (98.50 ± 0.71).",
-        "<code>isp_n4</code> at 40 %: 96.50 ± 2.12; in points +3.50 against <code>one_shot</code>, −0.50 against "
-        "<code>lth</code> (within the deviations) and −2.00 against <code>dense</code> (within the deviations).",
-        "<code>isp_n4</code> at 50 %: 94.50 ± 2.12; in points −4.00 against <code>dense</code>.",
+    sentences = the(metrics).sentences
+    assert [numbers(sentence) for sentence in sentences] == [
+        ["40 %", "97.00", "0.00", "1.50", "98.50", "0.71"],
+        ["50 %", "94.50", "2.12", "4.00", "98.50", "0.71"],
+        ["40 %", "96.50", "2.12", "+3.50", "−0.50", "−2.00"],
+        ["50 %", "94.50", "2.12", "−4.00"],
     ]
+    assert [named(sentence) for sentence in sentences] == [
+        ["lth", "dense", "isp_n0", "isp_n4"],
+        ["isp_n0", "isp_n4", "dense"],
+        ["isp_n4", "one_shot", "lth", "dense"],
+        ["isp_n4", "dense"],
+    ]
+    golden("page_sentences", "\n".join(sentences) + "\n")
 
 
 def test_one_seed_claims_nothing(tmp_path: Path) -> None:
@@ -366,7 +382,7 @@ SOUPS = (
 )
 
 
-def test_dense_soups_are_compared_at_0(tmp_path: Path) -> None:
+def test_dense_soups_are_compared_at_0(tmp_path: Path, golden: Callable[[str, str], None]) -> None:
     """A soup that also ran sparse is there twice."""
     records = [
         record(name, sparsity, index % 2, score, method=method)
@@ -383,11 +399,10 @@ def test_dense_soups_are_compared_at_0(tmp_path: Path) -> None:
     ]
     marks = [(score.best, score.matching) for line in found.dense for score in line.scores.values()]
     assert marks == [(False, False), (True, True), (False, True)]  # 96.5 less 0.71 is 95.79; instant has 96.6
-    assert found.sentences[0] == (
-        "Best dense model at 0 %: <code>soup</code>, 98.00 ± 0.71, 1.50 points above <code>finetuned</code> "
-        "(96.50 ± 0.71)."
-    )
-    assert found.sentences[1].startswith("Best pruned at 80 %: <code>soup</code>, 90.50 ± 0.71")
+    dense, pruned, *_ = found.sentences
+    assert (named(dense), numbers(dense)) == (["soup", "finetuned"], ["0 %", "98.00", "0.71", "1.50", "96.50", "0.71"])
+    assert (named(pruned)[0], numbers(pruned)[:3]) == ("soup", ["80 %", "90.50", "0.71"])
+    golden("page_dense_soups", "\n".join(found.sentences) + "\n")
     page = render(Contents(rows.metrics))
     assert re.search(r"★ best</span> <span class=\"mark matching\">= dense</span>\s*98.00 ± 0.71", page)
 
@@ -400,7 +415,9 @@ def test_a_model_from_scratch_is_no_rival_of_the_dense_one(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("score", "guessed"), [(50.0, True), (50.2, True), (50.3, False)])
-def test_guessing_is_named_and_nothing_marked(tmp_path: Path, score: float, guessed: bool) -> None:
+def test_guessing_is_named_and_nothing_marked(
+    tmp_path: Path, score: float, guessed: bool, golden: Callable[[str, str], None]
+) -> None:
     """The most frequent label is 50.2 % of the examples."""
     records = [
         record(name, sparsity) | {"validation": {"accuracy": value, "majority": 50.2}}
@@ -411,9 +428,10 @@ def test_guessing_is_named_and_nothing_marked(tmp_path: Path, score: float, gues
     assert (found.majority, found.guessed) == (50.2, guessed)
     marks = {(mark.best, mark.matching) for line in found.pruned for mark in line.scores.values()}
     assert marks == ({(False, False)} if guessed else {(True, True), (False, False)})
-    says = f"Nothing can be said about methods: <code>dense</code> ({score:.2f}) scores no more than always answering "
-    assert (found.sentences[0] == f"{says}the most frequent label (50.20).") == guessed
     assert len(found.sentences) == (1 if guessed else 2)
+    first = found.sentences[0]
+    assert ((named(first), numbers(first)) == (["dense"], [f"{score:.2f}", "50.20"])) == guessed
+    golden(f"page_guessing_at_{score:.1f}", "\n".join(found.sentences) + "\n")
     assert '50.20 <span class="unit">always answered</span>' in render(Contents(rows.metrics))
     before = [{key: row[key] for key in row if not key.startswith("majority")} for row in rows.metrics]
     assert not the(before).guessed

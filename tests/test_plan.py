@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import yaml
 
 from isp.backbones import _bert as bert
 from isp.config import load_study, parse_study
@@ -41,9 +44,19 @@ def plan() -> Plan:
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["smoke", "config", "soups", "paper", "code"])
 def test_the_jobs_are_those_of_the_workflow(name: str, tmp_path: Path) -> None:
     file = ROOT / "config" / f"{name}.yaml"
+    if name == "paper":  # 40 s for three seeds, whose jobs are of the same rules
+        study = yaml.safe_load(file.read_text())
+        for block in study["grid"]:
+            block["seeds"] = block["seeds"][:1]
+        every = Jobs(load_study(file)).by_output
+        file = tmp_path / "paper.yaml"
+        file.write_text(yaml.safe_dump(study, sort_keys=False))
+        of_one_seed = Counter(job.rule for job in Jobs(load_study(file)).by_output.values())
+        assert Counter(job.rule for job in every.values()) == {rule: 3 * num for rule, num in of_one_seed.items()}
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
     command += ["--configfile", str(file), "--dry-run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
@@ -137,7 +150,7 @@ def test_tickets_of_rounds_that_are_no_result_are_temporary() -> None:
     assert disk["peak"] == disk["kept"] + lth + pooled  # two chains side by side
 
 
-def test_selections_within_a_run_by_hand() -> None:
+def test_selections_within_a_run_by_hand(golden: Callable[[str, str], None]) -> None:
     """Movement at steps 20, 40, 60 and 80 of 100; the paper's baseline at 10, 20, … to 0.5, and three more to 0.75."""
     variants = {
         "movement": {"method": "movement", "settings": {"every": 20}},
@@ -159,6 +172,8 @@ def test_selections_within_a_run_by_hand() -> None:
     assert (row["selections"], row["seconds"]) == (8, 2 + 2 * 103)
     assert "select 21 masks" in plan_tables.lines(content)
     assert "select" not in plan_tables.lines(plan().as_json())
+    golden("plan", plan_tables.lines(plan().as_json()))
+    golden("plan_with_selections", plan_tables.lines(content))
 
 
 def test_flops_are_those_that_training_counts() -> None:

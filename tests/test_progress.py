@@ -159,6 +159,7 @@ def snakemake(folder: Path, *arguments: str) -> tuple[int, str]:
     return ran.returncode, ran.stdout
 
 
+@pytest.mark.process
 def test_a_failure_and_the_runs_after_it(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(WORKFLOW)
     (tmp_path / "tiny.yaml").write_text("{}")
@@ -187,6 +188,7 @@ def test_a_failure_and_the_runs_after_it(tmp_path: Path) -> None:
     assert snakemake(tmp_path) == (0, "tiny: Nothing to do: all results are up to date.\n")
 
 
+@pytest.mark.process
 def test_a_dry_run_is_a_table(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(WORKFLOW)
     (tmp_path / "tiny.yaml").write_text("{}")
@@ -200,6 +202,7 @@ def test_a_dry_run_is_a_table(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.process
 def test_an_error_in_the_snakefile_is_shown_whole(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text('raise WorkflowError("study: no method soup\\nallowed are a, b")\n')
     status, said = snakemake(tmp_path)

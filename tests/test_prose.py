@@ -89,6 +89,7 @@ def test_half_order() -> None:
         assert min(len(first.split()), len(second.split())) >= 3
 
 
+@pytest.mark.process
 def test_the_same_in_every_process() -> None:
     """Also the vocabulary, which the library's own trainer makes differently every time."""
     code = (

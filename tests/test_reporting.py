@@ -23,6 +23,7 @@ def rows(tmp_path: Path) -> Rows:
     return Rows(study(), tmp_path)
 
 
+@pytest.mark.process
 def test_reporting_imports_no_torch() -> None:
     names = ("collect", "tables", "statistics", "paper", "figures", "mask_figures", "paper_figures", "page")
     modules = ", ".join(f"isp.reporting.{name}" for name in names)

@@ -25,6 +25,7 @@ from isp.runtime import warm
 
 if not warm.available():
     pytest.skip("the warm server takes Linux", allow_module_level=True)
+pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 180  # more than torch takes to import on a busy machine

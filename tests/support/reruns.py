@@ -1,0 +1,168 @@
+"""What Snakemake would run again for a changed study, without Snakemake.
+
+The files in `workflow/rules/` say what the inputs and params of a job are. `jobs` reads them, finds the jobs of a study
+from its records back, and asks the study's DAG what these blocks ask. A job runs again if the set of its inputs or one
+of its params is another than before, if its output is new, or if a job that it needs runs again: Snakemake's
+triggers but for the times of files and its shell command. `tests/test_workflow_reruns.py` compares the answers with
+those of the real one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+from isp.config import Study
+from isp.workflow import paths
+from isp.workflow.rules import make_dag
+from tests.support.studies import ROOT
+
+RULE = re.compile(r"^(?:use rule (\w+) as )?(?:rule )?(\w+)(?: with)?:\n((?:    .*\n|\n)+)", re.MULTILINE)
+ORDER = re.compile(r"^ruleorder: (\w+) > (\w+)$", re.MULTILINE)
+BLOCK = re.compile(r"^    (input|output|params|wildcard_constraints):\n((?:        .*\n)+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a study.
+
+    Attributes:
+        rule: Name of the rule.
+        outputs: The files that it makes.
+        inputs: All files that it needs.
+        params: Its params, by name.
+    """
+
+    rule: str
+    outputs: tuple[str, ...]
+    inputs: frozenset[str]
+    params: Mapping[str, Any]
+
+
+class Files(dict[str, Any]):
+    """The inputs of a job by name, as functions of params are given them."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+@cache
+def rules() -> tuple[dict[str, dict[str, str]], set[tuple[str, str]]]:
+    """The blocks that decide when a job runs again, as written, by rule and block; and which rule goes before which.
+
+    Without the rules of `report.smk`, whose jobs are a study's last: what people read.
+    """
+    files = [path for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")) if path.stem != "report"]
+    blocks: dict[str, dict[str, str]] = {}
+    order: set[tuple[str, str]] = set()
+    for path in files:
+        content = path.read_text(encoding="utf-8") + "\n"
+        for like, name, text in RULE.findall(content):
+            blocks[name] = blocks.get(like, {}) | dict(BLOCK.findall(text))
+        order |= set(ORDER.findall(content))
+    return {name: of_rule for name, of_rule in blocks.items() if "output" in of_rule}, order
+
+
+class _Workflow:
+    """The rules of a study, as Snakemake reads them."""
+
+    def __init__(self, study: Study) -> None:
+        self.dag = make_dag(study)
+        self.study = study.study
+        self.known = {"dag": self.dag, "paths": paths, "study": study, "temp": str, "unpack": lambda function: function}
+        self.read = {
+            name: {
+                block: eval(f"_arguments({body})", {**self.known, "_arguments": _arguments})
+                for block, body in blocks.items()
+            }
+            for name, blocks in rules()[0].items()
+        }
+        self.patterns = [
+            (name, _compiled(output, {**paths.WILDCARDS, **blocks.get("wildcard_constraints", ((), {}))[1]}))
+            for name, blocks in self.read.items()
+            for output in [*blocks["output"][0], *blocks["output"][1].values()]
+        ]
+
+    def rule_of(self, path: str) -> tuple[str, Any]:
+        """The rule that makes a file, and the wildcards."""
+        matches = {name: match for name, pattern in self.patterns if (match := pattern.fullmatch(path))}
+        [name] = [name for name in matches if not any((other, name) in rules()[1] for other in matches)]
+        return name, SimpleNamespace(**{**matches[name].groupdict(), "study": self.study})
+
+    def job(self, path: str) -> Job:
+        name, w = self.rule_of(path)
+        blocks = self.read[name]
+        plain, named = blocks.get("input", ((), {}))
+        inputs = Files()
+        for function in plain:  # each is unpacked
+            inputs |= function(w)
+        inputs |= {key: value.format(**vars(w)) for key, value in named.items()}
+        given = {key: _called(value, w, inputs) for key, value in blocks["params"][1].items()}
+        files = [file for value in inputs.values() for file in ([value] if isinstance(value, str) else value)]
+        made = [*blocks["output"][0], *blocks["output"][1].values()]
+        return Job(name, tuple(pattern.format(**vars(w)) for pattern in made), frozenset(files), given)
+
+
+def _arguments(*plain: Any, **named: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return plain, named
+
+
+def _called(value: Any, w: Any, inputs: Files) -> Any:
+    if not callable(value):
+        return value.format(**vars(w)) if isinstance(value, str) else value
+    return value(w, input=inputs) if "input" in inspect.signature(value).parameters else value(w)
+
+
+def _compiled(pattern: str, kinds: Mapping[str, str]) -> re.Pattern[str]:
+    seen: set[str] = set()
+
+    def wildcard(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in seen:
+            return f"(?P={name})"
+        seen.add(name)
+        return f"(?P<{name}>{kinds.get(name, '[^/]+')})"
+
+    escaped = re.sub(r"\\{(\w+)\\}", r"{\1}", re.escape(pattern))
+    return re.compile(re.sub(r"{(\w+)}", wildcard, escaped))
+
+
+def jobs(study: Study) -> dict[str, Job]:
+    """The jobs of a study up to its records and comparisons of masks, by each file that they make."""
+    workflow = _Workflow(study)
+    wanted = [*workflow.dag.records(), *workflow.dag.similarities()]
+    by_file: dict[str, Job] = {}
+    while wanted:
+        path = wanted.pop()
+        if path not in by_file:
+            job = workflow.job(path)
+            by_file |= dict.fromkeys(job.outputs, job)
+            wanted += job.inputs
+    return by_file
+
+
+def reruns(before: Mapping[str, Job], after: Mapping[str, Job]) -> dict[str, set[str]]:
+    """What a changed study would make in the folder of a finished one: files by rule.
+
+    Args:
+        before: The jobs of the finished study.
+        after: The jobs of the changed one.
+    """
+
+    @cache
+    def runs_again(path: str) -> bool:
+        job = after[path]
+        changed = path not in before or (before[path].inputs, before[path].params) != (job.inputs, job.params)
+        return changed or any(map(runs_again, job.inputs))
+
+    by_rule: dict[str, set[str]] = defaultdict(set)
+    for path, job in after.items():
+        if runs_again(path):
+            by_rule[job.rule].add(path)
+    return dict(by_rule)

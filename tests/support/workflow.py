@@ -1,0 +1,142 @@
+"""A real Snakemake on the smoke study, and what tests ask of its results."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+import isp
+from isp import artifacts, registry
+from isp.config import Study
+from isp.evaluation import evaluate as score
+from isp.preparation import limited
+from isp.tickets import Ticket
+from tests.support.models import equal
+from tests.support.studies import ROOT
+
+SMOKE = ROOT / "config" / "smoke.yaml"
+RUN = Path("results/smoke/runs/clip_tiny/digits/seed0")
+
+
+COMMAND = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2"]
+
+
+def snakemake(folder: Path, *options: str, study: Path = SMOKE) -> subprocess.CompletedProcess[str]:
+    """Run a study in a folder to its end."""
+    command = [*COMMAND, "--configfile", str(study), *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv file."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def same_as_in_process(folder: Path, study: Study) -> set[str]:
+    """Hold every ticket of a study that ran in a folder to `isp.prune`; the methods there were."""
+    methods = set()
+    for group in study.groups():
+        name, task, variant = group.backbone, group.task, study.variants[group.variant]
+        backbone, limits = study.backbone(name), study.limits(task)
+        run = folder / f"results/{study.study}/runs/{name}/{task}/seed{group.seed}"
+        pretrained, _ = artifacts.load_backbone(folder / f"resources/backbones/{name}.safetensors")
+        architecture = pretrained.architecture
+        tensors, _ = artifacts.load_examples(folder / f"resources/prepared/{name}/{task}/train.safetensors", "train")
+        train = backbone.examples(limited(tensors, limits.num_train), architecture, limits.augmentation)
+        assert len(train) == study.num_train(task)
+        initial, _ = artifacts.load_state(run / "initial" / f"{variant.initial}.safetensors")
+        held_out, _ = artifacts.load_examples(
+            folder / f"resources/prepared/{name}/{task}/validation.safetensors", "validation"
+        )
+        examples = backbone.examples(limited(held_out, limits.num_validation), architecture, "none")
+        metric = study.task(task).metrics[0]
+        for sparsity in group.sparsities:
+            model = backbone.restore(initial.weights, architecture)
+            protocol = study.protocol(name, task, group.variant, sparsity)
+            expected = isp.prune(
+                model,
+                train,
+                sparsity=sparsity,
+                method=variant.method,
+                settings=variant.settings,
+                prunable=backbone.prunable,
+                seed=group.seed,
+                validation=lambda model: score(model, examples, [metric])[metric],  # noqa: B023
+                **protocol.model_dump(),
+            )
+            dense = run / "dense" / f"{variant.initial}.safetensors"
+            own = run / group.variant / str(sparsity) / "ticket.safetensors"
+            path = dense if registry.load("method", variant.method).FAMILY == "dense" else own
+            assert_same(isp.load_ticket(path), expected)
+            methods.add(variant.method)
+    return methods
+
+
+def assert_same(found: Ticket, expected: Ticket) -> None:
+    """Two tickets are equal to the bit, with what they cost and their rounds."""
+    assert equal(found.weights, expected.weights)
+    assert equal(found.mask, expected.mask)
+    assert found.finding == expected.finding
+    assert found.retraining == expected.retraining
+    assert found.rounds == expected.rounds
+    assert (found.method, found.sparsity) == (expected.method, expected.sparsity)
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The smoke study with another value at a path of keys."""
+    study = yaml.safe_load(SMOKE.read_text())
+    *parents, last = path.split(".")
+    at = study
+    for part in parents:
+        at = at[int(part)] if isinstance(at, list) else at[part]
+    at[last] = value
+    return study
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """All processes that work for a run in a folder: Snakemake, its shells and clients, the fork server, stages."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(folder) or os.fspath(folder) in " ".join(process.cmdline()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return [process for process in found if process.pid != os.getpid()]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Wait until a condition holds, and return what it gave."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("did not happen in time")
+
+
+def serves(process: psutil.Process, owner: int) -> bool:
+    """Whether a process is the fork server of a Snakemake."""
+    command = process.info["cmdline"] or []
+    return any("isp.runtime.warm" in word for word in command) and str(owner) in command
+
+
+def link_results(smoke: Path, folder: Path) -> None:
+    """A copy of a folder where a study was run, for a test that changes it.
+
+    Artifacts are links to the same files, since they are only ever replaced; Snakemake writes into its own.
+    """
+    for part in ("resources", "results"):
+        shutil.copytree(smoke / part, folder / part, copy_function=os.link)
+    shutil.copytree(smoke / ".snakemake", folder / ".snakemake")

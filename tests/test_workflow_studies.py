@@ -1,0 +1,192 @@
+"""Studies of one's own, which a real Snakemake runs: texts, definitions, odd characters, a method of one's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from isp import cli
+from isp.backbones import _bert as bert
+from isp.config import load_study, parse_study
+from isp.definitions import task_of
+from tests.support.backbones import SMALL_BERT, bert_folder
+from tests.support.data import imitate
+from tests.support.reruns import jobs, reruns
+from tests.support.studies import ROOT
+from tests.support.workflow import (
+    RUN,
+    SMOKE,
+    rows,
+    same_as_in_process,
+    snakemake,
+)
+
+pytestmark = pytest.mark.process
+
+
+def test_texts_and_what_a_study_defines(
+    short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded language half, and a BERT and a data set of one's own from local folders."""
+    shutil.copytree(short_pretraining, tmp_path / "resources")
+    bert_folder(tmp_path / "mine", bert.build(SMALL_BERT, 3).state_dict())
+    own = {"kind": "texts", "id": "me/reviews", "inputs": ["title", "body"], "num_examples": 120, "classes": []}
+    own["metrics"] = ["pearson", "spearman"]
+    imitate(task_of(json.dumps(own)), tmp_path / "data")
+    soup = {"rate": 0.5, "segment_fraction": 0.25, "denoisers": 2, "look_ahead_steps": 2}
+    protocol = {"steps": 8, "batch_size": 16, "learning_rate": 1e-3}
+    grid = [("bert_tiny", "half_order"), ("mine", "reviews")]
+    study = {
+        "study": "language",
+        "data_root": "data",
+        "define": {
+            "backbones": {"mine": {"family": "bert", "folder": "mine", "pooler": "pruned", "max_length": 32}},
+            "tasks": {"reviews": own},
+        },
+        "training": {"bert_tiny": protocol, "mine": protocol},
+        "tasks": {"half_order": {"num_train": 96}},
+        "variants": {
+            **{"dense": {"method": "dense"}, "one_shot": {"method": "one_shot"}, "lth": {"method": "lth"}},
+            **{"isp": {"method": "isp", "settings": soup}, "scratch": {"method": "dense", "initial": "random"}},
+        },
+        "grid": [
+            {
+                **{"backbone": backbone, "tasks": [task], "sparsities": ["0.6"], "seeds": [1]},
+                "variants": ["dense", "one_shot", "lth", "isp", "scratch"],
+            }
+            for backbone, task in grid
+        ],
+    }
+    study["variants"]["lth"]["settings"] = {"rate": 0.5}  # type: ignore[index]
+    path = tmp_path / "language.yaml"
+    path.write_text(yaml.safe_dump(study))
+    done = snakemake(tmp_path, study=path)
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "results/language/metrics.csv")
+    assert {(row["backbone"], row["task"], row["metric"], row["second_metric"]) for row in found} == {
+        ("bert_tiny", "half_order", "accuracy", ""),
+        ("mine", "reviews", "pearson", "spearman"),
+    }
+    assert {row["majority_validation"] for row in found} == {"50.0", "0.0"}
+    assert same_as_in_process(tmp_path, load_study(path)) == {"dense", "one_shot", "lth", "isp"}
+    again = snakemake(tmp_path, study=path)
+    assert "nothing to do" in again.stderr.lower()
+    monkeypatch.chdir(tmp_path)
+    before = jobs(load_study(path))
+    study["define"]["backbones"]["mine"]["pooler"] = "kept"  # type: ignore[index]
+    plan = reruns(before, jobs(parse_study(study, "changed")))
+    assert "retrain" in plan
+    assert not [file for files in plan.values() for file in files if "half_order" in file]
+
+
+def test_texts_of_a_study_arrive_as_they_are(
+    short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither Snakemake nor the shell reads them, whatever they hold and however long they are."""
+    shutil.copytree(short_pretraining, tmp_path / "resources")
+    odd = "{study} {x} {{y}} {wildcards.task} {params.study:q} $HOME `ls` \" ' \\ % 100 \U0001f600 \u00fc"
+    own = {"kind": "pictures", "id": "me/odd", "num_examples": 120, "metrics": ["accuracy"], "num_validation": 30}
+    own |= {"split": "groups", "group": r"(\d{5})_\d{5}", "templates": ["a {x} photo of {study} {}."]}
+    own |= {"classes": [odd, "\U0001f426 " + "wing " * 13_000, "--output"]}
+    imitate(task_of(json.dumps(own)), tmp_path / "data")
+    study = {
+        **{"study": "texts", "question": f"{odd} " + "why? " * 30_000, "data_root": "data"},
+        "define": {"tasks": {"odd": own}},
+        "training": {"clip_tiny": {"steps": 4, "batch_size": 16, "learning_rate": 1e-3}},
+        "variants": {"dense": {"method": "dense"}, "random": {"method": "random"}},
+        "grid": [
+            {
+                **{"backbone": "clip_tiny", "tasks": ["odd"], "variants": ["dense", "random"]},
+                **{"sparsities": ["0.5"], "seeds": [0]},
+            }
+        ],
+    }
+    path = tmp_path / "texts {x} $HOME.yaml"
+    path.write_text(json.dumps(study))  # escapes what is beyond the BMP as pairs of surrogates
+    done = snakemake(tmp_path, study=path)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "results/texts/study.json").read_text())
+    assert content["question"] == study["question"]
+    assert content["study"]["define"]["tasks"]["odd"]["classes"] == own["classes"]
+    *_, configfile = shlex.split(content["provenance"]["command"])
+    assert configfile == path.name
+    assert same_as_in_process(tmp_path, load_study(path)) == {"dense", "random"}
+    assert "nothing to do" in snakemake(tmp_path, study=path).stderr.lower()
+    monkeypatch.chdir(tmp_path)
+    before = jobs(load_study(path))
+    own["classes"][1] += "."  # type: ignore[index]
+    assert "prepare" in reruns(before, jobs(parse_study(study, "changed")))
+
+
+def test_isp_run(short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(short_pretraining, tmp_path / "resources")
+    settings = [f"--set={text}" for text in ("training.steps=6", "training.batch_size=16", "task.num_train=64")]
+    command = ["run", "--task", "digits", "--method", "one_shot", "--sparsity", "0.5", *settings]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(command)
+    assert not caught.value.code
+    printed = capfd.readouterr().out
+    assert "one_shot" in printed
+    (folder,) = Path("results").iterdir()
+    assert f"{folder}/" in printed
+    (row,) = rows(folder / "metrics.csv")
+    assert (row["method"], row["sparsity"], row["retraining_steps"]) == ("one_shot", "0.5000", "6")
+
+
+def test_the_recipe_for_a_method_followed_to_the_letter(
+    short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CONTRIBUTING's file dropped into a folder and its line of a study: it runs, and is in the table."""
+    recipe = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a method")[1]
+    code, line = (re.search(f"```{kind}\n(.*?)```", recipe, re.DOTALL)[1] for kind in ("python", "yaml"))  # type: ignore[index]
+    (tmp_path / "gradient.py").write_text(code)
+    study = yaml.safe_load(SMOKE.read_text())
+    study["variants"] = {"one_shot": {"method": "one_shot"}} | yaml.safe_load(line)["variants"]
+    study["grid"] = [{**study["grid"][0], "variants": list(study["variants"])}]
+    study["study"] = "recipe"
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    shutil.copytree(short_pretraining, tmp_path / "resources")
+    done = snakemake(tmp_path, study=tmp_path / "study.yaml")
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "results/recipe/tables/scores.md").read_text()
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:4]] == ["one_shot", "gradient"]
+    tickets = rows(tmp_path / "results/recipe/metrics.csv")
+    assert [row["method"] for row in tickets] == ["one_shot"] * 2 + ["gradient"] * 2
+    assert all(int(row["finding_samples"]) == 4 * 16 for row in tickets if row["method"] == "gradient")
+    monkeypatch.chdir(tmp_path)
+    assert same_as_in_process(tmp_path, load_study(tmp_path / "study.yaml")) == {"one_shot", "gradient.py"}
+    before = jobs(load_study(tmp_path / "study.yaml"))
+    (tmp_path / "gradient.py").write_text(code.replace(".abs()", ".square()"))
+    assert "prune_one_shot" in reruns(before, jobs(load_study(tmp_path / "study.yaml")))
+
+
+def test_tickets_of_rounds_go_where_nothing_needs_them(short_pretraining: Path, tmp_path: Path) -> None:
+    """Without `notemp`; their masks stay, and with them everything that was made. One at 0.5 is pooled in the end."""
+    shutil.copytree(short_pretraining, tmp_path / "resources")
+    study = yaml.safe_load(SMOKE.read_text())
+    block = {**study["grid"][0], "variants": ["lth", "lottery_pools"], "sparsities": [0.75]}
+    path = tmp_path / "rounds.yaml"
+    variants = {name: study["variants"][name] for name in block["variants"]}
+    path.write_text(yaml.safe_dump({**study, "study": "rounds", "variants": variants, "grid": [block]}))
+    profile = yaml.safe_load((ROOT / "workflow/profiles/default/config.yaml").read_text())
+    assert profile.pop("notemp")
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile/config.yaml").write_text(yaml.safe_dump(profile))
+    done = snakemake(tmp_path, "--workflow-profile", "profile", study=path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / str(RUN).replace("smoke", "rounds")
+    assert sorted(str(each.relative_to(run)) for each in run.rglob("*.safetensors")) == [
+        *("dense/pretrained.safetensors", "initial/pretrained.safetensors"),
+        *("lottery_pools/0.7500/ticket.safetensors", "lth/0.7500/ticket.safetensors"),
+        *("lth/round0/to0.5000/mask.safetensors", "lth/round1/to0.7500/mask.safetensors"),
+    ]
+    again = snakemake(tmp_path, "--workflow-profile", "profile", study=path)
+    assert "nothing to do" in again.stderr.lower()
