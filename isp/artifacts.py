@@ -14,13 +14,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -56,6 +57,8 @@ _TYPES = {
     **{torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"},
 }
 """What safetensors calls types, in the order in which tensors lie in a file."""
+WAY = "xxh3"
+"""In which the digest of what is written is computed; the header names it."""
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "tokenizers", "numpy", "isp")
 
 
@@ -357,8 +360,7 @@ def _write(
         header["as_bytes"] = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in foreign.items()}
         tensors |= {name: tensor.reshape(-1).view(torch.uint8) for name, tensor in foreign.items()}
     header = json.loads(json.dumps(header, default=str))
-    large = kind == "examples" and _size(tensors) > LARGE
-    text = _compact(lineage.sealed({**header, "content": _content(tensors, "sums" if large else "blake2b")}))
+    text = _compact(lineage.sealed({**header, "content": _content(tensors, WAY)}))
     with writing(path) as file:
         for part in _serialized(tensors, {"isp": text}):
             file.write(part)
@@ -476,8 +478,13 @@ def _content(tensors: Mapping[str, Tensor], way: str) -> str:
 
 
 def _digest(tensors: Mapping[str, Tensor], way: str, before: str = "") -> str:
-    """BLAKE2 over names, types, shapes and bytes of the tensors ("blake2b"), or over sums of their bytes ("sums")."""
-    digest = hashlib.blake2b(before.encode(), digest_size=16)
+    """A digest over names, types, shapes and bytes of the tensors.
+
+    It is to detect damage, not forgery: whoever can write a file can write its digest, too. So it is XXH3 ("xxh3"), as
+    fast as memory is read. Earlier files have BLAKE2 ("blake2b"), or BLAKE2 over sums of their bytes ("sums").
+    """
+    made = xxhash.xxh3_128 if way == "xxh3" else partial(hashlib.blake2b, digest_size=16)
+    digest = made(before.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
