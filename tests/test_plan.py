@@ -97,6 +97,8 @@ def test_flops_seconds_and_bytes_by_hand() -> None:
     assert (made.flops(dense), made.seconds(dense), made.disk(dense)) == (1000, 102, 400 + 10)
     weak = next(job for job in made.jobs.by_output.values() if job.rule == "weak_mask")
     assert (made.disk(weak), weak.temporary) == (4 * 80, True)
+    overhead = {row["rule"]: row["overhead_seconds"] for row in made.as_json()["rules"]}
+    assert (overhead["weak_mask"], overhead["retrain"]) == (4 * 2, 4 * 2)  # two seconds a job
     disk = made.as_json()["disk"]
     # Round 1 trains under a mask of 0.5: it writes 40 of the 80 prunable weights and two moments of each, and the mask.
     assert disk["temporary"] == 3 * 400 + 3 * (400 - 160) + 10 + 4 * 320

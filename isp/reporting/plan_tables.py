@@ -22,7 +22,7 @@ def lines(plan: Mapping[str, Any]) -> str:
     """The plan as text: by rule, by variant, and what it means in hours and on disk."""
     unit, length = _unit(plan)
     rules: list[list[str]] = [_cells(row["rule"], row, length) for row in plan["rules"]]
-    rules += [[name, f"{count:,}", "", "", ""] for name, count in plan["shared_jobs"].items() if count]
+    rules += [[name, f"{count:,}", "", "", "", ""] for name, count in plan["shared_jobs"].items() if count]
     total = plan["total"]
     rules.append(["all", f"{total['all_jobs']:,}", *_cells("", total, length)[2:]])
     variants = [
@@ -38,7 +38,7 @@ def lines(plan: Mapping[str, Any]) -> str:
         for row in plan["variants"]
     ]
     tables = [
-        (["rule", "jobs", "steps", "FLOP", unit], rules),
+        (["rule", "jobs", "steps", "FLOP", unit, "overhead"], rules),
         (["variant", "tickets", "jobs", "steps", "FLOP", unit, "saved by sharing"], variants),
     ]
     return text(tables, *_notes(plan))
@@ -88,6 +88,7 @@ def _cells(name: str, row: Mapping[str, Any], length: int) -> list[str]:
         f"{row['steps']:,}" if row["steps"] else "",
         si(row["flops"]),
         f"{row['seconds'] / length:,.2f}",
+        f"{row['overhead_seconds'] / row['seconds']:.0%}" if row["seconds"] else "",
     ]
 
 

@@ -17,7 +17,7 @@ from isp.runtime import devices
 from isp.stages._options import mapping
 from isp.workflow.plan import make_plan
 
-VERSION = 1
+VERSION = 2
 
 
 def plan(

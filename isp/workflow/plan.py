@@ -84,6 +84,7 @@ class Plan:
             "selections": sum(job.selections for job in own),
             "flops": sum(map(self.flops, own)),
             "seconds": round(sum(map(self.seconds, own)), 1),
+            "overhead_seconds": round(sum(self.rates[job.place].job_seconds for job in own), 1),
         }
 
     def _variants(self) -> list[dict[str, Any]]:
