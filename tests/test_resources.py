@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -156,6 +157,24 @@ def test_what_a_forward_pass_keeps_is_counted_by_hand() -> None:
     batch = torch.zeros(4, 6), torch.zeros(4, dtype=torch.int64)
     losses = 4 * 3 * 4 + 4 * 8 + 4  # log-probabilities, labels, the sum of their weights
     assert measuring._kept_for_backward(model, batch) == 4 * (4 * 6 + 4 * 5) + losses
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--executor", "slurm-jobstep", "--jobs", "1"], "True"),
+        (["--cores", "1"], "False"),
+        (["--cores", "1", "--resources", "mem_mb=4000"], "True"),
+    ],
+)
+def test_memory_and_time_are_estimated_on_a_cluster(tmp_path: Path, options: list[str], expected: str) -> None:
+    """Asked of a real Snakemake, which does not know its executor yet when it reads the Snakefile."""
+    (tmp_path / "Snakefile").write_text(
+        "from isp.workflow.running import limits_jobs\nprint('estimated:', limits_jobs(workflow))\n"
+    )
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert f"estimated: {expected}" in done.stdout + done.stderr
 
 
 # --- the profile and the guard ----------------------------------------------------------------------------------------

@@ -47,9 +47,8 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
     # No Python that is started from here looks for modules in the current folder, where a yaml.py may lie.
     os.environ["PYTHONSAFEPATH"] = "1"
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    on_this_machine = workflow.resource_settings.nodes is None
     if workflow.is_main_process:
-        unlock_if_abandoned(on_this_machine)
+        unlock_if_abandoned(on_this_machine=not submits_jobs(workflow))
         if line := check_reused(study):
             print(line, file=sys.stderr, flush=True)
     if not workflow.is_main_process:
@@ -64,13 +63,21 @@ def _serve_cluster_job(workflow: Any) -> None:
     member of its group; so the first has the fork server, and begins it at once.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by shells, undone by stages that save what they have
-    if not workflow.local_exec:
+    if submits_jobs(workflow):
         _warm_start()
+
+
+def submits_jobs(workflow: Any) -> bool:
+    """Whether jobs leave this process for a cluster, or for a step of a cluster's job.
+
+    For use while the Snakefile is read: `workflow.local_exec` is always true then, since the executor is set later.
+    """
+    return workflow.resource_settings.nodes is not None
 
 
 def limits_jobs(workflow: Any) -> bool:
     """Whether memory and time of jobs matter: on a cluster, or where the command line limits them."""
-    return not workflow.local_exec or not {"mem_mb", "runtime"}.isdisjoint(workflow.resource_settings.resources)
+    return submits_jobs(workflow) or not {"mem_mb", "runtime"}.isdisjoint(workflow.resource_settings.resources)
 
 
 def command(workflow: Any) -> str:

@@ -13,6 +13,7 @@ import sys
 import threading
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -23,6 +24,7 @@ from isp import registry
 from isp.config import Study, load_study
 from isp.runtime import watch
 from isp.workflow.jobs import Jobs
+from isp.workflow.resources import Requests
 from tests.slurm.conftest import ROOT, Cluster, control, jobs, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("calm")]
@@ -35,6 +37,7 @@ OF_DENSE = ("instant_model_soup",)
 A job here costs about 7 s of CPU for two starts of Snakemake and one of the stage, whatever the stage computes.
 """
 TRAINED = "results/faults/runs/clip_tiny/digits/seed0/dense/pretrained.safetensors"
+DENSE = SimpleNamespace(study="smoke", backbone="clip_tiny", task="digits", seed="0", initial="pretrained")
 CHECKPOINT = "results/faults/runs/clip_tiny/digits/seed0/dense/pretrained.checkpoint.safetensors"
 
 
@@ -115,6 +118,11 @@ def test_the_smoke_study_gives_the_same_numbers_on_the_cluster_as_here(place: Pa
         assert (place / f"results/smoke/{other}.csv").read_bytes() == (here / f"results/smoke/{other}.csv").read_bytes()
     assert {job["NodeList"] for job in seen.values()} >= {"n1", "n2"}
     assert any("gpu" in job.get("ReqTRES", job.get("TRES", "")) + job.get("TresPerJob", "") for job in seen.values())
+    (dense,) = [job for job in seen.values() if "finetune_dense" in job.get("Comment", "")]
+    with contextlib.chdir(place):
+        requests = Requests(load_study(study))
+        asked = [estimate(DENSE, 1, "finetune_dense") for estimate in (requests.mem_mb, requests.runtime)]
+    assert (dense["MinMemoryNode"], dense["TimeLimit"]) == (f"{asked[0]}M", f"00:{asked[1]}:00")
     assert len(cancelled) == 1
     assert seen[cancelled[0]]["JobState"] == "CANCELLED"
     assert len(seen) < 0.8 * len(Jobs(load_study(study)).by_output)  # groups
