@@ -159,6 +159,7 @@ def test_what_a_forward_pass_keeps_is_counted_by_hand() -> None:
     assert measuring._kept_for_backward(model, batch) == 4 * (4 * 6 + 4 * 5) + losses
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
