@@ -57,13 +57,14 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
 
 
 def _serve_cluster_job(workflow: Any) -> None:
-    """In a job of a cluster: stages start warm, and a notice of the time limit is for them.
+    """In a job of a cluster: the stages of a group start warm, and a notice of the time limit is for them.
 
     There are two kinds of Snakemake there. One lives as long as the job, and starts one of the other kind for each
-    member of its group; so the first has the fork server, and begins it at once.
+    member of its group; so the first has the fork server, and begins it at once. A job of one member has none: to
+    import everything takes longer than one stage takes to start.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by shells, undone by stages that save what they have
-    if submits_jobs(workflow):
+    if submits_jobs(workflow) and len(workflow.dag_settings.target_jobs) > 1:
         _warm_start()
 
 
