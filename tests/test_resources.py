@@ -22,7 +22,7 @@ from isp.workflow.jobs import Jobs
 from isp.workflow.rates import Rates
 from isp.workflow.resources import BASE_MB, Requests, at_most
 from isp.workflow.rules import RULES as RULES_AS_VALUES
-from isp.workflow.running import start
+from isp.workflow.running import num_target_jobs, start
 from tests.support.studies import STUDY
 
 ROOT = Path(__file__).parent.parent
@@ -176,6 +176,14 @@ def test_memory_and_time_are_estimated_on_a_cluster(tmp_path: Path, options: lis
     command = [sys.executable, "-m", "snakemake", "--dry-run", *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert f"estimated: {expected}" in done.stdout + done.stderr
+
+
+def test_members_of_a_group_are_counted() -> None:
+    assert (
+        num_target_jobs(["snakemake", "--target-jobs", "aggregate:round=0", "weak_mask:round=0", "--cores", "1"]) == 2
+    )
+    assert num_target_jobs(["snakemake", "--cores", "1", "--target-jobs", "retrain:sparsity=0.5000"]) == 1
+    assert num_target_jobs(["snakemake", "--cores", "1"]) == 0
 
 
 # --- the profile and the guard ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,8 +64,18 @@ def _serve_cluster_job(workflow: Any) -> None:
     import everything takes longer than one stage takes to start.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by shells, undone by stages that save what they have
-    if submits_jobs(workflow) and len(workflow.dag_settings.target_jobs) > 1:
+    if submits_jobs(workflow) and num_target_jobs(sys.argv) > 1:
         _warm_start()
+
+
+def num_target_jobs(arguments: Sequence[str]) -> int:
+    """Number of the jobs that a command line of Snakemake names, as that of a cluster's job does its members.
+
+    Snakemake itself does not know them yet while the Snakefile is read.
+    """
+    option = "--target-jobs"
+    after = arguments[arguments.index(option) + 1 :] if option in arguments else ()
+    return len(list(takewhile(lambda word: not word.startswith("-"), after)))
 
 
 def submits_jobs(workflow: Any) -> bool:
