@@ -27,6 +27,7 @@ from torch import Tensor
 from isp import artifacts
 from isp.costs import Cost
 from isp.errors import ArtifactError, IspError
+from isp.superposition import Superposition
 from isp.training import Progress, State
 from isp.untrusted import printable
 
@@ -247,15 +248,15 @@ class FileCheckpoint:
 
 # --- any progress as tensors and JSON ---------------------------------------------------------------------------------
 
-_CLASSES: dict[str, Callable[..., Any]] = {"Cost": Cost, "State": State}
+_CLASSES: dict[str, Callable[..., Any]] = {"Cost": Cost, "State": State, "Superposition": Superposition}
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     """A value as JSON; its tensors are put into `tensors`, under numbers.
 
     Raises:
-        TypeError: something else than tensors, numbers, texts, truth values, None, costs, states, and dicts (by name)
-            and lists of these.
+        TypeError: something else than tensors, numbers, texts, truth values, None, costs, states, superpositions, and
+            dicts (by name) and lists of these.
     """
     if isinstance(value, Tensor):
         number = str(len(tensors))

@@ -6,7 +6,7 @@ of a mask is needed (ties, packing), it is: names sorted, then the flat index in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import reduce
@@ -73,7 +73,7 @@ def ones(weights: Weights) -> Mask:
     return {name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in weights.items()}
 
 
-def union(*masks: Mask) -> Mask:
+def union(*masks: Weights) -> Mask:
     """Keeps what any of the masks keeps."""
     return {name: reduce(torch.logical_or, (mask[name] for mask in masks)) for name in masks[0]}
 
@@ -83,7 +83,7 @@ def intersection(*masks: Mask) -> Mask:
     return {name: reduce(torch.logical_and, (mask[name] for mask in masks)) for name in masks[0]}
 
 
-def votes(masks: Sequence[Mask]) -> dict[str, Tensor]:
+def votes(masks: Sequence[Weights]) -> dict[str, Tensor]:
     """How many of the masks keep each weight, as int16 tensors."""
     return {name: sum(mask[name].to(torch.int16) for mask in masks) for name in masks[0]}  # type: ignore[misc]
 
@@ -141,20 +141,24 @@ def overlap_by_layer(a: Mask, b: Mask) -> dict[str, Overlap]:
     return pair
 
 
-def overlaps_by_layer(several: Sequence[Mask]) -> list[dict[str, Overlap]]:
+def overlaps_by_layer(several: Sequence[Weights]) -> list[dict[str, Overlap]]:
     """The overlap of each mask with each earlier one, in each tensor; the later mask is the first of the two.
 
     Bits are counted, eight weights at once, and every mask is packed once.
     """
     pairs: list[dict[str, Overlap]] = [{} for i in range(len(several)) for _ in range(i)]
     for name in several[-1] if several else ():
-        bits = [np.packbits(mask[name].cpu().numpy()) for mask in several]
+        weights, bits = several[-1][name].numel(), [_bits(mask, name) for mask in several]
         kept = [_ones(packed) for packed in bits]
         both = [(i, j, _ones(bits[i] & bits[j])) for i in range(len(several)) for j in range(i)]
         for pair, (i, j, num) in zip(pairs, both, strict=True):
-            weights = several[i][name].numel()
             pair[name] = Overlap(weights=weights, kept_a=kept[i], kept_b=kept[j], kept_both=num)
     return pairs
+
+
+def _bits(mask: Weights, name: str) -> np.ndarray:
+    """A parameter's mask, packed; of a `Packed` one as it is held."""
+    return mask.bits[name].numpy() if isinstance(mask, Packed) else np.packbits(mask[name].cpu().numpy())
 
 
 def _ones(packed: np.ndarray) -> int:
@@ -417,7 +421,7 @@ def apply_(mask: Mask, weights: Weights) -> None:
             weight.masked_fill_(~kept, 0.0)
 
 
-def pack(mask: Mask) -> Tensor:
+def pack(mask: Weights) -> Tensor:
     """The mask as a uint8 vector of ceil(n / 8) bytes, one bit a weight, names sorted, highest bit first."""
     flat = torch.cat([torch.zeros(0, dtype=torch.bool), *(mask[name].reshape(-1).cpu() for name in sorted(mask))])
     return torch.from_numpy(np.packbits(flat.numpy()))
@@ -436,6 +440,33 @@ def unpack(bits: Tensor, shapes: Mapping[str, Sequence[int]]) -> Mask:
     flat = torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=total).view(np.bool_))
     parts = torch.split(flat, list(sizes.values()))
     return {name: part.view(tuple(shapes[name])).clone() for name, part in zip(sizes, parts, strict=True)}
+
+
+def pack_each(mask: Weights) -> dict[str, Tensor]:
+    """Each parameter's mask, packed alone as by `pack`; `Packed` reads them."""
+    return {name: pack({name: kept}) for name, kept in mask.items()}
+
+
+class Packed(Mapping[str, "Tensor"]):
+    """A mask that is held at one bit per weight; a parameter's mask is unpacked whenever it is read.
+
+    Args:
+        bits: The packed mask of each parameter, from `pack_each`.
+        weights: Tensors with the shapes and devices that the masks are to have.
+    """
+
+    def __init__(self, bits: Weights, weights: Weights) -> None:
+        self.bits, self._weights = bits, weights
+
+    def __getitem__(self, name: str) -> Tensor:
+        weight = self._weights[name]
+        return unpack(self.bits[name], {name: weight.shape})[name].to(weight.device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.bits)
+
+    def __len__(self) -> int:
+        return len(self.bits)
 
 
 def compress(tensor: Tensor, kept: Tensor) -> Tensor | None:

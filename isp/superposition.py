@@ -7,6 +7,7 @@ docs/superposition.md compares the rules.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -32,19 +33,12 @@ def weak(
     return masks.prune_by_magnitude(copy, sparsity, within, scope=scope)
 
 
-def superpose(
-    rule: Rule,
-    weights: Weights,
-    contributions: Sequence[Weights],
-    sparsity: Decimal,
-    within: Mask | None,
-    scope: Scope = "global",
-    adjust: bool = True,
-    plain: Mask | None = None,
-) -> Mask:
-    """Superpose the contributions of the look-ahead copies into one mask of exactly `sparsity`.
+@dataclass(kw_only=True, eq=False)
+class Superposition:
+    """The contributions of a round's look-ahead copies to one event, added up as they come.
 
-    Every rule is exchangeable (the order of the copies does not matter), and with no copies each is magnitude pruning.
+    No contribution is kept: one bit per weight and copy is, and for `mean_score` one fp64 sum per weight. Every rule is
+    exchangeable (the order of the copies does not matter), and without copies each is magnitude pruning.
 
     - mean_score: keep the largest mean look-ahead |w|, ties by current |w| (`isp_mean`).
     - votes: keep the weights that most look-ahead masks keep, ties by current |w|.
@@ -53,39 +47,66 @@ def superpose(
       pruning: the union contains the k largest current weights, and the adjustment takes the k largest inside it.
 
     Args:
-        rule: one of the above.
-        weights: the run's current prunable weights.
-        contributions: from `weak`, one a copy.
-        sparsity: of the event, over all prunable weights.
-        within: the run's current mask; what it dropped stays dropped.
-        scope: whether layers are ranked together.
-        adjust: False leaves a union as it is, with more weights than `sparsity` says.
-        plain: the mask of magnitude pruning, where it is known.
+        rule: One of the above.
+        sparsity: Sparsity of the event, over all prunable weights.
+        within: The run's current mask; what it dropped stays dropped. None: all weights.
+        scope: Whether layers are ranked together.
+
+    Attributes:
+        weak: The masks of the copies so far, packed; of `mean_score` those that each copy would have been pruned to.
+        total: Sum of the copies' magnitudes in fp64, where fp32 magnitudes add up exactly enough for the order of the
+            copies not to show; empty under the other rules.
     """
-    if plain is None and (not contributions or rule == "literal"):
-        plain = masks.prune_by_magnitude(weights, sparsity, within, scope=scope)
-    if plain is not None and not contributions:
-        return plain
-    keep_top = partial(masks.keep_top, sparsity=sparsity, ties=weights, within=within, scope=scope)
-    if rule == "votes":
-        return keep_top(masks.votes(contributions))  # type: ignore[arg-type]
-    if rule == "mean_score":
-        return keep_top({name: _mean([copy[name] for copy in contributions]) for name in weights}, absolute=True)
-    superposed = masks.union(*contributions)  # type: ignore[arg-type]
-    if rule == "literal" and plain is not None:
-        superposed = masks.union(superposed, plain)
-    return masks.prune_by_magnitude(weights, sparsity, superposed, scope=scope) if adjust else superposed
 
+    rule: Rule
+    sparsity: Decimal
+    within: Mask | None
+    scope: Scope = "global"
+    weak: list[dict[str, Tensor]] = field(default_factory=list)
+    total: dict[str, Tensor] = field(default_factory=dict)
 
-def _mean(magnitudes: Sequence[Tensor]) -> Tensor:
-    """The mean of the copies' magnitudes of one parameter, in the fp32 that it is ranked in.
+    def add(self, contribution: Weights) -> None:
+        """Add what one copy contributes, from `weak`; it is not changed and not kept."""
+        if self.rule == "mean_score":
+            for name, magnitude in contribution.items():
+                if self.weak:
+                    self.total[name] += magnitude
+                else:
+                    self.total[name] = magnitude.to(torch.float64, copy=True)
+            contribution = masks.prune_by_magnitude(contribution, self.sparsity, self.within, scope=self.scope)
+        self.weak.append(masks.pack_each(contribution))
 
-    Summed in fp64, where fp32 magnitudes add up exactly enough for the order of the copies not to show.
-    """
-    total = magnitudes[0].to(torch.float64, copy=True)
-    for each in magnitudes[1:]:
-        total += each
-    return total.div_(len(magnitudes)).float()
+    def mask(self, weights: Weights, *, adjust: bool = True, plain: Mask | None = None) -> Mask:
+        """Superpose what the copies contributed into one mask of exactly `sparsity`.
+
+        Args:
+            weights: The run's current prunable weights.
+            adjust: False leaves a union as it is, with more weights than `sparsity` says.
+            plain: The mask of magnitude pruning, where it is known.
+        """
+        if plain is None and (not self.weak or self.rule == "literal"):
+            plain = masks.prune_by_magnitude(weights, self.sparsity, self.within, scope=self.scope)
+        if plain is not None and not self.weak:
+            return plain
+        keep_top = partial(masks.keep_top, sparsity=self.sparsity, ties=weights, within=self.within, scope=self.scope)
+        if self.rule == "votes":
+            return keep_top(masks.votes(self._masks(weights)))
+        if self.rule == "mean_score":
+            mean = {name: self.total[name].div(len(self.weak)).float() for name in weights}  # the fp32 that is ranked
+            return keep_top(mean, absolute=True)
+        superposed = masks.union(*self._masks(weights))
+        if self.rule == "literal" and plain is not None:
+            superposed = masks.union(superposed, plain)
+        if not adjust:
+            return superposed
+        return masks.prune_by_magnitude(weights, self.sparsity, superposed, scope=self.scope)
+
+    def agreement(self, weights: Weights) -> tuple[float, dict[str, float | None]] | None:
+        """How far the copies' masks agree, as `agreement` says; `weights` are the run's, for their shapes."""
+        return agreement(self._masks(weights))
+
+    def _masks(self, weights: Weights) -> list[masks.Packed]:
+        return [masks.Packed(bits, weights) for bits in self.weak]
 
 
 def changed(mask: Mask, plain: Mask) -> float:
@@ -94,12 +115,12 @@ def changed(mask: Mask, plain: Mask) -> float:
     return 1 - both.kept_both / max(1, both.kept_a)
 
 
-def agreement(contributions: Sequence[Mask]) -> tuple[float, dict[str, float | None]] | None:
+def agreement(weak_masks: Sequence[Weights]) -> tuple[float, dict[str, float | None]] | None:
     """Mean Jaccard index over all pairs of weak masks, in all and by layer; None with fewer than two masks.
 
     A layer of which no mask keeps a weight has None, for there is nothing to agree on.
     """
-    pairs = masks.overlaps_by_layer(contributions)
+    pairs = masks.overlaps_by_layer(weak_masks)
     if not pairs:
         return None
     total = _mean_jaccard([sum(layers.values(), masks.Overlap()) for layers in pairs])

@@ -31,6 +31,7 @@ from isp.stages.aggregate import aggregate
 from isp.stages.initialise import initialise
 from isp.stages.prune_one_shot import prune_one_shot
 from isp.stages.train_segment import train_segment
+from isp.superposition import Superposition
 from isp.tickets import Ticket
 from isp.training import State, Trainer, state_of
 from tests.support.data import prepared
@@ -71,7 +72,7 @@ def bits(value: Any) -> Any:
     """Something that is equal only if every bit is; zeros have a sign."""
     if isinstance(value, Tensor):
         return str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes()
-    if isinstance(value, State | Ticket | Cost):
+    if isinstance(value, State | Ticket | Cost | Superposition):
         return bits(vars(value))
     if isinstance(value, dict):
         return {key: bits(each) for key, each in value.items()}
@@ -142,7 +143,7 @@ def test_nothing_is_kept_before_it_is_time(make: MakeTrainer, tmp_path: Path, mo
 
 
 def test_progress_comes_back_as_it_was() -> None:
-    value = {
+    value: dict[str, Any] = {
         "cost": Cost(steps=3, flops=2**70),
         "state": State(step=4, weights={"a": torch.randn(2, 3)}, optimizer={"a": {"step": torch.tensor(4.0)}}),
         "sparsity": Decimal("0.5000"),
@@ -150,6 +151,9 @@ def test_progress_comes_back_as_it_was() -> None:
         "contributions": [{"a": torch.tensor([True, False])}, {}],
     }
     tensors: dict[str, Tensor] = {}
+    for rule in ("union", "mean_score"):
+        value[rule] = Superposition(rule=rule, sparsity=Decimal("0.5"), within={"a": torch.tensor([True, False, True])})
+        value[rule].add({"a": torch.tensor([True, False, False] if rule == "union" else [2.0, 1.0, 3.0])})
     assert bits(unpack(pack(value, tensors), tensors)["contributions"]) == bits(value["contributions"])
     assert str(bits(unpack(pack(value, tensors), tensors))) == str(bits(value))
     for wrong in ({1: "a"}, object(), (1, 2)):

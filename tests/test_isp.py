@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ import torch
 from torch import nn
 
 from isp import artifacts, masks, superposition
+from isp.costs import Cost, Measured
 from isp.errors import ConfigError
 from isp.families import denoised, find_tickets, make_method, planned_steps
 from isp.methods import isp
 from isp.seeds import seed as named_seed
 from isp.sparsity import Scope, parse_sparsity
-from isp.superposition import Rule
+from isp.stages.aggregate import aggregate
+from isp.superposition import Rule, Superposition
 from isp.tickets import Ticket
-from isp.training import BatchOrder, Trainer, Training, TrainingDiverged, state_of
+from isp.training import BatchOrder, State, Trainer, Training, TrainingDiverged, state_of
 from tests.support.models import Noisy, equal, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -35,6 +38,20 @@ def find(trainer: Trainer, *sparsities: str, method: str = "isp", **settings: An
 
 
 # --- superposition ----------------------------------------------------------------------------------------------------
+
+
+def add_up(
+    rule: Rule,
+    contributions: Iterable[masks.Weights],
+    sparsity: Decimal,
+    within: masks.Mask | None = None,
+    scope: Scope = "global",
+) -> Superposition:
+    superposed = Superposition(rule=rule, sparsity=sparsity, within=within, scope=scope)
+    for contribution in contributions:
+        superposed.add(contribution)
+    return superposed
+
 
 HALF = Decimal("0.5")
 W = {"a": torch.tensor([4.0, -3.0, 2.0, 1.0])}
@@ -53,7 +70,7 @@ WEAK = [{"a": torch.tensor(kept, dtype=torch.bool)} for kept in ([0, 0, 1, 1], [
     ],
 )
 def test_rules_by_hand(rule: Rule, weak: list[masks.Mask], kept: list[int]) -> None:
-    assert superposition.superpose(rule, W, weak, HALF, None)["a"].int().tolist() == kept
+    assert add_up(rule, weak, HALF).mask(W)["a"].int().tolist() == kept
 
 
 def random_event(seed: int) -> tuple[masks.Weights, masks.Mask, list[dict[str, torch.Tensor]]]:
@@ -72,7 +89,7 @@ def test_rules_are_exact_stay_within_and_do_not_see_the_order(rule: Rule, seed: 
     found = []
     for order in itertools.permutations(copies):
         weak = [superposition.weak(settings.contribution, copy, Decimal("0.6"), within) for copy in order]
-        found.append(superposition.superpose(rule, weights, weak, Decimal("0.6"), within))
+        found.append(add_up(rule, weak, Decimal("0.6"), within).mask(weights))
     assert all(equal(found[0], other) for other in found)
     assert masks.num_kept(found[0]) == 120  # of 300
     assert masks.num_kept(masks.intersection(found[0], within)) == 120
@@ -85,10 +102,52 @@ def test_literal_equals_magnitude_and_the_other_rules_do_not(seed: int) -> None:
     for rule in RULES:
         settings = isp.Settings(rule=rule)
         weak = [superposition.weak(settings.contribution, copy, Decimal("0.6"), within) for copy in copies]
-        mask = superposition.superpose(rule, weights, weak, Decimal("0.6"), within)
+        mask = add_up(rule, weak, Decimal("0.6"), within).mask(weights)
         changed = superposition.changed(mask, plain)
         assert equal(mask, plain) == (changed == 0) == (rule == "literal")
-        assert equal(superposition.superpose(rule, weights, [], Decimal("0.6"), within), plain)  # N = 0
+        assert equal(add_up(rule, [], Decimal("0.6"), within).mask(weights), plain)  # N = 0
+
+
+@pytest.mark.parametrize("adjust", [True, False])
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("rule", RULES)
+def test_contributions_added_up_give_the_bits_of_contributions_side_by_side(
+    rule: Rule, scope: Scope, adjust: bool
+) -> None:
+    """The naive way has all of them in memory: one stack of magnitudes in fp64, one stack of masks."""
+    weights, within, copies = random_event(2)
+    parts = [superposition.weak(isp.Settings(rule=rule).contribution, copy, HALF, within, scope) for copy in copies]
+    stacked = {name: torch.stack([part[name] for part in parts]) for name in weights}
+    plain = masks.prune_by_magnitude(weights, HALF, within, scope=scope)
+    if rule == "mean_score":
+        scores = {name: (each.double().sum(0) / len(parts)).float() for name, each in stacked.items()}
+        naive = masks.keep_top(scores, sparsity=HALF, ties=weights, within=within, scope=scope)
+    elif rule == "votes":
+        scores = {name: each.sum(0) for name, each in stacked.items()}
+        naive = masks.keep_top(scores, sparsity=HALF, ties=weights, within=within, scope=scope)
+    else:
+        naive = {name: each.any(0) | (plain[name] & (rule == "literal")) for name, each in stacked.items()}
+        naive = masks.prune_by_magnitude(weights, HALF, naive, scope=scope) if adjust else naive
+    superposed = add_up(rule, parts, HALF, within, scope)
+    assert equal(superposed.mask(weights, adjust=adjust), naive)
+    assert equal(superposed.mask(weights, adjust=adjust, plain=plain), naive)  # reading it changes nothing
+    pruned = [masks.prune_by_magnitude(copy, HALF, within, scope=scope) for copy in copies]
+    assert superposed.agreement(weights) == superposition.agreement(pruned)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_of_a_copy_one_bit_per_weight_is_kept_and_of_all_copies_one_sum(rule: Rule) -> None:
+    """300 weights are 25 + 13 bytes per copy, and of magnitudes 8 bytes each in one sum; contributions go."""
+    _, within, copies = random_event(3)
+    parts = [superposition.weak(isp.Settings(rule=rule).contribution, copy, HALF, within) for copy in copies]
+    gone = [weakref.ref(tensor) for part in parts for tensor in part.values()]
+    before = [{name: tensor.clone() for name, tensor in part.items()} for part in parts]
+    superposed = add_up(rule, parts, HALF, within)
+    assert all(equal(part, unchanged) for part, unchanged in zip(parts, before, strict=True))
+    parts.clear()
+    assert not any(reference() is not None for reference in gone)
+    assert [sum(bits.nbytes for bits in packed.values()) for packed in superposed.weak] == [25 + 13] * 4
+    assert sum(total.nbytes for total in superposed.total.values()) == (300 * 8 if rule == "mean_score" else 0)
 
 
 def test_agreement_by_hand() -> None:
@@ -104,7 +163,7 @@ def test_agreement_is_recorded_whatever_the_copies_contribute(scope: Scope) -> N
     found = {}
     for rule in RULES:
         parts = [superposition.weak(isp.Settings(rule=rule).contribution, copy, HALF, within, scope) for copy in copies]
-        record = denoised.aggregate(rule, weights, parts, HALF, within, {}, scope).record
+        record = denoised.aggregate(add_up(rule, parts, HALF, within, scope), weights, {}).record
         found[rule] = record["agreement"], record["agreement_by_layer"]
     assert 0 < found["votes"][0] < 1
     assert all(other == found["votes"] for other in found.values())
@@ -119,6 +178,41 @@ def test_agreement_of_layers_by_hand() -> None:
         1 / 2,
         {"a": None, "b": 1 / 2},
     )
+
+
+@pytest.mark.parametrize("rule", ["union", "mean_score"])
+def test_aggregate_holds_one_contribution_at_a_time(
+    rule: Rule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a file is read, what was read before has left memory."""
+    weights, _, copies = random_event(4)
+    about = {"cost": vars(Cost()), "measured": vars(Measured())}
+    state, weak = tmp_path / "state.safetensors", [tmp_path / f"weak{member}.safetensors" for member in range(4)]
+    artifacts.save_state(state, State(step=3, weights=dict(weights)), about | {"prunable": list(weights), "rounds": []})
+    contribution = isp.Settings(rule=rule).contribution
+    save = artifacts.save_weights if contribution == "magnitudes" else artifacts.save_mask
+    for path, each in zip(weak, copies, strict=True):
+        save(path, superposition.weak(contribution, each, HALF, None), about)
+    load_mask = artifacts.load_mask
+    read: list[weakref.ref[torch.Tensor]] = []
+
+    def reading(load: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def watched(path: Path) -> Any:
+            assert not any(reference() is not None for reference in read)
+            part, about = load(path)
+            if path in weak:
+                read.extend(map(weakref.ref, part.values()))
+            return part, about
+
+        return watched
+
+    for name in ("load_weights", "load_mask"):
+        monkeypatch.setattr(artifacts, name, reading(getattr(artifacts, name)))
+    output = tmp_path / "mask.safetensors"
+    aggregate(state, rule, 0, "0.5", output, weak)
+    assert len(read) == 4 * len(weights)
+    parts = [superposition.weak(contribution, each, HALF, None) for each in copies]
+    assert equal(load_mask(output)[0], add_up(rule, parts, HALF).mask(weights))
 
 
 # --- rounds and members -----------------------------------------------------------------------------------------------
@@ -537,10 +631,11 @@ def test_rounds_through_files_with_fresh_objects_for_each_step(make: MakeTrainer
                 settings.scope,
             )
             save(tmp_path / f"weak{index}", weak, {})
-        contributions = [load(tmp_path / f"weak{index}")[0] for index in range(settings.denoisers)]
+        contributions = (load(tmp_path / f"weak{index}")[0] for index in range(settings.denoisers))
+        superposed = add_up(settings.rule, contributions, round_.sparsity, within)
         state, _ = artifacts.load_state(tmp_path / "state")
         weights = make().prunable_weights(state)
-        event = denoised.aggregate(settings.rule, weights, contributions, round_.sparsity, within, {})
+        event = denoised.aggregate(superposed, weights, {})
         artifacts.save_mask(tmp_path / "mask", event.mask, {})
         within, _ = artifacts.load_mask(tmp_path / "mask")
     for stop in (17, 23, 30):  # cut after the last event, too
@@ -587,7 +682,7 @@ def test_an_event_records_what_its_masks_say(rule: Rule, num: int) -> None:
     weights, within, copies = random_event(1)
     copies = copies[:num]
     weak = [superposition.weak(isp.Settings(rule=rule).contribution, copy, Decimal("0.6"), within) for copy in copies]
-    event = denoised.aggregate(rule, weights, weak, Decimal("0.6"), within, {})
+    event = denoised.aggregate(add_up(rule, weak, Decimal("0.6"), within), weights, {})
     plain = masks.prune_by_magnitude(weights, Decimal("0.6"), within)
     assert event.record["changed"] == 1 - masks.num_kept(masks.intersection(event.mask, plain)) / 120
     pruned = [masks.prune_by_magnitude(copy, Decimal("0.6"), within) for copy in copies]

@@ -253,6 +253,17 @@ def test_packing_and_back(shapes: list[list[int]], seed: int) -> None:
     assert all(torch.equal(back[name], original[name]) for name in original)
 
 
+def test_a_packed_mask_reads_like_the_mask() -> None:
+    """One bit per weight: 2 x 9 weights take 3 bytes, an empty parameter none."""
+    original = mask(x=[T, F, T]) | {"y": torch.zeros(0, 2, dtype=torch.bool), "z": torch.arange(18).view(2, 9) % 3 == 0}
+    bits = masks.pack_each(original)
+    assert {name: packed.nbytes for name, packed in bits.items()} == {"x": 1, "y": 0, "z": 3}
+    packed = masks.Packed(bits, {name: kept.float() for name, kept in original.items()})
+    assert list(packed) == list(original)
+    assert all(torch.equal(packed[name], kept) for name, kept in original.items())
+    assert len(packed) == 3
+
+
 def test_packing_by_hand() -> None:
     assert masks.pack(mask(b=[T], a=[T, F, T, F, F, F, F, F])).tolist() == [0b10100000, 0b10000000]
 

@@ -19,7 +19,7 @@ from isp.families import Method, Traits
 from isp.masks import Mask, Weights
 from isp.methods import isp
 from isp.sparsity import PLACES, Scope
-from isp.superposition import Contribution, Rule
+from isp.superposition import Contribution, Superposition
 from isp.tickets import Ticket
 from isp.training import State, Trainer, Training, TrainingDiverged, learning_rate
 
@@ -99,7 +99,7 @@ def look_ahead(
     sparsities: Sequence[Decimal],
     contribution: Contribution,
     scope: Scope,
-) -> tuple[list[Weights], Cost]:
+) -> tuple[Iterator[Weights], Cost]:
     """Train copy `index` of a round for C steps and prune it; the copy itself is thrown away.
 
     Args:
@@ -114,7 +114,7 @@ def look_ahead(
         scope: Whether layers are ranked together.
 
     Returns:
-        What the copy contributes to each event, and what it cost.
+        The copy's contributions to the events, one after the other, each computed when it is asked for; and the cost.
 
     Raises:
         TrainingDiverged: Names the copy, and keeps `state`.
@@ -124,7 +124,7 @@ def look_ahead(
     name = f"look-ahead {index} of round {round_index}"
     copy, cost = train_copy(settings, member, trainer, state, mask, name, peak=current)
     weights = trainer.prunable_weights(copy)
-    return [superposition.weak(contribution, weights, sparsity, mask, scope) for sparsity in sparsities], cost
+    return (superposition.weak(contribution, weights, sparsity, mask, scope) for sparsity in sparsities), cost
 
 
 def train_copy(
@@ -186,35 +186,19 @@ def named(name: str, member: Member, state: State, mask: Mask | None = None) -> 
         raise TrainingDiverged(problem, error.step, state, mask, error.advice) from None
 
 
-def aggregate(
-    rule: Rule,
-    weights: Weights,
-    contributions: Sequence[Weights],
-    sparsity: Decimal,
-    within: Mask | None,
-    about: Mapping[str, Any],
-    scope: Scope = "global",
-    adjust: bool = True,
-) -> Event:
-    """Superpose the contributions of a round's copies into its mask, and record what the denoisers changed.
+def aggregate(superposed: Superposition, weights: Weights, about: Mapping[str, Any], adjust: bool = True) -> Event:
+    """Make a round's mask of what its copies contributed, and record what the denoisers changed.
 
     Args:
-        rule: of superposition.
-        weights: the run's current prunable weights.
-        contributions: from `superposition.weak`, one a copy.
-        sparsity: of the event.
-        within: the run's current mask.
-        about: what the record begins with: the round, the step it is pruned at.
-        scope: whether layers are ranked together.
-        adjust: False leaves a union with more weights than `sparsity` says.
+        superposed: The contributions of the round's copies.
+        weights: The run's current prunable weights.
+        about: First entries of the record: the round, the step it is pruned at.
+        adjust: False leaves a union with more weights than the event's sparsity says.
     """
-    plain = masks.prune_by_magnitude(weights, sparsity, within, scope=scope)
-    mask = superposition.superpose(rule, weights, contributions, sparsity, within, scope, adjust, plain)
-    record = {**about, "sparsity": str(sparsity), "changed": superposition.changed(mask, plain)}
-    if rule == "mean_score":  # compare the masks that the copies would have been pruned to
-        contributions = [masks.prune_by_magnitude(copy, sparsity, within, scope=scope) for copy in contributions]
-    agreed = superposition.agreement(contributions)  # type: ignore[arg-type]
-    record["agreement"], record["agreement_by_layer"] = agreed or (None, None)
+    plain = masks.prune_by_magnitude(weights, superposed.sparsity, superposed.within, scope=superposed.scope)
+    mask = superposed.mask(weights, adjust=adjust, plain=plain)
+    record = {**about, "sparsity": str(superposed.sparsity), "changed": superposition.changed(mask, plain)}
+    record["agreement"], record["agreement_by_layer"] = superposed.agreement(weights) or (None, None)
     return Event(mask=mask, record=record)
 
 
@@ -235,17 +219,19 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
         leaving = {plan[-1] for plan in plans.values() if plan[-1].index == nominal.index}
         events = sorted({nominal, *leaving}, key=lambda event: event.sparsity)  # the nominal one comes last and goes on
         asked = [event.sparsity for event in events]
-        by_copy: list[list[Weights]] = []
+        superposed = [
+            Superposition(rule=settings.rule, sparsity=sparsity, within=within, scope=settings.scope)
+            for sparsity in asked
+        ]
         for index in range(settings.denoisers):
             contributed, cost = look_ahead(
                 protocol, trainer, state, within, nominal.index, index, asked, settings.contribution, settings.scope
             )
             spent += cost
-            by_copy.append(contributed)
-        for number, event in enumerate(events):
-            contributions = [contributed[number] for contributed in by_copy]
-            about = {"round": event.index, "step": state.step}
-            pruned = aggregate(settings.rule, weights, contributions, event.sparsity, within, about, settings.scope)
+            for each, contribution in zip(superposed, contributed, strict=True):
+                each.add(contribution)
+        for event, contributions in zip(events, superposed, strict=True):
+            pruned = aggregate(contributions, weights, {"round": event.index, "step": state.step})
             mask = pruned.mask
             if event in leaving:
                 final, retraining = trainer.run(state, trainer.training.steps, mask)
@@ -270,7 +256,7 @@ class Progress:
         reached: the sparsity of the rounds behind.
         mask: of the round before.
         state: that the round's segment ended in; None: it is still to be trained.
-        contributions: of the round's copies so far.
+        superposed: contributions of the round's copies so far; None: its sparsity is still to be decided.
         spent: until now.
         records: of the rounds behind.
     """
@@ -279,7 +265,7 @@ class Progress:
     reached: Decimal = Decimal(0)
     mask: Mask | None = None
     state: State | None = None
-    contributions: list[Weights] = field(default_factory=list)
+    superposed: Superposition | None = None
     spent: Cost = field(default_factory=Cost)
     records: list[dict[str, Any]] = field(default_factory=list)
 
@@ -296,17 +282,18 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
     most = isp.max_rounds(settings, steps_per_epoch, total)
     state, at = initial, trainer.resumed(Progress())
 
-    def prune(sparsity: Decimal) -> None:
-        """End a round at `sparsity`, by the contributions of its copies or, without any, by magnitude."""
-        about = {"round": at.round, "step": state.step}
+    def event(sparsity: Decimal) -> Superposition:
+        return Superposition(rule=settings.rule, sparsity=sparsity, within=at.mask, scope=settings.scope)
+
+    def prune(superposed: Superposition) -> None:
+        """End a round by the contributions of its copies or, without any, by magnitude."""
+        about, sparsity = {"round": at.round, "step": state.step}, superposed.sparsity
         adjust = settings.adjust == "rounds" or sparsity == target
-        event = aggregate(
-            settings.rule, weights, at.contributions, sparsity, at.mask, about, settings.scope, adjust=adjust
-        )
-        measured = Decimal(masks.sparsity(event.mask)).quantize(PLACES)
-        at.records.append({**event.record, "measured": str(measured)})
+        pruned = aggregate(superposed, weights, about, adjust=adjust)
+        measured = Decimal(masks.sparsity(pruned.mask)).quantize(PLACES)
+        at.records.append({**pruned.record, "measured": str(measured)})
         at.reached = sparsity if nominal or sparsity == target else min(measured, target)
-        at.round, at.mask, at.state, at.contributions = at.round + 1, event.mask, None, []
+        at.round, at.mask, at.state, at.superposed = at.round + 1, pruned.mask, None, None
 
     while at.reached < target:
         if at.state is None:
@@ -315,20 +302,21 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
         state, weights = at.state, trainer.prunable_weights(at.state)
         last = at.round + 1 == most
         if isp.rest_at_once(settings, at.reached, target) or (last and not by_epochs and not nominal):
-            prune(target)
+            prune(event(target))
             break
         sparsity = (
             isp.sparsities(settings, target)[at.round] if nominal else isp.next_sparsity(settings, at.reached, target)
         )
-        for member in range(len(at.contributions), settings.denoisers):
+        at.superposed = at.superposed or event(sparsity)
+        for member in range(len(at.superposed.weak), settings.denoisers):
             (contributed,), cost = look_ahead(
                 protocol, trainer, state, at.mask, at.round, member, [sparsity], settings.contribution, settings.scope
             )
             at.spent += cost
-            at.contributions.append(contributed)
-        prune(sparsity)
+            at.superposed.add(contributed)
+        prune(at.superposed)
         if last and by_epochs and at.reached < target:
-            prune(target)
+            prune(event(target))
     final, retraining = trainer.run(state, total, at.mask)
     assert at.mask is not None
     return Ticket(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from isp import artifacts, checkpoints
+from isp.costs import Cost, Measured
 from isp.families import denoised
+from isp.masks import Weights
 from isp.sparsity import parse_sparsity
 from isp.stages._options import Output, Round, Scope, Sparsity, Within
 from isp.stages._work import inputs, prunable_of, spending, spent, working
-from isp.superposition import Rule
+from isp.superposition import Rule, Superposition
 
 VERSION = 4
 
@@ -31,17 +33,14 @@ def aggregate(
     target = parse_sparsity(sparsity)
     with working(output) as work:
         made_from = inputs(output, state=state, within=within, weak=weak)
-        found, about = artifacts.load_state(state)
-        load = artifacts.load_weights if rule == "mean_score" else artifacts.load_mask
-        contributions = [load(path) for path in weak or []]
+        weights, step, about = _weights(state)
         mask = artifacts.load_mask(within)[0] if within else None
-        weights = {name: found.weights[name] for name in prunable_of(about)}
-        at = {"round": round_, "step": found.step}
-        event = denoised.aggregate(rule, weights, [part for part, _ in contributions], target, mask, at, scope)
+        superposed = Superposition(rule=rule, sparsity=target, within=mask, scope=scope)
         cost, took = spent(about)
-        for _, header in contributions:
-            own_cost, own_took = spent(header)
+        for path in weak or []:
+            own_cost, own_took = _add(superposed, path)
             cost, took = cost + own_cost, took + own_took
+        event = denoised.aggregate(superposed, weights, {"round": round_, "step": step})
         header = {
             "stage": "aggregate",
             "version": VERSION,
@@ -51,3 +50,17 @@ def aggregate(
         }
         artifacts.save_mask(output, event.mask, header | made_from | spending(cost, took + work.measured()))
     checkpoints.forget(state, *weak or [])
+
+
+def _weights(path: Path) -> tuple[Weights, int, dict[str, Any]]:
+    """Prunable weights of a state, its step and what is written about it; its other tensors are not kept."""
+    state, about = artifacts.load_state(path)
+    return {name: state.weights[name] for name in prunable_of(about)}, state.step, about
+
+
+def _add(superposed: Superposition, path: Path) -> tuple[Cost, Measured]:
+    """Add what a copy contributes, which then leaves memory; return what it cost and what its jobs took."""
+    load = artifacts.load_weights if superposed.rule == "mean_score" else artifacts.load_mask
+    contribution, about = load(path)
+    superposed.add(contribution)
+    return spent(about)
