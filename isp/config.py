@@ -287,7 +287,7 @@ class Study(Settings):
                         try:
                             check_sparsities(method, sparsities)
                         except ConfigError as error:
-                            raise ConfigError(f"grid.{index}: {error}") from None
+                            raise ConfigError(f"grid.{index}: {error} (variant {variant!r})") from None
                         yield Group(
                             backbone=block.backbone, task=task, seed=seed, variant=variant, sparsities=sparsities
                         )

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from isp.errors import MaskError
+from isp.errors import ConfigError, MaskError
 from isp.lazy import torch
-from isp.sparsity import Scope, num_pruned
+from isp.sparsity import Pattern, Scope, num_pruned, parse_scope
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -198,7 +198,12 @@ def magnitudes(weights: Weights) -> dict[str, Tensor]:
 
 
 def prune_by_magnitude(
-    weights: Weights, sparsity: Decimal, within: Mask | None = None, *, scope: Scope = "global"
+    weights: Weights,
+    sparsity: Decimal,
+    within: Mask | None = None,
+    *,
+    scope: Scope = "global",
+    input_dims: Mapping[str, int] = {},
 ) -> Mask:
     """Magnitude pruning: keep the largest |w| so that exactly `sparsity` of all weights is zero.
 
@@ -206,9 +211,10 @@ def prune_by_magnitude(
         weights: the prunable weights.
         sparsity: of all of `weights`, not of what is left.
         within: only weights that this mask keeps may be kept.
-        scope: whether all weights are ranked together, or each tensor is pruned to `sparsity` (see `keep_top`).
+        scope: whether all weights are ranked together, in each tensor or in groups (see `keep_top`).
+        input_dims: the input dimension of each tensor, for an N:M scope.
     """
-    return keep_top(weights, sparsity=sparsity, within=within, absolute=True, scope=scope)
+    return keep_top(weights, sparsity=sparsity, within=within, absolute=True, scope=scope, input_dims=input_dims)
 
 
 def keep_top(
@@ -219,6 +225,7 @@ def keep_top(
     within: Mask | None = None,
     absolute: bool = False,
     scope: Scope = "global",
+    input_dims: Mapping[str, int] = {},
 ) -> Mask:
     """Keep the weights of highest score so that exactly round(sparsity * n) weights are dropped.
 
@@ -232,17 +239,31 @@ def keep_top(
     `within` has fewer of its weights is shared out among the others, in the same way, by how many more they could keep.
     Counts rounded like this may move by one against the trend, so masks of rising sparsity nest only through `within`.
 
+    With a pattern "N:M" each tensor is cut into groups of M consecutive weights along its input dimension. At the
+    pattern's own sparsity, 1 - N/M, the N highest of every group are kept. A lower sparsity is one on the way there:
+    the N highest of every group are kept in any case, and beside them the highest of all others over all tensors, so
+    that every group can still be pruned to N, and no more, when the pattern is imposed.
+
     Args:
         scores: a score for each weight; any real dtype, cast to fp32.
         sparsity: fraction of all weights to drop, in [0, 1).
         ties: breaks ties by magnitude; usually the current weights.
         within: candidates; weights outside it are always dropped.
         absolute: rank by |score|.
-        scope: "global" or "layer".
+        scope: "global", "layer" or a pattern "N:M".
+        input_dims: for a pattern, the dimension of each tensor over the inputs of its layer; 1 where left out, as in
+            (outputs, inputs). From `isp.prunable.input_dims`.
 
     Raises:
-        MaskError: a score is NaN, names or shapes differ, or `within` has fewer candidates than are to be kept.
+        MaskError: a score is NaN, names or shapes differ, `within` has fewer candidates than are to be kept, in a group
+            or in total, or the sparsity is above that of the pattern.
+        ConfigError: the groups of a pattern do not fit into a tensor.
     """
+    pattern = parse_scope(scope)
+    if pattern is not None:
+        check_groups(scores, pattern, input_dims)
+        if sparsity > pattern.sparsity:
+            raise MaskError(f"sparsity {sparsity} is not reachable: scope {scope!r} ends at {pattern.sparsity}")
     for other in (ties, within):
         if other is not None:
             check_fits(other, scores, "the scores")
@@ -263,7 +284,12 @@ def keep_top(
     rankings = [(scores, absolute)] + ([(ties, True)] if ties is not None else [])
     for ranking, _ in rankings:
         _check_numbers(ranking)
-    if scope == "global":
+    if pattern is not None:
+        for name in names:
+            kept[name] = _best_of_groups(name, rankings, within, pattern, input_dims.get(name, 1))
+        others = {name: ~kept[name] if within is None else within[name] & ~kept[name] for name in names}
+        _keep(kept, names, rankings, others, wanted - num_kept(kept))
+    elif scope == "global":
         _keep(kept, names, rankings, within, wanted)
     else:
         counts = _counts_by_layer({name: scores[name].numel() for name in names}, within, wanted)
@@ -336,6 +362,33 @@ def _keep(kept: Mask, names: list[str], rankings: list[tuple[Weights, bool]], wi
             wanted -= len(places)
 
 
+def _best_of_groups(
+    name: str, rankings: Sequence[tuple[Weights, bool]], within: Mask | None, pattern: Pattern, dim: int
+) -> Tensor:
+    """The mask of a tensor that keeps the N highest of each group, by one ranking after the other, then by position."""
+    (score, by_magnitude), *others = rankings
+    key = _sort_key(score[name], by_magnitude).long() << 32
+    for ties, _ in others:  # magnitudes, whose keys are not negative
+        key |= _sort_key(ties[name], True)
+    if within is not None:
+        alive = int(_groups(within[name], pattern, dim).sum(-1).min())
+        if alive < pattern.n:
+            raise MaskError(
+                f"parameter {name!r}: only {alive} of {pattern.m} weights of a group are alive, fewer than the "
+                f"{pattern.n} that the pattern {pattern.n}:{pattern.m} keeps; masks only ever lose weights"
+            )
+        key.masked_fill_(~within[name], torch.iinfo(torch.int64).min)
+    groups = _groups(key, pattern, dim)
+    highest = groups.sort(dim=-1, descending=True, stable=True).indices[:, : pattern.n]
+    kept = torch.zeros(groups.shape, dtype=torch.bool, device=key.device).scatter_(1, highest, True)
+    return kept.view(key.movedim(dim, -1).shape).movedim(-1, dim).contiguous()
+
+
+def _groups(tensor: Tensor, pattern: Pattern, dim: int) -> Tensor:
+    """The groups of M consecutive entries along a dimension, (groups, M)."""
+    return tensor.movedim(dim, -1).reshape(-1, pattern.m)
+
+
 def _among(candidate: Tensor | None, chosen: Tensor) -> Tensor:
     """`chosen` (changed in place), restricted to the candidates; None: all are."""
     return chosen if candidate is None else chosen.logical_and_(candidate)
@@ -405,6 +458,39 @@ def _sort_key(score: Tensor, by_magnitude: bool) -> Tensor:
     score = score.abs() if by_magnitude else score + 0.0  # both turn -0.0 into 0.0
     bits = score.contiguous().view(torch.int32)
     return bits if by_magnitude else bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF))
+
+
+# --- patterns ---------------------------------------------------------------------------------------------------------
+
+
+def check_groups(weights: Weights, pattern: Pattern, input_dims: Mapping[str, int] = {}) -> None:
+    """Refuse a tensor whose input dimension is not a multiple of M.
+
+    Raises:
+        ConfigError: names the first such parameter.
+    """
+    for name in sorted(weights):
+        shape, dim = tuple(weights[name].shape), input_dims.get(name, 1)
+        if len(shape) < 2 or shape[dim] % pattern.m:
+            size = f"{shape[dim]} inputs (dimension {dim})" if len(shape) > 1 else "no inputs"
+            raise ConfigError(
+                f"scope {pattern.n}:{pattern.m}: parameter {name!r} of shape {shape} has {size}, which groups of "
+                f"{pattern.m} do not divide; leave the parameter out of those that are pruned, or choose another scope"
+            )
+
+
+def check_pattern(mask: Mask, pattern: Pattern, input_dims: Mapping[str, int] = {}) -> None:
+    """Refuse a mask that does not keep exactly N of every M consecutive weights along the inputs.
+
+    Raises:
+        MaskError: names the first parameter where it does not.
+    """
+    for name in sorted(mask):
+        if (_groups(mask[name], pattern, input_dims.get(name, 1)).sum(-1) != pattern.n).any():
+            raise MaskError(
+                f"the mask does not keep {pattern.n} of every {pattern.m} weights along the inputs of parameter "
+                f"{name!r}; a method must give `scope` and `input_dims` to `isp.masks.keep_top`"
+            )
 
 
 # --- applying and packing ---------------------------------------------------------------------------------------------

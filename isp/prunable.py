@@ -33,9 +33,10 @@ REFUSE_ABOVE = 0.2
 """Limits on the share of weights in trainable matrices that the default leaves out because it does not know their
 layers: above the first it warns, above the second it refuses."""
 
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *_TRANSPOSED,
 )
 _CONV1D = "transformers.pytorch_utils.Conv1D"  # GPT-2's transposed linear layer; by name, so nothing is imported
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -89,6 +90,28 @@ def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, excl
     _check_torch_pruning(model, chosen, names)
     _check_memory(parameters, chosen, model)
     return chosen
+
+
+def input_dims(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """The dimension of each parameter over the inputs of its layer, as the groups of N:M sparsity need it.
+
+    It is 1, as in (outputs, inputs), and for convolutions the input channels: hardware takes their groups from these.
+    It is 0 for transformers' `Conv1D` and transposed convolutions. A parameter that is not the weight of a known layer,
+    or is read along both dimensions by layers that share it, is left out.
+
+    Args:
+        model: any module.
+        names: from `prunable_names`.
+    """
+    first = {name: first for first, every in _parameters(model)[1].items() for name in every}
+    dims: dict[str, set[int]] = defaultdict(set)
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        dim = 0 if isinstance(module, _TRANSPOSED) or _is_conv1d(module) else 1
+        for attribute in _weights_of(module):
+            for name, role in _tensors_behind(module, attribute):
+                if role == "weight" and (key := first.get(f"{prefix}.{name}".removeprefix("."))):  # not a None
+                    dims[key].add(dim)
+    return {name: min(dims[name]) for name in names if len(dims[name]) == 1}
 
 
 def _check_adapters(chosen: Sequence[str]) -> None:
@@ -176,8 +199,11 @@ def _weights_of(module: nn.Module) -> list[str]:
         return ["weight_ih", "weight_hh"]
     if isinstance(module, nn.MultiheadAttention):
         return list(_ATTENTION)
-    classes = (f"{each.__module__}.{each.__qualname__}" for each in type(module).__mro__)
-    return ["weight"] if isinstance(module, _LAYERS) or _CONV1D in classes else []
+    return ["weight"] if isinstance(module, _LAYERS) or _is_conv1d(module) else []
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    return _CONV1D in (f"{each.__module__}.{each.__qualname__}" for each in type(module).__mro__)
 
 
 def _tensors_behind(module: nn.Module, attribute: str) -> Iterator[tuple[str, _Role]]:

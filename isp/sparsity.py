@@ -6,15 +6,71 @@ it: 6 * 0.15 < 0.9 there.
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation, localcontext
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from isp.errors import LONGEST, ConfigError, shown
 
 PLACES = Decimal("0.0001")
 RateOf = Literal["remaining", "original"]
-Scope = Literal["global", "layer"]
-"""Whether weights are ranked over all layers together (the paper), or in each layer for itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    """N:M sparsity: of every M consecutive weights along a layer's inputs N are kept.
+
+    Attributes:
+        n: Number of weights kept in a group, 1 to m - 1.
+        m: Number of weights in a group.
+    """
+
+    n: int
+    m: int
+
+    @property
+    def sparsity(self) -> Decimal:
+        """The sparsity that follows, 1 - n / m, with four places."""
+        return (1 - Decimal(self.n) / self.m).quantize(PLACES)
+
+
+def parse_scope(scope: str) -> Pattern | None:
+    """The N:M pattern that a scope names; None for "global" and "layer".
+
+    Raises:
+        ConfigError: no scope, or a pattern whose sparsity is not a decimal of four places, such as 1:3.
+    """
+    if scope in ("global", "layer"):
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,4}):([1-9]\d{0,4})", scope)
+    pattern = Pattern(n=int(found[1]), m=int(found[2])) if found else None
+    if pattern is None or pattern.n >= pattern.m:
+        raise ConfigError(
+            f"scope = {shown(scope)}: must be 'global', 'layer', or a pattern 'N:M' with 1 <= N < M, such as '2:4'"
+        )
+    if pattern.m * (1 - pattern.sparsity) != pattern.n:
+        raise ConfigError(
+            f"scope = {shown(scope)}: sparsities have four decimals, and 1 - {pattern.n}/{pattern.m} has more; choose "
+            "a pattern such as '2:4', '1:4' or '4:8'"
+        )
+    return pattern
+
+
+def _check_scope(scope: Any) -> str:
+    """Return a scope from a settings file if it is one; YAML reads 2:4 without quotes as the number 124."""
+    if isinstance(scope, int) and scope > 60:
+        text = f"{scope // 60}:{scope % 60}"
+        raise ValueError(f'scope = {shown(scope)}: put a pattern in quotes, "{text}"; YAML reads {text} as a number')
+    parse_scope(scope if isinstance(scope, str) else str(scope))
+    return str(scope)
+
+
+Scope = Annotated[str, BeforeValidator(_check_scope)]
+"""How weights are ranked: over all layers together ("global", the paper), in each layer on its own ("layer"), or in
+groups of M along a layer's inputs ("N:M", such as "2:4")."""
 
 
 def parse_sparsity(value: str | float | Decimal) -> Decimal:

@@ -6,7 +6,7 @@ docs/superposition.md compares the rules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -25,12 +25,17 @@ Contribution = Literal["mask", "magnitudes"]
 
 
 def weak(
-    contribution: Contribution, copy: Weights, sparsity: Decimal, within: Mask | None, scope: Scope = "global"
+    contribution: Contribution,
+    copy: Weights,
+    sparsity: Decimal,
+    within: Mask | None,
+    scope: Scope = "global",
+    input_dims: Mapping[str, int] = {},
 ) -> Weights:
     """What a look-ahead copy contributes: its magnitude mask at the event's sparsity, or its magnitudes."""
     if contribution == "magnitudes":
         return masks.magnitudes(copy)
-    return masks.prune_by_magnitude(copy, sparsity, within, scope=scope)
+    return masks.prune_by_magnitude(copy, sparsity, within, scope=scope, input_dims=input_dims)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,11 +51,15 @@ class Superposition:
     - literal: the same with the current weights' own mask in the union, the text of Algorithm 2. It equals magnitude
       pruning: the union contains the k largest current weights, and the adjustment takes the k largest inside it.
 
+    Under an N:M scope the last round's weak masks have the pattern, and so has what is superposed: of each group the N
+    highest by the rule. Before it every mask keeps at least N of each group, so the last round always can.
+
     Args:
         rule: One of the above.
         sparsity: Sparsity of the event, over all prunable weights.
         within: The run's current mask; what it dropped stays dropped. None: all weights.
-        scope: Whether layers are ranked together.
+        scope: How weights are ranked (`masks.keep_top`).
+        input_dims: The input dimension of each parameter, for an N:M scope.
 
     Attributes:
         weak: The masks of the copies so far, packed; of `mean_score` those that each copy would have been pruned to.
@@ -62,6 +71,7 @@ class Superposition:
     sparsity: Decimal
     within: Mask | None
     scope: Scope = "global"
+    input_dims: Mapping[str, int] = field(default_factory=dict)
     weak: list[dict[str, Tensor]] = field(default_factory=list)
     total: dict[str, Tensor] = field(default_factory=dict)
 
@@ -73,8 +83,13 @@ class Superposition:
                     self.total[name] += magnitude
                 else:
                     self.total[name] = magnitude.to(torch.float64, copy=True)
-            contribution = masks.prune_by_magnitude(contribution, self.sparsity, self.within, scope=self.scope)
+            contribution = self.largest(contribution)
         self.weak.append(masks.pack_each(contribution))
+
+    def largest(self, weights: Weights, within: Mask | None = None) -> Mask:
+        """The mask of magnitude pruning at the event's sparsity, within the run's current mask or a part of it."""
+        within = self.within if within is None else within
+        return masks.prune_by_magnitude(weights, self.sparsity, within, scope=self.scope, input_dims=self.input_dims)
 
     def mask(self, weights: Weights, *, adjust: bool = True, plain: Mask | None = None) -> Mask:
         """Superpose what the copies contributed into one mask of exactly `sparsity`.
@@ -85,10 +100,17 @@ class Superposition:
             plain: The mask of magnitude pruning, where it is known.
         """
         if plain is None and (not self.weak or self.rule == "literal"):
-            plain = masks.prune_by_magnitude(weights, self.sparsity, self.within, scope=self.scope)
+            plain = self.largest(weights)
         if plain is not None and not self.weak:
             return plain
-        keep_top = partial(masks.keep_top, sparsity=self.sparsity, ties=weights, within=self.within, scope=self.scope)
+        keep_top = partial(
+            masks.keep_top,
+            sparsity=self.sparsity,
+            ties=weights,
+            within=self.within,
+            scope=self.scope,
+            input_dims=self.input_dims,
+        )
         if self.rule == "votes":
             return keep_top(masks.votes(self._masks(weights)))
         if self.rule == "mean_score":
@@ -97,9 +119,7 @@ class Superposition:
         superposed = masks.union(*self._masks(weights))
         if self.rule == "literal" and plain is not None:
             superposed = masks.union(superposed, plain)
-        if not adjust:
-            return superposed
-        return masks.prune_by_magnitude(weights, self.sparsity, superposed, scope=self.scope)
+        return self.largest(weights, superposed) if adjust else superposed
 
     def agreement(self, weights: Weights) -> tuple[float, dict[str, float | None]] | None:
         """How far the copies' masks agree, as `agreement` says; `weights` are the run's, for their shapes."""

@@ -285,6 +285,7 @@ class Trainer:
         progress: called with 1 after every step; first with how many a checkpoint saved.
         checkpoint: keeps states of runs and gives back the last one; None: nothing is kept.
         evaluating: names of the modules that stay in evaluation mode while the model is trained, such as frozen norms.
+        input_dims: the input dimension of each prunable parameter whose layer is known, from `isp.prunable.input_dims`.
         read_every: after how many steps it is read whether they were finite; None: 1 on a CPU, 20 on a GPU, which need
             not be waited for in between. The results are the same.
     """
@@ -300,6 +301,7 @@ class Trainer:
     progress: Callable[[int], None] = lambda _: None
     checkpoint: Checkpoint | None = None
     evaluating: frozenset[str] = frozenset()
+    input_dims: Mapping[str, int] = field(default_factory=dict)
     read_every: int | None = None
 
     @property
@@ -553,6 +555,7 @@ def make_trainer(
     Modules in evaluation mode inside a model in training mode stay in it; a model in evaluation mode is trained whole.
     """
     from isp.counting import count_step_flops
+    from isp.prunable import input_dims
 
     evaluating = frozenset(name for name, module in model.named_modules() if model.training and not module.training)
     if flops is None:
@@ -575,6 +578,7 @@ def make_trainer(
         flops=flops,
         progress=progress,
         evaluating=evaluating,
+        input_dims=input_dims(model, prunable),
     )
 
 

@@ -23,7 +23,7 @@ from isp.data.sources import HubModel
 from isp.definitions import backbone_of
 from isp.errors import ConfigError, DataError
 from isp.losses import default_loss
-from isp.prunable import prunable_names
+from isp.prunable import input_dims, prunable_names
 from isp.tasks import ImageTask, Task, TextTask
 from isp.training import Training, state_of
 from tests.support.backbones import SMALL_BERT, WORDS, bert_folder, small
@@ -75,6 +75,7 @@ def test_a_backbone_prepares_trains_saves_and_loads(name: str, tmp_path: Path) -
         assert weight.dim() == 2
         assert weight.grad is not None
         assert weight.grad.abs().sum() > 0
+    assert input_dims(model, names) == dict.fromkeys(names, 1)  # as the stages assume that impose an N:M pattern
     assert not any(part in each for each in names for part in ("embed", "norm", "head", "classifier", "pooler", "bias"))
 
     again = backbone.initial(pretrained, task, 0, random=False).state_dict()

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.process
 def test_texts_and_what_a_study_defines(
     short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The embedded language half, and a BERT and a data set of one's own from local folders."""
+    """The embedded language half, also at 2:4 in two rounds, and a BERT and data of one's own from local folders."""
     shutil.copytree(short_pretraining, tmp_path / "resources")
     bert_folder(tmp_path / "mine", bert.build(SMALL_BERT, 3).state_dict())
     own = {"kind": "texts", "id": "me/reviews", "inputs": ["title", "body"], "num_examples": 120, "classes": []}
@@ -65,6 +65,11 @@ def test_texts_and_what_a_study_defines(
         ],
     }
     study["variants"]["lth"]["settings"] = {"rate": 0.5}  # type: ignore[index]
+    patterns: dict[str, Any] = {"isp": {**soup, "rate": 0.3}, "lth": {"rate": 0.3}, "one_shot": {}, "gradual": {}}
+    patterns = {name: {"method": name, "settings": {**own, "scope": "2:4"}} for name, own in patterns.items()}
+    study["variants"] |= {f"{name}_2_4": variant for name, variant in patterns.items()}  # type: ignore[operator]
+    block = {"backbone": "bert_tiny", "tasks": ["half_order"], "variants": [f"{name}_2_4" for name in patterns]}
+    study["grid"].append({**block, "sparsities": ["0.5"], "seeds": [1]})  # type: ignore[attr-defined]
     path = tmp_path / "language.yaml"
     path.write_text(yaml.safe_dump(study))
     done = snakemake(tmp_path, study=path)
@@ -75,7 +80,7 @@ def test_texts_and_what_a_study_defines(
         ("mine", "reviews", "pearson", "spearman"),
     }
     assert {row["majority_validation"] for row in found} == {"50.0", "0.0"}
-    assert same_as_in_process(tmp_path, load_study(path)) == {"dense", "one_shot", "lth", "isp"}
+    assert same_as_in_process(tmp_path, load_study(path)) == {"dense", "one_shot", "lth", "isp", "gradual"}
     again = snakemake(tmp_path, study=path)
     assert "nothing to do" in again.stderr.lower()
     monkeypatch.chdir(tmp_path)

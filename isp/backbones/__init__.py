@@ -66,7 +66,7 @@ class Backbone(Protocol):
 
     @property
     def prunable(self) -> tuple[str, ...]:
-        """Patterns of the prunable parameters of the model."""
+        """Patterns of the prunable parameters of the model, weights of the shape (outputs, inputs)."""
         ...
 
     def convert(self, folder: Path) -> Pretrained:

@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from isp import registry
+from isp import masks, registry
 from isp.errors import ConfigError, unknown
 from isp.settings import Settings, parse
-from isp.sparsity import num_pruned
+from isp.sparsity import Scope, num_pruned, parse_scope
 from isp.tickets import Ticket, Validation, check_ticket
 from isp.training import VERSION as TRAINING_VERSION
 from isp.training import BatchOrder, State, Trainer, Training
@@ -37,6 +37,7 @@ class Traits:
         one_run: Whether a ticket is one run of T steps, so that T may be raised to the steps of another variant.
         mathematics: The version of what its methods share, by the name under which workflow jobs know it.
         route: How the workflow makes the tickets of a method: the name of its rules, if it is not that of the family.
+        patterns: Whether its tickets can have N:M sparsity.
     """
 
     settings: type[Settings] = Settings
@@ -45,6 +46,7 @@ class Traits:
     one_run: bool = False
     mathematics: Mapping[str, int] = field(default_factory=dict)
     route: Callable[[Method], str] | None = None
+    patterns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +105,19 @@ def make_method(name: str, settings: dict[str, Any] | None = None, where: str = 
         ConfigError: unknown method or setting, or a value that is not allowed.
     """
     module = registry.load("method", name)
-    prefix = f"{where}: " if where else ""
-    return Method(
-        name=Path(name).stem,
-        source=name,
-        module=module,
-        settings=parse(module.Settings, settings, f"{prefix}settings of method {name!r}"),
-    )
+    where = f"{where}: settings of method {name!r}" if where else f"settings of method {name!r}"
+    method = Method(name=Path(name).stem, source=name, module=module, settings=parse(module.Settings, settings, where))
+    if parse_scope(scope_of(method)) and not method.traits.patterns:
+        raise ConfigError(
+            f"{where}: scope = {scope_of(method)!r}: this method mixes weights of several models, which have no N:M "
+            "pattern in common; scope must be 'global' or 'layer'"
+        )
+    return method
+
+
+def scope_of(method: Method) -> Scope:
+    """How a method ranks weights; "global" for one without that setting."""
+    return str(getattr(method.settings, "scope", "global"))
 
 
 def describe_method(family: str) -> ModuleType:
@@ -146,6 +154,8 @@ def sparsities_of(method: Method, asked: Sequence[Decimal]) -> tuple[Decimal, ..
 def check_sparsities(method: Method, sparsities: Sequence[Decimal]) -> None:
     """A method that never prunes has no sparsity but 0; others need at least one, most above 0, each only once.
 
+    With an N:M scope the only one is that of the pattern.
+
     Raises:
         ConfigError: says which value is wrong.
     """
@@ -158,6 +168,13 @@ def check_sparsities(method: Method, sparsities: Sequence[Decimal]) -> None:
             raise ConfigError(f"method {method.name!r}: give sparsities; 0 is one of a dense model")
     elif not sparsities or min(sparsities) <= 0:
         raise ConfigError(f"method {method.name!r} prunes: give sparsities above 0 (method 'dense' is sparsity 0)")
+    pattern = parse_scope(scope_of(method))
+    for sparsity in sparsities:
+        if pattern and sparsity != pattern.sparsity:
+            raise ConfigError(
+                f"method {method.name!r}: scope {scope_of(method)!r} keeps {pattern.n} of every {pattern.m} weights, "
+                f"so its only sparsity is {pattern.sparsity}, not {sparsity}"
+            )
     if len(set(sparsities)) != len(sparsities):
         raise ConfigError(f"sparsities {', '.join(map(str, sparsities))}: one is given twice")
 
@@ -200,7 +217,9 @@ def find_tickets(
         validation: what a method that `chooses` does it by; no other looks at it.
 
     Raises:
-        ConfigError: the schedule overruns the budget, a sparsity keeps no weight, or there is nothing to choose by.
+        ConfigError: the schedule overruns the budget, a sparsity keeps no weight, the groups of an N:M scope do not fit
+            into a layer, or there is nothing to choose by.
+        MaskError: a method's own mask has not the pattern of its N:M scope.
         TrainingDiverged: a loss that is not finite.
     """
     planned_steps(method, trainer.training, len(trainer.examples), sparsities)
@@ -208,6 +227,8 @@ def find_tickets(
     for sparsity in sparsities:
         if num_pruned(sparsity, total) == total:
             raise ConfigError(f"sparsity {sparsity} is not reachable: it keeps none of {total} prunable weights")
+    pattern = parse_scope(scope_of(method))
+    check_layers(method, trainer, initial)
     origin = {
         "version": method.module.VERSION,
         "training_version": TRAINING_VERSION,
@@ -223,4 +244,23 @@ def find_tickets(
         chosen_by = {"validation": validation}
     for ticket in method.family.tickets(method, trainer, initial, sorted(sparsities), **chosen_by):
         check_ticket(ticket)
+        if pattern is not None:
+            masks.check_pattern(ticket.mask, pattern, trainer.input_dims)
         yield replace(ticket, origin=origin)
+
+
+def check_layers(method: Method, trainer: Trainer, initial: State) -> None:
+    """Refuse a model whose layers the groups of a method's N:M scope, if it has one, do not fit into.
+
+    Raises:
+        ConfigError: names the parameter.
+    """
+    if (pattern := parse_scope(scope_of(method))) is None:
+        return
+    for name in trainer.prunable:
+        if name not in trainer.input_dims:
+            raise ConfigError(
+                f"scope {scope_of(method)!r}: parameter {name!r} is not the weight of one known kind of layer, so the "
+                "dimension of its inputs is not known; leave it out of what is pruned, or choose another scope"
+            )
+    masks.check_groups(trainer.prunable_weights(initial), pattern, trainer.input_dims)

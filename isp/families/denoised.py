@@ -27,6 +27,7 @@ TRAITS = Traits(
     settings=isp.Settings,
     mathematics={"isp": copies.VERSION},
     route=lambda method: "denoised" if _settings(method).chained else "one_job",
+    patterns=True,
 )
 
 
@@ -111,7 +112,7 @@ def look_ahead(
         index: Number of the copy, from 0.
         sparsities: Of the round's events.
         contribution: What the rule of superposition needs of the copy.
-        scope: Whether layers are ranked together.
+        scope: How weights are ranked.
 
     Returns:
         The copy's contributions to the events, one after the other, each computed when it is asked for; and the cost.
@@ -124,7 +125,8 @@ def look_ahead(
     name = f"look-ahead {index} of round {round_index}"
     copy, cost = train_copy(settings, member, trainer, state, mask, name, peak=current)
     weights = trainer.prunable_weights(copy)
-    return (superposition.weak(contribution, weights, sparsity, mask, scope) for sparsity in sparsities), cost
+    ranked = (scope, trainer.input_dims)
+    return (superposition.weak(contribution, weights, sparsity, mask, *ranked) for sparsity in sparsities), cost
 
 
 def train_copy(
@@ -195,7 +197,7 @@ def aggregate(superposed: Superposition, weights: Weights, about: Mapping[str, A
         about: First entries of the record: the round, the step it is pruned at.
         adjust: False leaves a union with more weights than the event's sparsity says.
     """
-    plain = masks.prune_by_magnitude(weights, superposed.sparsity, superposed.within, scope=superposed.scope)
+    plain = superposed.largest(weights)
     mask = superposed.mask(weights, adjust=adjust, plain=plain)
     record = {**about, "sparsity": str(superposed.sparsity), "changed": superposition.changed(mask, plain)}
     record["agreement"], record["agreement_by_layer"] = superposed.agreement(weights) or (None, None)
@@ -219,10 +221,7 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
         leaving = {plan[-1] for plan in plans.values() if plan[-1].index == nominal.index}
         events = sorted({nominal, *leaving}, key=lambda event: event.sparsity)  # the nominal one comes last and goes on
         asked = [event.sparsity for event in events]
-        superposed = [
-            Superposition(rule=settings.rule, sparsity=sparsity, within=within, scope=settings.scope)
-            for sparsity in asked
-        ]
+        superposed = [_event(settings, trainer, sparsity, within) for sparsity in asked]
         for index in range(settings.denoisers):
             contributed, cost = look_ahead(
                 protocol, trainer, state, within, nominal.index, index, asked, settings.contribution, settings.scope
@@ -282,9 +281,6 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
     most = isp.max_rounds(settings, steps_per_epoch, total)
     state, at = initial, trainer.resumed(Progress())
 
-    def event(sparsity: Decimal) -> Superposition:
-        return Superposition(rule=settings.rule, sparsity=sparsity, within=at.mask, scope=settings.scope)
-
     def prune(superposed: Superposition) -> None:
         """End a round by the contributions of its copies or, without any, by magnitude."""
         about, sparsity = {"round": at.round, "step": state.step}, superposed.sparsity
@@ -302,12 +298,12 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
         state, weights = at.state, trainer.prunable_weights(at.state)
         last = at.round + 1 == most
         if isp.rest_at_once(settings, at.reached, target) or (last and not by_epochs and not nominal):
-            prune(event(target))
+            prune(_event(settings, trainer, target, at.mask))
             break
         sparsity = (
             isp.sparsities(settings, target)[at.round] if nominal else isp.next_sparsity(settings, at.reached, target)
         )
-        at.superposed = at.superposed or event(sparsity)
+        at.superposed = at.superposed or _event(settings, trainer, sparsity, at.mask)
         for member in range(len(at.superposed.weak), settings.denoisers):
             (contributed,), cost = look_ahead(
                 protocol, trainer, state, at.mask, at.round, member, [sparsity], settings.contribution, settings.scope
@@ -316,7 +312,7 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
             at.superposed.add(contributed)
         prune(at.superposed)
         if last and by_epochs and at.reached < target:
-            prune(event(target))
+            prune(_event(settings, trainer, target, at.mask))
     final, retraining = trainer.run(state, total, at.mask)
     assert at.mask is not None
     return Ticket(
@@ -327,6 +323,17 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
         finding=at.spent,
         retraining=retraining,
         rounds=at.records,
+    )
+
+
+def _event(settings: isp.Settings, trainer: Trainer, sparsity: Decimal, within: Mask | None) -> Superposition:
+    """Return an event to which no copy has contributed yet."""
+    return Superposition(
+        rule=settings.rule,
+        sparsity=sparsity,
+        within=within,
+        scope=settings.scope,
+        input_dims=trainer.input_dims,
     )
 
 

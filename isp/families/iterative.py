@@ -6,14 +6,14 @@ setting. A method of this family defines nothing more; its settings are those of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from isp import masks
 from isp.costs import Cost
 from isp.errors import ConfigError
-from isp.families import Method, Traits
+from isp.families import Method, Traits, scope_of
 from isp.masks import Mask, Weights
 from isp.methods import lth
 from isp.sparsity import Scope, sparsities_to
@@ -23,7 +23,7 @@ from isp.training import State, Trainer, Training
 if TYPE_CHECKING:
     from torch import Tensor
 
-TRAITS = Traits(settings=lth.Settings)
+TRAITS = Traits(settings=lth.Settings, patterns=True)
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
@@ -51,17 +51,18 @@ def rewind_step(method: Method) -> int:
     return int(getattr(method.settings, "rewind_steps", 0))
 
 
-def scope_of(method: Method) -> Scope:
-    """Whether layers are ranked together."""
-    return method.settings.scope  # type: ignore[attr-defined, no-any-return]
-
-
 def prune(
-    weights: Weights, sparsity: Decimal, within: Mask | None, scope: Scope, index: int, steps: int
+    weights: Weights,
+    sparsity: Decimal,
+    within: Mask | None,
+    scope: Scope,
+    index: int,
+    steps: int,
+    input_dims: Mapping[str, int] = {},
 ) -> tuple[Mask, dict[str, Any]]:
     """The mask of round `index` (the largest weights at the end of its training) and the round's record."""
     record = {"round": index, "sparsity": str(sparsity), "steps": steps}
-    return masks.prune_by_magnitude(weights, sparsity, within, scope=scope), record
+    return masks.prune_by_magnitude(weights, sparsity, within, scope=scope, input_dims=input_dims), record
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
@@ -88,7 +89,7 @@ def tickets_and_rounds(
         within, weights, steps = mask, trainer.prunable_weights(state), cost.steps
         leaving = {target for target in sparsities if last_round[target] == index}
         for sparsity in sorted({nominal, *leaving}):  # the nominal one, the largest, comes last and goes on
-            mask, record = prune(weights, sparsity, within, scope_of(method), index, steps)
+            mask, record = prune(weights, sparsity, within, scope_of(method), index, steps, trainer.input_dims)
             state, cost = trainer.run(start, total, mask)
             if sparsity in leaving:
                 ticket = Ticket(

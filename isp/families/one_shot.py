@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from isp import masks
 from isp.costs import Cost
-from isp.families import Method, Traits
+from isp.families import Method, Traits, check_layers, scope_of
 from isp.masks import Mask
 from isp.methods import Probe, Scored
 from isp.rng import forked_rng, seed_all
 from isp.seeds import seed as named_seed
-from isp.sparsity import Scope
+from isp.sparsity import parse_scope
 from isp.tickets import Ticket
 from isp.training import State, Trainer, Training, load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TRAITS = Traits(settings=Scored, one_run=True)
+TRAITS = Traits(settings=Scored, one_run=True, patterns=True)
 
 T = TypeVar("T")
 
@@ -42,17 +42,25 @@ def find(
     """The method's mask at each sparsity, and what finding it cost, had it been found alone.
 
     Scores are computed once for all sparsities; the highest are kept in the scope of the settings, ties by |w|.
+
+    Raises:
+        ConfigError: the groups of an N:M scope do not fit into a layer.
+        MaskError: a method's own mask has not the pattern of its N:M scope.
     """
-    module, settings, seed = method.module, method.settings, trainer.seed
+    module, settings, seed, scope = method.module, method.settings, trainer.seed, scope_of(method)
+    check_layers(method, trainer, initial)
     if hasattr(module, "mask"):
         for sparsity in sparsities:
-            yield probe(trainer, initial, partial(module.mask, settings=settings, seed=seed, sparsity=sparsity))
+            mask, cost = probe(trainer, initial, partial(module.mask, settings=settings, seed=seed, sparsity=sparsity))
+            if pattern := parse_scope(scope):
+                masks.check_pattern(mask, pattern, trainer.input_dims)
+            yield mask, cost
         return
-    scope: Scope = getattr(settings, "scope", "global")
     scores, cost = probe(trainer, initial, partial(module.scores, settings=settings, seed=seed))
     ties = trainer.prunable_weights(initial)
     for sparsity in sparsities:
-        yield masks.keep_top(scores, sparsity=sparsity, ties=ties, scope=scope), cost
+        mask = masks.keep_top(scores, sparsity=sparsity, ties=ties, scope=scope, input_dims=trainer.input_dims)
+        yield mask, cost
 
 
 def probe(trainer: Trainer, initial: State, look: Callable[[Probe], T]) -> tuple[T, Cost]:
@@ -78,7 +86,15 @@ def probe(trainer: Trainer, initial: State, look: Callable[[Probe], T]) -> tuple
                 yield batch
 
         weights: dict[str, Tensor] = {name: parameters[name] for name in trainer.prunable}
-        seen = look(Probe(weights=weights, model=model, loss=trainer.loss, batches=batches))
+        seen = look(
+            Probe(
+                weights=weights,
+                model=model,
+                loss=trainer.loss,
+                batches=batches,
+                input_dims=trainer.input_dims,
+            )
+        )
     model.zero_grad(set_to_none=True)
     return seen, counter.cost()
 

@@ -27,7 +27,7 @@ from isp.training import State, Trainer, Training
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TRAITS = Traits(one_run=True, route=lambda method: "one_job")
+TRAITS = Traits(one_run=True, route=lambda method: "one_job", patterns=True)
 
 RECORDED = 10
 """Approximate number of prune events in the record of a run; the first and the last are among them."""
@@ -102,6 +102,7 @@ def _ticket(method: Method, trainer: Trainer, initial: State, sparsity: Decimal)
             weights={name: parameters[name].detach() for name in names},
             within=at.mask,
             memory=at.memory,
+            input_dims=trainer.input_dims,
         )
         mask: Mask | None = module.prune(event, method.settings)
         if mask is None:

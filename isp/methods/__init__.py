@@ -6,8 +6,8 @@ Every file defines `FAMILY`, a file in `isp/families/`, which says what else a m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,12 @@ Family = str
 class Scored(Settings):
     """Settings of every method that ranks weights."""
 
-    scope: Scope = Field(default="global", description="whether all layers are ranked together or each for itself")
+    scope: Scope = Field(
+        default="global",
+        description="how weights are ranked: 'global', over all layers together; 'layer', in each on its own; or a "
+        "pattern 'N:M' such as '2:4', of every M consecutive weights along a layer's inputs the N highest, which makes "
+        "the sparsity 1 - N/M",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +48,14 @@ class Probe:
         model: the model, in evaluation mode (dropout off), holding the initial weights.
         loss: maps (model, batch) to a scalar, the mean over the batch.
         batches: the first n batches of the training order; the same ones at every call.
+        input_dims: the input dimension of each weight, which `isp.masks.keep_top` needs for an N:M scope.
     """
 
     weights: dict[str, Tensor]
     model: nn.Module
     loss: Callable[[nn.Module, Any], Tensor]
     batches: Callable[[int], Iterator[Any]]
+    input_dims: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +70,7 @@ class Event:
             method that remembers one clones it.
         within: The current mask; what it dropped stays dropped.
         memory: Tensors that the method keeps between events, empty at first.
+        input_dims: The input dimension of each weight, which `isp.masks.keep_top` needs for an N:M scope.
     """
 
     step: int
@@ -71,6 +79,7 @@ class Event:
     weights: dict[str, Tensor]
     within: Mask | None
     memory: dict[str, Tensor]
+    input_dims: Mapping[str, int] = field(default_factory=dict)
 
 
 def last_event(share: float, steps: int) -> int:

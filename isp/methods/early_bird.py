@@ -54,7 +54,7 @@ def events(settings: Settings, sparsity: Decimal, steps: int) -> list[int]:
 
 def prune(event: Event, settings: Settings) -> Mask | None:
     """The mask of the target sparsity if the queue has settled or time is up, else None."""
-    mask = prune_by_magnitude(event.weights, event.sparsity, scope=settings.scope)
+    mask = prune_by_magnitude(event.weights, event.sparsity, scope=settings.scope, input_dims=event.input_dims)
     if event.step == events(settings, event.sparsity, event.steps)[-1]:
         return mask
     queue = _queue(event.memory, settings.queue)

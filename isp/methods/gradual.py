@@ -7,6 +7,7 @@ their frequency Delta t.
 Departures: theirs recomputes the mask from all weights, so a dropped one may return; here it stays dropped. The
 sparsities of the ramp have four decimals, and where one equals the one before nothing is selected; so the last events
 may lie a little before t_end. Theirs prunes each layer to the same sparsity, which is `scope: layer` here.
+With an N:M scope only the last event imposes the pattern; those before it protect the N highest of every group.
 """
 
 from __future__ import annotations
@@ -78,4 +79,4 @@ def events(settings: Settings, sparsity: Decimal, steps: int) -> list[int]:
 def prune(event: Event, settings: Settings) -> Mask:
     """The largest current weights among those that are alive."""
     reached = schedule(settings, event.sparsity, event.steps)[event.step]
-    return prune_by_magnitude(event.weights, reached, event.within, scope=settings.scope)
+    return prune_by_magnitude(event.weights, reached, event.within, scope=settings.scope, input_dims=event.input_dims)

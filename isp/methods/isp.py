@@ -14,6 +14,9 @@ the copies' magnitudes and cuts once; `rule: votes` counts the masks. docs/super
 
 Other things that the paper leaves open, as chosen here: a copy's learning rate (the run's times a factor of 0.5 to 2),
 its weight decay (one of three) and its data (half of the training set) are drawn at random.
+
+With an N:M scope only the last round imposes the pattern, on the weak masks and on what they are superposed into; the
+rounds before it protect the N highest of every group, so that exactly N can be kept in the end.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Frankle & Carbin 2019; for pre-trained weights Chen et al. 2020, "The Lottery Ti
 Networks". Departures from Chen et al.: everything rewinds, so that the training of round k + 1 is the ticket at the
 sparsity of round k, while their code rewinds the pruned matrices only and leaves biases, norms, embeddings and the task
 head as they were trained; and the mask prunes a share of the remaining weights by default (20 %, Frankle & Carbin)
-where they take 10 points of the original ones (`rate_of: original`, `rate: 0.1`).
+where they take 10 points of the original ones (`rate_of: original`, `rate: 0.1`). With an N:M scope only the last round
+imposes the pattern; those before it protect the N highest of every group.
 """
 
 from __future__ import annotations

@@ -43,4 +43,11 @@ def observe(memory: dict[str, Tensor], names: Sequence[str], parameters: Mapping
 def prune(event: Event, settings: Settings) -> Mask:
     """The highest scores among the weights that are alive, ties by |w|."""
     reached = gradual.schedule(settings, event.sparsity, event.steps)[event.step]
-    return keep_top(event.memory, sparsity=reached, ties=event.weights, within=event.within, scope=settings.scope)
+    return keep_top(
+        event.memory,
+        sparsity=reached,
+        ties=event.weights,
+        within=event.within,
+        scope=settings.scope,
+        input_dims=event.input_dims,
+    )

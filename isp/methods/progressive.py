@@ -5,7 +5,8 @@ The paper's baseline; in the authors' code 10 points of the original weights eve
 and nothing above. Departures: an event that would lie at T or beyond lies at T - 1, because a ticket's weights are
 zero where its mask is. With `end` the events are spaced evenly up to that share of T instead, so that every sparsity
 leaves the same number of steps; with `end: 0.4` the method is far better in short runs than the paper's baseline is.
-The cubic ramp of Zhu & Gupta is the method `gradual`.
+The cubic ramp of Zhu & Gupta is the method `gradual`. With an N:M scope only the last event imposes the pattern; those
+before it protect the N highest of every group.
 """
 
 from __future__ import annotations
@@ -81,4 +82,4 @@ def events(settings: Settings, sparsity: Decimal, steps: int) -> list[int]:
 def prune(event: Event, settings: Settings) -> Mask:
     """The largest current weights among those that are alive."""
     reached = schedule(settings, event.sparsity, event.steps)[event.step]
-    return prune_by_magnitude(event.weights, reached, event.within, scope=settings.scope)
+    return prune_by_magnitude(event.weights, reached, event.within, scope=settings.scope, input_dims=event.input_dims)

@@ -21,7 +21,8 @@ there; parameters that are not pruned take part with their absolute values, bias
 biases as well). What is left unchanged is the unit length of CLIP's features, and that residual branches, which can be
 cut off without cutting the network, are not protected from it.
 
-All is computed in fp64, where the flow of a deep network does not overflow.
+All is computed in fp64, where the flow of a deep network does not overflow. With an N:M scope only the last round
+imposes the pattern; those before it protect the N highest of every group.
 """
 
 from __future__ import annotations
@@ -68,7 +69,14 @@ def mask(probe: Probe, settings: Settings, seed: int, sparsity: Decimal) -> Mask
         scores = flow(probe.model, state, kept, inputs)
         largest = max(score.max() for score in scores.values())
         scores = {name: score / largest.clamp_min(1e-300) for name, score in scores.items()}  # ranked in fp32
-        kept = keep_top(scores, sparsity=reached, ties=probe.weights, within=kept, scope=settings.scope)
+        kept = keep_top(
+            scores,
+            sparsity=reached,
+            ties=probe.weights,
+            within=kept,
+            scope=settings.scope,
+            input_dims=probe.input_dims,
+        )
     return kept
 
 

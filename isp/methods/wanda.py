@@ -37,7 +37,10 @@ class Settings(Scored):
     """Scope, and how much data is looked at."""
 
     scope: Scope = Field(
-        default="layer", description="prune each tensor (layer) to the same sparsity, or rank all weights together"
+        default="layer",
+        description="how weights are ranked: 'layer', each tensor is pruned to the same sparsity; 'global', all "
+        "together; or a pattern 'N:M' such as '2:4', of every M consecutive weights along a layer's inputs the N "
+        "highest, as in the paper's section on structured sparsity",
     )
     batches: int = Field(default=4, ge=1, description="training batches that the norms of the inputs are over")
 

@@ -25,12 +25,14 @@ from isp.config import Study
 from isp.costs import StepFlops
 from isp.data.texts import estimate_lengths
 from isp.definitions import backbone_of, task_of
-from isp.errors import IspError
+from isp.errors import ConfigError, IspError
 from isp.evaluation import outputs_of
+from isp.families import scope_of
 from isp.losses import default_loss
 from isp.preparation import limited
 from isp.prunable import prunable_names
 from isp.rng import forked_rng
+from isp.sparsity import parse_scope
 from isp.training import BatchOrder, Trainer, Training, lengths_of, make_trainer, state_of
 from isp.workflow import paths
 from isp.workflow.rates import Rates, selection_seconds
@@ -90,6 +92,23 @@ def _kept_for_backward(model: nn.Module, batch: Any) -> int:
         loss = default_loss(model.train(), batch)  # what it kept is alive as long as the loss is
     del loss
     return sum(kept.values())
+
+
+def check_layers(study: Study) -> None:
+    """Refuse a variant whose N:M scope does not fit into the layers of its backbone.
+
+    Raises:
+        ConfigError: names the variant and the parameter.
+    """
+    for group in {(group.backbone, group.variant): group for group in study.groups()}.values():
+        pattern = parse_scope(scope_of(study.method(group.variant, group.backbone)))
+        if pattern is None:
+            continue
+        shape = _shape(study.defined("backbone", group.backbone), study.defined("task", group.task), study.data_root)
+        try:
+            masks.check_groups({name: shape.model.get_parameter(name) for name in shape.prunable}, pattern)
+        except ConfigError as error:
+            raise ConfigError(f"variants.{group.variant}: {error}") from None
 
 
 def stated(study: Study, backbone: str, task: str, throughput: float, overhead: float) -> Rates:

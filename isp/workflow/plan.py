@@ -8,7 +8,7 @@ from typing import Any
 
 from isp.config import Study
 from isp.workflow.jobs import Job, Jobs
-from isp.workflow.measuring import measured, stated
+from isp.workflow.measuring import check_layers, measured, stated
 from isp.workflow.rates import Rates
 from isp.workflow.rules import RULES
 
@@ -160,7 +160,11 @@ def make_plan(study: Study, throughput: float | None, overhead: float, parallel:
         throughput: FLOPs a second that a job sustains; None: steps are timed here.
         overhead: seconds of a job beside its work, with a throughput.
         parallel: jobs side by side.
+
+    Raises:
+        ConfigError: an N:M scope does not fit into a layer.
     """
+    check_layers(study)
     jobs = Jobs(study)
     found = {
         place: stated(study, *place, throughput, overhead) if throughput else measured(study, *place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from decimal import Decimal
 from fractions import Fraction
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from isp.seeds import seed as named_seed
-from isp.sparsity import num_pruned
+from isp.sparsity import Pattern, num_pruned
 from isp.training import Trainer, learning_rate
 
 
@@ -82,3 +83,32 @@ def naive_shares(amount: int, sizes: dict[str, int]) -> dict[str, int]:
         most = max(exact[name] - shares[name] for name in sizes)
         shares[next(name for name in sorted(sizes) if exact[name] - shares[name] == most)] += 1
     return shares
+
+
+def naive_pattern(
+    scores: dict,
+    ties: dict | None,
+    within: dict | None,
+    wanted: int,
+    absolute: bool,
+    pattern: Pattern,
+    input_dims: dict[str, int],
+) -> dict:
+    """The N highest of every group, then the highest of all others until `wanted` are kept, by sorts of tuples."""
+    groups: dict[tuple, list[tuple]] = {}
+    for name in sorted(scores):
+        dim = input_dims.get(name, 1)
+        indices = itertools.product(*map(range, scores[name].shape))
+        for flat, index in enumerate(indices):
+            if within is None or within[name][index]:
+                value, tie = scores[name][index].item(), abs(ties[name][index].item()) if ties else 0.0
+                group = (name, *index[:dim], index[dim] // pattern.m, *index[dim + 1 :])
+                entry = (-(abs(value) if absolute else value), -tie, name, flat, index)
+                groups.setdefault(group, []).append(entry)
+    ordered = [sorted(group) for group in groups.values()]
+    chosen = [entry for group in ordered for entry in group[: pattern.n]]
+    others = sorted(entry for group in ordered for entry in group[pattern.n :])
+    kept = {name: torch.zeros(tensor.shape, dtype=torch.bool) for name, tensor in scores.items()}
+    for *_, name, _, index in [*chosen, *others[: wanted - len(chosen)]]:
+        kept[name][index] = True
+    return kept
