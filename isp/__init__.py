@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isp.api import Ticket, load_ticket, prune, save_ticket
+    from isp.exporting import export
 
-__all__ = ["Ticket", "load_ticket", "prune", "save_ticket"]
+__all__ = ["Ticket", "export", "load_ticket", "prune", "save_ticket"]
 __version__ = "0.1.0"
 
 
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
     """Import torch only when something that needs it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'isp' has no attribute {name!r}")
+    if name == "export":
+        from isp.exporting import export
+
+        return export
     from isp import api
 
     return getattr(api, name)

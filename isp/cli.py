@@ -33,7 +33,7 @@ out = Console()
 err = Console(stderr=True)
 
 
-PEOPLE = ("list", "run", "plan", "status", "compare", "clean")
+PEOPLE = ("list", "run", "plan", "status", "compare", "clean", "export", "predict")
 """Commands that people call, in the order in which they meet them; `plan` is a stage, too."""
 
 
@@ -265,6 +265,70 @@ def clean(
     else:
         end = f"{count} files, {size / 1e6:,.1f} MB. Nothing was deleted: `isp clean {study} --yes` does that."
     typer.echo(printable("\n".join([*lines, f"{study}: {end}"])))
+
+
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="Pre-trained backbone that the study began from. Left out: resources/backbones/<backbone>.safetensors "
+        "beside the results/ of the ticket."
+    ),
+]
+
+
+@app.command()
+def export(
+    ticket: Annotated[Path, typer.Argument(help="A ticket.safetensors of a study.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Write kept values and one bit per prunable weight, not plain weights.")
+    ] = False,
+    weights: Weights = None,
+) -> None:
+    """Write a ticket as a folder that transformers (BERT) or open_clip (CLIP) loads without this package.
+
+    Weights, configuration, labels, tokenizer or preprocessing, and a model card. The folder is then loaded in a process
+    of its own and compared with the ticket to the bit; if anything differs, nothing is kept.
+    """
+    from isp.exporting import export as write
+
+    with _offline():
+        done = write(ticket, None, folder, compact=compact, weights=weights)
+    for name, size in done.sizes.items():
+        typer.echo(f"{size:>13,}  {name}")
+    libraries = f"NumPy and {done.library}" if compact else done.library
+    typer.echo(
+        f"{printable(folder)}: loaded by {libraries} in a process without isp; {done.zero_weights:,} zeros counted, "
+        f"{done.num_tensors} tensors and the logits of {done.num_inputs} inputs equal the ticket's to the bit."
+    )
+
+
+@app.command()
+def predict(
+    source: Annotated[
+        Path, typer.Argument(metavar="TICKET_OR_FOLDER", help="A ticket.safetensors of a study, or an exported folder.")
+    ],
+    text: Annotated[list[str] | None, typer.Option(help="A text, or the first one of a pair; may be repeated.")] = None,
+    second: Annotated[
+        list[str] | None, typer.Option(help="The second text of a pair; as often as --text, in the same order.")
+    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="An image file; may be repeated.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of labels to print for each.")] = 5,
+    weights: Weights = None,
+) -> None:
+    """Print labels and probabilities of texts or images; of a regression its value."""
+    from isp import prediction
+
+    with _offline():
+        predictor = prediction.load_predictor(source, weights)
+        predictions = prediction.predict(predictor, text or [], second or [], image or [])
+    firsts = [str(path) for path in image or []] or text or []
+    for parts, scores in zip(zip(firsts, second, strict=True) if second else zip(firsts), predictions, strict=True):
+        typer.echo(printable(" | ".join(parts)))
+        wide = max(len(label) for label, _ in scores[:top])
+        for label, score in scores[:top]:
+            number = f"{score:8.1%}" if predictor.labels else f"{score:.4f}"
+            typer.echo(printable(f"  {label:<{wide}}  {number}"))
 
 
 def _print_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> None:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -80,6 +81,38 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with writing(path) as file:
         file.write(content)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Write a new folder whole or not at all: under a temporary name beside it, renamed at the end.
+
+    Args:
+        path: The folder; its parents are created.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        IspError: Something of this name exists, or the folder cannot be written; nothing is left behind, created
+            parents included.
+    """
+    if os.path.lexists(path):
+        raise IspError(f"{path}: already exists; name a folder that does not, or delete this one first")
+    absent = [parent for parent in (path.parent, *path.parent.parents) if not parent.exists()]
+    temporary = path.with_name(f"{_partial(path)}{secrets.token_hex(4)}.partial")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.rename(temporary, path)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in absent:
+            with suppress(OSError):  # in use by somebody else by now
+                parent.rmdir()
+        if isinstance(error, OSError):
+            raise IspError(f"{path}: cannot be written ({error.strerror or error}); nothing was left behind") from None
+        raise
 
 
 def _partial(path: Path) -> str:

@@ -23,6 +23,8 @@ from isp.training import Examples
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from isp.exported import Library
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
@@ -103,4 +105,26 @@ class Backbone(Protocol):
 
     def restore(self, weights: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> nn.Module:
         """The model that such weights are of, holding them."""
+        ...
+
+    @property
+    def library(self) -> Library:
+        """The library that loads what `export` writes."""
+        ...
+
+    def export(
+        self, folder: Path, weights: Mapping[str, Tensor], pretrained: Pretrained, task: Task, plain: bool
+    ) -> None:
+        """Write the configuration of a fine-tuned model into a folder, what prepares its inputs, and the classes.
+
+        Args:
+            folder: An existing folder.
+            weights: Parameters and persistent buffers of the fine-tuned model.
+            pretrained: The pre-trained model that it began from.
+            task: The task that it was fine-tuned on.
+            plain: Whether the weights are written, too, as the library has them.
+
+        Raises:
+            ConfigError: `pretrained` is another model.
+        """
         ...

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import BertModel
 
     from isp.backbones._classifiers import TextClassifier
+    from isp.exported import Library
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocab.txt"
 PRUNABLE = (
@@ -38,6 +39,8 @@ PRUNABLE = (
     "bert.encoder.layer.*.output.dense.weight",
 )
 POOLER = "bert.pooler.dense.weight"
+OUTPUT = "value"
+"""Label of the single output of a regression."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -185,6 +188,37 @@ class BertBackbone:
                 "weights without 'classifier.bias' are not those of a text classifier (stage: initialise)"
             )
         return holding(weights, lambda: TextClassifier(build(architecture, 0), len(weights["classifier.bias"])))
+
+    @property
+    def library(self) -> Library:
+        """Its `AutoModelForSequenceClassification` and `AutoTokenizer`."""
+        return "transformers"
+
+    def export(
+        self, folder: Path, weights: Mapping[str, Tensor], pretrained: Pretrained, task: Task, plain: bool
+    ) -> None:
+        """`config.json` with the labels, the tokenizer with `max_length`, and `model.safetensors` if `plain`."""
+        from safetensors.torch import save_file
+        from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+        from isp.exported import PLAIN
+
+        config = BertConfig.from_dict(dict(pretrained.architecture), attn_implementation="sdpa")
+        names = task.classes or (OUTPUT,)
+        config.architectures, config.dtype = [BertForSequenceClassification.__name__], torch.float32
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+        config.problem_type = "single_label_classification" if task.classes else "regression"
+        config.classifier_dropout = None  # that of the encoder
+        config.input_columns = list(task.source.inputs)
+        config.save_pretrained(folder)
+        if plain:
+            holding(weights, partial(BertForSequenceClassification, config), "the ticket's weights")  # checks names
+            tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
+            save_file(tensors, folder / PLAIN, {"format": "pt"})
+        numbers = {word: number for number, word in enumerate(pretrained.vocabulary)}
+        tokenizer = BertTokenizer(vocab=numbers, do_lower_case=self.lower_case, model_max_length=self.max_length)
+        tokenizer.save_pretrained(folder)
 
 
 def build(architecture: Mapping[str, Any], seed: int) -> BertModel:

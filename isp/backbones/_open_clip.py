@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from isp.backbones._classifiers import ImageClassifier
+    from isp.exported import Library
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 VOCABULARY_SIZE = 49_408
@@ -187,6 +189,45 @@ class ClipBackbone:
         return holding(
             weights, lambda: ImageClassifier(build(architecture, 0).visual, torch.empty_like(weights["head"]))
         )
+
+    @property
+    def library(self) -> Library:
+        """Its `create_model_and_transforms("local-dir:<folder>")`."""
+        return "open_clip"
+
+    def export(
+        self, folder: Path, weights: Mapping[str, Tensor], pretrained: Pretrained, task: Task, plain: bool
+    ) -> None:
+        """`open_clip_config.json` and `classes.json`; if `plain`, both towers, and apart the head.
+
+        The text tower is the pre-trained one: fine-tuning does not change it.
+
+        Raises:
+            ConfigError: The weights are of another model, or the head of another text tower.
+        """
+        from safetensors.torch import save_file
+
+        from isp.exported import CLASSES, HEAD
+
+        architecture = pretrained.architecture
+        preprocessing = {
+            **{"mode": "RGB", "mean": architecture["mean"], "std": architecture["std"]},
+            **{"interpolation": "bicubic", "resize_mode": "shortest"},
+        }
+        config = {"model_cfg": architecture["model"], "preprocess_cfg": preprocessing}
+        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        classes = json.dumps(task.classes, indent=1, ensure_ascii=False)
+        (folder / CLASSES).write_text(classes + "\n", encoding="utf-8")
+        if plain:
+            visual = {name: tensor for name, tensor in weights.items() if name != "head"}
+            clip = holding({**pretrained.weights, **visual}, partial(build, architecture, 0), "the ticket's weights")
+            assert isinstance(task, ImageTask)
+            first = classifier(clip, task.classes[:1], task.templates).head
+            if not torch.allclose(first, weights["head"][:1], rtol=1e-3, atol=1e-3):
+                raise ConfigError("the pre-trained backbone has another text tower than the zero-shot head was made by")
+            tensors = {name: tensor.contiguous() for name, tensor in clip.state_dict().items()}
+            save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+            save_file({"head": weights["head"].contiguous()}, folder / HEAD, {"format": "pt"})
 
 
 def build(architecture: Mapping[str, Any], seed: int) -> open_clip.CLIP:

@@ -221,9 +221,15 @@ def half_order(split: Split) -> tuple[list[str], list[str], list[int]]:
 
 @dataclass(frozen=True)
 class Prose:
-    """Examples of one of the tasks above, made anew from the installed packages (12 s)."""
+    """Examples of one of the tasks above, made anew from the installed packages (12 s).
+
+    Attributes:
+        make: Makes the columns and the labels of a split.
+        inputs: Names of the columns.
+    """
 
     make: Callable[[Split], tuple[list[Any], ...]]
+    inputs: tuple[str, ...]
 
     def fetch(self, data_root: Path) -> Files:
         """No files: they are made from installed packages."""

@@ -69,6 +69,11 @@ class Files:
 class Source(Protocol):
     """Where a task's examples come from. Its training split and its test split are handed out by separate calls."""
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the columns that an example has: one of pictures, or one or two of texts."""
+        ...
+
     def fetch(self, data_root: Path) -> Files:
         """See to it that the files are there."""
         ...
@@ -291,6 +296,7 @@ class Digits:
     """
 
     num_test: int = 597
+    inputs: tuple[str, ...] = ("image",)
 
     def fetch(self, data_root: Path) -> Files:
         """No files: the package holds them."""

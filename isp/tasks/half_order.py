@@ -7,7 +7,7 @@ from isp.data.prose import SIZES, Prose, half_order
 from isp.tasks import TextTask
 
 TASK = TextTask(
-    source=Prose(half_order),
+    source=Prose(half_order, ("first", "second")),
     num_examples=SIZES["train"],
     classes=("swapped", "in order"),
     num_validation=600,

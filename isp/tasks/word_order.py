@@ -7,7 +7,7 @@ from isp.data.prose import SIZES, Prose, word_order
 from isp.tasks import TextTask
 
 TASK = TextTask(
-    source=Prose(word_order),
+    source=Prose(word_order, ("sentence",)),
     num_examples=SIZES["train"],
     classes=("deranged", "intact"),
     num_validation=600,

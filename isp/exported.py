@@ -1,0 +1,267 @@
+"""An exported folder, loaded with the library that it is for.
+
+This file imports nothing of the package and runs as a script, too: `isp export` starts it in a process in which the
+package cannot be imported, to verify that the folder is complete without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Library = Literal["transformers", "open_clip", "safetensors"]
+CONFIGS: dict[str, Library] = {"config.json": "transformers", "open_clip_config.json": "open_clip"}
+"""Files by which a folder is recognized."""
+PLAIN, TICKET, READER = "model.safetensors", "ticket.safetensors", "read_ticket.py"
+HEAD, CLASSES = "head.safetensors", "classes.json"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model with everything that leads from texts or images to labels.
+
+    Attributes:
+        model: The module, in evaluation mode.
+        forward: Maps the module and inputs to logits, (n, outputs).
+        prepare: Maps columns of texts, or one column of paths of images, to inputs.
+        inputs: What the model takes; empty if unknown.
+        num_columns: Number of columns that an example has; None: one or two.
+        labels: Names of the classes; empty for a regression.
+        state: Tensors of the folder, by the names that they have in a ticket.
+    """
+
+    model: nn.Module
+    forward: Callable[[nn.Module, Any], Tensor]
+    prepare: Callable[[Sequence[Sequence[str]]], Any]
+    inputs: Literal["texts", "pictures", ""]
+    num_columns: int | None
+    labels: tuple[str, ...]
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def logits(self, inputs: Any) -> Tensor:
+        """Logits, (n, outputs), without gradients."""
+        with torch.inference_mode():
+            return self.forward(self.model, inputs)
+
+
+def library_of(folder: Path) -> Library | None:
+    """The library that a folder is for; None: it was not exported."""
+    for name, library in CONFIGS.items():
+        if (folder / name).is_file():
+            return library
+    return "safetensors" if (folder / PLAIN).is_file() or (folder / TICKET).is_file() else None
+
+
+def load(folder: Path) -> Predictor:
+    """Load an exported folder that has a configuration of its model."""
+    with _quiet():
+        return _from_open_clip(folder) if library_of(folder) == "open_clip" else _from_transformers(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress progress bars, and open_clip's warnings about a folder without weights of its own."""
+    import transformers
+
+    bar: Any = transformers.utils.logging
+    bars, level = bar.is_progress_bar_enabled(), logging.root.manager.disable
+    bar.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        if bars:
+            bar.enable_progress_bar()
+
+
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder by their names in a ticket, read without the library that the folder is for."""
+    if (folder / PLAIN).exists():
+        from safetensors.torch import load_file
+
+        return load_file(folder / PLAIN)
+    return _read_ticket(folder)
+
+
+def _read_ticket(folder: Path) -> dict[str, Tensor]:
+    """The weights of a ticket, read by the lines of NumPy beside it."""
+    spec = importlib.util.spec_from_file_location("read_ticket", folder / READER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    weights, _ = module.read_ticket(folder / TICKET)
+    return {name: _tensor(array) for name, array in weights.items()}
+
+
+def _tensor(array: Any) -> Tensor:
+    """A tensor of its own memory; bfloat16, which NumPy lacks, comes as its bits."""
+    if array.dtype.str == "<u2":
+        return torch.from_numpy(array.view("<i2").copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())
+
+
+def _from_transformers(folder: Path) -> Predictor:
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    (name, *_) = config.architectures
+    classifies = name.endswith("ForSequenceClassification")
+    cls: Any = transformers.AutoModelForSequenceClassification if classifies else getattr(transformers, name)
+    if (folder / PLAIN).exists():
+        model = cls.from_pretrained(folder, local_files_only=True)
+    else:
+        model = (cls.from_config if classifies else cls)(config).to(config.dtype)
+        unexpected = model.load_state_dict(_read_ticket(folder), strict=False).unexpected_keys
+        if unexpected:
+            raise ValueError(f"{folder / TICKET}: {unexpected[0]!r} is not a tensor of {name}")
+        model.tie_weights()
+
+    def prepare(columns: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return dict(tokenizer(*map(list, columns), padding=True, truncation=True, return_tensors="pt"))
+
+    columns = getattr(config, "input_columns", None)
+    regression = config.problem_type == "regression"
+    labels = () if regression or not classifies else tuple(config.id2label[i] for i in range(config.num_labels))
+    return Predictor(
+        model=_aligned(model),
+        forward=call_transformers,
+        prepare=prepare,
+        inputs="texts" if classifies else "",
+        num_columns=len(columns) if columns else None,
+        labels=labels,
+        state=model.state_dict(),
+    )
+
+
+def _from_open_clip(folder: Path) -> Predictor:
+    import open_clip
+    from PIL import Image
+    from safetensors.torch import load_file
+
+    plain = not (folder / TICKET).exists()
+    clip: Any
+    clip, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", load_weights=plain)
+    if plain:
+        head = load_file(folder / HEAD)["head"]
+    else:
+        weights = _read_ticket(folder)
+        head = weights.pop("head")
+        clip.visual.load_state_dict({name.removeprefix("visual."): tensor for name, tensor in weights.items()})
+
+    def prepare(columns: Sequence[Sequence[str]]) -> Tensor:
+        pictures = []
+        for path in columns[0]:
+            with Image.open(path) as image:
+                pictures.append(transform(image))
+        return torch.stack(pictures)
+
+    clip = _aligned(clip)
+    head = head.clone()
+    return Predictor(
+        model=clip,
+        forward=lambda module, pictures: _encode(module, pictures) @ head.T,
+        prepare=prepare,
+        inputs="pictures",
+        num_columns=1,
+        labels=tuple(json.loads((folder / CLASSES).read_text(encoding="utf-8"))),
+        state={**clip.state_dict(), "head": head},
+    )
+
+
+def _encode(clip: Any, pictures: Tensor) -> Tensor:
+    """Unit features of images, (n, width)."""
+    features: Tensor = clip.encode_image(pictures, normalize=True)
+    return features
+
+
+def _aligned(model: nn.Module) -> Any:
+    """The model in evaluation mode, its tensors in memory of their own.
+
+    Tensors of a mapped file lie at any address, on which the bits of a product may depend.
+    """
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
+    return model.eval()
+
+
+def call_transformers(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logits of a model of transformers, or its first output."""
+    output = model(**inputs)
+    logits: Tensor = output.logits if "logits" in output else output[0]
+    return logits
+
+
+# --- verification in a process of its own -----------------------------------------------------------------------------
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Say what a folder holds, for comparison with the ticket.
+
+    Args:
+        request: `folder`; `threads` of torch; `names` of the ticket's tensors and of its `prunable` ones; and of the
+            inputs to compute logits for, `columns` (texts or paths of images) or a file of `tensors`, or neither.
+
+    Returns:
+        `digest/<name>`: SHA-256 of each tensor, uint8 (32,). `zeros/<name>`: number of zeros of each prunable one,
+        int64. `inputs/<name>` and `logits`, if there are inputs.
+    """
+    torch.set_num_threads(request["threads"])
+    folder = Path(request["folder"])
+    predictor = None if library_of(folder) == "safetensors" else load(folder)
+    state = read_state(folder) if predictor is None else predictor.state
+    found = {f"digest/{name}": digest(state[name]) for name in request["names"] if name in state}
+    found |= {f"zeros/{name}": zeros(state[name]) for name in request["prunable"] if name in state}
+    if predictor is not None and request["columns"]:
+        found |= outputs(predictor, predictor.prepare(request["columns"]))
+    elif predictor is not None and request["tensors"]:
+        from safetensors.torch import load_file
+
+        found |= outputs(predictor, load_file(request["tensors"]))
+    return found
+
+
+def outputs(predictor: Predictor, inputs: Any) -> dict[str, Tensor]:
+    """Inputs and logits by name."""
+    named = inputs if isinstance(inputs, dict) else {"pixels": inputs}
+    return {**{f"inputs/{name}": each for name, each in named.items()}, "logits": predictor.logits(inputs)}
+
+
+def digest(tensor: Tensor) -> Tensor:
+    """SHA-256 of the bytes of a tensor, uint8 (32,)."""
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return torch.tensor(list(hashlib.sha256(content.data).digest()), dtype=torch.uint8)
+
+
+def zeros(tensor: Tensor) -> Tensor:
+    """Number of zeros, int64 scalar."""
+    return (tensor == 0).sum().cpu()
+
+
+def main(request: str, output: str) -> None:
+    """Answer a request in a JSON file by a file of tensors; the package cannot be imported meanwhile."""
+    from safetensors.torch import save_file
+
+    sys.modules["isp"] = None  # type: ignore[assignment]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    found = answer(json.loads(Path(request).read_text(encoding="utf-8")))
+    save_file({name: tensor.contiguous() for name, tensor in found.items()}, output)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,357 @@
+"""Tickets as folders that other libraries load without this package, verified in a process of their own."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from isp import artifacts, exported, lineage, read_ticket
+from isp.errors import ConfigError, IspError
+from isp.exported import PLAIN, READER, TICKET, Library
+from isp.files import new_folder, write_bytes
+from isp.masks import num_kept, num_weights, sparsity
+from isp.model_card import Facts, model_card
+from isp.tasks import ImageTask
+from isp.tensors import by_all_names, tensors_of
+from isp.tickets import Ticket
+from isp.training import load_weights
+from isp.workflow_tickets import WorkflowTicket
+
+CARD = "README.md"
+TEXTS = (
+    "A ticket keeps one weight in ten.",
+    "It was found while the model was fine-tuned, and it answers like the dense one, or so we hope!",
+    "",
+    "What is longer than the model reads is cut: " + "a b c d e f g h " * 80,
+)
+"""Texts whose tokens and logits are compared."""
+SHAPES = ((40, 57), (301, 260), (224, 225))
+"""Heights and widths of images whose pixels and logits are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A folder that was written and verified.
+
+    Attributes:
+        library: The library that loads it.
+        zero_weights: Number of prunable weights that are zero, as the mask says and the library counts.
+        num_tensors: Number of tensors that equal the ticket's to the bit.
+        num_inputs: Number of inputs whose logits equal those of the ticket's own model to the bit.
+        sizes: Bytes of its files, by name.
+    """
+
+    library: Library
+    zero_weights: int
+    num_tensors: int
+    num_inputs: int
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is exported.
+
+    Attributes:
+        ticket: The ticket; its weights are under all names that the folder has.
+        library: The library that the folder is for.
+        write: Writes configuration and classes, and the weights too if its second argument is True.
+        facts: Entries of `Facts`, without those that depend on how the folder is written.
+        expected: Inputs and logits of the ticket's own model.
+        columns: Texts or images from which the other library forms the same inputs.
+        tensors: The inputs themselves, where nothing forms them.
+    """
+
+    ticket: Ticket
+    library: Library
+    write: Callable[[Path, bool], None]
+    facts: Mapping[str, Any]
+    expected: Mapping[str, Tensor] = field(default_factory=dict)
+    columns: list[list[Any]] = field(default_factory=list)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def export(
+    ticket: Ticket | str | Path,
+    model: nn.Module | None,
+    folder: str | Path,
+    *,
+    tokenizer: Any = None,
+    compact: bool = False,
+    weights: str | Path | None = None,
+) -> Exported:
+    """Write a ticket as a folder that other libraries load without this package.
+
+    A ticket of the workflow becomes a model of transformers (BERT: weights, labels, tokenizer) or of open_clip (CLIP:
+    both towers, preprocessing, zero-shot head, names of the classes). So does a ticket of a Hugging Face model. That of
+    any other module becomes plain weights in `model.safetensors`. A model card is beside them.
+
+    The folder is then loaded by its library in a process where this package cannot be imported. There zeros are
+    counted, all tensors are compared with the ticket, and so are inputs and logits, to the bit.
+
+    Args:
+        ticket: A ticket, or its file.
+        model: The model that it is of; it is not changed. None: the ticket is a file of the workflow.
+        folder: The folder to write; it must not exist.
+        tokenizer: Tokenizer of a Hugging Face model, saved with it.
+        compact: Whether to write kept values and bits (`ticket.safetensors`) instead of plain weights, with the lines
+            of NumPy that read them.
+        weights: File of the pre-trained backbone of a ticket of the workflow; None: where the study has it.
+
+    Returns:
+        What was written and compared.
+
+    Raises:
+        ConfigError: The ticket is of another model, or the arguments do not fit each other.
+        ArtifactError: The ticket or the pre-trained backbone is missing or damaged.
+        IspError: The folder exists or cannot be written, or what was written differs from the ticket. Nothing is left.
+    """
+    folder = Path(folder)
+    if os.path.lexists(folder):
+        raise IspError(f"{folder}: already exists; name a folder that does not, or delete this one first")
+    if model is None:
+        if isinstance(ticket, Ticket):
+            raise ConfigError("model is None: a ticket in memory needs its model; give it, or the file of a ticket")
+        subject = _of_workflow(WorkflowTicket.read(Path(ticket)), Path(weights) if weights else None, compact)
+    elif weights is not None:
+        raise ConfigError("weights: only a ticket of the workflow (model=None) has a pre-trained backbone in a file")
+    else:
+        subject = _of_model(ticket, model, tokenizer)
+    with new_folder(folder) as temporary:
+        try:
+            _write(subject, temporary, compact)
+        except SafetensorError as error:
+            raise IspError(f"{folder}: cannot be written ({error}); nothing was left behind") from None
+        _verify(subject, temporary, folder)
+        return Exported(
+            library=subject.library,
+            zero_weights=num_weights(subject.ticket.mask) - num_kept(subject.ticket.mask),
+            num_tensors=len(subject.ticket.weights),
+            num_inputs=len(subject.expected.get("logits", ())),
+            sizes={path.name: path.stat().st_size for path in sorted(temporary.iterdir())},
+        )
+
+
+def _write(subject: _Subject, folder: Path, compact: bool) -> None:
+    subject.write(folder, not compact)
+    if compact:
+        artifacts.save_ticket(folder / TICKET, subject.ticket)
+        write_bytes(folder / READER, inspect.getsource(read_ticket).encode())
+    elif subject.library == "safetensors":
+        save_file({name: tensor.clone() for name, tensor in subject.ticket.weights.items()}, folder / PLAIN)
+    facts = Facts(ticket=subject.ticket, library=subject.library, compact=compact, **subject.facts)
+    card = folder / CARD
+    write_bytes(card, model_card(facts).encode())
+    for path in folder.iterdir():
+        shutil.copymode(card, path)  # safetensors writes files that only their owner may read
+
+
+# --- what is exported -------------------------------------------------------------------------------------------------
+
+
+def _of_workflow(source: WorkflowTicket, weights: Path | None, compact: bool) -> _Subject:
+    backbone, task, ticket = source.backbone, source.task, source.ticket
+    needed = task.inputs == "texts" or not compact  # the vocabulary, or the text tower
+    pretrained = source.pretrained(weights) if needed else source.architecture
+    columns = _columns(source)
+    inputs = source.inputs(columns, pretrained, "inputs of the verification")
+    named = inputs if isinstance(inputs, dict) else {"pixels": inputs}
+    with torch.inference_mode():
+        logits = source.model()(inputs)
+    header = lineage.read_header(source.path) or {}
+    described: dict[str, Any] = {"name": source.names[1], "kind": "classification" if task.classes else "regression"}
+    described |= {"classes": list(task.classes)} if task.classes else {}
+    described |= {"inputs": list(task.source.inputs), "metrics": list(task.metrics)}
+    for key in ("id", "folder", "revision"):
+        described |= {key: getattr(task.source, key)} if hasattr(task.source, key) else {}
+    described |= {"templates": list(task.templates)} if isinstance(task, ImageTask) else {}
+    facts = {
+        "title": f"{source.names[0]} on {source.names[1]}, {_percent(ticket)} of its prunable weights zero",
+        "digest": header.get("content", ""),
+        "made_with": header.get("about", {}).get("made_with", {}),
+        "task": described,
+        "cls": "AutoModelForSequenceClassification" if backbone.library == "transformers" else "",
+        "inputs": task.inputs,
+        "base": backbone.source.id if backbone.source else "",
+        "settings": source.settings(),
+        "records": source.records(),
+    }
+    return _Subject(
+        ticket=ticket,
+        library=backbone.library,
+        write=lambda folder, plain: backbone.export(folder, ticket.weights, pretrained, task, plain),
+        facts=facts,
+        expected={**{f"inputs/{name}": each for name, each in named.items()}, "logits": logits},
+        columns=columns,
+    )
+
+
+def _columns(source: WorkflowTicket) -> list[list[Any]]:
+    """Fixed inputs of as many columns as the task has: texts, or random images as encoded files.
+
+    The images are not square, since the workflow enlarges small square ones in another way than open_clip.
+    """
+    if source.task.inputs == "texts":
+        return [list(TEXTS), list(reversed(TEXTS))][: len(source.task.source.inputs)]
+    generator = np.random.Generator(np.random.PCG64(0))
+    return [[_encoded(generator.integers(0, 256, (*shape, 3), dtype=np.uint8)) for shape in SHAPES]]
+
+
+def _encoded(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> _Subject:
+    path = None if isinstance(ticket, Ticket) else Path(ticket)
+    found = ticket if isinstance(ticket, Ticket) else artifacts.load_ticket(ticket)
+    holder = copy.deepcopy(model).eval().cpu()
+    load_weights(holder, found.weights, f"the ticket {path}" if path else "the ticket's weights")
+    for each, kept in found.mask.items():
+        if found.weights[each][~kept].any():
+            raise ConfigError(f"the ticket's weights: {each!r} has masked weights that are not zero")
+    found = replace(found, weights=by_all_names(tensors_of(holder), holder))
+    header = (lineage.read_header(path) or {}) if path else {}
+    name = type(model).__name__
+    facts = {
+        "title": f"{name}, {_percent(found)} of its prunable weights zero",
+        "digest": header.get("content", "a ticket in memory, not read from a file"),
+        "made_with": header.get("about", {}).get("made_with", artifacts.provenance()),
+        "settings": found.origin.get("settings", {}),
+    }
+    if not _is_of_transformers(model):
+        if tokenizer is not None:
+            raise ConfigError(f"tokenizer: belongs to a Hugging Face model, but the model is a {name}")
+        return _Subject(ticket=found, library="safetensors", write=lambda folder, plain: None, facts=facts)
+
+    def write(folder: Path, plain: bool) -> None:
+        holder.config.architectures = [name]  # type: ignore[union-attr]
+        (holder if plain else holder.config).save_pretrained(folder)  # type: ignore[operator, union-attr]
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+
+    reads_tokens = holder.main_input_name == "input_ids"  # dummy inputs are tokens
+    tensors: dict[str, Tensor] = dict(holder.dummy_inputs) if reads_tokens else {}  # type: ignore[arg-type]
+    predictor = exported.Predictor(holder, exported.call_transformers, lambda columns: tensors, "", None, ())
+    return _Subject(
+        ticket=found,
+        library="transformers",
+        write=write,
+        facts={**facts, "cls": name},
+        expected=exported.outputs(predictor, tensors) if tensors else {},
+        tensors=tensors,
+    )
+
+
+def _is_of_transformers(model: nn.Module) -> bool:
+    """Whether a model is of a class that transformers has, and so can load."""
+    transformers = sys.modules.get("transformers")
+    return transformers is not None and getattr(transformers, type(model).__name__, None) is type(model)
+
+
+def _percent(ticket: Ticket) -> str:
+    return f"{100 * sparsity(ticket.mask):.4g} %"
+
+
+# --- verification -----------------------------------------------------------------------------------------------------
+
+
+def _verify(subject: _Subject, written: Path, folder: Path) -> None:
+    """Compare what another process reads from a folder with the ticket.
+
+    Args:
+        subject: What was exported.
+        written: Where it was written.
+        folder: Its final place, for messages.
+
+    Raises:
+        IspError: They differ, or the folder cannot be loaded.
+    """
+    ticket = subject.ticket
+    expected = {f"digest/{name}": exported.digest(tensor) for name, tensor in ticket.weights.items()}
+    expected |= {f"zeros/{name}": exported.zeros(ticket.weights[name]) for name in ticket.mask}
+    expected |= subject.expected
+    with tempfile.TemporaryDirectory() as scratch:
+        request: dict[str, Any] = {
+            "folder": str(written.absolute()),
+            "threads": torch.get_num_threads(),
+            "names": sorted(ticket.weights),
+            "prunable": sorted(ticket.mask),
+            "columns": [_as_arguments(column, Path(scratch)) for column in subject.columns],
+            "tensors": None,
+        }
+        if subject.tensors:
+            request["tensors"] = str(Path(scratch) / "inputs.safetensors")
+            save_file(dict(subject.tensors), request["tensors"])
+        found = ask(request, Path(scratch), folder)
+    for name in sorted({*expected, *found}, key=lambda name: (name.split("/")[0] == "logits", name)):
+        if name not in found or name not in expected or not _equal(found[name], expected[name]):
+            what, _, entry = name.partition("/")
+            raise IspError(
+                f"{folder}: {_WHAT[what].format(entry)} differs between the ticket and what {subject.library} loads "
+                f"in a process of its own; nothing was kept (versions: {artifacts.versions()})"
+            )
+
+
+_WHAT = {
+    "digest": "tensor {!r}",
+    "zeros": "the number of zeros of {!r}",
+    "inputs": "input {!r}",
+    "logits": "the output",
+}
+
+
+def _as_arguments(column: list[Any], scratch: Path) -> list[str]:
+    """Texts, or paths of files with the images."""
+    arguments = []
+    for number, each in enumerate(column):
+        if isinstance(each, bytes):
+            path = scratch / f"{number}.png"
+            path.write_bytes(each)
+            each = str(path)
+        arguments.append(each)
+    return arguments
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal to the bit."""
+    same = one.dtype == other.dtype and one.shape == other.shape
+    return same and torch.equal(exported.digest(one), exported.digest(other))
+
+
+def ask(request: Mapping[str, Any], scratch: Path, folder: Path) -> dict[str, Tensor]:
+    """The answer of `isp.exported` to a request, from a process that cannot import this package.
+
+    Raises:
+        IspError: The process failed.
+    """
+    question, output = scratch / "request.json", scratch / "answer.safetensors"
+    question.write_text(json.dumps(request), encoding="utf-8")
+    command = [sys.executable, "-P", exported.__file__, str(question), str(output)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise IspError(f"{folder}: cannot be loaded without this package ({reason}); nothing was kept")
+    return load_file(output)

@@ -1,0 +1,243 @@
+"""The model card of an exported ticket: a README.md for people, with the metadata that the hub reads."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from isp import masks, registry
+from isp.costs import Cost
+from isp.errors import ConfigError
+from isp.exported import Library
+from isp.reporting.statistics import interval
+from isp.reporting.tables import si
+from isp.tickets import Ticket
+from isp.untrusted import printable
+
+USE: dict[tuple[str, bool], str] = {
+    ("transformers", True): """\
+from transformers import {cls}, AutoTokenizer
+
+folder = "."  # that of this file
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = {cls}.from_pretrained(folder)
+""",
+    ("transformers", False): """\
+import torch
+from read_ticket import read_ticket  # beside this file; needs NumPy only
+from transformers import {cls}, AutoConfig, AutoTokenizer
+
+folder = "."  # that of this file
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = {make}(AutoConfig.from_pretrained(folder)).eval()
+weights, mask = read_ticket(f"{{folder}}/ticket.safetensors")
+model.load_state_dict({{name: torch.tensor(array) for name, array in weights.items()}})
+""",
+    ("open_clip", True): """\
+import json
+
+import open_clip
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+folder = "."  # that of this file
+model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folder}}")
+model.eval()
+head = load_file(f"{{folder}}/head.safetensors")["head"]
+""",
+    ("open_clip", False): """\
+import json
+
+import open_clip
+import torch
+from PIL import Image
+from read_ticket import read_ticket  # beside this file; needs NumPy only
+
+folder = "."  # that of this file
+model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folder}}", load_weights=False)
+weights, mask = read_ticket(f"{{folder}}/ticket.safetensors")
+weights = {{name: torch.tensor(array) for name, array in weights.items()}}
+head = weights.pop("head")
+model.visual.load_state_dict({{name.removeprefix("visual."): tensor for name, tensor in weights.items()}})
+model.eval()
+""",
+    ("safetensors", True): """\
+from safetensors.torch import load_file
+
+folder = "."  # that of this file
+model.load_state_dict(load_file(f"{{folder}}/model.safetensors"))
+""",
+    ("safetensors", False): """\
+import torch
+from read_ticket import read_ticket  # beside this file; needs NumPy only
+
+folder = "."  # that of this file
+weights, mask = read_ticket(f"{{folder}}/ticket.safetensors")
+model.load_state_dict({{name: torch.tensor(array) for name, array in weights.items()}})
+""",
+}
+"""Lines that load a folder by its library, with plain weights or kept values and bits."""
+LABEL_TEXTS = """\
+inputs = tokenizer({texts}, truncation=True, return_tensors="pt")
+print({result})
+"""
+LABEL_PICTURES = """\
+picture = "picture.png"
+classes = json.load(open(f"{folder}/classes.json"))
+with torch.no_grad():
+    features = model.encode_image(preprocess(Image.open(picture))[None], normalize=True)
+print(classes[int((features @ head.T).argmax())])
+"""
+_WITH_PACKAGE = "With the package isp, `isp.load_ticket(path)` reads `ticket.safetensors`, mask and records included."
+_NO_SCORES = "The ticket was not scored, or its record is not beside it any more."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a model card tells of a ticket.
+
+    Attributes:
+        ticket: The ticket.
+        title: Headline.
+        library: The library that the folder is for.
+        cls: Class of transformers that loads the folder; empty: of another library.
+        compact: Whether the folder holds kept values and bits.
+        digest: Digest of the tensors of the ticket.
+        made_with: Versions of packages and the type of CPU that made it.
+        task: The task, as YAML holds it; empty for a model outside of the workflow.
+        inputs: "texts" or "pictures"; empty for a model outside of the workflow.
+        base: The pre-trained model on the hub; empty: none.
+        settings: Settings of the method.
+        records: Records of this ticket and of its other seeds.
+    """
+
+    ticket: Ticket
+    title: str
+    library: Library
+    cls: str = ""
+    compact: bool
+    digest: str
+    made_with: Mapping[str, str]
+    task: Mapping[str, Any] = field(default_factory=dict)
+    inputs: str = ""
+    base: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    records: Sequence[Mapping[str, Any]] = ()
+
+
+def model_card(facts: Facts) -> str:
+    """The card, as Markdown."""
+    sections = {
+        "Use": f"```python\n{_use(facts)}```" + (f"\n\n{_WITH_PACKAGE}" if facts.compact else ""),
+        "Scores": _scores(facts) if facts.inputs else "",
+        "Task": _yaml(facts.task) if facts.task else "",
+        "Sparsity": _sparsity(facts),
+        "Cost": _cost(facts),
+        "Method and settings": _method(facts),
+        "Provenance": _provenance(facts),
+    }
+    body = "\n\n".join(f"## {name}\n{text}" for name, text in sections.items() if text)
+    return printable(f"{_front_matter(facts)}\n# {facts.title}\n\n{body}\n")
+
+
+def _front_matter(facts: Facts) -> str:
+    tags = {"texts": "text-classification", "pictures": "image-classification"}
+    values: dict[str, Any] = {"library_name": facts.library, "tags": ["pruning", "sparse"]}
+    values |= {"pipeline_tag": tags[facts.inputs]} if facts.inputs else {}
+    values |= {"base_model": facts.base} if facts.base else {}
+    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---\n"
+
+
+def _use(facts: Facts) -> str:
+    """Lines that load the folder, and classify if the ticket has a task."""
+    make = f"{facts.cls}.from_config" if facts.cls.startswith("Auto") else facts.cls
+    load = USE[facts.library, not facts.compact].format(cls=facts.cls, make=make)
+    if facts.inputs == "texts":
+        texts = ", ".join(f'"{name}"' for name in facts.task["inputs"])
+        logits = "model(**inputs).logits"
+        result = f"model.config.id2label[int({logits}.argmax())]" if "classes" in facts.task else f"float({logits})"
+        label = LABEL_TEXTS.format(texts=texts, result=result)
+    else:
+        label = LABEL_PICTURES if facts.inputs == "pictures" else ""
+    return load + label
+
+
+def _scores(facts: Facts) -> str:
+    """One row per metric of the task and part of its data, over the seeds of the study."""
+    if not facts.records:
+        return _NO_SCORES
+    seed = facts.ticket.origin.get("seed")
+    own = next((record for record in facts.records if record["seed"] == seed), facts.records[0])
+    lines = [
+        f"| | seed {own['seed']} (these weights) | mean over {len(facts.records)} seeds | 95 % interval of the mean |",
+        "|---|---|---|---|",
+    ]
+    if len(facts.records) == 1:
+        lines = [f"| | seed {own['seed']}, the only one |", "|---|---|"]
+    for part in ("test", "validation"):
+        for metric in (*own["metrics"], "majority"):
+            values = [float(record[part][metric]) for record in facts.records]
+            name = "always the most frequent label" if metric == "majority" else metric
+            cells = [f"{name}, {part}", f"{own[part][metric]:.2f}"]
+            if len(values) > 1:
+                around = interval(values)
+                cells += [f"{statistics.fmean(values):.2f}", f"{around[0]:.2f} to {around[1]:.2f}" if around else ""]
+            lines.append(f"| {' | '.join(cells)} |")
+    note = "In percent. The interval is Student's t over seeds." if len(facts.records) > 1 else "In percent."
+    return "\n".join(lines) + f"\n\n{note} Choices were made on validation examples only."
+
+
+def _sparsity(facts: Facts) -> str:
+    ticket = facts.ticket
+    total, kept = masks.num_weights(ticket.mask), masks.num_kept(ticket.mask)
+    size = sum(tensor.nbytes for tensor in ticket.weights.values())
+    pruned = sum(ticket.weights[name].nbytes // mask.numel() * int((~mask).sum()) for name, mask in ticket.mask.items())
+    compact = size - pruned + -(-total // 8)
+    share = f"{(total - kept) / total:.4%}" if total else "0 %"
+    return (
+        f"{total - kept:,} of {total:,} prunable weights ({share.replace('%', ' %')}) are exactly zero. The weights "
+        f"take {size / 1e6:,.1f} MB whole and {compact / 1e6:,.1f} MB as kept values and one bit per prunable weight. "
+        "Zeros by themselves make neither a dense file smaller nor a dense matrix product faster."
+    )
+
+
+def _cost(facts: Facts) -> str:
+    lines = ["| | steps | samples | FLOPs executed | without masked weights |", "|---|---|---|---|---|"]
+    parts: list[tuple[str, Cost]] = [("finding the mask", facts.ticket.finding)]
+    parts += [("training under it", facts.ticket.retraining), ("together", facts.ticket.cost)]
+    for name, cost in parts:
+        lines.append(f"| {name} | {cost.steps:,} | {cost.samples:,} | {si(cost.flops)} | {si(cost.sparse_flops)} |")
+    measured = facts.ticket.origin.get("measured")
+    if measured:
+        seconds = sum(part["seconds"] for part in measured.values())
+        lines += ["", f"Measured: {seconds:,.1f} s on {facts.ticket.origin.get('device', 'an unknown device')}."]
+    return "\n".join(lines)
+
+
+def _method(facts: Facts) -> str:
+    method, origin = facts.ticket.method, facts.ticket.origin
+    try:
+        summary = registry.summary("method", method)
+    except ConfigError:
+        summary = "A method outside of the package."
+    values: dict[str, Any] = {"method": method, "sparsity": str(facts.ticket.sparsity), "settings": facts.settings}
+    values |= {key: origin[key] for key in ("seed", "training", "limits") if key in origin}
+    return f"{summary}\n\n{_yaml(values)}"
+
+
+def _provenance(facts: Facts) -> str:
+    origin = facts.ticket.origin
+    values: dict[str, Any] = {"digest": facts.digest}
+    values |= {key: origin[key] for key in ("place", "stage", "version", "training_version", "device") if key in origin}
+    values |= {"inputs": origin["contents"]} if "contents" in origin else {}
+    return f"{_yaml({**values, 'made_with': dict(facts.made_with)})}"
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    return f"```yaml\n{text}```"

@@ -1,0 +1,139 @@
+"""Labels and probabilities of texts and images, by a ticket of the workflow or an exported folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from isp import exported
+from isp.errors import ConfigError, DataError, IspError
+from isp.exported import Predictor
+from isp.files import check_regular
+from isp.workflow_tickets import WorkflowTicket
+
+VALUE = "value"
+OPTIONS = {"texts": "--text", "pictures": "--image"}
+
+
+def predict(
+    predictor: Predictor, texts: Sequence[str] = (), seconds: Sequence[str] = (), images: Sequence[Path] = ()
+) -> list[list[tuple[str, float]]]:
+    """Classify texts, pairs of texts, or images.
+
+    Args:
+        predictor: From `load_predictor`.
+        texts: Texts, or the first ones of pairs.
+        seconds: The second ones of pairs, as many.
+        images: Paths of images.
+
+    Returns:
+        Labels and their probabilities, the highest first, for each; of a regression its value, under `VALUE`.
+
+    Raises:
+        ConfigError: The model takes something else.
+        DataError: A file is not an image.
+    """
+    columns = _columns(predictor, texts, seconds, images)
+    logits = predictor.logits(predictor.prepare(columns)).float()
+    if not predictor.labels:
+        return [[(VALUE, float(row[0]))] for row in logits]
+    rows = [zip(predictor.labels, row.tolist(), strict=True) for row in logits.softmax(dim=-1)]
+    return [sorted(row, key=lambda score: -score[1]) for row in rows]
+
+
+def _columns(
+    predictor: Predictor, texts: Sequence[str], seconds: Sequence[str], images: Sequence[Path]
+) -> list[list[str]]:
+    given = {"--text": texts, "--image": images}
+    needed = OPTIONS[predictor.inputs or "texts"]
+    other = next(option for option in given if option != needed)
+    if given[other] or (seconds and needed == "--image"):
+        kind = "texts" if needed == "--text" else "images"
+        raise ConfigError(f"{other if given[other] else '--second'}: this model takes {kind}; give them by {needed}")
+    if not given[needed]:
+        raise ConfigError(f"nothing to predict: give {needed}, once or several times")
+    if needed == "--image":
+        for path in images:
+            _check_image(path)
+        return [[str(path) for path in images]]
+    if predictor.num_columns == 1 and seconds:
+        raise ConfigError("--second: this model takes single texts, not pairs; give each by --text alone")
+    if predictor.num_columns == 2 and not seconds:
+        raise ConfigError("--text: this model takes pairs of texts; give the second of each pair by --second")
+    if seconds and len(seconds) != len(texts):
+        raise ConfigError(f"--second: given {len(seconds)} times, but --text {len(texts)} times; pairs need both")
+    return [list(texts), list(seconds)] if seconds else [list(texts)]
+
+
+def _check_image(path: Path) -> None:
+    """Check that a file is an image.
+
+    Raises:
+        DataError: It is not.
+    """
+    try:
+        check_regular(path)
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or "in no format that Pillow reads, or damaged"
+        raise DataError(f"{path}: not an image ({reason}); give a file such as PNG or JPEG") from None
+
+
+def load_predictor(source: Path, weights: Path | None = None) -> Predictor:
+    """Load a ticket of the workflow or an exported folder.
+
+    Args:
+        source: The ticket's file, or the folder.
+        weights: File of the pre-trained backbone of a ticket; None: where the study has it.
+
+    Raises:
+        ArtifactError: The ticket or its pre-trained backbone is missing or damaged.
+        ConfigError: A ticket or a folder without a task.
+        IspError: The folder was not exported, or cannot be loaded.
+    """
+    if not source.is_dir():
+        return _of_ticket(WorkflowTicket.read(source), weights)
+    library = exported.library_of(source)
+    if library is None:
+        raise IspError(f"{source}: not a folder that `isp export` wrote, it has none of {', '.join(exported.CONFIGS)}")
+    if library == "safetensors":
+        raise ConfigError(f"{source}: holds the weights of a model of your own, without a task or labels")
+    try:
+        predictor = exported.load(source)
+    except Exception as error:  # the libraries raise all kinds
+        reason = " ".join(str(error).split())
+        raise IspError(f"{source}: {library} cannot load it ({type(error).__name__}: {reason:.300})") from None
+    if not predictor.inputs:
+        raise ConfigError(f"{source}: a model without a task or labels ({type(predictor.model).__name__})")
+    return predictor
+
+
+def _of_ticket(source: WorkflowTicket, weights: Path | None) -> Predictor:
+    texts = source.task.inputs == "texts"
+    pretrained = source.pretrained(weights) if texts else source.architecture
+
+    def prepare(columns: Sequence[Sequence[str]]) -> Any:
+        if texts:
+            return source.inputs(columns, pretrained, "--text")
+        one_by_one = [source.inputs([[Path(path).read_bytes()]], pretrained, path) for path in columns[0]]
+        return torch.cat(one_by_one)  # how a small image is enlarged depends on those that are prepared with it
+
+    return Predictor(
+        model=source.model(),
+        forward=_call,
+        prepare=prepare,
+        inputs=source.task.inputs,
+        num_columns=len(source.task.source.inputs),
+        labels=source.task.classes,
+    )
+
+
+def _call(model: nn.Module, inputs: Any) -> torch.Tensor:
+    logits: torch.Tensor = model(inputs)
+    return logits

@@ -1,0 +1,631 @@
+"""Exported tickets: what a folder holds, that it equals the ticket, and labels predicted by both."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+import isp
+from isp import artifacts, cli, exported, exporting, masks, prediction, read_ticket, registry
+from isp.backbones._bert import BertBackbone
+from isp.backbones._open_clip import ClipBackbone
+from isp.errors import ArtifactError, ConfigError, IspError
+from isp.tickets import Ticket
+from isp.training import state_of
+from tests.support.backbones import SMALL_BERT
+from tests.support.exports import pretrained_of, workflow_ticket, write_record
+from tests.support.models import TiedHead, TinyModel, equal
+
+ROOT = Path(__file__).parents[1]
+BACKBONES = registry.names("backbone")
+TASKS = {"texts": ("sst2", "half_order", "stsb"), "pictures": ("digits", "cifar10")}
+"""One text, a pair, a regression on pairs; of images."""
+CELLS = [
+    (backbone, task) for backbone in BACKBONES for task in TASKS[registry.load("backbone", backbone).BACKBONE.inputs]
+]
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verify in this process; that another process finds the same is a test of its own."""
+    monkeypatch.setattr(exporting, "ask", lambda request, scratch, folder: exported.answer(request))
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A ticket on pairs of texts."""
+    return workflow_ticket(tmp_path, "bert_tiny", "half_order")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A ticket on images."""
+    return workflow_ticket(tmp_path, "clip_tiny", "digits")
+
+
+def picture(path: Path, height: int = 40, width: int = 60) -> Path:
+    pixels = np.random.Generator(np.random.PCG64(1)).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(map(str, arguments)))
+    return int(caught.value.code or 0)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# --- tickets of the workflow ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize(("backbone", "task"), CELLS)
+def test_a_folder_holds_the_ticket_to_the_bit(backbone: str, task: str, tmp_path: Path) -> None:
+    """Every backbone, on every kind of task: weights, zeros, labels, tokens or pixels, and logits."""
+    path = workflow_ticket(tmp_path, backbone, task)
+    ticket, made = artifacts.load_ticket(path), registry.load("backbone", backbone).BACKBONE
+    done = isp.export(path, None, tmp_path / "out")
+    zero = masks.num_weights(ticket.mask) * 9 // 10
+    assert abs(done.zero_weights - zero) <= 1
+    assert (done.library, done.num_tensors) == (made.library, len(ticket.weights))
+    assert done.num_inputs == (len(exporting.TEXTS) if made.inputs == "texts" else len(exporting.SHAPES))
+    assert done.sizes.keys() == names(tmp_path / "out")
+
+    plain = tmp_path / "out" / ("model.safetensors" if made.inputs == "texts" else "open_clip_model.safetensors")
+    weights = load_file(plain)
+    assert sum(int((weights[name] == 0).sum()) for name in ticket.mask) == done.zero_weights
+    assert all(torch.equal(weights[name] != 0, kept) for name, kept in ticket.mask.items())
+    classes = registry.load("task", task).TASK.classes
+    if isinstance(made, BertBackbone):
+        config = json.loads((tmp_path / "out/config.json").read_text())
+        assert list(config["id2label"].values()) == list(classes or ["value"])
+        assert config["problem_type"] == ("single_label_classification" if classes else "regression")
+        tokenizer = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+        assert tokenizer["model_max_length"] == made.max_length
+    else:
+        assert json.loads((tmp_path / "out/classes.json").read_text()) == list(classes)
+        assert torch.equal(load_file(tmp_path / "out/head.safetensors")["head"], ticket.weights["head"])
+        assert weights.keys() == pretrained_of(backbone).weights.keys()  # the text tower, too
+
+    compact = isp.export(path, None, tmp_path / "compact", compact=True)
+    assert (compact.zero_weights, compact.num_inputs) == (done.zero_weights, done.num_inputs)
+    again = isp.load_ticket(tmp_path / "compact/ticket.safetensors")
+    assert equal(again.weights, ticket.weights)
+    assert equal(again.mask, ticket.mask)
+    assert names(tmp_path) == {"resources", "results", "out", "compact"}
+    modes = {stat.S_IMODE(each.stat().st_mode) for each in (tmp_path / "out").iterdir()}
+    assert modes == {stat.S_IMODE((tmp_path / "out/README.md").stat().st_mode)}
+
+
+def test_the_lines_of_the_docs_read_a_compact_folder(tmp_path: Path, texts: Path, inside: None) -> None:
+    code = (ROOT / "docs/tickets.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    source = Path(read_ticket.__file__).read_text(encoding="utf-8")
+    assert source.split('"""\n\n', 1)[1] == code
+    isp.export(texts, None, tmp_path / "out", compact=True)
+    assert (tmp_path / "out/read_ticket.py").read_text(encoding="utf-8") == source
+    ticket = artifacts.load_ticket(texts)
+    weights, mask = read_ticket.read_ticket(str(tmp_path / "out/ticket.safetensors"))
+    assert weights.keys() == ticket.weights.keys()
+    assert all(np.array_equal(weights[name], ticket.weights[name].numpy()) for name in weights)
+    assert all(np.array_equal(mask[name], kept.numpy()) for name, kept in ticket.mask.items())
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("kind", ["texts", "pictures"])
+def test_the_lines_of_a_card_label_an_input(
+    kind: str, compact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    source: Path = request.getfixturevalue(kind)
+    isp.export(source, None, tmp_path / "out", compact=compact)
+    code = (tmp_path / "out/README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    image = picture(tmp_path / "out/picture.png")
+    monkeypatch.chdir(tmp_path / "out")
+    monkeypatch.syspath_prepend(tmp_path / "out")
+    monkeypatch.delitem(sys.modules, "read_ticket", raising=False)
+    printed: list[str] = []
+    exec(code, {"print": printed.append})
+    predictor = prediction.load_predictor(tmp_path / "out")
+    given: Any = {"texts": ["first"], "seconds": ["second"]} if kind == "texts" else {"images": [image]}
+    ((best, *_),) = prediction.predict(predictor, **given)
+    assert printed == [best[0]]
+    if kind == "pictures" and not compact:
+        docs = (ROOT / "docs/export.md").read_text(encoding="utf-8").split("```python\n")[2].split("```")[0]
+        exec(docs, {"print": printed.append, "folder": tmp_path / "out", "picture": image})
+        assert printed == [best[0]] * 2
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_card_says_scores_with_intervals_over_seeds(tmp_path: Path) -> None:
+    """60, 62, 64: mean 62, standard error 2 / √3, t(0.975, 2) = 4.303."""
+    for seed, accuracy in enumerate((60.0, 62.0, 64.0)):
+        ticket = workflow_ticket(tmp_path, "bert_tiny", "half_order", seed)
+        write_record(ticket, accuracy)
+    isp.export(ticket, None, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "| accuracy, test | 64.00 | 62.00 | 57.03 to 66.97 |" in card
+    assert "| | seed 2 (these weights) | mean over 3 seeds |" in card
+    content = artifacts.lineage.read_header(ticket)
+    assert content is not None
+    for part in ("3,686 of 4,096 prunable weights", "method: one_shot", "classes: [swapped, in order]", "steps: 20"):
+        assert part in card
+    assert f"digest: {content['content']}" in card
+    assert "| together | 20 | 640 | 2 G | 1 G |" in card
+    assert card.startswith("---\nlibrary_name: transformers\n")
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize(
+    ("accuracies", "content", "says"),
+    [((), None, "not scored"), ((60.0,), None, "seed 0, the only one"), ((60.0,), "xxh3:0", "not scored")],
+)
+def test_a_card_of_one_seed_or_none(
+    accuracies: tuple[float, ...], content: str | None, says: str, tmp_path: Path, texts: Path
+) -> None:
+    """A record of an earlier ticket in this place does not count."""
+    for accuracy in accuracies:
+        write_record(texts, accuracy, content)
+    isp.export(texts, None, tmp_path / "out")
+    assert says in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+
+
+# --- models of one's own ----------------------------------------------------------------------------------------------
+
+
+def ticket_of(model: nn.Module, prunable: tuple[str, ...], sparsity: str = "0.5") -> Ticket:
+    weights = state_of(model).weights
+    mask = masks.prune_by_magnitude({name: weights[name] for name in prunable}, Decimal(sparsity))
+    masks.apply_(mask, weights)
+    return Ticket(method="one_shot", sparsity=Decimal(sparsity), mask=mask, weights=weights)
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("make", "prunable"), [(TinyModel, ("up.weight", "down.weight")), (TiedHead, ("embedding.weight",))]
+)
+def test_any_module_becomes_plain_weights(
+    make: Callable[[], nn.Module], prunable: tuple[str, ...], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = make().to(dtype)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ticket = ticket_of(model, prunable)
+    done = isp.export(ticket, model, tmp_path / "out")
+    assert (done.library, done.num_inputs) == ("safetensors", 0)
+    assert names(tmp_path / "out") == {"model.safetensors", "README.md"}
+    assert equal(before, model.state_dict())  # untouched
+    other = make().to(dtype)
+    other.load_state_dict(load_file(tmp_path / "out/model.safetensors"))
+    assert equal(state_of(other).weights, ticket.weights)
+
+    artifacts.save_ticket(tmp_path / "ticket", ticket)
+    isp.export(tmp_path / "ticket", model, tmp_path / "compact", compact=True)
+    assert names(tmp_path / "compact") == {"ticket.safetensors", "read_ticket.py", "README.md"}
+    read = isp.load_ticket(tmp_path / "compact/ticket.safetensors", other)
+    assert equal(read.mask, ticket.mask)
+    with pytest.raises(ConfigError, match="out: holds the weights of a model of your own, without a task or labels"):
+        prediction.load_predictor(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("cls", ["BertForSequenceClassification", "BertForMaskedLM"])
+def test_a_hugging_face_model_is_loaded_by_its_class(cls: str, compact: bool, tmp_path: Path) -> None:
+    """Tied embeddings included, which the latter has; logits are those of its dummy inputs."""
+    import transformers
+
+    config = transformers.BertConfig(**SMALL_BERT, num_labels=3, id2label={0: "x", 1: "y", 2: "z"})
+    model = getattr(transformers, cls)(config)
+    tokenizer = transformers.BertTokenizer(
+        vocab={word: n for n, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"))}
+    )
+    ticket = ticket_of(model, ("bert.encoder.layer.0.output.dense.weight",))
+    done = isp.export(ticket, model, tmp_path / "out", tokenizer=tokenizer, compact=compact)
+    assert (done.library, done.num_inputs, done.zero_weights) == ("transformers", 3, 256)
+    assert "tokenizer.json" in names(tmp_path / "out")
+    if cls == "BertForMaskedLM":
+        with pytest.raises(ConfigError, match=r"without a task or labels \(BertForMaskedLM\)"):
+            prediction.load_predictor(tmp_path / "out")
+    else:
+        predictor = prediction.load_predictor(tmp_path / "out")
+        assert len(prediction.predict(predictor, texts=["a a"])[0]) == 3
+        assert predictor.labels == ("x", "y", "z")
+
+
+# --- what differs is refused ------------------------------------------------------------------------------------------
+
+
+def _one_weight(folder: Path) -> None:
+    _edit(folder, "model.safetensors", "open_clip_model.safetensors", change=lambda name, each: each[0].add_(1e-3))
+
+
+def _a_zero(folder: Path) -> None:
+    def fill(name: str, tensor: torch.Tensor) -> None:
+        if "mlp.c_fc.weight" in name or "intermediate.dense.weight" in name:
+            tensor[tensor == 0] = 1e-30
+
+    _edit(folder, "model.safetensors", "open_clip_model.safetensors", change=fill)
+
+
+def _the_head(folder: Path) -> None:
+    _edit(folder, "head.safetensors", "model.safetensors", change=lambda name, each: each.mul_(1.001))
+
+
+def _edit(folder: Path, *files: str, change: Callable[[str, torch.Tensor], object]) -> None:
+    from safetensors.torch import save_file
+
+    for path in (folder / name for name in files):
+        if path.exists():
+            tensors = load_file(path)
+            for name, tensor in tensors.items():
+                if tensor.dim():
+                    change(name, tensor)
+            save_file(tensors, path, {"format": "pt"})
+
+
+def _preparation(folder: Path) -> None:
+    """Another mean, or texts whose case is kept."""
+    for name, old, new in (
+        ("open_clip_config.json", '"mean": [\n   0.2', '"mean": [\n   0.3'),
+        ("tokenizer_config.json", '"model_max_length": 32', '"model_max_length": 31'),
+    ):
+        if (folder / name).exists():
+            text = (folder / name).read_text()
+            assert old in text
+            (folder / name).write_text(text.replace(old, new))
+
+
+def _architecture(folder: Path) -> None:
+    """Other heads or another activation, which the shapes of weights do not show."""
+    for name, old, new in (
+        ("open_clip_config.json", '"head_width": 32', '"head_width": 64'),
+        ("config.json", '"hidden_act": "gelu"', '"hidden_act": "relu"'),
+    ):
+        if (folder / name).exists():
+            (folder / name).write_text((folder / name).read_text().replace(old, new))
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_one_weight, "tensor '.*' differs"),
+        (_a_zero, "tensor '.*' differs"),
+        (_the_head, "tensor '.*' differs"),
+        (_preparation, "input '.*' differs"),
+        (_architecture, "the output differs"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["texts", "pictures"])
+def test_a_folder_that_differs_from_the_ticket_is_not_kept(
+    kind: str,
+    damage: Callable[[Path], None],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    source, cls = request.getfixturevalue(kind), BertBackbone if kind == "texts" else ClipBackbone
+    write = cls.export
+
+    def export(self: Any, folder: Path, *arguments: Any) -> None:
+        write(self, folder, *arguments)
+        damage(folder)
+
+    monkeypatch.setattr(cls, "export", export)
+    with pytest.raises(IspError, match=f"out: {says} between the ticket and what .* nothing was kept"):
+        isp.export(source, None, tmp_path / "new/out")
+    assert names(tmp_path) == {"resources", "results"}
+
+
+@pytest.mark.usefixtures("inside")
+def test_zeros_are_compared_by_themselves(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exported, "digest", lambda tensor: torch.zeros(32))
+    monkeypatch.setattr(exporting, "_equal", torch.equal)
+    counts = iter(range(100))
+    monkeypatch.setattr(exported, "zeros", lambda tensor: torch.tensor(next(counts)))
+    with pytest.raises(IspError, match=r"out: the number of zeros of 'bert\.encoder\.layer\.0"):
+        isp.export(texts, None, tmp_path / "out")
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("inside")
+def test_tickets_that_cannot_be_exported(tmp_path: Path, texts: Path, pictures: Path) -> None:
+    out, weights = tmp_path / "out", tmp_path / "resources/backbones/bert_tiny.safetensors"
+
+    def refused(error: type[IspError], says: str, *arguments: Any, **options: Any) -> None:
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        with pytest.raises(error, match=says):
+            isp.export(*arguments, **options)
+        assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    mine = ticket_of(TinyModel(), ("up.weight",))
+    artifacts.save_ticket(tmp_path / "mine", mine)
+    (tmp_path / "cut").write_bytes(texts.read_bytes()[:-9])
+    flipped = bytearray(texts.read_bytes())
+    flipped[-1] ^= 1
+    (tmp_path / "flipped").write_bytes(flipped)
+    shutil.copy(pictures, tmp_path / "moved.safetensors")
+    (tmp_path / "file").touch()
+    refused(ArtifactError, "absent: no such ticket file", tmp_path / "absent", None, out)
+    refused(ArtifactError, "must be a ticket file", tmp_path, None, out)
+    refused(ArtifactError, "cut: truncated or not a safetensors", tmp_path / "cut", None, out)
+    refused(ArtifactError, "flipped: its checksum does not match", tmp_path / "flipped", None, out)
+    refused(ArtifactError, "bert_tiny.safetensors: holds backbone, but ticket is needed", weights, None, out)
+    refused(
+        ConfigError, "mine: the ticket of a model of your own, its header has no backbone", tmp_path / "mine", None, out
+    )
+    refused(
+        ConfigError,
+        "the ticket's weights are of another model: 'attention.in_proj_bias' has",
+        mine,
+        nn.Linear(2, 2),
+        out,
+    )
+    refused(ConfigError, "the ticket .*mine are of another model", tmp_path / "mine", nn.Linear(2, 2), out)
+    refused(ConfigError, "a ticket in memory needs its model", mine, None, out)
+    refused(ConfigError, "weights: only a ticket of the workflow", mine, TinyModel(), out, weights=weights)
+    refused(
+        ConfigError,
+        "tokenizer: belongs to a Hugging Face model, but the model is a TinyModel",
+        mine,
+        TinyModel(),
+        out,
+        tokenizer=1,
+    )
+    dense = replace(mine, weights={name: tensor + 1 for name, tensor in mine.weights.items()})
+    refused(ConfigError, "'up.weight' has masked weights that are not zero", dense, TinyModel(), out)
+    refused(IspError, "results: already exists; name a folder that does not", texts, None, tmp_path / "results")
+    refused(IspError, "file: already exists", texts, None, tmp_path / "file")
+    refused(IspError, "file/out: cannot be written .*; nothing was left behind", texts, None, tmp_path / "file/out")
+    moved, clip = tmp_path / "moved.safetensors", tmp_path / "resources/backbones/clip_tiny.safetensors"
+    refused(ConfigError, "moved.safetensors: the ticket is not in the folder of its study any more", moved, None, out)
+    refused(ArtifactError, "not the pre-trained backbone that", texts, None, out, weights=clip)
+    foreign = {**pretrained_of("clip_tiny").weights, "text_projection": torch.eye(64)}
+    artifacts.save_backbone(tmp_path / "foreign", replace(pretrained_of("clip_tiny"), weights=foreign), {})
+    says = "another text tower than the zero-shot head was made by"
+    refused(ConfigError, says, pictures, None, out, weights=tmp_path / "foreign")
+    isp.export(moved, None, out, weights=clip)
+    clip.unlink()
+    says = "clip_tiny.safetensors: no such file, but .* whose text tower is needed"
+    refused(ArtifactError, says, pictures, None, tmp_path / "other")
+
+
+@pytest.mark.usefixtures("inside")
+def test_the_pretrained_weights_are_those_of_the_study(tmp_path: Path, texts: Path) -> None:
+    """By the digest in the header of the training data, where they are still those that the ticket was trained on."""
+    weights = tmp_path / "resources/backbones/bert_tiny.safetensors"
+    header = artifacts.lineage.read_header(weights)
+    assert header is not None
+    data = "resources/prepared/bert_tiny/half_order/train.safetensors"
+    about = {"inputs": {"weights": "w"}, "contents": {"w": header["content"]}}
+    artifacts.save_examples(tmp_path / data, {"labels": torch.zeros(3)}, "train", about)
+    prepared = artifacts.lineage.read_header(tmp_path / data)
+    assert prepared is not None
+    ticket = artifacts.load_ticket(texts)
+    origin = {**ticket.origin, "inputs": {"data": data}, "contents": {data: prepared["content"]}}
+    artifacts.save_ticket(texts, replace(ticket, origin=origin))
+    isp.export(texts, None, tmp_path / "out")
+    changed = replace(pretrained_of("bert_tiny"), vocabulary=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"zyxwvu"))
+    changed.weights["pooler.dense.bias"] += 1
+    artifacts.save_backbone(weights, changed, {})
+    changed.weights["pooler.dense.bias"] -= 1
+    with pytest.raises(ArtifactError, match=r"bert_tiny.safetensors: not the pre-trained backbone that .*ticket"):
+        isp.export(texts, None, tmp_path / "other")
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporting, "write_bytes", full)
+    with pytest.raises(IspError, match=r"out: cannot be written \(No space left on device\); nothing was left behind"):
+        isp.export(texts, None, tmp_path / "a/b/out")
+    assert names(tmp_path) == {"resources", "results"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.usefixtures("inside")
+def test_a_folder_that_may_not_be_written(tmp_path: Path, texts: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(IspError, match="Permission denied"):
+        isp.export(texts, None, tmp_path / "locked/out")
+
+
+# --- prediction -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize(
+    ("backbone", "task"), [("bert_tiny", task) for task in TASKS["texts"]] + [("clip_tiny", "digits")]
+)
+def test_a_ticket_and_its_folders_predict_the_same(
+    backbone: str, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, definition = workflow_ticket(tmp_path, backbone, task), registry.load("task", task).TASK
+    options: tuple[object, ...] = ("--text", "a b c", "--text", "D")
+    if len(definition.source.inputs) == 2:
+        options = (*options, "--second", "c d", "--second", "b")
+    if definition.inputs == "pictures":
+        options = ("--image", picture(tmp_path / "one.png"), "--image", picture(tmp_path / "two.png", 80, 50))
+    isp.export(path, None, tmp_path / "out")
+    isp.export(path, None, tmp_path / "compact", compact=True)
+    capsys.readouterr()
+    printed = []
+    for source in (path, tmp_path / "out", tmp_path / "compact"):
+        assert run("predict", source, *options, "--top", 2) == 0
+        done = capsys.readouterr()
+        assert done.err == ""
+        printed.append(done.out)
+    assert printed[1:] == printed[:1] * 2
+    lines = printed[0].splitlines()
+    if not definition.classes:
+        assert [re.sub(r"-?\d+\.\d{4}", "1", line) for line in lines] == [
+            "a b c | c d",
+            "  value  1",
+            "D | b",
+            "  value  1",
+        ]
+        return
+    assert len(lines) == 6
+    for number in (0, 3):
+        labels = [line.split("  ")[1].strip() for line in lines[number + 1 : number + 3]]
+        shares = [float(line.rstrip("%").split()[-1]) for line in lines[number + 1 : number + 3]]
+        assert set(labels) <= set(definition.classes)
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(100, abs=0.2) or len(definition.classes) > 2
+
+
+def test_probabilities_are_the_softmax_of_the_logits(pictures: Path, tmp_path: Path) -> None:
+    predictor = prediction.load_predictor(pictures)
+    paths = [picture(tmp_path / "large.png"), picture(tmp_path / "small.png", 8, 8)]
+    both = prediction.predict(predictor, images=paths)
+    for path, scores in zip(paths, both, strict=True):
+        assert dict(prediction.predict(predictor, images=[path])[0]) == pytest.approx(dict(scores), abs=1e-6)
+    logits = predictor.logits(predictor.prepare([[str(path)] for path in paths][:1]))[0].double()
+    shares = (logits.exp() / logits.exp().sum()).tolist()
+    assert dict(both[0]) == pytest.approx(dict(zip(predictor.labels, shares, strict=True)), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "says"),
+    [
+        ("texts", (), "nothing to predict: give --text"),
+        ("texts", ("--text", "a"), "takes pairs of texts; give the second of each pair by --second"),
+        ("texts", ("--text", "a", "--second", "b", "--second", "c"), "--second: given 2 times, but --text 1 times"),
+        ("texts", ("--image", "a.png"), "--image: this model takes texts; give them by --text"),
+        ("pictures", (), "nothing to predict: give --image"),
+        ("pictures", ("--text", "a"), "--text: this model takes images; give them by --image"),
+        ("pictures", ("--image", "a.png", "--second", "a"), "--second: this model takes images"),
+        ("pictures", ("--image", "absent.png"), "absent.png: not an image (No such file or directory)"),
+        ("pictures", ("--image", "notes.txt"), "notes.txt: not an image (in no format that Pillow reads, or damaged)"),
+        ("pictures", ("--image", "cut.png"), "cut.png: not an image"),
+        ("pictures", ("--image", "."), ".: not an image (Is a directory)"),
+    ],
+)
+def test_inputs_that_are_refused(
+    kind: str,
+    options: tuple[str, ...],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    source = request.getfixturevalue(kind)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "cut.png").write_bytes(picture(tmp_path / "a.png").read_bytes()[:200])
+    assert run("predict", source, *options) == 2
+    done = capsys.readouterr()
+    assert says in " ".join(done.err.split())
+    assert done.out == ""
+
+
+@pytest.mark.usefixtures("inside")
+def test_single_texts_have_no_second(tmp_path: Path) -> None:
+    path = workflow_ticket(tmp_path, "bert_tiny", "sst2")
+    with pytest.raises(ConfigError, match="takes single texts, not pairs"):
+        prediction.predict(prediction.load_predictor(path), texts=["a"], seconds=["b"])
+
+
+def test_sources_that_cannot_predict(tmp_path: Path, texts: Path) -> None:
+    artifacts.save_ticket(tmp_path / "mine", ticket_of(TinyModel(), ("up.weight",)))
+    for path, error, says in (
+        (tmp_path / "absent", ArtifactError, "no such ticket file"),
+        (tmp_path / "results", IspError, "not a folder that `isp export` wrote, it has none of config.json"),
+        (tmp_path / "mine", ConfigError, "its header has no backbone"),
+    ):
+        with pytest.raises(error, match=says):
+            prediction.load_predictor(path)
+    ticket = artifacts.load_ticket(texts)
+    artifacts.save_ticket(texts, replace(ticket, origin={**ticket.origin, "task": "sst3"}))
+    with pytest.raises(ConfigError, match=r"ticket.safetensors: unknown task 'sst3'; did you mean 'sst2'\?"):
+        prediction.load_predictor(texts)
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_damaged_folder_is_named(name: str, tmp_path: Path, texts: Path) -> None:
+    isp.export(texts, None, tmp_path / "out")
+    (tmp_path / "out" / name).write_bytes((tmp_path / "out" / name).read_bytes()[:-30])
+    with pytest.raises(IspError, match=r"out: transformers cannot load it \("):
+        prediction.load_predictor(tmp_path / "out")
+
+
+# --- in a process of its own ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.process
+def test_another_process_finds_the_same_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All kinds of folders, by one process in which the package cannot be imported."""
+    asked: dict[str, tuple[dict[str, Any], dict[str, torch.Tensor]]] = {}
+
+    def ask(request: Any, scratch: Path, folder: Path) -> dict[str, torch.Tensor]:
+        answer = exported.answer(request)
+        kept = tmp_path / f"{folder.name}.inputs"
+        shutil.copytree(scratch, kept)
+        moved = json.dumps({**request, "folder": str(folder)}).replace(str(scratch), str(kept))
+        asked[folder.name] = (json.loads(moved), answer)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "ask", ask)
+        for backbone, task in (("bert_tiny", "half_order"), ("bert_tiny", "stsb"), ("clip_tiny", "digits")):
+            path = workflow_ticket(tmp_path, backbone, task)
+            for compact in (False, True):
+                isp.export(path, None, tmp_path / f"{task}-{compact}", compact=compact)
+        isp.export(ticket_of(TinyModel(), ("up.weight",)), TinyModel(), tmp_path / "mine", compact=True)
+    (tmp_path / "requests.json").write_text(json.dumps({name: request for name, (request, _) in asked.items()}))
+    code = (
+        "import json, runpy, sys\n"
+        "main = runpy.run_path(sys.argv[1])['main']\n"
+        "for name, request in json.load(open('requests.json')).items():\n"
+        "    json.dump(request, open('request.json', 'w'))\n"
+        "    main('request.json', name + '.answer')\n"
+        "try: import isp.masks\n"
+        "except ImportError: print('no isp')\n"
+    )
+    command = [sys.executable, "-P", "-c", code, exported.__file__]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "no isp\n"
+    for name, (_, answer) in asked.items():
+        found = load_file(tmp_path / f"{name}.answer")
+        assert equal(found, answer), name
+
+
+@pytest.mark.process
+def test_a_folder_that_another_process_cannot_load_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TinyModel()
+    ticket = ticket_of(model, ("up.weight",))
+    done = isp.export(ticket, model, tmp_path / "out")
+    assert done.zero_weights == 84
+    monkeypatch.setattr(exporting, "save_file", lambda tensors, path: path.write_bytes(b"no tensors"))
+    with pytest.raises(IspError, match=r"bad: cannot be loaded without this package \(.*\); nothing was kept"):
+        isp.export(ticket, model, tmp_path / "bad")
+    assert names(tmp_path) == {"out"}
