@@ -46,11 +46,6 @@ def sparsity(mask: Weights) -> float:
     return 1 - num_kept(mask) / num_weights(mask) if num_weights(mask) else 0.0
 
 
-def sparsity_by_layer(mask: Weights) -> dict[str, float]:
-    """Fraction of entries that are zero in each tensor."""
-    return {name: sparsity({name: tensor}) for name, tensor in mask.items()}
-
-
 def check_fits(mask: Weights, other: Weights, what: str = "the model") -> None:
     """Check that `mask` covers the same parameters with the same shapes as `other`.
 

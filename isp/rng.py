@@ -30,6 +30,10 @@ def forked_rng(device: torch.device | str = "cpu") -> Iterator[None]:
 
 def seed_all(seed: int) -> None:
     """Seed the global generators of torch, NumPy and Python; call it inside `forked_rng`."""
-    torch.manual_seed(seed)
+    in_use = torch.cuda.is_initialized() or torch.xpu.is_initialized()  # type: ignore[no-untyped-call]
+    if in_use or torch.backends.mps.is_available():
+        torch.manual_seed(seed)
+    else:  # the same without its price: for each accelerator not in use it would format the stack, every time
+        torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

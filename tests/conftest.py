@@ -14,6 +14,7 @@ import torch
 from hypothesis import settings
 
 from isp.backbones import bert_tiny, clip_tiny
+from isp.costs import StepFlops
 from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.stages.pretrain import pretrain
@@ -78,15 +79,22 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+_step_flops: dict[int, StepFlops] = {}
+"""Counted FLOPs of a step of the tiny model, by batch size."""
+
+
 @pytest.fixture
 def make() -> Callable[..., Trainer]:
     """Makes a trainer of the tiny model; keys are those of `Training`."""
 
     def make_(seed: int = 0, **training: Any) -> Trainer:
-        protocol = {"steps": 30, "batch_size": 16, "learning_rate": 1e-2, "warmup_steps": 3} | training
+        protocol = Training(**{"steps": 30, "batch_size": 16, "learning_rate": 1e-2, "warmup_steps": 3} | training)
         model = tiny_model()
         names = prunable_names(model, exclude=["head.*"])
-        return make_trainer(model, Noisy(), default_loss, Training(**protocol), names, seed)
+        flops = _step_flops.get(protocol.batch_size)
+        trainer = make_trainer(model, Noisy(), default_loss, protocol, names, seed, flops=flops)
+        _step_flops[protocol.batch_size] = trainer.flops
+        return trainer
 
     return make_
 

@@ -32,7 +32,7 @@ def test_counts_by_hand() -> None:
     assert masks.num_weights(A) == 6
     assert masks.num_kept(A) == 3
     assert masks.sparsity(A) == 0.5
-    assert masks.sparsity_by_layer(A) == {"x": 0.5, "y": 0.5}
+    assert [masks.sparsity({name: kept}) for name, kept in A.items()] == [0.5, 0.5]
 
 
 def test_set_operations_by_hand() -> None:

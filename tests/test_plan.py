@@ -17,6 +17,7 @@ from isp.backbones import _bert as bert
 from isp.config import load_study, parse_study
 from isp.errors import DataError
 from isp.reporting import plan_tables
+from isp.workflow import measuring
 from isp.workflow.jobs import Job, Jobs
 from isp.workflow.measuring import measured, stated
 from isp.workflow.plan import Plan
@@ -204,8 +205,11 @@ def test_soups_by_hand() -> None:
     assert made.as_json()["disk"]["temporary"] == 3 * 410 + 2 * 400  # members are dense
 
 
-def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_path: Path) -> None:
+def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only its config.json says what it looks like, and the plan must look where the data are, as the rule does."""
+    monkeypatch.setattr(measuring, "CALIBRATION", 0.1)
     bert_folder(tmp_path / "me/mine", bert.build(SMALL_BERT, 3).state_dict())
     study = {
         **STUDY,

@@ -24,7 +24,7 @@ from isp.training import holding, load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import BertModel
+    from transformers.models.bert.modeling_bert import BertModel
 
     from isp.backbones._classifiers import TextClassifier
     from isp.exported import Library
@@ -223,7 +223,8 @@ class BertBackbone:
 
 def build(architecture: Mapping[str, Any], seed: int) -> BertModel:
     """Embeddings, encoder and pooler with random weights drawn from `seed`."""
-    from transformers import BertConfig, BertModel
+    from transformers.models.bert.configuration_bert import BertConfig
+    from transformers.models.bert.modeling_bert import BertModel
 
     config = BertConfig.from_dict(dict(architecture), attn_implementation="sdpa")
     with forked_rng():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from transformers import BertModel
+    from transformers.models.bert.modeling_bert import BertModel
 
 
 class TextClassifier(nn.Module):

@@ -49,7 +49,8 @@ def pretrain(seed: int = 0, progress: Callable[[int], None] = lambda _: None) ->
 
     Input and output embeddings are tied, as in BERT.
     """
-    from transformers import BertConfig, BertForMaskedLM
+    from transformers.models.bert.configuration_bert import BertConfig
+    from transformers.models.bert.modeling_bert import BertForMaskedLM
 
     from isp.data import prose
     from isp.data.masking import MaskedTexts

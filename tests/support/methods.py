@@ -20,6 +20,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "souped": {"members": 3},
     "instant": {"subnetworks": 3, "look_ahead_steps": 5, "coefficients": [0, 0.5, 1]},
     "synflow": {"rounds": 5},
+    "lth_rewind": {"rewind_steps": 3},
 }
 """Settings of families and of single methods under which they are quick."""
 
