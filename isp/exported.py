@@ -116,11 +116,14 @@ def _tensor(array: Any) -> Tensor:
 
 def _from_transformers(folder: Path) -> Predictor:
     import transformers
+    from transformers.models.auto.configuration_auto import AutoConfig
+    from transformers.models.auto.modeling_auto import AutoModelForSequenceClassification
+    from transformers.models.auto.tokenization_auto import AutoTokenizer
 
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
     (name, *_) = config.architectures
     classifies = name.endswith("ForSequenceClassification")
-    cls: Any = transformers.AutoModelForSequenceClassification if classifies else getattr(transformers, name)
+    cls: Any = AutoModelForSequenceClassification if classifies else getattr(transformers, name)
     if (folder / PLAIN).exists():
         model = cls.from_pretrained(folder, local_files_only=True)
     else:
@@ -131,7 +134,7 @@ def _from_transformers(folder: Path) -> Predictor:
         model.tie_weights()
 
     def prepare(columns: Sequence[Sequence[str]]) -> dict[str, Tensor]:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return dict(tokenizer(*map(list, columns), padding=True, truncation=True, return_tensors="pt"))
 
     columns = getattr(config, "input_columns", None)

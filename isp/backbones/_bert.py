@@ -199,7 +199,9 @@ class BertBackbone:
     ) -> None:
         """`config.json` with the labels, the tokenizer with `max_length`, and `model.safetensors` if `plain`."""
         from safetensors.torch import save_file
-        from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+        from transformers.models.bert.configuration_bert import BertConfig
+        from transformers.models.bert.modeling_bert import BertForSequenceClassification
+        from transformers.models.bert.tokenization_bert import BertTokenizer
 
         from isp.exported import PLAIN
 
