@@ -53,7 +53,9 @@ MethodSettings = Annotated[
 ]
 Round = Annotated[int, typer.Option("--round", min=0, help="Number of the round, from 0.")]
 Sparsity = Annotated[str, typer.Option(help="Share of the prunable weights that are zero, in (0, 1).")]
-Scope = Annotated[sparsity.Scope, typer.Option(help="Whether all layers are ranked together or each for itself.")]
+Scope = Annotated[
+    sparsity.Scope, typer.Option(help="How weights are ranked: global, layer, or a pattern N:M such as 2:4.")
+]
 Within = Annotated[Path | None, typer.Option(help="The current mask; what it dropped stays dropped. Left out: dense.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch; the bits of the result depend on it.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
