@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import cache, partial
 from importlib import metadata
@@ -41,6 +42,8 @@ FORMAT = 4
 EARLIER = (2, 3)
 """Earlier formats that are still read. Tickets and states of format 3 hold every tensor whole. Format 2 also has one
 checksum over header and tensors together."""
+BORROWING = 5
+"""The format of a state that has tensors in the backbone's weights file; all else is written in `FORMAT`."""
 UNSEALED = 2
 """The format without a checksum of the header alone."""
 
@@ -134,7 +137,26 @@ def load_examples(path: Path, part: Part) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, header["about"]
 
 
-def save_state(path: Path, state: State, about: Mapping[str, Any], mask: Mask | None = None) -> None:
+@dataclass(frozen=True)
+class WeightsFile:
+    """The weights file of a backbone, which states may borrow tensors from.
+
+    Attributes:
+        path: The file.
+        tensors: Its tensors.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+
+
+def save_state(
+    path: Path,
+    state: State,
+    about: Mapping[str, Any],
+    mask: Mask | None = None,
+    weights_file: WeightsFile | None = None,
+) -> None:
     """A training state: weights, their fp32 masters if any, and the optimizer's memory as `<parameter>/<key>`.
 
     Args:
@@ -142,19 +164,34 @@ def save_state(path: Path, state: State, about: Mapping[str, Any], mask: Mask | 
         state: The state.
         about: What the header says about it.
         mask: The mask that it was trained under. Weights, masters and moments that it drops are zero and not stored.
+        weights_file: A file that, seen from the state's, will be in the same place when the state is read. Tensors that
+            it has to the bit are not stored but named; the header has a checksum of them.
     """
     tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
     tensors |= {f"masters/{name}": tensor for name, tensor in state.masters.items()}
     for name, memory in state.optimizer.items():
         tensors |= {f"optimizer/{name}/{key}": tensor for key, tensor in memory.items()}
-    _write(path, "state", tensors, {"step": state.step}, about, mask)
+    fields: dict[str, Any] = {"step": state.step}
+    if weights_file and (names := _borrowable(tensors, weights_file.tensors)):
+        borrowed = {entry: tensors.pop(entry).detach().cpu() for entry in names}
+        place = os.path.relpath(weights_file.path, path.parent)
+        fields["borrowed"] = {"path": place, "tensors": names, "content": _content(borrowed, WAY)}
+        fields["format"] = BORROWING
+    _write(path, "state", tensors, fields, about, mask)
 
 
 def load_state(path: Path) -> tuple[State, dict[str, Any]]:
-    """A state, to the bit as it was saved, and what is written about it."""
+    """A state, to the bit as it was saved, and what is written about it.
+
+    Raises:
+        ArtifactError: The file, or the weights file that it borrows tensors from, is missing or was altered.
+    """
     tensors, header = _read(path, "state")
     if _BITS in tensors:
         tensors, _ = _expanded(path, tensors, header)
+    if "borrowed" in header:
+        tensors |= _borrowed(path, **header["borrowed"])
+        tensors = {name: tensors[name] for name in sorted(tensors)}
     weights: dict[str, Tensor] = {}
     masters: dict[str, Tensor] = {}
     optimizer: dict[str, dict[str, Tensor]] = {}
@@ -168,6 +205,36 @@ def load_state(path: Path) -> tuple[State, dict[str, Any]]:
             name, key = name.rsplit("/", 1)
             optimizer.setdefault(name, {})[key] = tensor
     return State(step=header["step"], weights=weights, optimizer=optimizer, masters=masters), header["about"]
+
+
+def _borrowable(tensors: Mapping[str, Tensor], lender: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of tensors that `lender` has, too, with their names there; types, shapes and bits are equal."""
+    known = {_content({"": tensor.detach().cpu()}, WAY): name for name, tensor in lender.items()}
+    found = {entry: known.get(_content({"": tensor.detach().cpu()}, WAY)) for entry, tensor in tensors.items()}
+    return {entry: name for entry, name in found.items() if name is not None}
+
+
+def _borrowed(borrower: Path, path: str, tensors: Mapping[str, str], content: str) -> dict[str, Tensor]:
+    """The tensors that a state has in a weights file.
+
+    Args:
+        borrower: The state's file.
+        path: The weights file, seen from the folder of the state's.
+        tensors: Names of the state's tensors, with their names in the weights file.
+        content: Their digest.
+
+    Raises:
+        ArtifactError: They are not there, or other ones are.
+    """
+    place = Path(os.path.normpath(borrower.parent / path))  # of names: the folder of results may be a link
+    lender, _ = _read(place, "backbone", only=set(tensors.values()))
+    borrowed = {entry: lender[name].clone() for entry, name in tensors.items() if name in lender}  # none shares memory
+    if _content(borrowed, content.partition(":")[0]) != content:
+        raise ArtifactError(
+            f"{borrower}: was made from weights that {place} does not have any more; delete it and make it again",
+            "state",
+        )
+    return borrowed
 
 
 def save_mask(path: Path, mask: Mask, about: Mapping[str, Any]) -> None:
@@ -251,7 +318,7 @@ def load_ticket_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
     Raises:
         ArtifactError: the mask does not keep as many weights as the header says.
     """
-    tensors, header = _read(path, "ticket", only=_BITS)
+    tensors, header = _read(path, "ticket", only={_BITS})
     mask = unpack(tensors[_BITS], header["shapes"])
     if num_kept(mask) != header["kept"]:
         raise ArtifactError(
@@ -418,8 +485,8 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _read(path: Path, kind: Kind, only: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of an artifact; with `only` one tensor, its digest unchecked."""
+def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of an artifact; with `only` the tensors of these names, the digest unchecked."""
     again = "delete it and make it again"
     try:
         check_regular(path)
@@ -432,7 +499,8 @@ def _read(path: Path, kind: Kind, only: str | None = None) -> tuple[dict[str, Te
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("isp")
             header = json.loads(text) if text else None
-            tensors = {name: file.get_tensor(name) for name in file.keys() if only in (None, name)}  # noqa: SIM118
+            names = [name for name in file.keys() if only is None or name in only]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {again}", kind) from None
     if header is None:
@@ -441,7 +509,7 @@ def _read(path: Path, kind: Kind, only: str | None = None) -> tuple[dict[str, Te
         raise ArtifactError(f"{path}: its checksum does not match, it was altered or damaged; {again}", kind)
     if header["isp"] != kind:
         raise ArtifactError(f"{path}: holds {header['isp']}, but {kind} is needed here", kind)
-    if header["format"] not in (FORMAT, *EARLIER):
+    if header["format"] not in (FORMAT, BORROWING, *EARLIER):
         raise ArtifactError(f"{path}: format {header['format']}, this version of isp reads {FORMAT}; {again}", kind)
     for name, (dtype, shape) in header.get("as_bytes", {}).items():
         if name in tensors:
@@ -449,8 +517,8 @@ def _read(path: Path, kind: Kind, only: str | None = None) -> tuple[dict[str, Te
     return tensors, header
 
 
-def _is_whole(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor], only: str | None) -> bool:
-    """Whether header and tensors are as they were written. If only one tensor was read, the header alone is checked."""
+def _is_whole(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor], only: Set[str] | None) -> bool:
+    """Whether header and tensors are as they were written. If only some tensors were read, the header is checked."""
     if header.get("format") != UNSEALED:
         known = str(header.get("content"))
         whole = only is not None or known == _content(tensors, known.partition(":")[0])

@@ -20,10 +20,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from isp import artifacts, files, masks
+from isp.backbones import Pretrained
 from isp.data.splits import Split
 from isp.errors import ArtifactError, IspError, MaskError
 from isp.tickets import Ticket
-from isp.training import Trainer, state_of
+from isp.training import State, Trainer, state_of
 from isp.workflow.rules import made_by
 from tests.support.models import same
 
@@ -292,10 +293,10 @@ def test_a_ticket_of_an_earlier_format_is_read(tmp_path: Path, monkeypatch: pyte
     assert all(bits_of(old.weights[name]) == bits_of(new.weights[name]) for name in weights)
     assert all(torch.equal(old.mask[name], new.mask[name]) for name in MASK)
     assert artifacts.load_ticket_mask(tmp_path / "old")[1]["method"] == "isp"
-    monkeypatch.setattr(artifacts, "FORMAT", 5)
+    monkeypatch.setattr(artifacts, "FORMAT", 6)
     artifacts.save_ticket(tmp_path / "later", ticket_of(MASK, weights))
     monkeypatch.undo()
-    with pytest.raises(ArtifactError, match="later: format 5, this version of isp reads 4"):
+    with pytest.raises(ArtifactError, match="later: format 6, this version of isp reads 4"):
         artifacts.load_ticket(tmp_path / "later")
 
 
@@ -339,6 +340,66 @@ def test_a_state_under_a_mask_stores_nothing_of_masked_weights(tmp_path: Path, m
         for key in ("exp_avg", "exp_avg_sq"):
             assert bits_of(back.optimizer[name][key]) == bits_of(state.optimizer[name][key])
     assert same(trainer.run(back, 11, mask)[0], trainer.run(state, 11, mask)[0])
+
+
+def lent(folder: Path, weights: dict[str, torch.Tensor]) -> artifacts.WeightsFile:
+    """A weights file of a backbone in the folder `resources`."""
+    path = folder / "resources/weights"
+    artifacts.save_backbone(path, Pretrained(weights=weights, architecture={}), {})
+    return artifacts.WeightsFile(path, weights)
+
+
+def test_a_state_borrows_what_the_weights_file_has_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: MakeTrainer
+) -> None:
+    """Whatever the names; but not 0.0 for -0.0, nor another shape or type. No two tensors share memory."""
+    one = torch.ones(3)
+    has = {"x.w": torch.randn(500, 10), "scale": one, "zero": torch.zeros(4), "flat": torch.ones(12)}
+    weights = {
+        "tower.x.w": has["x.w"].clone(),
+        **{"norm1": one.clone(), "norm2": one.clone(), "head": torch.randn(2)},
+        **{"negative": -torch.zeros(4), "shaped": torch.ones(3, 4), "half": torch.ones(12, dtype=torch.bfloat16)},
+    }
+    state = State(step=7, weights=weights)
+    path = tmp_path / "results/state"
+    artifacts.save_state(path, state, {"stage": "initialise"}, weights_file=lent(tmp_path, has))
+    artifacts.save_state(tmp_path / "whole", state, {"stage": "initialise"})
+    assert entries(path) == ["weights/half", "weights/head", "weights/negative", "weights/shaped"]
+    back, about = artifacts.load_state(path)
+    whole, _ = artifacts.load_state(tmp_path / "whole")
+    assert (back.step, about["stage"], list(back.weights)) == (7, "initialise", list(whole.weights))
+    assert all(bits_of(back.weights[name]) == bits_of(weights[name]) for name in weights)
+    assert len({tensor.untyped_storage().data_ptr() for tensor in back.weights.values()}) == len(weights)
+    assert path.stat().st_size < 4000 < (tmp_path / "whole").stat().st_size
+    # Seen from elsewhere, and with the results behind a link.
+    (tmp_path / "results").rename(tmp_path / "moved")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "resources").rename(tmp_path / "project/resources")
+    (tmp_path / "project/results").symlink_to(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "project")
+    back, _ = artifacts.load_state(Path("results/state"))
+    assert bits_of(back.weights["tower.x.w"]) == bits_of(has["x.w"])
+
+
+def test_a_state_without_the_weights_that_it_was_made_from_is_refused(tmp_path: Path) -> None:
+    has = {"a": torch.randn(30), "b": torch.randn(20)}
+    artifacts.save_state(tmp_path / "state", State(step=0, weights=dict(has)), {}, weights_file=lent(tmp_path, has))
+    lent(tmp_path, {**has, "c": torch.randn(5)})  # made again, with more in it
+    assert same(artifacts.load_state(tmp_path / "state")[0], State(step=0, weights=has))
+    for other in ({"a": has["a"]}, {**has, "a": has["a"] + 1}):
+        lent(tmp_path, other)
+        with pytest.raises(ArtifactError, match=r"state: was made from weights that .*weights does not have any more"):
+            artifacts.load_state(tmp_path / "state")
+    (tmp_path / "resources/weights").unlink()
+    with pytest.raises(ArtifactError, match="resources/weights: no such backbone file; make it first"):
+        artifacts.load_state(tmp_path / "state")
+
+
+def test_a_state_that_has_nothing_in_common_with_the_weights_file_is_whole(tmp_path: Path) -> None:
+    file = lent(tmp_path, {"a": torch.randn(30)})
+    artifacts.save_state(tmp_path / "state", State(step=0, weights={"a": torch.randn(30)}), {}, weights_file=file)
+    file.path.unlink()
+    artifacts.load_state(tmp_path / "state")
 
 
 def test_a_state_that_is_not_zero_where_a_mask_is_comes_back_to_the_bit(tmp_path: Path, make: MakeTrainer) -> None:

@@ -45,6 +45,10 @@ def seen(*files: str) -> Seen:
     return Seen(files=set(files), marks={}, log=lambda path: None, now=0.0)
 
 
+def gone(found: dict[str, list[str]]) -> dict[str, set[str]]:
+    return {kind: set(paths) for kind, paths in found.items()}
+
+
 def test_only_states_and_copies_go_and_only_if_told(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = names()
     with pytest.raises(SystemExit):
@@ -72,6 +76,21 @@ def test_what_unfinished_jobs_need_stays() -> None:
     assert {path for paths in found.values() for path in paths} == {STATES[0], *WEAK[:2]}
     found = unneeded(JOBS, seen(*left - {STATES[1], *WEAK[2:]}))
     assert {path for paths in found.values() for path in paths} == set(WEAK[:2])
+
+
+def test_the_state_that_subnetworks_are_merged_to_goes_and_its_mask_stays() -> None:
+    """And nothing goes that its ticket is still to be trained from."""
+    variants = {"soup": {"method": "instant_model_soup", "settings": {"subnetworks": 2}}}
+    grid = [{**STUDY["grid"][0], "variants": list(variants), "sparsities": []}]
+    jobs = Jobs(parse_study({**STUDY, "variants": variants, "grid": grid}, "test"))
+    cell = f"{RUN}/soup/0.0000"
+    state, weak = f"{cell}/merged.safetensors", {f"{cell}/subnetwork{member}.safetensors" for member in (0, 1)}
+    assert gone(unneeded(jobs, seen(*jobs.by_output, state))) == {
+        "merge_subnetworks": {state},
+        "train_subnetwork": weak,
+    }
+    left = set(jobs.by_output) - {f"{cell}/ticket.safetensors", f"{cell}/metrics.json"}
+    assert gone(unneeded(jobs, seen(*left, state))) == {"train_subnetwork": weak}
 
 
 def test_checkpoints_of_finished_jobs_go_and_those_of_others_stay() -> None:

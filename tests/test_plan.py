@@ -22,6 +22,7 @@ from isp.workflow.jobs import Job, Jobs
 from isp.workflow.measuring import measured, stated
 from isp.workflow.plan import Plan
 from isp.workflow.rates import Rates
+from isp.workflow.rules import RULES
 from tests.support.backbones import SMALL_BERT, bert_folder
 from tests.support.studies import ROOT, STUDY
 
@@ -107,7 +108,10 @@ def test_flops_seconds_and_bytes_by_hand() -> None:
     # Tickets of the dense run, and of two variants at 0.5 and 0.75; five masks of rounds and of one shot.
     tickets = (400 + 10) + 2 * (400 - 160 + 10) + 2 * (400 - 240 + 10)
     masks = [job for job in made.jobs.by_output.values() if job.rule in ("aggregate", "prune_iterative")]
-    assert disk["kept"] == tickets + 10 * len(masks) + 400  # the initial state
+    assert disk["kept"] == tickets + 10 * len(masks)  # the initial state is in the weights file
+    assert disk["kept_by_kind"] == {"ticket": tickets, "mask": 10 * len(masks)}
+    assert disk["temporary_by_kind"] == {"state": 3 * 400 + 3 * (400 - 160) + 10, "weights": 4 * 320}
+    assert disk["chain"] == 2 * 1200 + 2 * 320
 
 
 def test_a_ticket_takes_its_kept_and_unpruned_weights_and_a_bit_for_each_prunable_one() -> None:
@@ -202,7 +206,28 @@ def test_soups_by_hand() -> None:
     assert found["retrain"] == (1, 100)
     jobs = {job.rule: job for job in made.jobs.by_output.values()}
     assert (jobs["choose_members"].scored, jobs["merge_subnetworks"].scored) == (7 * 200, 21 * 200)
-    assert made.as_json()["disk"]["temporary"] == 3 * 410 + 2 * 400  # members are dense
+    disk = made.as_json()["disk"]  # members are dense; what the subnetworks are merged to is a state
+    assert disk["temporary_by_kind"] == {"ticket": 3 * 410, "weights": 2 * 400, "state": 400}
+    assert disk["temporary"] == 3 * 410 + 2 * 400 + 400
+    assert disk["kept_by_kind"] == {"ticket": 4 * 410, "mask": 10}  # of the soups and the dense run; the merged mask
+    assert disk["chain"] == 3 * 410
+
+
+def test_only_random_initial_states_are_written_whole() -> None:
+    study = {**STUDY, "variants": {"dense": {"method": "dense"}, "scratch": {"method": "dense", "initial": "random"}}}
+    study["grid"] = [{**STUDY["grid"][0], "variants": list(study["variants"]), "sparsities": []}]
+    jobs = Jobs(parse_study(study, "test")).by_output.values()
+    assert {job.output.split("/")[-1]: job.weights for job in jobs if job.rule == "initialise"} == {
+        **{"pretrained.safetensors": 0, "random.safetensors": 1}
+    }
+
+
+def test_rules_and_their_values_agree_on_what_is_temporary() -> None:
+    """`temp(...)` in a rule of the workflow, and `temporary` or `temporary_beside` in the value of its name."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    blocks = re.split(r"^(?:rule|use rule \w+ as) (\w+)(?::| with:)$", text, flags=re.MULTILINE)[1:]
+    flagged = {name: "temp(" in block for name, block in zip(blocks[::2], blocks[1::2], strict=True)}
+    assert flagged == {name: rule.temporary or rule.temporary_beside for name, rule in RULES.items()}
 
 
 def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(

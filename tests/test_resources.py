@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -91,9 +92,9 @@ def test_megabytes_are_copies_of_the_weights_and_grow_with_the_attempt(requests:
     assert requests.mem_mb(dense, 1, "finetune_dense") == pytest.approx(BASE_MB + held, abs=1)
     assert requests.mem_mb(dense, 2, "finetune_dense") == pytest.approx(1.5 * (BASE_MB + held), abs=1)
     assert requests.mem_mb(wildcards(), 1, "tables") == BASE_MB
-    # A state, the magnitudes of two copies (and the state's path among the inputs), a mean in fp64, the ranking.
+    # A state, magnitudes, their sum and mean, a bit for each of two copies (and the state's path), the ranking.
     masks = wildcards(variant="isp", round="0", sparsity="0.5000")
-    assert requests.mem_mb(masks, 1, "aggregate") == BASE_MB + 300 + (4 * 3 + 16) * 20 + 480
+    assert requests.mem_mb(masks, 1, "aggregate") == BASE_MB + math.ceil(300 + (16 + 3 / 8) * 20 + 480)
 
 
 def test_on_a_gpu_activations_are_not_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,8 +104,7 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
         f"{plan['hours']:,.2f} hours {how}, {plan['wall_hours']:,.2f} with {side}.",
         f"Each ticket made by itself: {without['steps']:,} steps, {si(without['flops'])} FLOP, "
         f"{without['seconds'] / 3600:,.2f} hours; sharing saves {saved} of it.",
-        f"Disk: {si(disk['kept'])}B stay; states, copies and tickets between rounds are {si(disk['temporary'])}B; "
-        f"if they are deleted on the way, the most at a time is {si(disk['peak'])}B.",
+        *_disk(disk),
         "A variant's jobs and hours are all that its tickets need but evaluation, also what variants share. Steps of "
         "rounds that follow from measured sparsity are the most there may be. Downloads, pre-training and preparation "
         "are counted as jobs only: studies share them.",
@@ -119,6 +118,32 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
         names = ", ".join(plan["unknown_lengths"])
         found.append(f"Texts that are not prepared yet are taken for the longest, an upper bound: {names}.")
     return found
+
+
+_KEPT = {"ticket": "tickets that are results", "mask": "masks", "state": "initial states"}
+_TEMPORARY = {
+    "state": "states between rounds",
+    "weights": "what copies contribute",
+    "ticket": "tickets that are no result",
+}
+
+
+def _disk(disk: Mapping[str, Any]) -> list[str]:
+    """What stays, what is only in between, and how much lies there at a time."""
+    kept = f"Disk: {si(disk['kept'])}B stay{_kinds(_KEPT, disk['kept_by_kind'])}."
+    if not disk["temporary"]:
+        return [kept]
+    return [
+        f"{kept} Temporary files are {si(disk['temporary'])}B, all that are ever written"
+        f"{_kinds(_TEMPORARY, disk['temporary_by_kind'])}; the default profile keeps them (`notemp`). Where they are "
+        f"deleted as soon as nothing needs them, a chain of rounds or a soup has at most {si(disk['chain'])}B of them "
+        f"at a time, and the most that lies there is {si(disk['peak'])}B."
+    ]
+
+
+def _kinds(names: Mapping[str, str], sizes: Mapping[str, int]) -> str:
+    parts = [f"{names[kind]} {si(size)}B" for kind, size in sorted(sizes.items(), key=lambda each: -each[1])]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _share(together: float, apart: float) -> str:

@@ -37,4 +37,5 @@ def initialise(
         state = state_of(backbone_of(backbone).initial(pretrained, task_of(task), seed, initial == "random"))
         trainer = setup.trainer(state, {"architecture": pretrained.architecture})
         about = {"stage": "initialise", "version": VERSION, "initial": initial, **setup.described()}
-        artifacts.save_state(output, state, about | made_from | model_facts(pretrained.architecture, trainer))
+        about |= made_from | model_facts(pretrained.architecture, trainer)
+        artifacts.save_state(output, state, about, weights_file=artifacts.WeightsFile(weights, pretrained.weights))

@@ -36,8 +36,9 @@ def unneeded(jobs: Jobs, seen: Seen) -> dict[str, list[str]]:
     needed = {path for job in jobs.by_output.values() if states[job.output] != "done" for path in job.inputs}
     found: dict[str, list[str]] = {}
     for job in jobs.by_output.values():
-        if job.temporary and job.output in seen.files - needed and states[job.output] == "done":
-            found.setdefault(job.rule, []).append(job.output)
+        passing = [path for path in job.passing if path in seen.files]
+        if passing and job.output not in needed and states[job.output] == "done":
+            found.setdefault(job.rule, []).extend(passing)
     for path in sorted(seen.files):
         for kind, endings in {"checkpoints": (CHECKPOINT,), "last good states": LAST_GOOD}.items():
             for ending in endings:

@@ -27,6 +27,7 @@ class Job(Work):
         inputs: Paths that other jobs of the study are known by.
         place: Backbone and task.
         variant: Whose it is; "" for what variants share.
+        beside: Paths of what else it makes.
     """
 
     rule: str
@@ -34,11 +35,18 @@ class Job(Work):
     inputs: tuple[str, ...]
     place: tuple[str, str]
     variant: str = ""
+    beside: tuple[str, ...] = ()
 
     @property
     def temporary(self) -> bool:
         """Whether the output is deleted when nothing needs it any more."""
         return RULES[self.rule].temporary
+
+    @property
+    def passing(self) -> tuple[str, ...]:
+        """What it makes that is deleted when nothing needs it any more."""
+        rule = RULES[self.rule]
+        return (self.output,) * rule.temporary + self.beside * rule.temporary_beside
 
 
 class Jobs:
@@ -85,6 +93,7 @@ class Jobs:
             inputs=tuple(dict.fromkeys(map(self._known_by, files))),
             place=(w.backbone, w.task),
             variant=getattr(w, "variant", ""),
+            beside=tuple(paths.fill(beside, w) for beside in rule.beside),
             **vars(rule.work(self.dag, w, len(files))),
         )
 

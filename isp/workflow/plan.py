@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,13 @@ class Plan:
         rate = self.rates[job.place]
         per_weight = job.bits / 8 + job.magnitudes * 4 - 4 * job.weights * float(job.sparsity)
         return round(job.weights * rate.weights + per_weight * rate.prunable)
+
+    def passing(self, job: Job) -> int:
+        """Of these the bytes that are deleted when nothing needs them any more."""
+        rule, rate = RULES[job.rule], self.rates[job.place]
+        if rule.temporary:
+            return self.disk(job)
+        return round(job.weights * (rate.weights - 4 * float(job.sparsity) * rate.prunable)) * rule.temporary_beside
 
     def as_json(self) -> dict[str, Any]:
         """What is written and shown: by rule, by variant, in all."""
@@ -109,24 +117,36 @@ class Plan:
             )
         return rows
 
-    def _disk(self) -> dict[str, int]:
-        """Bytes: what stays, what is deleted on the way, and the most that lies there at a time.
+    def _disk(self) -> dict[str, Any]:
+        """Bytes by what they are: what stays, what is written to be deleted, and the most that lies there at a time.
 
         A chain of rounds that is being made holds two states and the copies of a round, or the tickets of its rounds
         if others are pooled of them; a soup all that is mixed. One chain or soup for each job that runs beside others
         is counted.
         """
-        jobs = self.jobs.by_output.values()
-        temporary = [job for job in jobs if job.temporary]
-        kept = sum(self.disk(job) for job in jobs) - sum(map(self.disk, temporary))
+        kept, temporary = Counter[str](), Counter[str]()
+        for job in self.jobs.by_output.values():
+            rule, passing = RULES[job.rule], self.passing(job)
+            temporary["state" if rule.temporary_beside else str(rule.makes)] += passing
+            kept[str(rule.makes)] += self.disk(job) - passing
         rounds = [
-            2 * max((self.disk(job) for job in own if RULES[job.rule].carries), default=0)
-            + sum(self.disk(job) for job in own if not RULES[job.rule].carries)
-            for own in _by(temporary, lambda job: _chain_and_round(job.output)).values()
+            2 * max((self.passing(job) for job in jobs if RULES[job.rule].carries), default=0)
+            + sum(self.passing(job) for job in jobs if not RULES[job.rule].carries)
+            for jobs in _by(
+                (job for job in self.jobs.by_output.values() if job.passing),
+                lambda job: _chain_and_round(job.passing[0]),
+            ).values()
         ]
-        chains = len({_chain_and_round(job.output)[0] for job in temporary})
+        chains = len({_chain_and_round(job.passing[0])[0] for job in self.jobs.by_output.values() if job.passing})
         at_once = sum(sorted(rounds)[-min(self.parallel, chains) :]) if rounds else 0
-        return {"kept": kept, "temporary": sum(map(self.disk, temporary)), "peak": kept + at_once}
+        return {
+            "kept": kept.total(),
+            "kept_by_kind": {kind: size for kind, size in kept.items() if size},
+            "temporary": temporary.total(),
+            "temporary_by_kind": {kind: size for kind, size in temporary.items() if size},
+            "chain": max(rounds, default=0),
+            "peak": kept.total() + at_once,
+        }
 
 
 def _costs(jobs: Iterable[Job]) -> Iterator[Job]:

@@ -108,6 +108,7 @@ class Rule:
         memory: Bytes that a job holds on the host at its peak, beside Python; None: next to nothing.
         memory_of: A rule whose largest job holds as much.
         temporary: Whether the output is deleted when nothing needs it any more.
+        temporary_beside: Whether what is made beside the output is, all the weights that the job writes.
         carries: Whether the next job of a chain begins from the output, so that two of them lie there at a time.
         is_ticket: Whether the output is the ticket of a variant on one of its routes.
         is_cost: Whether its work is part of what a ticket costs.
@@ -130,6 +131,7 @@ class Rule:
     memory: Callable[[Sizes], int] | None = None
     memory_of: str = ""
     temporary: bool = False
+    temporary_beside: bool = False
     carries: bool = False
     is_ticket: bool = False
     is_cost: bool = True

@@ -117,8 +117,8 @@ AGGREGATE = Rule(
     settings=lambda dag, w: f"{dag.options(rule=_settings(dag, w).rule)} {dag.scope(w)}",
     work=lambda dag, w, _: Work(bits=1),
     versions=("method", "isp"),
-    # A state, the copies' masks or magnitudes, and their mean in fp64.
-    memory=lambda sizes: 3 * sizes.weights + (4 * sizes.inputs + 16) * sizes.prunable + sizes.ranked,
+    # A state; one copy's magnitudes, their sum in fp64 and mean; a bit of each copy's mask.
+    memory=lambda sizes: 3 * sizes.weights + 16 * sizes.prunable + sizes.inputs * sizes.prunable // 8 + sizes.ranked,
 )
 RETRAINED = {
     "denoised": Retraining(inputs=_retraining, begins=lambda dag, w: _until(dag, w, len(dag.chain(w)) - 1)),

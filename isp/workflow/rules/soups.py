@@ -106,6 +106,7 @@ MERGE_SUBNETWORKS = Rule(
     name="merge_subnetworks",
     output=paths.MERGED_MASK,
     beside=(paths.MERGED,),
+    temporary_beside=True,
     makes="mask",
     routes=("instant",),
     inputs=_subnetworks,

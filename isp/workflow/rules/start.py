@@ -9,7 +9,7 @@ INITIALISE = Rule(
     name="initialise",
     output=paths.INITIAL,
     makes="state",
-    work=lambda dag, w, _: Work(weights=1),
+    work=lambda dag, w, _: Work(weights=int(w.initial == "random")),  # pre-trained ones are in the weights file
     versions=("training", "backbone", "task"),
     memory=lambda sizes: 6 * sizes.weights + sizes.examples + sizes.batch,  # a step is counted
 )
