@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import settings
 
 from isp.backbones import bert_tiny, clip_tiny
 from isp.costs import StepFlops
+from isp.data import prose
 from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.stages.pretrain import pretrain
@@ -36,6 +38,24 @@ if os.environ.get("CI"):
 def pytest_addoption(parser: pytest.Parser) -> None:
     what = "write the texts in tests/golden/ instead of comparing with them"
     parser.addoption("--renew-golden", action="store_true", help=what)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sentences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Parse the embedded prose, thousands of files, once for all workers, when a test asks for it first."""
+    parse = prose.sentences
+
+    def fill(folder: Path) -> None:
+        (folder / "sentences.json").write_text(json.dumps(parse()), encoding="utf-8")
+
+    @cache
+    def sentences() -> tuple[prose.Sentence, ...]:
+        path = shared_folder(tmp_path_factory, "prose", fill) / "sentences.json"
+        return tuple(prose.Sentence(*each) for each in json.loads(path.read_text(encoding="utf-8")))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prose, "sentences", sentences)
+        yield
 
 
 @pytest.fixture

@@ -551,7 +551,7 @@ def test_movement_scores_are_the_sum_of_minus_gradient_times_weight(make: MakeTr
     optimizer = adamw(model)
     scores = {n: torch.zeros_like(model.get_parameter(n)) for n in trainer.prunable}
     for step in range(15):
-        torch.manual_seed(named_seed("step", seed=0, step=step))
+        torch.default_generator.manual_seed(named_seed("step", seed=0, step=step))
         inputs, labels = trainer.examples.batch(trainer.order(step))
         nn.functional.cross_entropy(model(inputs), labels).backward()
         for n in scores:

@@ -254,7 +254,7 @@ def naive_isp(sparsity: float, settings: isp.Settings, total: int, batch_size: i
     def train(model, optimizer, mask, begin, end, seed, order, factor=1.0, warmup=warmup, total=total):
         model.train()
         for step in range(begin, end):
-            torch.manual_seed(named_seed("step", seed=seed, step=step))
+            torch.default_generator.manual_seed(named_seed("step", seed=seed, step=step))
             inputs, labels = data.batch(order(step))
             nn.functional.cross_entropy(model(inputs), labels).backward()
             for n in mask:

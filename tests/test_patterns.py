@@ -341,7 +341,7 @@ def test_every_method_has_patterns_or_refuses_them() -> None:
 @pytest.mark.parametrize("scope", SPARSITIES)
 @pytest.mark.parametrize("name", PATTERNED)
 def test_every_group_of_a_ticket_is_exact(make: Callable[..., Trainer], name: str, scope: str) -> None:
-    trainer = make(steps=100 if FAMILIES[name] == "denoised" else 30)
+    trainer = make(steps=12)
     (ticket,) = find(trainer, name, str(SPARSITIES[scope]), scope=scope)
     n, m = map(int, scope.split(":"))
     assert len(ticket.mask) == 3

@@ -26,7 +26,7 @@ def trained(trainer: Trainer, model: nn.Module, optimizer: Any, steps: range, ma
                     optimizer.state[model.get_parameter(n)][moment].mul_(mask[n])
     model.train()
     for step in steps:
-        torch.manual_seed(named_seed("step", seed=trainer.seed, step=step))
+        torch.default_generator.manual_seed(named_seed("step", seed=trainer.seed, step=step))
         inputs, labels = trainer.examples.batch(trainer.order(step))
         nn.functional.cross_entropy(model(inputs), labels).backward()
         for n in mask:
