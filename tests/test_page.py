@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from isp.errors import IspError
 from isp.files import read_csv, write_csv, write_json
 from isp.reporting import FIGURES, alt, drawing, tables
+from isp.reporting import page as page_module
 from isp.reporting.grids import Cell, grids, of_markdown
 from isp.reporting.page import SECTIONS, Contents, caption_of, render
 from isp.reporting.tabular import Row
@@ -73,6 +75,14 @@ class Parsed(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str]]:
         return [values for name, values in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pictures() -> Iterator[None]:
+    """Reduce each picture once for all pages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "_reduced", cache(page_module._reduced))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +230,8 @@ def test_control_characters_are_shown_as_escapes(contents: Contents) -> None:
 
 def test_the_same_inputs_give_the_same_bytes(contents: Contents) -> None:
     first = render(contents)
+    page_module._reduced.cache_clear()
+    page_module._template.cache_clear()
     assert first == render(contents)
     pictures = re.findall(r"data:image/png;base64,([^\"]*)", first)
     assert all(base64.b64decode(each).startswith(b"\x89PNG") for each in pictures)

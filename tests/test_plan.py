@@ -17,7 +17,6 @@ from isp.backbones import _bert as bert
 from isp.config import load_study, parse_study
 from isp.errors import DataError
 from isp.reporting import plan_tables
-from isp.workflow import measuring
 from isp.workflow.jobs import Job, Jobs
 from isp.workflow.measuring import measured, stated
 from isp.workflow.plan import Plan
@@ -230,11 +229,8 @@ def test_rules_and_their_values_agree_on_what_is_temporary() -> None:
     assert flagged == {name: rule.temporary or rule.temporary_beside for name, rule in RULES.items()}
 
 
-def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_path: Path) -> None:
     """Only its config.json says what it looks like, and the plan must look where the data are, as the rule does."""
-    monkeypatch.setattr(measuring, "CALIBRATION", 0.1)
     bert_folder(tmp_path / "me/mine", bert.build(SMALL_BERT, 3).state_dict())
     study = {
         **STUDY,

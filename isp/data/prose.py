@@ -7,10 +7,12 @@ train or the test split of the tasks; a sentence that occurs again, in any part,
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -99,11 +101,25 @@ def prose(paragraph: str) -> Iterator[str]:
             yield sentence
 
 
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A context in which no cycles are looked for: syntax trees have none, and the search takes half of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 @cache
 def sentences() -> tuple[Sentence, ...]:
     """Every sentence once (case, digits and punctuation aside), in the order of packages, paths and places."""
     found: dict[str, Sentence] = {}
-    for number, docstring in enumerate(text for package in PACKAGES for text in docstrings(package)):
+    with _no_garbage_collection():
+        all_docstrings = [text for package in PACKAGES for text in docstrings(package)]
+    for number, docstring in enumerate(all_docstrings):
         share = int.from_bytes(hashlib.blake2b(docstring.encode(), digest_size=8).digest(), "big") / 2**64
         part = next(part for part, bound in PARTS.items() if share < bound)
         for paragraph in paragraphs(docstring):

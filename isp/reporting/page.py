@@ -13,6 +13,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
@@ -159,7 +160,12 @@ _TITLES = {
 
 def render(contents: Contents) -> str:
     """The page."""
-    found = _Page(contents)
+    page: str = _template().render(page=_Page(contents))
+    return page + "\n"
+
+
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
@@ -170,8 +176,7 @@ def render(contents: Contents) -> str:
         ),  # Markup stays Markup
     )
     environment.filters |= {"address": quote, "percent": tabular.percent, "count": "{:,.0f}".format}
-    page: str = environment.from_string(_file("page.html")).render(page=found)
-    return page + "\n"
+    return environment.from_string(_file("page.html"))
 
 
 def caption_of(text: str, **wildcards: str) -> str:

@@ -41,7 +41,9 @@ from isp.workflow.rule import FORWARD
 COUNTED = 2
 """Examples of the batch whose FLOPs are counted; those of others are in proportion."""
 CALIBRATION = 3.0
-"""Seconds that steps are timed for."""
+"""Seconds that steps are timed for, at most."""
+ENOUGH = 25
+"""Times that work is repeated for its mean, if the seconds allow it."""
 SAMPLED = 5000
 """Texts whose lengths are estimated, where they are not prepared yet."""
 SCORED = 512
@@ -242,9 +244,9 @@ def _timed(
 
 
 def _repeated(work: Callable[[], Any], seconds: float) -> float:
-    """Seconds of doing something once, a mean over as often as it takes to fill so many."""
+    """Measure the seconds of doing something once: the mean over `ENOUGH` times, or as many as fit into `seconds`."""
     times, begun = 0, time.perf_counter()
-    while times == 0 or time.perf_counter() - begun < seconds:
+    while times == 0 or (times < ENOUGH and time.perf_counter() - begun < seconds):
         work()
         times += 1
     return (time.perf_counter() - begun) / times
