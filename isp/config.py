@@ -106,6 +106,15 @@ class Study(Settings):
     )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     threads: int = Field(default=1, ge=1, le=1024, description="torch threads of a process; the bits depend on it")
+    look_aheads: Literal["together", "apart"] | None = Field(
+        default=None,
+        description="whether the look-ahead copies of a round run one after another in one process, or side by side in "
+        "processes of their own, where cores are free; the bits are the same (default: apart where there are cores for "
+        "it that the study's other chains of rounds leave idle, never on a GPU or a cluster)",
+    )
+    keep_weak_masks: bool = Field(
+        default=False, description="whether what each look-ahead contributes stays beside the mask of its round"
+    )
     throughput: float | None = Field(
         default=None,
         ge=1,
@@ -128,6 +137,11 @@ class Study(Settings):
     @model_validator(mode="after")
     def _check(self) -> Study:
         seen: set[tuple[object, ...]] = set()
+        if self.look_aheads == "apart" and self.device != "cpu":
+            raise ConfigError(
+                f"look_aheads = 'apart' with device = {self.device!r}: a job has one GPU, on which copies run one "
+                "after another; write together, or leave it out"
+            )
         for backbone, protocol in self.training.items():
             self.backbone(backbone)
             if protocol.compile and self.device == "cpu":

@@ -24,6 +24,11 @@ Rule = Literal["mean_score", "votes", "union", "literal"]
 Contribution = Literal["mask", "magnitudes"]
 
 
+def contribution_to(rule: Rule) -> Contribution:
+    """What a rule needs of a look-ahead copy."""
+    return "magnitudes" if rule == "mean_score" else "mask"
+
+
 def weak(
     contribution: Contribution,
     copy: Weights,

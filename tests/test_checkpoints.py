@@ -27,7 +27,6 @@ from isp.errors import IspError
 from isp.families import souped
 from isp.methods import uniform_soup
 from isp.stages import _work as work
-from isp.stages.aggregate import aggregate
 from isp.stages.initialise import initialise
 from isp.stages.prune_one_shot import prune_one_shot
 from isp.stages.train_segment import train_segment
@@ -228,6 +227,10 @@ STAGES: dict[str, dict[str, Any]] = {
         **{"state": "segment", "round_": 1, "member": 1, "sparsity": "0.6", "within": "mask"},
         **{"settings": {"look_ahead_steps": 4, "learning_rate_factors": [0.5, 2], "data_fraction": 0.5}},
     },
+    "prune_denoised": {
+        **{"state": "segment", "round_": 1, "denoisers": 2, "rule": "votes", "sparsity": "0.6", "within": "mask"},
+        **{"settings": {"look_ahead_steps": 4, "learning_rate_factors": [0.5, 2], "data_fraction": 0.5}},
+    },
     "find_ticket": {
         **{"initial": "initial", "method": "movement", "sparsity": "0.5"},
         "settings": {"every": 1, "end": 0.7},
@@ -352,12 +355,12 @@ def test_in_a_group_of_a_cluster_what_had_ended_goes_on_too(
     call("train_segment", folder, state, until=5)
     assert "going on from step 5 of a run to step 5" in capsys.readouterr().err
     assert written(state) == whole
-    mask = {"rule": "votes", "round_": 0, "sparsity": "0.6", "within": folder / "mask.safetensors"}
     with pytest.raises(IspError):
-        aggregate(state, **mask, output=tmp_path, weak=[])
+        call("prune_denoised", folder, tmp_path, state=state.with_suffix(""))
     assert checkpoints.beside(state).exists()
-    aggregate(state, **mask, output=tmp_path / "mask.safetensors", weak=[])
+    call("prune_denoised", folder, tmp_path / "mask.safetensors", state=state.with_suffix(""))
     assert not checkpoints.beside(state).exists()
+    assert not checkpoints.beside(tmp_path / "mask.safetensors").exists()  # the last of its group
     call("finetune_dense", folder, tmp_path / "dense.safetensors")  # is in no group
     assert not checkpoints.beside(tmp_path / "dense.safetensors").exists()
 

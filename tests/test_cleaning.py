@@ -22,7 +22,6 @@ from tests.support.studies import STUDY
 JOBS = Jobs(parse_study(STUDY, "test"))
 RUN = "results/tiny/runs/clip_tiny/digits/seed0"
 STATES = [f"{RUN}/isp/round{number}/state.safetensors" for number in (0, 1)]
-WEAK = [f"{RUN}/isp/round{r}/to{s}/weak{m}.safetensors" for r, s in ((0, "0.5000"), (1, "0.7500")) for m in (0, 1)]
 
 
 @pytest.fixture
@@ -49,33 +48,32 @@ def gone(found: dict[str, list[str]]) -> dict[str, set[str]]:
     return {kind: set(paths) for kind, paths in found.items()}
 
 
-def test_only_states_and_copies_go_and_only_if_told(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_states_go_and_only_if_told(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = names()
     with pytest.raises(SystemExit):
         cli.main(["clean", "tiny"])
     assert names() == before
     said = capsys.readouterr().out
     assert "train_segment: 2 files, 0.2 MB" in said
-    assert "weak_mask: 4 files, 0.4 MB" in said
-    assert "6 files, 0.6 MB. Nothing was deleted: `isp clean tiny --yes` does that." in said
+    assert "2 files, 0.2 MB. Nothing was deleted: `isp clean tiny --yes` does that." in said
     with pytest.raises(SystemExit):
         cli.main(["clean", "tiny", "--yes"])
-    assert before - names() == {*STATES, *WEAK}
-    assert "deleted 6 files, 0.6 MB." in capsys.readouterr().out
+    assert before - names() == {*STATES}
+    assert "deleted 2 files, 0.2 MB." in capsys.readouterr().out
     with pytest.raises(SystemExit):
         cli.main(["clean", "tiny", "--yes"])
     assert "nothing to delete" in capsys.readouterr().out
 
 
 def test_what_unfinished_jobs_need_stays() -> None:
-    """Round 1 has no mask yet: its state and copies are needed; and without its state, that of round 0 is."""
+    """Round 1 has no mask yet: its state is needed; and without its state, that of round 0 is."""
     mask = f"{RUN}/isp/round1/to0.7500/mask.safetensors"
     later = {f"{RUN}/isp/0.7500/{name}" for name in ("ticket.safetensors", "metrics.json")}
     left = set(JOBS.by_output) - {mask} - later
     found = unneeded(JOBS, seen(*left))
-    assert {path for paths in found.values() for path in paths} == {STATES[0], *WEAK[:2]}
-    found = unneeded(JOBS, seen(*left - {STATES[1], *WEAK[2:]}))
-    assert {path for paths in found.values() for path in paths} == set(WEAK[:2])
+    assert {path for paths in found.values() for path in paths} == {STATES[0]}
+    found = unneeded(JOBS, seen(*left - {STATES[1]}))
+    assert found == {}
 
 
 def test_the_state_that_subnetworks_are_merged_to_goes_and_its_mask_stays() -> None:
@@ -100,7 +98,7 @@ def test_checkpoints_of_finished_jobs_go_and_those_of_others_stay() -> None:
     assert (done["checkpoints"], done["last good states"]) == (left[:1], left[1:])
     record = f"{RUN}/lth/0.7500/metrics.json"
     running = unneeded(JOBS, seen(*set(JOBS.by_output) - {f"{ticket}.safetensors", record}, *left))
-    assert running.keys() == {"train_segment", "weak_mask"}
+    assert running.keys() == {"train_segment"}
 
 
 @pytest.mark.process

@@ -15,16 +15,14 @@ import torch
 from torch import nn
 
 from isp import artifacts, masks, superposition
-from isp.costs import Cost, Measured
 from isp.errors import ConfigError
 from isp.families import denoised, find_tickets, make_method, planned_steps
 from isp.methods import isp
 from isp.seeds import seed as named_seed
 from isp.sparsity import Scope, parse_sparsity
-from isp.stages.aggregate import aggregate
 from isp.superposition import Rule, Superposition
 from isp.tickets import Ticket
-from isp.training import BatchOrder, State, Trainer, Training, TrainingDiverged, state_of
+from isp.training import BatchOrder, Trainer, Training, TrainingDiverged, state_of
 from tests.support.models import Noisy, equal, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -178,41 +176,6 @@ def test_agreement_of_layers_by_hand() -> None:
         1 / 2,
         {"a": None, "b": 1 / 2},
     )
-
-
-@pytest.mark.parametrize("rule", ["union", "mean_score"])
-def test_aggregate_holds_one_contribution_at_a_time(
-    rule: Rule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When a file is read, what was read before has left memory."""
-    weights, _, copies = random_event(4)
-    about = {"cost": vars(Cost()), "measured": vars(Measured())}
-    state, weak = tmp_path / "state.safetensors", [tmp_path / f"weak{member}.safetensors" for member in range(4)]
-    artifacts.save_state(state, State(step=3, weights=dict(weights)), about | {"prunable": list(weights), "rounds": []})
-    contribution = isp.Settings(rule=rule).contribution
-    save = artifacts.save_weights if contribution == "magnitudes" else artifacts.save_mask
-    for path, each in zip(weak, copies, strict=True):
-        save(path, superposition.weak(contribution, each, HALF, None), about)
-    load_mask = artifacts.load_mask
-    read: list[weakref.ref[torch.Tensor]] = []
-
-    def reading(load: Callable[[Path], Any]) -> Callable[[Path], Any]:
-        def watched(path: Path) -> Any:
-            assert not any(reference() is not None for reference in read)
-            part, about = load(path)
-            if path in weak:
-                read.extend(map(weakref.ref, part.values()))
-            return part, about
-
-        return watched
-
-    for name in ("load_weights", "load_mask"):
-        monkeypatch.setattr(artifacts, name, reading(getattr(artifacts, name)))
-    output = tmp_path / "mask.safetensors"
-    aggregate(state, rule, 0, "0.5", output, weak)
-    assert len(read) == 4 * len(weights)
-    parts = [superposition.weak(contribution, each, HALF, None) for each in copies]
-    assert equal(load_mask(output)[0], add_up(rule, parts, HALF).mask(weights))
 
 
 # --- rounds and members -----------------------------------------------------------------------------------------------

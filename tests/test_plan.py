@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -39,10 +40,9 @@ RATES = Rates(
 )
 
 
-def plan() -> Plan:
-    return Plan(
-        jobs=Jobs(parse_study(STUDY, "test")), rates={("clip_tiny", "digits"): RATES}, throughput=1.0, parallel=2
-    )
+def plan(**more: Any) -> Plan:
+    jobs = Jobs(parse_study({**STUDY, **more}, "test"))
+    return Plan(jobs=jobs, rates={("clip_tiny", "digits"): RATES}, throughput=1.0, parallel=2)
 
 
 @pytest.mark.process
@@ -77,7 +77,7 @@ def test_steps_and_sharing_by_hand() -> None:
     rules = {row["rule"]: (row["jobs"], row["steps"]) for row in found["rules"]}
     assert rules["finetune_dense"] == (1, 100)
     assert rules["train_segment"] == (2, 9)
-    assert rules["weak_mask"] == (4, 200)
+    assert rules["prune_denoised"] == (2, 200)
     assert rules["retrain"] == (4, 97 + 91 + 100 + 100)
     assert rules["evaluate"] == (5, 0)
     isp = next(row for row in found["variants"] if row["variant"] == "isp")
@@ -96,21 +96,30 @@ def test_flops_seconds_and_bytes_by_hand() -> None:
     assert (made.flops(job), made.seconds(job)) == (440, 2 + 220)
     (dense,) = [job for job in made.jobs.by_output.values() if job.rule == "finetune_dense"]
     assert (made.flops(dense), made.seconds(dense), made.disk(dense)) == (1000, 102, 400 + 10)
-    weak = next(job for job in made.jobs.by_output.values() if job.rule == "weak_mask")
-    assert (made.disk(weak), weak.temporary) == (4 * 80, True)
+    masks = [job for job in made.jobs.by_output.values() if job.rule in ("prune_denoised", "prune_iterative")]
+    assert [(made.disk(mask), mask.temporary) for mask in masks] == [(10, False)] * 4
     overhead = {row["rule"]: row["overhead_seconds"] for row in made.as_json()["rules"]}
-    assert (overhead["weak_mask"], overhead["retrain"]) == (4 * 2, 4 * 2)  # two seconds a job
+    assert (overhead["prune_denoised"], overhead["retrain"]) == (2 * 2, 4 * 2)  # two seconds a job
     disk = made.as_json()["disk"]
     # Round 1 trains under a mask of 0.5: it writes 40 of the 80 prunable weights and two moments of each, and the mask.
-    assert disk["temporary"] == 3 * 400 + 3 * (400 - 160) + 10 + 4 * 320
-    assert disk["peak"] == disk["kept"] + 2 * 1200 + 2 * 320
+    assert disk["temporary"] == 3 * 400 + 3 * (400 - 160) + 10
+    assert disk["peak"] == disk["kept"] + 2 * 1200
     # Tickets of the dense run, and of two variants at 0.5 and 0.75; five masks of rounds and of one shot.
     tickets = (400 + 10) + 2 * (400 - 160 + 10) + 2 * (400 - 240 + 10)
-    masks = [job for job in made.jobs.by_output.values() if job.rule in ("aggregate", "prune_iterative")]
     assert disk["kept"] == tickets + 10 * len(masks)  # the initial state is in the weights file
     assert disk["kept_by_kind"] == {"ticket": tickets, "mask": 10 * len(masks)}
-    assert disk["temporary_by_kind"] == {"state": 3 * 400 + 3 * (400 - 160) + 10, "weights": 4 * 320}
-    assert disk["chain"] == 2 * 1200 + 2 * 320
+    assert disk["temporary_by_kind"] == {"state": 3 * 400 + 3 * (400 - 160) + 10}
+    assert disk["chain"] == 2 * 1200
+
+
+def test_copies_that_run_apart_are_processes_that_start_too() -> None:
+    apart = {row["rule"]: row for row in plan(look_aheads="apart").as_json()["rules"]}
+    together = {row["rule"]: row for row in plan().as_json()["rules"]}
+    assert apart["prune_denoised"]["overhead_seconds"] == 2 * (1 + 2) * 2  # two rounds of two copies, two seconds each
+    assert apart["prune_denoised"]["seconds"] - together["prune_denoised"]["seconds"] == 2 * 2 * 2
+    assert {name: row for name, row in apart.items() if name != "prune_denoised"} == {
+        name: row for name, row in together.items() if name != "prune_denoised"
+    }
 
 
 def test_a_ticket_takes_its_kept_and_unpruned_weights_and_a_bit_for_each_prunable_one() -> None:
@@ -263,16 +272,16 @@ def test_a_plan_beside_its_run() -> None:
     ]
     rules, variants = plan_tables.comparison(content, seconds, metrics)
     lines = {line[0]: line[1:] for line in rules[1]}
-    assert lines["weak_mask"] == ["4", "4", "3.47", "120.00", f"{7200 / (4 * 52):.2f}"]
+    assert lines["prune_denoised"] == ["2", "2", "3.40", "60.00", f"{3600 / (2 * 102):.2f}"]
     assert {line[0]: line[1:3] for line in variants[1]}["isp on clip_tiny"] == ["500", "200"]
     assert "all" in lines
 
 
 def test_a_job_is_found_by_its_output() -> None:
     jobs = Jobs(parse_study(STUDY, "test"))
-    job = jobs.by_output["results/tiny/runs/clip_tiny/digits/seed0/isp/round1/to0.7500/weak1.safetensors"]
+    job = jobs.by_output["results/tiny/runs/clip_tiny/digits/seed0/isp/round1/to0.7500/mask.safetensors"]
     assert isinstance(job, Job)
-    assert (job.rule, job.variant, job.steps, job.place) == ("weak_mask", "isp", 50, ("clip_tiny", "digits"))
+    assert (job.rule, job.variant, job.steps, job.place) == ("prune_denoised", "isp", 100, ("clip_tiny", "digits"))
     assert len(job.inputs) == 2
     assert Decimal("0.75") in jobs.dag.chain(
         type("W", (), {"variant": "isp", "backbone": "clip_tiny", "sparsity": "0.75"})

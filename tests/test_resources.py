@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import subprocess
 import sys
@@ -59,8 +58,8 @@ def test_minutes_are_steps_at_the_throughput_twice_and_grow_with_the_attempt(req
     dense = wildcards(initial="pretrained")
     assert requests.runtime(dense, 1, "finetune_dense") == 10 + 34  # 2 x 1,000 s are 33.3 minutes
     assert requests.runtime(dense, 3, "finetune_dense") == 130
-    copy = wildcards(variant="isp", round="0", sparsity="0.5000", member="1")
-    assert requests.runtime(copy, 1, "weak_mask") == 10 + 17  # 50 steps
+    of_round = wildcards(variant="isp", round="0", sparsity="0.5000")
+    assert requests.runtime(of_round, 1, "prune_denoised") == 10 + 34  # two copies of 50 steps
     assert requests.runtime(wildcards(), 1, "collect") == 30
 
 
@@ -81,26 +80,29 @@ def test_a_longest_time_that_is_none(requests: Requests, monkeypatch: pytest.Mon
 
 def test_planning_asks_for_what_training_does(requests: Requests) -> None:
     """Rates may be measured, on every model of the study."""
-    dense = requests.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense")
-    assert requests.mem_mb(wildcards(), 1, "plan") == dense > BASE_MB
+    dense = requests.mem_mb(wildcards(initial="pretrained"), 1, 1, "finetune_dense")
+    assert requests.mem_mb(wildcards(), 1, 1, "plan") == dense > BASE_MB
 
 
 def test_megabytes_are_copies_of_the_weights_and_grow_with_the_attempt(requests: Requests) -> None:
     """Training: 12 copies of 100 MB, 6 x 80 MB of scores, 30 examples of 2 MB, 1 MB of data (digits: 900 of 1 kB)."""
     held = 1200 + 480 + 60 + 0.9
     dense = wildcards(initial="pretrained")
-    assert requests.mem_mb(dense, 1, "finetune_dense") == pytest.approx(BASE_MB + held, abs=1)
-    assert requests.mem_mb(dense, 2, "finetune_dense") == pytest.approx(1.5 * (BASE_MB + held), abs=1)
-    assert requests.mem_mb(wildcards(), 1, "tables") == BASE_MB
-    # A state, magnitudes, their sum and mean, a bit for each of two copies (and the state's path), the ranking.
-    masks = wildcards(variant="isp", round="0", sparsity="0.5000")
-    assert requests.mem_mb(masks, 1, "aggregate") == BASE_MB + math.ceil(300 + (16 + 3 / 8) * 20 + 480)
+    assert requests.mem_mb(dense, 1, 1, "finetune_dense") == pytest.approx(BASE_MB + held, abs=1)
+    assert requests.mem_mb(dense, 2, 1, "finetune_dense") == pytest.approx(1.5 * (BASE_MB + held), abs=1)
+    assert requests.mem_mb(wildcards(), 1, 1, "tables") == BASE_MB
+    # Magnitudes and their sum in fp64, a bit for each of two copies; copies side by side are as large, each.
+    of_round, rule = wildcards(variant="isp", round="0", sparsity="0.5000"), "prune_denoised"
+    alone = BASE_MB + held + (12 + 2 / 8) * 20
+    assert requests.mem_mb(of_round, 1, 1, rule) == pytest.approx(alone, abs=1)
+    assert requests.mem_mb(of_round, 1, 2, rule) == pytest.approx(3 * alone, abs=1)
+    assert requests.mem_mb(of_round, 1, 64, rule) == pytest.approx(3 * alone, abs=1)
 
 
 def test_on_a_gpu_activations_are_not_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "at_most", lambda study, backbone, task: RATES)
     on_gpu = Requests(parse_study({**STUDY, "device": "cuda"}, "test"))
-    assert on_gpu.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense") == BASE_MB + 1681
+    assert on_gpu.mem_mb(wildcards(initial="pretrained"), 1, 1, "finetune_dense") == BASE_MB + 1681
 
 
 def test_every_job_of_the_smoke_study_can_be_estimated(requests: Requests) -> None:
@@ -127,14 +129,14 @@ def test_a_backbone_that_is_not_there_yet_is_taken_for_a_large_one(monkeypatch: 
         raise DataError("no config.json")
 
     monkeypatch.setattr(resources, "at_most", missing)
-    found = Requests(parse_study(STUDY, "test")).mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense")
+    found = Requests(parse_study(STUDY, "test")).mem_mb(wildcards(initial="pretrained"), 1, 1, "finetune_dense")
     assert found > 12 * 1400
 
 
 def test_nothing_is_counted_where_nothing_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "at_most", lambda *_: pytest.fail("counted"))
     local = Requests(parse_study(STUDY, "test"), asked=False)
-    assert local.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense") == BASE_MB
+    assert local.mem_mb(wildcards(initial="pretrained"), 1, 1, "finetune_dense") == BASE_MB
 
 
 def test_rates_are_counted_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +183,10 @@ def test_memory_and_time_are_estimated_on_a_cluster(tmp_path: Path, options: lis
 
 def test_members_of_a_group_are_counted() -> None:
     assert (
-        num_target_jobs(["snakemake", "--target-jobs", "aggregate:round=0", "weak_mask:round=0", "--cores", "1"]) == 2
+        num_target_jobs(
+            ["snakemake", "--target-jobs", "train_segment:round=0", "prune_denoised:round=0", "--cores", "1"]
+        )
+        == 2
     )
     assert num_target_jobs(["snakemake", "--cores", "1", "--target-jobs", "retrain:sparsity=0.5000"]) == 1
     assert num_target_jobs(["snakemake", "--cores", "1"]) == 0

@@ -33,8 +33,8 @@ from tests.support.studies import ROOT, STUDY
 JOBS = Jobs(parse_study(STUDY, "test"))  # 5 tickets: dense, isp and lth at 0.5 and 0.75
 RUN = "results/tiny/runs/clip_tiny/digits/seed0"
 INITIAL, DENSE = f"{RUN}/initial/pretrained.safetensors", f"{RUN}/dense/pretrained.safetensors"
-WEAK = [f"{RUN}/isp/round0/to0.5000/weak{member}.safetensors" for member in (0, 1)]
-STATE, MASK = f"{RUN}/isp/round0/state.safetensors", f"{RUN}/isp/round0/to0.5000/mask.safetensors"
+STATE = f"{RUN}/isp/round0/state.safetensors"
+MASK, LATER_MASK = (f"{RUN}/isp/round{r}/to{s}/mask.safetensors" for r, s in ((0, "0.5000"), (1, "0.7500")))
 NOW = 1e9
 
 
@@ -70,22 +70,22 @@ def test_nothing_is_there_yet() -> None:
 def test_what_was_deleted_on_the_way_is_done_when_all_that_needs_it_is() -> None:
     records = JOBS.dag.records()
     assert found(*JOBS.dag.similarities(), *records)["jobs"]["left"] == 0
-    # The state of round 0 is needed by two copies, their mask, the ticket at 0.5 and round 1.
-    without_state = [path for path in JOBS.by_output if path not in (STATE, *WEAK)]
+    # The state of round 0 is needed by its mask, the ticket at 0.5 and round 1.
+    without_state = [path for path in JOBS.by_output if path != STATE]
     assert found(*without_state)["jobs"]["left"] == 0
     without_mask = [path for path in without_state if path != MASK]
     assert found(*without_mask)["jobs"]["left"] == 0
     first_round = [INITIAL, MASK]
     content = found(*first_round)
-    assert content["jobs"]["done"] == 2 + 2  # the weak masks are only needed by MASK, the state also by others
+    assert content["jobs"]["done"] == 2  # the state is not only needed by MASK
     assert content["left"]["rules"]["train_segment"] == 2
 
 
 def test_running_lost_failed_and_retried(golden: Callable[[str, str], None]) -> None:
     traceback = Log("Traceback\n  File x\nMemoryError: no memory\n", 10)
     marks = {
-        WEAK[0]: Mark(19, {"host": "node7", "pid": 3, "started": NOW - 600, "step": 20, "slurm_job": "88"}),
-        WEAK[1]: Mark(121, {"host": "node8", "pid": 4, "started": NOW - 900, "step": 10}),
+        MASK: Mark(19, {"host": "node7", "pid": 3, "started": NOW - 600, "step": 20, "slurm_job": "88"}),
+        LATER_MASK: Mark(121, {"host": "node8", "pid": 4, "started": NOW - 900, "step": 10}),
         f"{RUN}/lth/0.5000/ticket.safetensors": Mark(1, {"host": "here", "started": NOW - 5, "step": 0}),
     }
     logs = {path: Log("warming up\n", 100) for path in marks}  # of a retried one, too
@@ -94,18 +94,18 @@ def test_running_lost_failed_and_retried(golden: Callable[[str, str], None]) -> 
     assert content["jobs"] | {"all": 0, "left": 0} == {
         **{"all": 0, "left": 0, "done": 3, "running": 2, "lost": 1, "failed": 1}
     }
-    # Both of isp need the mask of the lost copy; of lth one failed, the other waits for the running round.
-    assert groups(content) == {"dense": (1, 0, 0, 0, 1), "isp": (2, 0, 0, 2, 0), "lth": (2, 0, 1, 1, 0)}
+    # Of isp one needs the mask of a lost job, one that of a running one; of lth one failed, the other waits.
+    assert groups(content) == {"dense": (1, 0, 0, 0, 1), "isp": (2, 0, 1, 1, 0), "lth": (2, 0, 1, 1, 0)}
     assert [(job["host"], job["step"], job["steps"], job["seconds"]) for job in content["running"]] == [
-        ("node7", 20, 50, 600),
+        ("node7", 20, 100, 600),
         ("here", 0, 100, 5),
     ]
     by_rule = {job["rule"]: job for job in content["failed"]}
-    assert by_rule["weak_mask"]["lost"]
+    assert by_rule["prune_denoised"]["lost"]
     assert by_rule["evaluate"]["lines"] == ["Traceback", "  File x", "MemoryError: no memory"]
     printed = lines(content)
     assert re.findall(r"\d+", printed.splitlines()[0]) == ["3", str(len(JOBS.by_output)), "0", "5", "2", "2"]
-    assert WEAK[1] in printed
+    assert LATER_MASK in printed
     golden("status", printed)
 
 
@@ -115,7 +115,7 @@ def test_a_process_that_is_stopped_is_not_lost(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     with subprocess.Popen(["sleep", "600"]) as process:
         try:
-            for output, host in ((WEAK[0], socket.gethostname()), (WEAK[1], "elsewhere")):
+            for output, host in ((MASK, socket.gethostname()), (LATER_MASK, "elsewhere")):
                 path = Path(marker(output))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps({"host": host, "pid": process.pid, "started": NOW, "step": 7}))
@@ -128,8 +128,8 @@ def test_a_process_that_is_stopped_is_not_lost(tmp_path: Path, monkeypatch: pyte
         finally:
             process.kill()
     assert (content["jobs"]["running"], content["jobs"]["lost"]) == (1, 1)
-    assert [(job["output"], job["stopped"]) for job in content["running"]] == [(WEAK[0], True)]
-    assert f'stopped ("kill -CONT {process.pid}" resumes it)\n    {WEAK[0]}\n' in lines(content)
+    assert [(job["output"], job["stopped"]) for job in content["running"]] == [(MASK, True)]
+    assert f'stopped ("kill -CONT {process.pid}" resumes it)\n    {MASK}\n' in lines(content)
 
 
 def test_a_job_that_says_why_it_starts_cold_is_starting() -> None:
@@ -177,19 +177,21 @@ def test_what_studies_share_and_what_people_read_may_fail_too() -> None:
 
 
 def test_how_long_by_hand() -> None:
-    """Copies took 9 + 1 and 19 + 1 seconds; nothing else is measured."""
-    files = [INITIAL, DENSE, STATE, *WEAK, MASK]
-    logs = {WEAK[0]: wrote(9), WEAK[1]: wrote(19)}
+    """Retraining took 9 + 1 and 19 + 1 seconds; nothing else is measured."""
+    tickets = [job.output for job in JOBS.by_output.values() if job.rule == "retrain"]
+    ready, later = [path for path in tickets if "/0.5000/" in path], [path for path in tickets if "/0.7500/" in path]
+    files = [INITIAL, DENSE, STATE, MASK, *ready]
+    logs = {ready[0]: wrote(9), ready[1]: wrote(19)}
     content = found(*files, logs=logs)
     left = content["left"]
-    assert left["rules"]["weak_mask"] == 2
+    assert left["rules"]["retrain"] == 2
     assert (left["work_seconds"], left["seconds"], left["side_by_side"]) == (2 * 15, 30, 1)
     assert left["measured_jobs"] == 2
-    assert "weak_mask" not in left["unknown"]
-    assert "retrain" in left["unknown"]
-    assert "Not counted, for nothing is known of them yet: aggregate, " in lines(content)
-    # A plan said 5 seconds of a copy, which took 3 times as long, and 2 of each other job.
-    rules = dict.fromkeys(left["rules"], 2) | {"weak_mask": 5}
+    assert "retrain" not in left["unknown"]
+    assert "prune_denoised" in left["unknown"]
+    assert "Not counted, for nothing is known of them yet: compare_masks, " in lines(content)
+    # A plan said 5 seconds of a retraining, which took 3 times as long, and 2 of each other job.
+    rules = dict.fromkeys(left["rules"], 2) | {"retrain": 5}
     plan = {"parallel": 4, "rules": [{"rule": rule, "jobs": 10, "seconds": 10 * s} for rule, s in rules.items()]}
     content = found(*files, logs=logs, plan=plan)
     others = content["left"]["jobs"] - 2
@@ -197,7 +199,6 @@ def test_how_long_by_hand() -> None:
     assert content["left"]["seconds"] == round((30 + others * 6) / 4, 1)
     assert content["left"]["unknown"] == []
     # Two that run have had 4 and 40 seconds of 15.
-    later = [job.output for job in JOBS.by_output.values() if job.rule == "weak_mask" and job.output not in WEAK]
     marks = {path: Mark(0, {"started": NOW - age}) for path, age in zip(later, (4, 40), strict=True)}
     content = found(*files, logs=logs, plan=plan, marks=marks)
     assert content["left"]["work_seconds"] == 11 + 0 + others * 6
@@ -278,9 +279,9 @@ def test_a_folder_of_files(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert printed.startswith("tiny: 0 of ")
     for path in (INITIAL, STATE):
         put(path)
-    put(watch.marker(WEAK[0]), json.dumps({"host": "node7", "started": time.time() - 3, "step": 4}), age=60)
-    put(watch.marker(WEAK[1]), '{"host": "no', age=60)  # just being written
-    put(log_of("tiny", WEAK[0]), "")
+    put(watch.marker(MASK), json.dumps({"host": "node7", "started": time.time() - 3, "step": 4}), age=60)
+    put(watch.marker(LATER_MASK), '{"host": "no', age=60)  # just being written
+    put(log_of("tiny", MASK), "")
     status, printed = run(capsys, "--configfile", "tiny.yaml", "--json")
     content = json.loads(printed)
     assert status == 0
@@ -288,12 +289,12 @@ def test_a_folder_of_files(here: Path, capsys: pytest.CaptureFixture[str]) -> No
         **{"all": 0, "left": 0, "done": 2, "running": 2, "lost": 0, "failed": 0}
     }
     assert {job["host"] for job in content["running"]} == {"node7", None}
-    put(watch.marker(WEAK[0]), "{}", age=130)
+    put(watch.marker(MASK), "{}", age=130)
     put(log_of("tiny", DENSE), "loss 3\nisp: training diverged\n")
     status, printed = run(capsys, "--configfile", "tiny.yaml")
     assert status == 1
     assert "| isp: training diverged\n    log: results/tiny/logs/runs/" in printed
-    assert "weak_mask lost" in printed
+    assert "prune_denoised lost" in printed
 
 
 @pytest.mark.process
@@ -375,8 +376,8 @@ def test_a_description_without_the_family_of_a_methods_file(
 def test_markers_and_logs_that_are_hostile(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     escape = "\x1b]0;title\x07\x1b[2J"
     put("results/tiny/study.yaml", "x")
-    put(watch.marker(WEAK[0]), json.dumps({"host": escape, "step": 4, "started": time.time(), "slurm_job": "\x9b"}))
-    put(watch.marker(WEAK[1]), json.dumps({"host": 7, "step": "x", "started": "x", "slurm_job": []}))
+    put(watch.marker(MASK), json.dumps({"host": escape, "step": 4, "started": time.time(), "slurm_job": "\x9b"}))
+    put(watch.marker(LATER_MASK), json.dumps({"host": 7, "step": "x", "started": "x", "slurm_job": []}))
     wrong = (
         "[" * 9000,
         "[]",
@@ -392,7 +393,7 @@ def test_markers_and_logs_that_are_hostile(here: Path, capsys: pytest.CaptureFix
     os.mkfifo(log_of("tiny", INITIAL))
     status, printed = run(capsys, "--configfile", "tiny.yaml")
     assert status == 1
-    assert r"weak_mask, \x1b]0;title\x07\x1b[2J (Slurm \x9b), step 4 of 50" in printed
+    assert r"prune_denoised, \x1b]0;title\x07\x1b[2J (Slurm \x9b), step 4 of 100" in printed
     assert r"| isp: \u202egone" in printed
     assert all(line.isprintable() for line in printed.split("\n"))
 

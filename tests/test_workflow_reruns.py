@@ -59,18 +59,11 @@ SUBNETWORKS = tuple(f"instant_model_soup/0.0000/subnetwork{index}.safetensors" f
 FIRST_STATE, MEAN_STATE = "isp/round0/state.safetensors", "isp_mean/round0/state.safetensors"
 
 
-def of_first_round(variant: str) -> tuple[str, ...]:
-    """The state and the copies of a variant's round 0."""
-    names = ("state", "to0.5000/weak0", "to0.5000/weak1")
-    return tuple(f"{variant}/round0/{name}.safetensors" for name in names)
-
-
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        # N: one more copy in round 0; everything after its mask, but not the copies and the state that were there
-        (f"{ISP}.denoisers", 3, of("isp", but=of_first_round("isp"))),
-        # C: the copies of round 0 and everything after them
+        # N or C: the mask of round 0 and everything after it, but not the state that was there
+        (f"{ISP}.denoisers", 3, of("isp", but=(FIRST_STATE,))),
         (f"{ISP}.look_ahead_steps", 3, of("isp", but=(FIRST_STATE,))),
         # what is chosen by validation examples, and all scores
         (
@@ -90,8 +83,7 @@ def of_first_round(variant: str) -> tuple[str, ...]:
         (f"{INSTANT}.coefficients", [0, 0.5], of("instant_model_soup", but=("similarity.json", *SUBNETWORKS))),
         (f"{INSTANT}.look_ahead_steps", 4, of("instant_model_soup", but=("similarity.json",))),  # no mask to compare
         # the rule: the masks of round 0 and everything after them
-        ("variants.isp_votes.settings.rule", "union", of("isp_votes", but=of_first_round("isp_votes"))),
-        # and the copies, if the rule asks them for magnitudes instead of masks
+        ("variants.isp_votes.settings.rule", "union", of("isp_votes", but=("isp_votes/round0/state.safetensors",))),
         (f"{ISP}.rule", "mean_score", of("isp", but=(FIRST_STATE,))),
         # and what pooled its rounds, which are now others'
         ("variants.lth.settings.rate", 0.4, of("lth", "lottery_pools")),
@@ -146,18 +138,18 @@ def test_nothing_changed_nothing_runs() -> None:
 
 
 def raise_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of the stage `aggregate`, as if its file said so."""
+    """That of the stage `prune_denoised`, as if its file said so."""
     real = registry.stage_version
-    monkeypatch.setattr(registry, "stage_version", lambda name: 99 if name == "aggregate" else real(name))
+    monkeypatch.setattr(registry, "stage_version", lambda name: 99 if name == "prune_denoised" else real(name))
 
 
 def test_a_raised_version_reruns_its_stage_and_what_is_made_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before = finished()
     raise_version(monkeypatch)
     by_rule = reruns(before, jobs(load_study(SMOKE)))
-    assert by_rule["aggregate"] == {path for path, job in before.items() if job.rule == "aggregate"}
-    assert by_rule.keys() == {"aggregate", "train_segment", "weak_mask", "retrain", "compare_masks", "evaluate"}
-    assert all("/round0/" not in path for path in by_rule["train_segment"] | by_rule["weak_mask"])
+    assert by_rule["prune_denoised"] == {path for path, job in before.items() if job.rule == "prune_denoised"}
+    assert by_rule.keys() == {"prune_denoised", "train_segment", "retrain", "compare_masks", "evaluate"}
+    assert all("/round0/" not in path for path in by_rule["train_segment"])
 
 
 # --- a real Snakemake -------------------------------------------------------------------------------------------------
@@ -173,7 +165,7 @@ def edited(smoke: Path, tmp_path: Path) -> tuple[Path, Callable[..., subprocess.
     shutil.copy(ROOT / "environment.yml", clone)
 
     def run(*options: str, study: Path = SMOKE, version: int = 0) -> subprocess.CompletedProcess[str]:
-        stage = clone / "isp" / "stages" / "aggregate.py"
+        stage = clone / "isp" / "stages" / "prune_denoised.py"
         text = f"{stage.read_text()}\n# edited\n"
         stage.write_text(re.sub(r"^VERSION = \d+$", f"VERSION = {version}", text, flags=re.M) if version else text)
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(clone / "workflow" / "Snakefile")]
@@ -236,7 +228,7 @@ def test_after_cleaning_there_is_nothing_to_do(smoke: Path, tmp_path: Path, monk
     gone = before - {path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors")}
     assert {re.sub(r"\d+", "", path.name) for path in gone} == {
         "pretrained.step.safetensors",  # where rounds rewind to
-        *("state.safetensors", "weak.safetensors", "member.safetensors", "subnetwork.safetensors"),
+        *("state.safetensors", "member.safetensors", "subnetwork.safetensors"),
         "ticket.safetensors",  # of rounds that only a pooled variant needs
     }
     done = snakemake(tmp_path)

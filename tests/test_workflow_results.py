@@ -82,7 +82,7 @@ def test_the_plan_came_true(smoke: Path) -> None:
         if row["variant"] not in ("grasp", "synflow", "wanda", "snip"):
             assert row["flops_alone"] == pytest.approx(flops, rel=0.05), row["variant"]
     assert (smoke / RUN / "isp/0.6000/ticket.safetensors").stat().st_mtime > (folder / "plan.json").stat().st_mtime
-    assert "| weak_mask | " in (folder / "tables/plan.md").read_text()
+    assert "| prune_denoised | " in (folder / "tables/plan.md").read_text()
 
 
 def test_its_status_is_done(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_a_ticket_is_what_isp_prune_gives_to_the_bit(smoke: Path) -> None:
 
 def test_a_stage_in_a_fresh_process_gives_the_same_bits(smoke: Path, tmp_path: Path) -> None:
     """What the workflow's fork server made, made again by a process of its own."""
-    made = smoke / RUN / "isp_votes/round1/to0.6000/weak1.safetensors"
+    made = smoke / RUN / "isp_votes/round1/to0.6000/mask.safetensors"
     mask, about = artifacts.load_mask(made)
     options = {
         "state": smoke / RUN / "isp_votes/round1/state.safetensors",
@@ -171,16 +171,24 @@ def test_a_stage_in_a_fresh_process_gives_the_same_bits(smoke: Path, tmp_path: P
         "settings": json.dumps(about["settings"]),
         "training": json.dumps(about["training"]),
         "limits": json.dumps(about["limits"]),
-        **{"round": 1, "member": 1, "sparsity": "0.6", "backbone": "clip_tiny", "task": "digits", "seed": 0},
-        "output": tmp_path / "weak.safetensors",
+        **{
+            "round": 1,
+            "denoisers": about["denoisers"],
+            "rule": "votes",
+            "sparsity": "0.6",
+            "backbone": "clip_tiny",
+            "task": "digits",
+            "seed": 0,
+        },
+        "output": tmp_path / "mask.safetensors",
     }
-    command = [sys.executable, "-m", "isp", "weak_mask"]
+    command = [sys.executable, "-m", "isp", "prune_denoised"]
     command += [str(part) for key, value in options.items() for part in (f"--{key}", value)]
     environment = {key: value for key, value in os.environ.items() if key != "ISP_WARM"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"wrote {tmp_path}/weak.safetensors in " in done.stderr
-    assert equal(artifacts.load_mask(tmp_path / "weak.safetensors")[0], mask)
+    assert f"wrote {tmp_path}/mask.safetensors in " in done.stderr
+    assert equal(artifacts.load_mask(tmp_path / "mask.safetensors")[0], mask)
 
 
 def test_snakemakes_report(smoke: Path) -> None:

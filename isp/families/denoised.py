@@ -247,6 +247,19 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
 
 
 @dataclass(kw_only=True)
+class LookedAhead:
+    """The look-ahead copies of a round so far; it goes on from there when it was interrupted.
+
+    Attributes:
+        superposed: What they contribute.
+        spent: What they cost.
+    """
+
+    superposed: Superposition
+    spent: Cost = field(default_factory=Cost)
+
+
+@dataclass(kw_only=True)
 class Progress:
     """Where a run for one target is; it goes on from there when it was interrupted.
 

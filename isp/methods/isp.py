@@ -34,7 +34,7 @@ from isp.errors import ConfigError
 from isp.methods import Family, Scored
 from isp.seeds import seed as named_seed
 from isp.sparsity import PLACES, sparsities_to
-from isp.superposition import Contribution, Rule
+from isp.superposition import Contribution, Rule, contribution_to
 
 FAMILY: Family = "denoised"
 VERSION = copies.VERSION
@@ -119,7 +119,7 @@ class Settings(LookAhead, Scored):
     @property
     def contribution(self) -> Contribution:
         """What the rule needs of a look-ahead copy."""
-        return "magnitudes" if self.rule == "mean_score" else "mask"
+        return contribution_to(self.rule)
 
 
 # --- Algorithm 1: rounds ----------------------------------------------------------------------------------------------

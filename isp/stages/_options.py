@@ -51,6 +51,16 @@ MethodName = Annotated[str, typer.Option(help="`isp list methods` shows them; or
 MethodSettings = Annotated[
     dict[str, Any], typer.Option(parser=mapping, metavar="YAML", help="Of the method; the keys are in its file.")
 ]
+LookAheadSettings = Annotated[
+    dict[str, Any],
+    typer.Option(
+        parser=mapping,
+        metavar="YAML",
+        help="Of look-aheads: look_ahead_steps, learning_rate_factors, weight_decays, optimizer, warmup_steps, "
+        "data_fraction.",
+    ),
+]
+RoundState = Annotated[Path, typer.Option(help="The state that the round's segment ended in.")]
 Round = Annotated[int, typer.Option("--round", min=0, help="Number of the round, from 0.")]
 Sparsity = Annotated[str, typer.Option(help="Share of the prunable weights that are zero, in (0, 1).")]
 Scope = Annotated[

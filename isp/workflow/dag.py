@@ -34,7 +34,7 @@ TEST_SPLIT = 5
 
 @dataclass(frozen=True)
 class Dag:
-    """The jobs of a study; a rule of the workflow is an attribute of its name, such as `dag.weak_mask`.
+    """The jobs of a study; a rule of the workflow is an attribute of its name, such as `dag.retrain`.
 
     Attributes:
         study: The study.
@@ -266,6 +266,10 @@ class RuleOfStudy:
     def settings(self, w: Wildcards) -> str | int:
         """The rule's part of the command line."""
         return self.rule.settings(self.dag, w)
+
+    def copies(self, w: Wildcards) -> int:
+        """Number of look-aheads that a job trains."""
+        return self.rule.work(self.dag, w, 0).copies
 
     def version(self, w: Wildcards) -> str:
         """The versions of the code that a job's results depend on; it reruns when they change."""

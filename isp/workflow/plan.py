@@ -39,7 +39,12 @@ class Plan:
         """Of a job."""
         rate = self.rates[job.place]
         trained = job.steps * rate.step_seconds + self.selection_seconds(job)
-        return rate.job_seconds + trained + job.scored * rate.example_seconds
+        return self.overhead_seconds(job) + trained + job.scored * rate.example_seconds
+
+    def overhead_seconds(self, job: Job) -> float:
+        """Of a job, beside its work; copies apart are processes like jobs."""
+        apart = self.jobs.study.look_aheads == "apart"
+        return self.rates[job.place].job_seconds * (1 + job.copies * apart)
 
     def selection_seconds(self, job: Job) -> float:
         """Of these the seconds in which a job selects masks while it trains."""
@@ -92,7 +97,7 @@ class Plan:
             "selections": sum(job.selections for job in own),
             "flops": sum(map(self.flops, own)),
             "seconds": round(sum(map(self.seconds, own)), 1),
-            "overhead_seconds": round(sum(self.rates[job.place].job_seconds for job in own), 1),
+            "overhead_seconds": round(sum(map(self.overhead_seconds, own)), 1),
         }
 
     def _variants(self) -> list[dict[str, Any]]:

@@ -99,27 +99,32 @@ class Requests:
         return self._rates[place]
 
     @cached_property
-    def _found(self) -> dict[str, tuple[int, float]]:
+    def _found(self) -> dict[str, tuple[int, float, int]]:
         return {}
 
-    def _needs(self, rule: Rule, w: Any) -> tuple[int, float] | None:
-        """Bytes and seconds of a job of the study; None: it is none of its cells'."""
+    def _needs(self, rule: Rule, w: Any) -> tuple[int, float, int] | None:
+        """Bytes, seconds and look-aheads of a job of the study; None: it is none of its cells'."""
         if rule.jobs is not None:
             return None
         output = paths.fill(rule.output, w)
         if output not in self._found:
             job = self._jobs.job(output)
-            self._found[output] = self.held(job), self.seconds(job)
+            self._found[output] = self.held(job), self.seconds(job), job.copies
         return self._found[output]
 
-    def mem_mb(self, wildcards: Any, attempt: int, rulename: str) -> int:
-        """Megabytes; half as many again with every further attempt."""
+    def mem_mb(self, wildcards: Any, attempt: int, threads: int, rulename: str) -> int:
+        """Megabytes; half as many again with every further attempt.
+
+        Look-aheads that run side by side take as much as the job, each.
+        """
         if not self.asked:
             return BASE_MB
-        rule = RULES[rulename]
+        rule, processes = RULES[rulename], 1
         needs = self._needs(rule, wildcards)
         if needs is not None:
-            held = needs[0]
+            held, _, num_copies = needs
+            at_once = min(num_copies, threads // self.study.threads)
+            processes += at_once if at_once > 1 else 0
         elif rule.memory_of:
             jobs = (job for job in self._jobs.by_output.values() if job.rule == rule.memory_of)
             held = max(map(self.held, jobs), default=0)
@@ -132,7 +137,7 @@ class Requests:
             held = rule.memory(Sizes(weights=rates.weights, prunable=rates.prunable, prepared=prepared))
         else:
             held = 0
-        return math.ceil((BASE_MB + held / MB) * (1 + 0.5 * (attempt - 1)))
+        return math.ceil(processes * (BASE_MB + held / MB) * (1 + 0.5 * (attempt - 1)))
 
     def runtime(self, wildcards: Any, attempt: int, rulename: str) -> int:
         """Minutes; as many again with every further attempt, up to ISP_LONGEST_MINUTES, a partition's limit."""
@@ -157,6 +162,7 @@ class Requests:
             weights=rates.weights,
             prunable=rates.prunable,
             inputs=len(job.inputs),
+            copies=job.copies,
             examples=min(LARGE, rates.example * self.study.num_train(job.place[1])),
             batch=batch,
         )

@@ -36,6 +36,7 @@ class Work:
         scored: Examples that it scores, in forward passes.
         selections: Masks that it selects while it trains, at most; the one that other jobs select is in what every job
             takes.
+        copies: Look-aheads among what it trains, which may run side by side in processes of their own.
         weights: How often it writes all weights; the optimizer's two moments count as two.
         sparsity: Share of the prunable weights that a mask drops from these; zeros are not written.
         bits: How often it writes a bit for every prunable weight.
@@ -45,6 +46,7 @@ class Work:
     steps: int = 0
     scored: int = 0
     selections: int = 0
+    copies: int = 0
     weights: int = 0
     sparsity: Decimal = Decimal(0)
     bits: int = 0
@@ -59,6 +61,7 @@ class Sizes:
         weights: All weights at four bytes each.
         prunable: A byte for every prunable weight, as a mask in memory takes.
         inputs: Number of files that other jobs of the study made for it.
+        copies: Look-aheads that it trains.
         examples: Training examples that are mapped into memory.
         prepared: Examples that are prepared for a backbone.
         batch: What a training step keeps of a batch until its backward pass; 0 on a GPU, where it is the device's.
@@ -67,6 +70,7 @@ class Sizes:
     weights: int
     prunable: int
     inputs: int = 0
+    copies: int = 0
     examples: int = 0
     prepared: int = 0
     batch: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import os
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from isp.files import check_writable, write_bytes
 from isp.runtime import warm
 from isp.untrusted import printable
 from isp.workflow import slurm
+from isp.workflow.dag import Dag
 from isp.workflow.reuse import check_reused
 
 LOCK = Path(".snakemake/isp.lock")
@@ -87,6 +89,29 @@ def submits_jobs(workflow: Any) -> bool:
     return workflow.resource_settings.nodes is not None
 
 
+def cores_of_copies(workflow: Any, dag: Dag) -> Callable[[Any], int]:
+    """The threads of a job whose look-aheads may run side by side: those of one process, or of as many as there may be.
+
+    A study says so by `look_aheads`. Where it does not, they run side by side on the cores that its chains of rounds
+    leave idle; on a GPU and on a cluster, where that is not known, one after another.
+    """
+    study, of_rule = dag.study, dag.prune_denoised
+    at_once: float = 1
+    if study.look_aheads == "apart":
+        at_once = math.inf
+    elif (
+        study.look_aheads is None and study.device == "cpu" and workflow.is_main_process and not submits_jobs(workflow)
+    ):
+        groups = {(each.backbone, each.task, each.seed, each.variant) for each in study.groups()}
+        chains = sum(dag.route(variant) in of_rule.rule.routes for *_, variant in groups)
+        at_once = (workflow.resource_settings.cores or 1) // (max(1, chains) * study.threads)
+
+    def cores(w: Any) -> int:
+        return study.threads * max(1, int(min(at_once, of_rule.copies(w))))
+
+    return cores
+
+
 def limits_jobs(workflow: Any) -> bool:
     """Whether memory and time of jobs matter: on a cluster, or where the command line limits them."""
     return submits_jobs(workflow) or not {"mem_mb", "runtime"}.isdisjoint(workflow.resource_settings.resources)
@@ -98,8 +123,10 @@ def command(workflow: Any) -> str:
     words = ["snakemake"]
     for path in given.configfiles:
         words += ["--configfile", _short(Path(path))]
-    if given.config:
-        values = {**given.config, **({"data_root": "FOLDER"} if "data_root" in given.config else {})}
+    # How look-aheads run decides nothing, and must make nothing again.
+    values = {key: value for key, value in given.config.items() if key != "look_aheads"}
+    if values:
+        values |= {"data_root": "FOLDER"} if "data_root" in values else {}
         words += ["--config", *(f"{key}={value}" for key, value in values.items())]
     return shlex.join(words)
 

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,7 +90,7 @@ def test_the_smoke_study_gives_the_same_numbers_on_the_cluster_as_here(place: Pa
     here.mkdir()
     shutil.copytree(place / "resources", here / "resources")
     local(here, study, "results/smoke/metrics.csv")  # and the other csv files
-    on_gpus = {rule: {"gpu": 1} for rule in ("weak_mask", "retrain", "evaluate")}
+    on_gpus = {rule: {"gpu": 1} for rule in ("prune_denoised", "retrain", "evaluate")}
     slurm = Cluster(place, study, **{"set-resources": on_gpus})
     seen: dict[str, dict[str, str]] = {}
     cancelled: list[str] = []
@@ -138,23 +137,20 @@ STUDY: dict[str, Any] = {
 
 
 def test_the_copies_of_a_round_run_side_by_side(place: Path) -> None:
-    """Without the group of a round every look-ahead is an entry of its own; four at once, on both nodes."""
-    study = place / "study.yaml"
-    study.write_text(yaml.safe_dump(STUDY))
-    groups = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())["groups"]
-    slurm = Cluster(
-        place, study, groups={rule: group for rule, group in groups.items() if not group.startswith("round.")}
-    )
-    run = "results/round/runs/clip_tiny/digits/seed0/isp/round0"
-    local(place, study, f"{run}/state.safetensors")  # what the copies begin from
-    slurm.finish(slurm.start(f"{run}/to0.5000/mask.safetensors"))
-    copies = [job for job in jobs() if "weak_mask" in job.get("Comment", "") and job["WorkDir"] == str(place)]
-    assert len(copies) == 4
-    begun = [datetime.fromisoformat(job["StartTime"]) for job in copies]
-    ended = [datetime.fromisoformat(job["EndTime"]) for job in copies]
-    print("\n".join(f"{job['NodeList']} {job['StartTime']} {job['EndTime']}" for job in copies))
-    assert max(begun) < min(ended)
-    assert {job["NodeList"] for job in copies} == {"n1", "n2"}
+    """Apart they are processes of one entry, which asks for a CPU for each; the mask is that of the other way."""
+    study, here = place / "study.yaml", place / "here"
+    study.write_text(yaml.safe_dump({**STUDY, "look_aheads": "apart"}))
+    slurm = Cluster(place, study)
+    mask = Path("results/round/runs/clip_tiny/digits/seed0/isp/round0/to0.5000/mask.safetensors")
+    slurm.finish(slurm.start(str(mask)))
+    (entry,) = [job for job in jobs() if "prune_denoised" in job.get("Comment", "") and job["WorkDir"] == str(place)]
+    assert entry["NumCPUs"] == "4"
+    log = (place / f"results/round/logs/{mask.relative_to('results/round').with_suffix('.log')}").read_text()
+    assert all(f"weak{member}.safetensors in" in log for member in range(4))
+    shutil.copytree(place / "resources", here / "resources")
+    (place / "together.yaml").write_text(yaml.safe_dump({**STUDY, "look_aheads": "together"}))
+    local(here, place / "together.yaml", str(mask))
+    assert tensors(place / mask) == tensors(here / mask)
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,15 @@ from isp.workflow import paths
 from isp import reporting
 from isp.workflow.resources import Requests
 from isp.workflow.rules import make_dag
-from isp.workflow.running import by_file, command, limits_jobs, load, start, verbatim
+from isp.workflow.running import (
+    by_file,
+    command,
+    cores_of_copies,
+    limits_jobs,
+    load,
+    start,
+    verbatim,
+)
 
 study = load(workflow, config)
 dag = make_dag(study, shorten=by_file)

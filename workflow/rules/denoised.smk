@@ -1,4 +1,4 @@
-# Instant Soup Pruning: a segment of training, look-ahead copies side by side, their masks superposed into one, and on.
+# Instant Soup Pruning: a segment of training, look-ahead copies, their masks superposed into one, and on.
 
 
 rule train_segment:
@@ -30,59 +30,32 @@ rule train_segment:
         " {params.run} --output {output} > {log} 2>&1"
 
 
-rule weak_mask:
+rule prune_denoised:
     input:
-        unpack(dag.weak_mask.inputs),
+        unpack(dag.prune_denoised.inputs),
         data=paths.PREPARED.replace("{split}", "train"),
-    output:
-        temp(paths.WEAK),
-    log:
-        paths.log(paths.WEAK),
-    wildcard_constraints:
-        variant=dag.weak_mask.variants,
-    conda:
-        ENVIRONMENT
-    threads: study.threads
-    resources:
-        mem_mb=requests.mem_mb,
-        runtime=requests.runtime,
-        gpu=GPU,
-    params:
-        version=dag.weak_mask.version,
-        within=dag.within,
-        settings=dag.weak_mask.settings,
-        run=dag.run,
-    message:
-        "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: round {wildcards.round}, look-ahead {wildcards.member}"
-    shell:
-        "isp weak_mask --state {input.state} {params.within} --round {wildcards.round} --member {wildcards.member}"
-        " --sparsity {wildcards.sparsity} {params.settings} --data {input.data} {params.run}"
-        " --output {output} > {log} 2>&1"
-
-
-rule aggregate:
-    input:
-        unpack(dag.aggregate.inputs),
     output:
         paths.ROUND_MASK,
     log:
         paths.log(paths.ROUND_MASK),
     wildcard_constraints:
-        variant=dag.aggregate.variants,
+        variant=dag.prune_denoised.variants,
     conda:
         ENVIRONMENT
-    threads: 1
+    # No param, so that another choice makes nothing again: one after another or side by side, the bits are the same.
+    threads: cores_of_copies(workflow, dag)
     resources:
         mem_mb=requests.mem_mb,
         runtime=requests.runtime,
-        gpu=0,
+        gpu=GPU,
     params:
-        version=dag.aggregate.version,
+        version=dag.prune_denoised.version,
         within=dag.within,
-        weak=lambda w, input: dag.repeated("weak", input.get("weak", [])),
-        rule=dag.aggregate.settings,
+        settings=dag.prune_denoised.settings,
+        run=dag.run,
     message:
         "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: round {wildcards.round}, mask at {wildcards.sparsity}"
     shell:
-        "isp aggregate --state {input.state} {params.within} {params.weak} {params.rule} --round {wildcards.round}"
-        " --sparsity {wildcards.sparsity} --output {output} > {log} 2>&1"
+        "isp prune_denoised --state {input.state} {params.within} --round {wildcards.round}"
+        " --sparsity {wildcards.sparsity} {params.settings} --data {input.data} {params.run}"
+        " --cores {threads} --output {output} > {log} 2>&1"

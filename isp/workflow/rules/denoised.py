@@ -1,4 +1,4 @@
-"""Instant Soup Pruning: a segment of training, look-ahead copies side by side, their masks superposed, and on."""
+"""Instant Soup Pruning: a segment of training, look-ahead copies, their masks superposed into one, and on."""
 
 from __future__ import annotations
 
@@ -55,26 +55,24 @@ def _segment_work(dag: Dag, w: Wildcards, _: int) -> Work:
     return Work(steps=steps, weights=3, sparsity=sparsity, bits=int(index > 0))
 
 
-def _look_ahead(dag: Dag, w: Wildcards) -> Inputs:
-    """A look-ahead copy starts from the round's state, under the current mask."""
+def _round(dag: Dag, w: Wildcards) -> Inputs:
+    """A round's copies start from its state, under the current mask."""
     return {"state": paths.fill(paths.STATE, w), **_within(dag, w)}
 
 
-def _aggregation(dag: Dag, w: Wildcards) -> Inputs:
-    """A round's mask is made of its state, the current mask and the weak masks."""
-    copies = range(_settings(dag, w).denoisers)
-    return {**_look_ahead(dag, w), "weak": [paths.fill(paths.WEAK, w, member=index) for index in copies]}
+def _pruning_settings(dag: Dag, w: Wildcards) -> str:
+    """The settings of the copies, how many there are, and how their masks become one."""
+    settings = _settings(dag, w)
+    copies = _protocol(dag, w).model_dump(mode="json")
+    kept = " --keep-weak" if dag.study.keep_weak_masks else ""
+    return f"{dag.options(denoisers=settings.denoisers, rule=settings.rule, settings=copies)} {dag.scope(w)}{kept}"
 
 
-def _look_ahead_settings(dag: Dag, w: Wildcards) -> str:
-    """The settings of a copy and what it contributes."""
-    settings = _protocol(dag, w).model_dump(mode="json")
-    return f"{dag.options(settings=settings, contribution=_settings(dag, w).contribution)} {dag.scope(w)}"
-
-
-def _look_ahead_work(dag: Dag, w: Wildcards, _: int) -> Work:
-    magnitudes = _settings(dag, w).contribution == "magnitudes"
-    return Work(steps=_protocol(dag, w).look_ahead_steps, magnitudes=int(magnitudes), bits=int(not magnitudes))
+def _pruning_work(dag: Dag, w: Wildcards, _: int) -> Work:
+    """Train the copies, and write one mask."""
+    denoisers = _settings(dag, w).denoisers
+    steps = denoisers * _protocol(dag, w).look_ahead_steps
+    return Work(steps=steps, copies=denoisers, bits=1)
 
 
 def _retraining(dag: Dag, w: Wildcards) -> Inputs:
@@ -96,29 +94,17 @@ TRAIN_SEGMENT = Rule(
     temporary=True,
     carries=True,
 )
-WEAK_MASK = Rule(
-    name="weak_mask",
-    output=paths.WEAK,
-    makes="weights",
-    routes=("denoised",),
-    inputs=_look_ahead,
-    settings=_look_ahead_settings,
-    work=_look_ahead_work,
-    versions=("training", "method", "isp"),
-    memory=training_memory,
-    temporary=True,
-)
-AGGREGATE = Rule(
-    name="aggregate",
+PRUNE_DENOISED = Rule(
+    name="prune_denoised",
     output=paths.ROUND_MASK,
     makes="mask",
     routes=("denoised",),
-    inputs=_aggregation,
-    settings=lambda dag, w: f"{dag.options(rule=_settings(dag, w).rule)} {dag.scope(w)}",
-    work=lambda dag, w, _: Work(bits=1),
-    versions=("method", "isp"),
-    # A state; one copy's magnitudes, their sum in fp64 and mean; a bit of each copy's mask.
-    memory=lambda sizes: 3 * sizes.weights + 16 * sizes.prunable + sizes.inputs * sizes.prunable // 8 + sizes.ranked,
+    inputs=_round,
+    settings=_pruning_settings,
+    work=_pruning_work,
+    versions=("training", "method", "isp"),
+    # Beside training, one copy's magnitudes, their sum in fp64, and a bit of each copy's mask.
+    memory=lambda sizes: training_memory(sizes) + 12 * sizes.prunable + sizes.copies * sizes.prunable // 8,
 )
 RETRAINED = {
     "denoised": Retraining(inputs=_retraining, begins=lambda dag, w: _until(dag, w, len(dag.chain(w)) - 1)),

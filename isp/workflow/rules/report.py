@@ -11,8 +11,10 @@ from isp.workflow.rule import Rule
 
 
 def _described(dag: Dag, _: Wildcards) -> str:
-    """The study as its file says it, but for where data lie."""
-    return dag.options(study=dag.study.model_dump(mode="json", exclude={"data_root"}, exclude_unset=True))
+    """The study as its file says it, but for where data lie and how look-aheads run, on which no result depends."""
+    return dag.options(
+        study=dag.study.model_dump(mode="json", exclude={"data_root", "look_aheads"}, exclude_unset=True)
+    )
 
 
 def _cells(dag: Dag, _: Wildcards) -> str:

@@ -1,0 +1,120 @@
+"""The mask of a round of Instant Soup Pruning: look-ahead copies, superposed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from isp import artifacts, checkpoints, copies
+from isp.copies import LookAhead
+from isp.costs import Measured
+from isp.families import denoised
+from isp.families.denoised import LookedAhead
+from isp.settings import parse
+from isp.sparsity import parse_sparsity
+from isp.stages._copies import Copies
+from isp.stages._options import (
+    Backbone,
+    Data,
+    Device,
+    Limits,
+    LookAheadSettings,
+    Output,
+    Round,
+    RoundState,
+    Scope,
+    Seed,
+    Sparsity,
+    Task,
+    Threads,
+    Training,
+    Within,
+)
+from isp.stages._work import Setup, inputs, prunable_of, resumable, spending, spent
+from isp.superposition import Rule, Superposition, contribution_to
+
+VERSION = 1
+
+
+def prune_denoised(
+    state: RoundState,
+    round_: Round,
+    sparsity: Sparsity,
+    denoisers: Annotated[int, typer.Option(min=0, help="N, look-ahead copies; 0: plain magnitude pruning.")],
+    rule: Annotated[Rule, typer.Option(help="How the weak masks are superposed.")],
+    settings: LookAheadSettings,
+    backbone: Backbone,
+    task: Task,
+    seed: Seed,
+    data: Data,
+    training: Training,
+    limits: Limits,
+    output: Output,
+    within: Within = None,
+    scope: Scope = "global",
+    threads: Threads = 1,
+    cores: Annotated[
+        int, typer.Option(min=1, help="Where they are enough, copies run side by side, with THREADS each.")
+    ] = 1,
+    keep_weak: Annotated[
+        bool, typer.Option(help="Keep what each copy contributes, as weak<number> beside the mask.")
+    ] = False,
+    device: Device = "cpu",
+) -> None:
+    """Train copies for C steps each, superpose their weak masks into one of exactly SPARSITY, and record the round.
+
+    The copies run one after another in this process, or side by side in processes of their own: the bits are the same.
+    """
+    setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
+    protocol, target = parse(LookAhead, settings, "--settings"), parse_sparsity(sparsity)
+    of_round = Copies(
+        setup=setup,
+        state=state,
+        within=within,
+        round_index=round_,
+        sparsity=sparsity,
+        settings=settings,
+        contribution=contribution_to(rule),
+        scope=scope,
+        threads=threads,
+    )
+    weak = [output.with_name(f"weak{member}.safetensors") for member in range(denoisers)]
+    made_from = inputs(output, setup.told(), state=state, within=within, data=data)
+    told: dict[str, Any] = {"settings": settings, "sparsity": sparsity, "round": round_, "denoisers": denoisers}
+    told |= {"rule": rule, "scope": scope}
+    with resumable(output, "prune_denoised", VERSION, setup, made_from, threads, [copies], **told) as work:
+        start, about = artifacts.load_state(state)
+        mask = artifacts.load_mask(within)[0] if within else None
+        superposed = Superposition(rule=rule, sparsity=target, within=mask, scope=scope)
+        (cost, took), waited = spent(about), 0.0
+        if (at_once := min(cores // threads, denoisers)) > 1:
+            waited = of_round.run(weak, at_once, work.progress)
+            for path in weak:
+                own_cost, own_took = of_round.add(superposed, path)
+                cost, took = cost + own_cost, took + own_took
+        else:
+            trainer = setup.trainer(start, about, work.progress, work.checkpoint)
+            at = trainer.resumed(LookedAhead(superposed=superposed))
+            superposed = at.superposed
+            for member in range(len(superposed.weak), denoisers):
+                (contributed,), own_cost = denoised.look_ahead(
+                    protocol, trainer, start, mask, round_, member, [target], of_round.contribution, scope
+                )
+                superposed.add(contributed)
+                at.spent += own_cost
+                if keep_weak:
+                    of_round.save(member, weak[member], contributed, own_cost, Measured())
+            cost += at.spent
+        weights = {name: start.weights[name] for name in prunable_of(about)}
+        event = denoised.aggregate(superposed, weights, {"round": round_, "step": start.step})
+        header = {"stage": "prune_denoised", "version": VERSION, **setup.described(), **told, **made_from}
+        header |= {"rounds": [*about["rounds"], event.record]}
+        here = work.measured()
+        took += replace(here, seconds=round(here.seconds - waited, 3))
+        artifacts.save_mask(output, event.mask, header | spending(cost, took))
+    checkpoints.forget(state, *weak)
+    if not keep_weak:
+        for path in weak:
+            path.unlink(missing_ok=True)
