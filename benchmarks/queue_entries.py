@@ -61,7 +61,7 @@ def main() -> None:
     for rules, count in together.most_common():
         print(f"  {count:6,}  {rules}")
     alone = entries(jobs, {rule: group for rule, group in groups.items() if not group.startswith("round.")})
-    print(f"with groups, look-aheads by themselves: {alone.total():,}")
+    print(f"with groups, but not of rounds: {alone.total():,}")
 
 
 if __name__ == "__main__":
