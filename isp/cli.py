@@ -33,7 +33,7 @@ out = Console()
 err = Console(stderr=True)
 
 
-PEOPLE = ("list", "run", "plan", "status", "compare", "clean", "export", "predict")
+PEOPLE = ("list", "run", "plan", "status", "compare", "export", "predict", "clean")
 """Commands that people call, in the order in which they meet them; `plan` is a stage, too."""
 
 
@@ -278,8 +278,8 @@ Weights = Annotated[
 
 @app.command()
 def export(
-    ticket: Annotated[Path, typer.Argument(help="A ticket.safetensors of a study.")],
-    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    ticket: Annotated[Path, typer.Argument(metavar="TICKET", help="A ticket.safetensors of a study.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; it must not exist.")],
     compact: Annotated[
         bool, typer.Option("--compact", help="Write kept values and one bit per prunable weight, not plain weights.")
     ] = False,
@@ -287,8 +287,8 @@ def export(
 ) -> None:
     """Write a ticket as a folder that transformers (BERT) or open_clip (CLIP) loads without this package.
 
-    Weights, configuration, labels, tokenizer or preprocessing, and a model card. The folder is then loaded in a process
-    of its own and compared with the ticket to the bit; if anything differs, nothing is kept.
+    Weights, configuration, labels, tokenizer or preprocessing, and a model card. Another process then loads the folder
+    and compares it with the ticket to the bit; if anything differs, nothing is kept.
     """
     from isp.exporting import export as write
 

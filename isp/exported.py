@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 Library = Literal["transformers", "open_clip", "safetensors"]
 CONFIGS: dict[str, Library] = {"config.json": "transformers", "open_clip_config.json": "open_clip"}
 """Files by which a folder is recognized."""
 PLAIN, TICKET, READER = "model.safetensors", "ticket.safetensors", "read_ticket.py"
+CLIP = "open_clip_model.safetensors"
 HEAD, CLASSES = "head.safetensors", "classes.json"
 
 
@@ -64,10 +66,16 @@ def library_of(folder: Path) -> Library | None:
     return "safetensors" if (folder / PLAIN).is_file() or (folder / TICKET).is_file() else None
 
 
-def load(folder: Path) -> Predictor:
-    """Load an exported folder that has a configuration of its model."""
+def load(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Predictor:
+    """Load an exported folder that has a configuration of its model.
+
+    Args:
+        folder: The folder.
+        weights: Those of the ticket in a folder without plain weights.
+    """
     with _quiet():
-        return _from_open_clip(folder) if library_of(folder) == "open_clip" else _from_transformers(folder)
+        load = _from_open_clip if library_of(folder) == "open_clip" else _from_transformers
+        return load(folder, weights)
 
 
 @contextmanager
@@ -87,17 +95,8 @@ def _quiet() -> Iterator[None]:
             bar.enable_progress_bar()
 
 
-def read_state(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder by their names in a ticket, read without the library that the folder is for."""
-    if (folder / PLAIN).exists():
-        from safetensors.torch import load_file
-
-        return load_file(folder / PLAIN)
-    return _read_ticket(folder)
-
-
 def _read_ticket(folder: Path) -> dict[str, Tensor]:
-    """The weights of a ticket, read by the lines of NumPy beside it."""
+    """The weights of a ticket, read by the lines of NumPy beside it, which are run: for a folder just written only."""
     spec = importlib.util.spec_from_file_location("read_ticket", folder / READER)
     assert spec is not None
     assert spec.loader is not None
@@ -114,27 +113,28 @@ def _tensor(array: Any) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-def _from_transformers(folder: Path) -> Predictor:
+def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None) -> Predictor:
     import transformers
     from transformers.models.auto.configuration_auto import AutoConfig
     from transformers.models.auto.modeling_auto import AutoModelForSequenceClassification
     from transformers.models.auto.tokenization_auto import AutoTokenizer
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    local = {"local_files_only": True, "trust_remote_code": False}  # no code of the folder, no hub
+    config = AutoConfig.from_pretrained(folder, **local)
     (name, *_) = config.architectures
     classifies = name.endswith("ForSequenceClassification")
     cls: Any = AutoModelForSequenceClassification if classifies else getattr(transformers, name)
-    if (folder / PLAIN).exists():
-        model = cls.from_pretrained(folder, local_files_only=True)
+    if weights is None:
+        model = cls.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     else:
         model = (cls.from_config if classifies else cls)(config).to(config.dtype)
-        unexpected = model.load_state_dict(_read_ticket(folder), strict=False).unexpected_keys
+        unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
         if unexpected:
             raise ValueError(f"{folder / TICKET}: {unexpected[0]!r} is not a tensor of {name}")
         model.tie_weights()
 
     def prepare(columns: Sequence[Sequence[str]]) -> dict[str, Tensor]:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
         return dict(tokenizer(*map(list, columns), padding=True, truncation=True, return_tensors="pt"))
 
     columns = getattr(config, "input_columns", None)
@@ -151,20 +151,20 @@ def _from_transformers(folder: Path) -> Predictor:
     )
 
 
-def _from_open_clip(folder: Path) -> Predictor:
+def _from_open_clip(folder: Path, weights: Mapping[str, Tensor] | None) -> Predictor:
     import open_clip
     from PIL import Image
-    from safetensors.torch import load_file
 
-    plain = not (folder / TICKET).exists()
     clip: Any
-    clip, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", load_weights=plain)
-    if plain:
+    if weights is None and not (folder / CLIP).is_file():
+        raise FileNotFoundError(f"no {CLIP}")  # open_clip would take any other file of weights
+    clip, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", load_weights=weights is None)
+    if weights is None:
         head = load_file(folder / HEAD)["head"]
     else:
-        weights = _read_ticket(folder)
-        head = weights.pop("head")
-        clip.visual.load_state_dict({name.removeprefix("visual."): tensor for name, tensor in weights.items()})
+        head = weights["head"]
+        visual = {name.removeprefix("visual."): tensor for name, tensor in weights.items() if name != "head"}
+        clip.visual.load_state_dict(visual)
 
     def prepare(columns: Sequence[Sequence[str]]) -> Tensor:
         pictures = []
@@ -226,15 +226,18 @@ def answer(request: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     torch.set_num_threads(request["threads"])
     folder = Path(request["folder"])
-    predictor = None if library_of(folder) == "safetensors" else load(folder)
-    state = read_state(folder) if predictor is None else predictor.state
+    weights = _read_ticket(folder) if (folder / TICKET).exists() else None
+    if library_of(folder) == "safetensors":
+        predictor = None
+        state: Mapping[str, Tensor] = load_file(folder / PLAIN) if weights is None else weights
+    else:
+        predictor = load(folder, weights)
+        state = predictor.state
     found = {f"digest/{name}": digest(state[name]) for name in request["names"] if name in state}
     found |= {f"zeros/{name}": zeros(state[name]) for name in request["prunable"] if name in state}
     if predictor is not None and request["columns"]:
         found |= outputs(predictor, predictor.prepare(request["columns"]))
     elif predictor is not None and request["tensors"]:
-        from safetensors.torch import load_file
-
         found |= outputs(predictor, load_file(request["tensors"]))
     return found
 
@@ -258,8 +261,6 @@ def zeros(tensor: Tensor) -> Tensor:
 
 def main(request: str, output: str) -> None:
     """Answer a request in a JSON file by a file of tensors; the package cannot be imported meanwhile."""
-    from safetensors.torch import save_file
-
     sys.modules["isp"] = None  # type: ignore[assignment]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     found = answer(json.loads(Path(request).read_text(encoding="utf-8")))

@@ -27,7 +27,7 @@ from isp import artifacts, exported, lineage, read_ticket
 from isp.errors import ConfigError, IspError
 from isp.exported import PLAIN, READER, TICKET, Library
 from isp.files import new_folder, write_bytes
-from isp.masks import num_kept, num_weights, sparsity
+from isp.masks import check_fits, num_kept, num_weights
 from isp.model_card import Facts, model_card
 from isp.tasks import ImageTask
 from isp.tensors import by_all_names, tensors_of
@@ -121,6 +121,7 @@ def export(
 
     Raises:
         ConfigError: The ticket is of another model, or the arguments do not fit each other.
+        MaskError: The mask of the ticket is of another model.
         ArtifactError: The ticket or the pre-trained backbone is missing or damaged.
         IspError: The folder exists or cannot be written, or what was written differs from the ticket. Nothing is left.
     """
@@ -184,7 +185,7 @@ def _of_workflow(source: WorkflowTicket, weights: Path | None, compact: bool) ->
         described |= {key: getattr(task.source, key)} if hasattr(task.source, key) else {}
     described |= {"templates": list(task.templates)} if isinstance(task, ImageTask) else {}
     facts = {
-        "title": f"{source.names[0]} on {source.names[1]}, {_percent(ticket)} of its prunable weights zero",
+        "title": _title(" on ".join(source.names), ticket),
         "digest": header.get("content", ""),
         "made_with": header.get("about", {}).get("made_with", {}),
         "task": described,
@@ -226,6 +227,7 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
     found = ticket if isinstance(ticket, Ticket) else artifacts.load_ticket(ticket)
     holder = copy.deepcopy(model).eval().cpu()
     load_weights(holder, found.weights, f"the ticket {path}" if path else "the ticket's weights")
+    check_fits(found.mask, {each: found.weights[each] for each in found.mask if each in found.weights}, "the model")
     for each, kept in found.mask.items():
         if found.weights[each][~kept].any():
             raise ConfigError(f"the ticket's weights: {each!r} has masked weights that are not zero")
@@ -233,7 +235,7 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
     header = (lineage.read_header(path) or {}) if path else {}
     name = type(model).__name__
     facts = {
-        "title": f"{name}, {_percent(found)} of its prunable weights zero",
+        "title": _title(name, found),
         "digest": header.get("content", "a ticket in memory, not read from a file"),
         "made_with": header.get("about", {}).get("made_with", artifacts.provenance()),
         "settings": found.origin.get("settings", {}),
@@ -268,8 +270,12 @@ def _is_of_transformers(model: nn.Module) -> bool:
     return transformers is not None and getattr(transformers, type(model).__name__, None) is type(model)
 
 
-def _percent(ticket: Ticket) -> str:
-    return f"{100 * sparsity(ticket.mask):.4g} %"
+def _title(subject: str, ticket: Ticket) -> str:
+    return (
+        f"{subject}, {float(100 * ticket.sparsity):g} % of its prunable weights zero"
+        if ticket.sparsity
+        else f"{subject}, dense"
+    )
 
 
 # --- verification -----------------------------------------------------------------------------------------------------

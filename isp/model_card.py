@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ import yaml
 
 from isp import masks, registry
 from isp.costs import Cost
-from isp.errors import ConfigError
 from isp.exported import Library
 from isp.reporting.statistics import interval
 from isp.reporting.tables import si
@@ -158,7 +158,7 @@ def _use(facts: Facts) -> str:
     make = f"{facts.cls}.from_config" if facts.cls.startswith("Auto") else facts.cls
     load = USE[facts.library, not facts.compact].format(cls=facts.cls, make=make)
     if facts.inputs == "texts":
-        texts = ", ".join(f'"{name}"' for name in facts.task["inputs"])
+        texts = ", ".join(json.dumps(name, ensure_ascii=False) for name in facts.task["inputs"])
         logits = "model(**inputs).logits"
         result = f"model.config.id2label[int({logits}.argmax())]" if "classes" in facts.task else f"float({logits})"
         label = LABEL_TEXTS.format(texts=texts, result=result)
@@ -221,10 +221,8 @@ def _cost(facts: Facts) -> str:
 
 def _method(facts: Facts) -> str:
     method, origin = facts.ticket.method, facts.ticket.origin
-    try:
-        summary = registry.summary("method", method)
-    except ConfigError:
-        summary = "A method outside of the package."
+    known = method in registry.names("method")  # a file elsewhere would run
+    summary = registry.summary("method", method) if known else "A method that is not one of the package."
     values: dict[str, Any] = {"method": method, "sparsity": str(facts.ticket.sparsity), "settings": facts.settings}
     values |= {key: origin[key] for key in ("seed", "training", "limits") if key in origin}
     return f"{summary}\n\n{_yaml(values)}"
@@ -238,6 +236,15 @@ def _provenance(facts: Facts) -> str:
     return f"{_yaml({**values, 'made_with': dict(facts.made_with)})}"
 
 
+class _Dumper(yaml.SafeDumper):
+    """YAML with each list on one line."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+)
+
+
 def _yaml(values: Mapping[str, Any]) -> str:
-    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    text = yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return f"```yaml\n{text}```"

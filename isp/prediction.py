@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from isp import exported
+from isp import artifacts, exported
 from isp.errors import ConfigError, DataError, IspError
 from isp.exported import Predictor
 from isp.files import check_regular
@@ -104,8 +104,10 @@ def load_predictor(source: Path, weights: Path | None = None) -> Predictor:
         raise IspError(f"{source}: not a folder that `isp export` wrote, it has none of {', '.join(exported.CONFIGS)}")
     if library == "safetensors":
         raise ConfigError(f"{source}: holds the weights of a model of your own, without a task or labels")
+    compact = (source / exported.TICKET).exists()
+    weights_ = artifacts.load_ticket(source / exported.TICKET).weights if compact else None
     try:
-        predictor = exported.load(source)
+        predictor = exported.load(source, weights_)
     except Exception as error:  # the libraries raise all kinds
         reason = " ".join(str(error).split())
         raise IspError(f"{source}: {library} cannot load it ({type(error).__name__}: {reason:.300})") from None

@@ -84,8 +84,8 @@ class WorkflowTicket:
     @property
     def names(self) -> tuple[str, str]:
         """Names of the backbone and of the task: those in the study, or of their definitions."""
-        cell = self._cell()
-        return tuple(cell.get(key) or label_of(self.origin[key]) for key in ("backbone", "task"))  # type: ignore[return-value]
+        backbone, task = (self._cell().get(key) or label_of(self.origin[key]) for key in ("backbone", "task"))
+        return backbone, task
 
     def model(self) -> nn.Module:
         """The model, in evaluation mode.

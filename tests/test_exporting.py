@@ -30,7 +30,7 @@ from isp.errors import ArtifactError, ConfigError, IspError
 from isp.tickets import Ticket
 from isp.training import state_of
 from tests.support.backbones import SMALL_BERT
-from tests.support.exports import pretrained_of, workflow_ticket, write_record
+from tests.support.exports import pretrained_of, redefined, workflow_ticket, write_record
 from tests.support.models import TiedHead, TinyModel, equal
 
 ROOT = Path(__file__).parents[1]
@@ -188,6 +188,47 @@ def test_a_card_of_one_seed_or_none(
         write_record(texts, accuracy, content)
     isp.export(texts, None, tmp_path / "out")
     assert says in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_card_runs_no_method_of_a_file(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("raise SystemExit('was run')")
+    redefined(texts, method="mine.py")
+    isp.export(texts, None, tmp_path / "out")
+    assert "A method that is not one of the package." in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("inside")
+def test_what_a_study_defines_is_exported(tmp_path: Path, texts: Path) -> None:
+    """The backbone and the task are in the header, the name of the former's weights in the ticket's place."""
+    backbone = {"family": "bert", "folder": "here", "case": "kept", "max_length": 9}
+    task = {
+        "kind": "texts",
+        "id": "me/sets",
+        "inputs": ['say "x"', "y"],
+        "num_examples": 9,
+        "classes": ["swapped", "ordered"],
+    }
+    redefined(texts, backbone=json.dumps(backbone), task=json.dumps({**task, "metrics": ["accuracy"]}))
+    isp.export(texts, None, tmp_path / "out")
+    config = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert (config["do_lower_case"], config["model_max_length"]) == (False, 9)
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert 'tokenizer("say \\"x\\"", "y", truncation' in card
+    assert "# bert_tiny on half_order, 90 % of its prunable weights zero" in card
+    (best, _) = prediction.predict(prediction.load_predictor(tmp_path / "out"), texts=["a"], seconds=["b"])[0]
+    assert best[0] in task["classes"]
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_dense_model_is_exported(tmp_path: Path) -> None:
+    for compact in (False, True):
+        done = isp.export(
+            workflow_ticket(tmp_path, "bert_tiny", "stsb", sparsity="0"), None, tmp_path / f"{compact}", compact=compact
+        )
+        assert done.zero_weights == 0
+    assert "# bert_tiny on stsb, dense" in (tmp_path / "False/README.md").read_text(encoding="utf-8")
 
 
 # --- models of one's own ----------------------------------------------------------------------------------------------
@@ -425,9 +466,7 @@ def test_the_pretrained_weights_are_those_of_the_study(tmp_path: Path, texts: Pa
     artifacts.save_examples(tmp_path / data, {"labels": torch.zeros(3)}, "train", about)
     prepared = artifacts.lineage.read_header(tmp_path / data)
     assert prepared is not None
-    ticket = artifacts.load_ticket(texts)
-    origin = {**ticket.origin, "inputs": {"data": data}, "contents": {data: prepared["content"]}}
-    artifacts.save_ticket(texts, replace(ticket, origin=origin))
+    redefined(texts, inputs={"data": data}, contents={data: prepared["content"]})
     isp.export(texts, None, tmp_path / "out")
     changed = replace(pretrained_of("bert_tiny"), vocabulary=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"zyxwvu"))
     changed.weights["pooler.dense.bias"] += 1
@@ -562,8 +601,7 @@ def test_sources_that_cannot_predict(tmp_path: Path, texts: Path) -> None:
     ):
         with pytest.raises(error, match=says):
             prediction.load_predictor(path)
-    ticket = artifacts.load_ticket(texts)
-    artifacts.save_ticket(texts, replace(ticket, origin={**ticket.origin, "task": "sst3"}))
+    redefined(texts, task="sst3")
     with pytest.raises(ConfigError, match=r"ticket.safetensors: unknown task 'sst3'; did you mean 'sst2'\?"):
         prediction.load_predictor(texts)
 
@@ -575,6 +613,44 @@ def test_a_damaged_folder_is_named(name: str, tmp_path: Path, texts: Path) -> No
     (tmp_path / "out" / name).write_bytes((tmp_path / "out" / name).read_bytes()[:-30])
     with pytest.raises(IspError, match=r"out: transformers cannot load it \("):
         prediction.load_predictor(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_damaged_compact_folder_is_named(tmp_path: Path, pictures: Path) -> None:
+    isp.export(pictures, None, tmp_path / "out", compact=True)
+    path = tmp_path / "out/ticket.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"out/ticket.safetensors: its checksum does not match"):
+        prediction.load_predictor(tmp_path / "out")
+    path.unlink()
+    with pytest.raises(IspError, match=r"out: open_clip cannot load it .*no open_clip_model"):
+        prediction.load_predictor(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("kind", ["texts", "pictures"])
+def test_no_code_of_a_folder_runs(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Neither the lines of NumPy beside a ticket, nor what a configuration names, nor a pickle."""
+    out, given = (
+        tmp_path / "out",
+        {"texts": ["a"], "seconds": ["b"]} if kind == "texts" else {"images": [picture(tmp_path / "a.png")]},
+    )
+    isp.export(request.getfixturevalue(kind), None, out, compact=True)
+    before = prediction.predict(prediction.load_predictor(out), **given)
+    for name in ("read_ticket.py", "modeling_x.py", "tokenization_x.py"):
+        (out / name).write_text("raise SystemExit('was run')")
+    for name, entry in (
+        ("config.json", "AutoModelForSequenceClassification"),
+        ("tokenizer_config.json", "AutoTokenizer"),
+    ):
+        if (out / name).exists():
+            module = "modeling_x.X" if name == "config.json" else ["tokenization_x.X", None]
+            config = json.loads((out / name).read_text()) | {"auto_map": {entry: module}}
+            (out / name).write_text(json.dumps(config))
+    (out / "open_clip_pytorch_model.bin").write_bytes(b"a pickle")
+    assert prediction.predict(prediction.load_predictor(out), **given) == before
 
 
 # --- in a process of its own ------------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +24,13 @@ from tests.support.backbones import SMALL_BERT, small
 SPARSITY = "0.9000"
 
 
+def redefined(path: Path, **changed: Any) -> None:
+    """Write a ticket again, with other entries of its origin or another method."""
+    ticket = artifacts.load_ticket(path)
+    method = changed.pop("method", ticket.method)
+    artifacts.save_ticket(path, replace(ticket, method=method, origin={**ticket.origin, **changed}))
+
+
 @cache
 def pretrained_of(name: str) -> Pretrained:
     """A small backbone; a BERT with as many positions as its texts may have tokens."""
@@ -33,7 +42,7 @@ def pretrained_of(name: str) -> Pretrained:
     return Pretrained(weights=weights, architecture=architecture, vocabulary=plain.vocabulary)
 
 
-def workflow_ticket(root: Path, backbone: str, task: str, seed: int = 0) -> Path:
+def workflow_ticket(root: Path, backbone: str, task: str, seed: int = 0, sparsity: str = SPARSITY) -> Path:
     """Write the pre-trained backbone and a ticket of magnitude pruning, and return the ticket's path."""
     made: Backbone = registry.load("backbone", backbone).BACKBONE
     pretrained = pretrained_of(backbone)
@@ -43,11 +52,11 @@ def workflow_ticket(root: Path, backbone: str, task: str, seed: int = 0) -> Path
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)  # as if it had been trained
-    names, target = prunable_names(model, made.prunable), parse_sparsity(SPARSITY)
+    names, target = prunable_names(model, made.prunable), parse_sparsity(sparsity)
     weights = state_of(model).weights
     mask = masks.prune_by_magnitude({name: weights[name] for name in names}, target)
     masks.apply_(mask, weights)
-    place = f"results/s/runs/{backbone}/{task}/seed{seed}/one_shot/{SPARSITY}/ticket.safetensors"
+    place = f"results/s/runs/{backbone}/{task}/seed{seed}/one_shot/{sparsity}/ticket.safetensors"
     origin = {"backbone": backbone, "task": task, "seed": seed, "architecture": pretrained.architecture}
     origin |= {"place": place, "training": {"steps": 20}, "device": "cpu"}
     ticket = Ticket(
