@@ -2,10 +2,10 @@
 
     python benchmarks/paper_scale.py [--backbone clip_vit_b32] [--rounds 2] [--batch-size 4] [--rule mean_score]
 
-A round is a segment of 2 steps, 5 look-aheads of 2 steps each, and their aggregation. Nothing is downloaded: weights
-are made up, data come with installed packages. The cost of a step is the difference between a segment of 2 steps and
-one of 6, by steps. Seconds are CPU seconds of one thread, so other work on the machine disturbs them little. `WAYS`
-holds the ways of running a round that are compared; each writes into a folder of its own.
+A round is a segment of 2 steps, 5 look-aheads of 2 steps each, and their superposition. The look-aheads run apart, in
+processes of their own, as each of them did when it was a job; or together, in one. Nothing is downloaded: weights are
+made up, data come with installed packages. The cost of a step is the difference between a segment of 2 steps and one of
+6, by steps. Seconds are CPU seconds, one thread a process, so other work on the machine disturbs them little.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,43 +66,41 @@ class Cell:
     rule: str
     rounds: int
 
-    @property
-    def contribution(self) -> str:
-        """What a copy contributes under the rule."""
-        return "magnitudes" if self.rule == "mean_score" else "mask"
-
-
-Way = Callable[[Path, Cell, Spent], int]
-"""Runs the rounds in a folder that holds `initial` and `train`; returns how many training steps it made."""
-
 
 def isp(name: str, *options: object) -> list[str]:
     """The command of a stage in a process of its own."""
     return [sys.executable, "-m", "isp", name, *map(str, options)]
 
 
-def apart(folder: Path, cell: Cell, spent: Spent) -> int:
-    """Every segment, look-ahead and aggregation is a job, with files in between, as a study runs them."""
+def run(folder: Path, cell: Cell, spent: Spent, cores: int) -> int:
+    """Run the rounds in a folder beside `initial` and `train`, the copies on so many cores; the number of steps."""
     settings = json.dumps({"look_ahead_steps": STEPS})
     start, within, steps = Path("../initial"), (), 0
     for number in range(cell.rounds):
-        state, mask, sparsity = Path(f"state{number}"), Path(f"mask{number}"), f"{0.1 * (number + 1):.1f}"
+        state, sparsity = Path(f"state{number}"), f"{0.1 * (number + 1):.1f}"
         until = STEPS * (number + 1)
         segment = ("--start", start, "--until", until, "--output", state)
         spent.run(isp("train_segment", *cell.options, *segment, *within), folder)
-        event = ("--state", state, "--round", number, "--sparsity", sparsity, *within)
-        for member in range(COPIES):
-            copy = ("--member", member, "--settings", settings, "--contribution", cell.contribution)
-            output = ("--output", f"weak{number}.{member}")
-            spent.run(isp("weak_mask", *cell.options, *event, *copy, *output), folder)
-        weak = [part for member in range(COPIES) for part in ("--weak", f"weak{number}.{member}")]
-        spent.run(isp("aggregate", *event, "--rule", cell.rule, *weak, "--output", mask), folder)
-        start, within = state, ("--within", mask)
+        event = ("--state", state, "--round", number, "--sparsity", sparsity, "--rule", cell.rule, *within)
+        copies = (
+            "--denoisers",
+            COPIES,
+            "--settings",
+            settings,
+            "--cores",
+            cores,
+            *(("--keep-weak",) if cores > 1 else ()),
+        )
+        output = Path(f"round{number}") / "mask"
+        spent.run(isp("prune_denoised", *cell.options, *event, *copies, "--output", output), folder)
+        spent.jobs += COPIES if cores > 1 else 0
+        start, within = state, ("--within", output)
         steps += STEPS * (1 + COPIES)
     return steps
 
 
-WAYS: dict[str, Way] = {"a job each": apart}
+WAYS = {"apart": 2, "together": 1}
+"""Cores for the copies of a round."""
 
 
 def prepared(folder: Path, backbone: str, batch_size: int) -> tuple[str, ...]:
@@ -140,7 +137,7 @@ def step_seconds(folder: Path, cell: Cell) -> float:
 def import_seconds(folder: Path) -> float:
     """CPU seconds of starting a process and importing what a stage that trains imports."""
     spent = Spent()
-    spent.run([sys.executable, "-c", "import torch, open_clip, transformers, isp.stages.weak_mask"], folder)
+    spent.run([sys.executable, "-c", "import torch, open_clip, transformers, isp.stages.prune_denoised"], folder)
     return spent.cpu
 
 
@@ -161,11 +158,11 @@ def main() -> None:
         step, imports = step_seconds(folder / "step", cell), import_seconds(folder / "step")
         print(f"{arguments.backbone}, batch {arguments.batch_size}, rule {arguments.rule}: {step:.2f} s a step, "
               f"{imports:.1f} s a start with imports")  # fmt: skip
-        for label, way in WAYS.items():
+        for label, cores in WAYS.items():
             place = folder / label.replace(" ", "_")
             place.mkdir()
             spent = Spent()
-            steps = way(place, cell, spent)
+            steps = run(place, cell, spent, cores)
             written = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
             beside = spent.cpu - steps * step
             print(
