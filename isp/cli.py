@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -28,6 +28,9 @@ from isp import files, registry, stages
 from isp.errors import ArtifactError, ConfigError, IspError
 from isp.parsing import load_yaml
 from isp.untrusted import printable
+
+if TYPE_CHECKING:
+    from isp.config import Study
 
 out = Console()
 err = Console(stderr=True)
@@ -172,8 +175,21 @@ def run(
     if status:
         raise SystemExit(status)
     typer.echo(
-        f"{(folder / 'tables/costs.txt').read_text(encoding='utf-8')}\nTables, figures, tickets, report.html: {folder}/"
+        f"{(folder / 'tables/costs.txt').read_text(encoding='utf-8')}\n"
+        f"Tables, figures, tickets, report.html: {folder}/\nTry a ticket: {_try_ticket(study)}"
     )
+
+
+def _try_ticket(study: Study) -> str:
+    """A command that predicts by a ticket of a study of one cell, that of its highest sparsity."""
+    from isp.workflow.paths import TICKET
+
+    (group,) = study.groups()
+    values = group.model_dump(include={"backbone", "task", "seed", "variant"})
+    task = registry.load("task", group.task).TASK
+    options = ("--image FILE",) if task.inputs == "pictures" else ("--text TEXT", "--second TEXT")
+    ticket = TICKET.format(study=study.study, sparsity=f"{max(group.sparsities):.4f}", **values)
+    return " ".join(["isp predict", ticket, *options[: len(task.source.inputs)]])
 
 
 @app.command()

@@ -53,7 +53,10 @@ class WorkflowTicket:
             ConfigError: The ticket is of a model outside of the workflow, or of a backbone or task that this version of
                 the package does not have.
         """
-        read = WorkflowTicket(path, artifacts.load_ticket(path))
+        try:
+            read = WorkflowTicket(path, artifacts.load_ticket(path))
+        except ArtifactError as error:
+            raise ArtifactError(str(error)) from None  # without its kind: no list of the stages that make tickets
         missing = [key for key in NEEDED if key not in read.origin]
         if missing:
             raise ConfigError(

@@ -9,15 +9,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from isp import cli
+from isp import cli, exported, exporting
 from isp.backbones import _bert as bert
 from isp.config import load_study, parse_study
 from isp.definitions import task_of
 from tests.support.backbones import SMALL_BERT, bert_folder
-from tests.support.data import imitate
+from tests.support.data import imitate, png
 from tests.support.reruns import jobs, reruns
 from tests.support.studies import ROOT
 from tests.support.workflow import (
@@ -83,6 +84,11 @@ def test_texts_and_what_a_study_defines(
     assert same_as_in_process(tmp_path, load_study(path)) == {"dense", "one_shot", "lth", "isp", "gradual"}
     again = snakemake(tmp_path, study=path)
     assert "nothing to do" in again.stderr.lower()
+    monkeypatch.setattr(exporting, "ask", lambda request, scratch, folder: exported.answer(request))
+    (ticket,) = tmp_path.glob("results/language/runs/mine/reviews/seed1/lth/0.6000/ticket.safetensors")
+    exporting.export(ticket, None, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert all(part in card for part in ("kind: regression", "rate: 0.5", "| spearman, test |", "id: me/reviews"))
     monkeypatch.chdir(tmp_path)
     before = jobs(load_study(path))
     study["define"]["backbones"]["mine"]["pooler"] = "kept"  # type: ignore[index]
@@ -144,6 +150,17 @@ def test_isp_run(short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert f"{folder}/" in printed
     (row,) = rows(folder / "metrics.csv")
     assert (row["method"], row["sparsity"], row["retraining_steps"]) == ("one_shot", "0.5000", "6")
+
+    (suggested,) = re.findall(r"^Try a ticket: isp (predict (\S+) --image) FILE$", printed, re.MULTILINE)
+    (tmp_path / "picture.png").write_bytes(png(np.full((28, 28), 40, np.uint8)))
+    for command in ([*suggested[0].split(), "picture.png"], ["export", suggested[1], "out"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(command)
+        assert not caught.value.code
+    printed = capfd.readouterr().out
+    assert len(re.findall(r"^  \d +\d+\.\d%$", printed, re.MULTILINE)) == 5
+    assert "98,304 zeros counted" in printed  # half of 196,608
+    assert f"| accuracy, test | {float(row['test']):.2f} |" in Path("out/README.md").read_text(encoding="utf-8")
 
 
 def test_the_recipe_for_a_method_followed_to_the_letter(
