@@ -35,7 +35,7 @@ def main() -> None:
     if not (WEIGHTS.exists() and DATA.exists()):
         raise SystemExit(f"{WEIGHTS} or {DATA} is missing: call `make run` first")
     fresh = {key: value for key, value in os.environ.items() if key not in ("ISP_WARM", "ISP_OWNER")}
-    served = fresh | {"ISP_OWNER": str(os.getpid()), "ISP_WARM": warm.address(os.getpid())}
+    served = fresh | {"ISP_OWNER": str(os.getpid()), "ISP_WARM": warm.new_address(os.getpid())}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "isp", "initialise", "--weights", str(WEIGHTS), "--data", str(DATA)]
         command += ["--backbone", "clip_tiny", "--task", "digits", "--seed", "0", "--initial", "pretrained"]

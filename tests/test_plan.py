@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from isp.config import load_study, parse_study
 from isp.errors import DataError
 from isp.reporting import plan_tables
 from isp.workflow.jobs import Job, Jobs
-from isp.workflow.measuring import measured, stated
+from isp.workflow.measuring import measured, stated, time_overhead
 from isp.workflow.plan import Plan
 from isp.workflow.rates import Rates
 from isp.workflow.rules import RULES
+from isp.workflow.starts import Starts
 from tests.support.backbones import SMALL_BERT, bert_folder
 from tests.support.studies import ROOT, STUDY
 
@@ -38,6 +40,9 @@ RATES = Rates(
     activations=7,
     example=3,
 )
+
+
+ONE = [{**STUDY["grid"][0], "variants": ["isp"], "sparsities": [0.5]}]
 
 
 def plan(**more: Any) -> Plan:
@@ -221,6 +226,60 @@ def test_soups_by_hand() -> None:
     assert disk["chain"] == 3 * 410
 
 
+def test_overhead_by_hand() -> None:
+    """Two seconds a job; a model takes 1, a byte read 0.01, a byte written 0.1, ranking 5 on the CPU, 0.25 on a GPU."""
+    rates = replace(RATES, build_seconds=1, read_seconds=0.01, write_seconds=0.1, ranking_seconds=5, example=2)
+    study = parse_study(STUDY, "test")
+    made = Plan(jobs=Jobs(study), rates={("clip_tiny", "digits"): rates}, throughput=1.0, parallel=2)
+    train, held_out, dense = study.num_train("digits") * 2, 440 * 2, 410
+    overhead = {}
+    for job in made.jobs.by_output.values():
+        overhead.setdefault(job.rule, made.overhead_seconds(job))
+    assert overhead["initialise"] == pytest.approx(2 + 1 + 0.01 * (400 + train))  # the weights file; next to nothing
+    assert overhead["finetune_dense"] == pytest.approx(2 + 1 + 0.01 * (400 + train) + 0.1 * dense)
+    by_output = {job.output.split("seed0/")[-1]: job for job in made.jobs.by_output.values()}
+    state, mask = 1200, 10
+    superposed = by_output["isp/round0/to0.5000/mask.safetensors"]  # ranked: two copies, all of them, the weights
+    begins = 2 + 1 + 0.01 * (state + train)
+    assert made.overhead_seconds(superposed) == pytest.approx(begins + 4 * 5 + 0.1 * mask)
+    apart = replace(made, jobs=Jobs(parse_study({**STUDY, "look_aheads": "apart"}, "test")))
+    assert apart.overhead_seconds(superposed) == pytest.approx(3 * begins + 4 * 5 + 0.1 * mask)
+    pruned = by_output["lth/round0/to0.5000/mask.safetensors"]
+    assert made.overhead_seconds(pruned) == pytest.approx(2 + 5 + 0.01 * dense + 0.1 * mask)
+    scored = by_output["dense/0.0000/metrics.json"]
+    assert made.overhead_seconds(scored) == pytest.approx(2 + 1 + 0.01 * (dense + held_out))
+    content = made.as_json()
+    total = sum(map(made.overhead_seconds, made.jobs.by_output.values()))
+    assert content["total"]["overhead_seconds"] == pytest.approx(total, abs=0.1)
+    assert "starts" not in content
+    shot = parse_study({**STUDY, "variants": {"isp": {"method": "one_shot"}}, "grid": ONE, "device": "cuda"}, "test")
+    on_gpu = Plan(jobs=Jobs(shot), rates={("clip_tiny", "digits"): rates}, throughput=1.0, parallel=1)
+    (job,) = [job for job in on_gpu.jobs.by_output.values() if job.rule == "prune_one_shot"]
+    assert on_gpu.overhead_seconds(job) == pytest.approx(2 + 1 + 0.25 + 0.01 * (400 + train) + 0.1 * mask)
+
+
+def test_measured_starts_are_shown_with_the_share_of_a_cluster() -> None:
+    """Jobs take 0.5 + 0.25 s here, 4 + 2 x 3 s as entries of a cluster's queue."""
+    starts = Starts(warm=0.5, cold=4.0, snakemake_job=0.25, snakemake_start=3.0)
+    assert (starts.here, starts.on_cluster) == (0.75, 10)
+    rates = {("clip_tiny", "digits"): replace(RATES, job_seconds=starts.here)}
+    made = Plan(jobs=Jobs(parse_study(STUDY, "test")), rates=rates, throughput=1.0, parallel=2, starts=starts)
+    content, jobs = made.as_json(), len(made.jobs.by_output)
+    assert content["total"]["overhead_seconds"] == pytest.approx(0.75 * jobs, abs=0.1)
+    assert content["starts"]["overhead_seconds_on_cluster"] == 10 * jobs
+    said = plan_tables.lines(content)
+    assert "Measured here: a stage through the fork server 0.50 s, a stage in a process of its own 4.00 s" in said
+    work = content["total"]["seconds"] - content["total"]["overhead_seconds"]
+    assert f"{10 * jobs / 3600:,.2f} hours, {10 * jobs / (work + 10 * jobs):.1%}." in said
+    taken = {row["rule"]: [1800.0] * row["jobs"] for row in content["rules"]}
+    (rules, _) = plan_tables.comparison({**content, "variants": []}, taken, [])
+    (members,) = [line for line in rules[1] if line[0] == "prune_denoised"]
+    assert members[3:5] == [f"{4 * 50 / 60:.2f}", "60.00"]  # what is compared are stages, without their starts
+    alone = replace(made, starts=Starts(cold=4.0)).as_json()
+    assert alone["starts"]["overhead_seconds_on_cluster"] is None
+    assert "on a cluster" not in plan_tables.lines(alone)
+
+
 def test_only_random_initial_states_are_written_whole() -> None:
     study = {**STUDY, "variants": {"dense": {"method": "dense"}, "scratch": {"method": "dense", "initial": "random"}}}
     study["grid"] = [{**STUDY["grid"][0], "variants": list(study["variants"]), "sparsities": []}]
@@ -230,12 +289,20 @@ def test_only_random_initial_states_are_written_whole() -> None:
     }
 
 
-def test_rules_and_their_values_agree_on_what_is_temporary() -> None:
-    """`temp(...)` in a rule of the workflow, and `temporary` or `temporary_beside` in the value of its name."""
+def test_rules_and_their_values_agree_on_what_is_temporary_and_what_is_read() -> None:
+    """`temp(...)`, and parts of prepared examples among the inputs, in a rule and in the value of its name."""
     text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
     blocks = re.split(r"^(?:rule|use rule \w+ as) (\w+)(?::| with:)$", text, flags=re.MULTILINE)[1:]
     flagged = {name: "temp(" in block for name, block in zip(blocks[::2], blocks[1::2], strict=True)}
     assert flagged == {name: rule.temporary or rule.temporary_beside for name, rule in RULES.items()}
+    read = {name: _parts_read(block) for name, block in zip(blocks[::2], blocks[1::2], strict=True)}
+    read["retrain_round"] = read["retrain"]  # it has what it does not say otherwise
+    assert read == {name: set(rule.reads) for name, rule in RULES.items()}
+
+
+def _parts_read(block: str) -> set[str]:
+    inputs = re.search(r"^    input:\n((?:        .*\n)+)", block, re.MULTILINE)
+    return set(re.findall(r'PREPARED.replace\("{split}", "(\w+)"\)', inputs[1])) if inputs else set()
 
 
 def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_path: Path) -> None:
@@ -249,9 +316,14 @@ def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_pat
         "grid": [{"backbone": "mine", "tasks": ["half_order"], "variants": ["dense"], "seeds": [0]}],
     }
     with pytest.raises(DataError, match=r"config.json"):
-        measured(parse_study(study, "test"), "mine", "half_order")
-    found = measured(parse_study({**study, "data_root": str(tmp_path)}, "test"), "mine", "half_order")
-    assert min(found.step_seconds, found.example_seconds, found.selection_seconds, found.job_seconds) > 0
+        measured(parse_study(study, "test"), "mine", "half_order", 3.0)
+    there = parse_study({**study, "data_root": str(tmp_path)}, "test")
+    found = measured(there, "mine", "half_order", 3.0)
+    assert min(found.step_seconds, found.example_seconds, found.selection_seconds) > 0
+    assert found.job_seconds == 3
+    beside = time_overhead(there, "mine", "half_order")
+    assert beside.keys() == {"build_seconds", "read_seconds", "write_seconds", "ranking_seconds"}
+    assert min(beside.values()) > 0
     assert found.known_lengths  # estimated from the texts, which are there
     study["grid"][0]["tasks"] = ["cola"]
     cola = parse_study({**study, "data_root": str(tmp_path)}, "test")

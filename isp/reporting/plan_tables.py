@@ -55,9 +55,10 @@ def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], 
     rules, (unit, length) = [], _unit(plan)
     for row in [*plan["rules"], {"rule": "all", **plan["total"]}]:
         took = [each for own in seconds.values() for each in own] if row["rule"] == "all" else seconds[row["rule"]]
-        times = [f"{seconds_ / length:,.2f}" for seconds_ in (row["seconds"], sum(took))]
+        planned = row["seconds"] - row.get("start_seconds", 0.0)  # plans of earlier versions have no starts
+        times = [f"{seconds_ / length:,.2f}" for seconds_ in (planned, sum(took))]
         counts = [f"{row['jobs']:,}", f"{len(took):,}"]
-        rules.append([row["rule"], *counts, *times, _ratio(sum(took), row["seconds"])])
+        rules.append([row["rule"], *counts, *times, _ratio(sum(took), planned)])
     variants = []
     tickets = tabular.group(metrics, "backbone", "variant")
     for row in plan["variants"]:
@@ -109,6 +110,8 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
         "rounds that follow from measured sparsity are the most there may be. Downloads, pre-training and preparation "
         "are counted as jobs only: studies share them.",
     ]
+    if "starts" in plan:
+        found.append(_starts(plan))
     if total["selections"]:
         found.append(
             f"Runs that prune on their way select {total['selections']:,} masks, which takes "
@@ -120,10 +123,32 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _starts(plan: Mapping[str, Any]) -> str:
+    """What starts take as measured, and the share of overhead here and on a cluster."""
+    names = {
+        "warm": "a stage through the fork server",
+        "cold": "a stage in a process of its own",
+        "snakemake_job": "Snakemake's part in a job",
+        "snakemake_start": "a start of Snakemake",
+    }
+    starts, total = plan["starts"], plan["total"]
+    parts = [f"{name} {starts[key]:.2f} s" for key, name in names.items() if starts[key] is not None]
+    here, cluster = total["overhead_seconds"], starts["overhead_seconds_on_cluster"]
+    text = f"Measured here: {', '.join(parts)}; and building, reading, writing and ranking. "
+    text += f"So overhead is {here / 3600:,.2f} hours, {here / total['seconds']:.1%}"
+    if cluster is not None:
+        share = cluster / (total["seconds"] - here + cluster)
+        text += (
+            f"; on a cluster, were every job an entry of its own (cold, and two starts of Snakemake), "
+            f"{cluster / 3600:,.2f} hours, {share:.1%}"
+        )
+    return f"{text}."
+
+
 _KEPT = {"ticket": "tickets that are results", "mask": "masks", "state": "initial states"}
 _TEMPORARY = {
     "state": "states between rounds",
-    "weights": "what copies contribute",
+    "weights": "weak subnetworks",
     "ticket": "tickets that are no result",
 }
 

@@ -16,8 +16,11 @@ from isp.reporting.plan_tables import lines
 from isp.runtime import devices
 from isp.stages._options import mapping
 from isp.workflow.plan import make_plan
+from isp.workflow.starts import Starts, measure_starts
 
 VERSION = 2
+FLAT = 20.0
+"""Seconds of a job beside its work, where nothing is measured and nothing said."""
 
 
 def plan(
@@ -33,10 +36,16 @@ def plan(
         ),
     ] = None,
     overhead: Annotated[
-        float, typer.Option(min=0, help="Seconds of a job beside its work: start, reading, writing.")
-    ] = 20.0,
+        float | None,
+        typer.Option(min=0, help="Seconds of a job beside its work: start, reading, writing. Left out: 20."),
+    ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Time steps on this machine instead, on the study's device and threads.")
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Measure on this machine: starts, reading, writing, ranking (without --overhead), and steps, on the "
+            "study's device and threads (without --throughput).",
+        ),
     ] = False,
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Jobs side by side; left out: one GPU, or as many as there are cores.")
@@ -53,12 +62,15 @@ def plan(
     if data_root:
         found = found.model_copy(update={"data_root": data_root})
     side_by_side = parallel or (1 if found.device != "cpu" else max(1, (os.cpu_count() or 1) // found.threads))
-    if calibrate:
+    beside: float | Starts = FLAT if overhead is None else overhead
+    if calibrate and overhead is None:
+        beside = measure_starts(found, configfile)
+    if calibrate and throughput is None:
         with devices.taken(found.device, "isp plan"):
             check_device(found.device)
-            content = make_plan(found, None, overhead, side_by_side).as_json()
+            content = make_plan(found, None, beside, side_by_side).as_json()
     else:
-        content = make_plan(found, throughput or found.sustained(), overhead, side_by_side).as_json()
+        content = make_plan(found, throughput or found.sustained(), beside, side_by_side).as_json()
     if output:
         files.ready(output)
         files.write_json(output, content)

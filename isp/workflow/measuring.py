@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from isp import artifacts, masks
-from isp.backbones import Backbone
 from isp.config import Study
 from isp.costs import StepFlops
 from isp.data.texts import estimate_lengths
@@ -33,7 +32,7 @@ from isp.preparation import limited
 from isp.prunable import prunable_names
 from isp.rng import forked_rng
 from isp.sparsity import parse_scope
-from isp.training import BatchOrder, Trainer, Training, lengths_of, make_trainer, state_of
+from isp.training import BatchOrder, State, Trainer, Training, lengths_of, make_trainer, state_of
 from isp.workflow import paths
 from isp.workflow.rates import Rates, selection_seconds
 from isp.workflow.rule import FORWARD
@@ -134,8 +133,15 @@ def stated(study: Study, backbone: str, task: str, throughput: float, overhead: 
     )
 
 
-def measured(study: Study, backbone: str, task: str) -> Rates:
-    """What work takes here, on the study's device and threads; on random weights, and prepared examples if any."""
+def measured(study: Study, backbone: str, task: str, overhead: float) -> Rates:
+    """What work takes here, on the study's device and threads; on random weights, and prepared examples if any.
+
+    Args:
+        study: the study.
+        backbone: its name.
+        task: its name.
+        overhead: seconds of a job beside its work.
+    """
     definition, training = study.backbone(backbone), study.protocol(backbone, task)
     shape = _shape(study.defined("backbone", backbone), study.defined("task", task), study.data_root)
     torch.set_num_threads(study.threads)
@@ -148,7 +154,7 @@ def measured(study: Study, backbone: str, task: str) -> Rates:
     examples = definition.examples(tensors, shape.architecture, study.limits(task).augmentation)
     trainer = make_trainer(model, examples, default_loss, training, list(shape.prunable), 0, flops=shape.flops)
     scored = definition.examples(limited(tensors, SCORED), shape.architecture, "none")
-    return _timed(counted(study, backbone, task, task), trainer, scored, definition, shape.architecture)
+    return _timed(replace(counted(study, backbone, task, task), job_seconds=overhead), trainer, scored)
 
 
 def counted(study: Study, backbone: str, task: str, of: str, prepared: bool = True) -> Rates:
@@ -212,12 +218,8 @@ def _prepared(study: Study, backbone: str, task: str) -> Mapping[str, Tensor] | 
     return limited(artifacts.load_examples(path, "train")[0], study.limits(task).num_train)
 
 
-def _timed(
-    counted: Rates, trainer: Trainer, scored: Any, definition: Backbone, architecture: Mapping[str, Any]
-) -> Rates:
-    """With the seconds of a step, of scoring an example, of selecting a mask, and of what every job does beside: build,
-    read, write, rank.
-    """
+def _timed(counted: Rates, trainer: Trainer, scored: Any) -> Rates:
+    """With the seconds of a step, of scoring an example, and of selecting a mask."""
     state, _ = trainer.run(state_of(trainer.model), 2)  # the first steps warm up
     step = _repeated(lambda: trainer.run(state, state.step + 4), CALIBRATION)
     example = _repeated(lambda: outputs_of(trainer.model, scored), CALIBRATION / 3)
@@ -227,20 +229,38 @@ def _timed(
     def select() -> None:
         masks.keep_top(weights, sparsity=Decimal("0.6"), ties=weights, within=within)
 
-    def beside() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            artifacts.save_state(Path(folder) / "state", state, {})
-            artifacts.load_state(Path(folder) / "state")
-        masks.prune_by_magnitude(trainer.prunable_weights(state), Decimal("0.5"))
-        definition.restore(state.weights, architecture)
-
     return replace(
         counted,
         step_seconds=step / 4,
         example_seconds=example / len(scored),
         selection_seconds=_repeated(select, CALIBRATION / 3),
-        job_seconds=_repeated(beside, CALIBRATION / 3),
     )
+
+
+def time_overhead(study: Study, backbone: str, task: str) -> dict[str, Any]:
+    """Measure what jobs do beside their work: build a model, read and write a byte of an artifact, rank the weights.
+
+    On random weights and on the CPU, where all of this but the ranking is done. A file is read while it is in memory.
+
+    Returns:
+        Fields of `Rates`.
+    """
+    definition = study.backbone(backbone)
+    shape = _shape(study.defined("backbone", backbone), study.defined("task", task), study.data_root)
+    torch.set_num_threads(study.threads)
+    weights = {name: tensor.cpu() for name, tensor in shape.model.state_dict().items()}
+    state, prunable = State(step=0, weights=weights), {name: weights[name] for name in shape.prunable}
+    size, each = sum(tensor.nbytes for tensor in weights.values()), CALIBRATION / 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state"
+        writing = _repeated(lambda: artifacts.save_state(path, state, {}), each)
+        reading = _repeated(lambda: artifacts.load_state(path), each)
+    return {
+        "build_seconds": _repeated(lambda: definition.restore(weights, shape.architecture), each),
+        "read_seconds": reading / size,
+        "write_seconds": writing / size,
+        "ranking_seconds": _repeated(lambda: masks.prune_by_magnitude(prunable, Decimal("0.5")), each),
+    }
 
 
 def _repeated(work: Callable[[], Any], seconds: float) -> float:

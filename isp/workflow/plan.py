@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from isp.config import Study
 from isp.workflow.jobs import Job, Jobs
-from isp.workflow.measuring import check_layers, measured, stated
+from isp.workflow.measuring import check_layers, measured, stated, time_overhead
 from isp.workflow.rates import Rates
 from isp.workflow.rules import RULES
+from isp.workflow.starts import Starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +24,14 @@ class Plan:
         rates: by backbone and task.
         throughput: that was stated, FLOPs a second; None: measured.
         parallel: jobs side by side.
+        starts: measured here; None: an overhead was stated.
     """
 
     jobs: Jobs
     rates: Mapping[tuple[str, str], Rates]
     throughput: float | None
     parallel: int
+    starts: Starts | None = None
 
     def flops(self, job: Job) -> int:
         """Of a job, executed."""
@@ -42,9 +45,32 @@ class Plan:
         return self.overhead_seconds(job) + trained + job.scored * rate.example_seconds
 
     def overhead_seconds(self, job: Job) -> float:
-        """Of a job, beside its work; copies apart are processes like jobs."""
-        apart = self.jobs.study.look_aheads == "apart"
-        return self.rates[job.place].job_seconds * (1 + job.copies * apart)
+        """Of these the seconds beside steps, scores and selections: its start, building, reading, ranking, writing."""
+        rule, rate = RULES[job.rule], self.rates[job.place]
+        on_gpu = bool(rule.reads) and self.jobs.study.device != "cpu"  # what reads no examples ranks on a CPU
+        return (
+            self._processes(job)
+            * (rate.job_seconds + rate.build_seconds * bool(rule.reads) + rate.read_seconds * self.read(job))
+            + rate.write_seconds * self.disk(job)
+            + job.rankings * (rate.selection_seconds if on_gpu else rate.ranking_seconds)
+        )
+
+    def _processes(self, job: Job) -> int:
+        """Of a job; copies apart are started, and read, like jobs."""
+        return 1 + job.copies * (self.jobs.study.look_aheads == "apart")
+
+    def read(self, job: Job) -> int:
+        """Bytes that it reads: what other jobs of the study made for it, and prepared examples."""
+        rate, dag = self.rates[job.place], self.jobs.dag
+        task = job.place[1]
+        sizes = {"train": dag.study.num_train, "validation": dag.num_validation, "test": dag.num_test}
+        made = [self.jobs.by_output[path] for path in job.inputs]
+        borrowed = rate.weights * (job.borrowed + sum(each.borrowed for each in made))
+        return (
+            borrowed
+            + sum(map(self.disk, made))
+            + sum(rate.example * sizes[part](task) for part in RULES[job.rule].reads)
+        )
 
     def selection_seconds(self, job: Job) -> float:
         """Of these the seconds in which a job selects masks while it trains."""
@@ -87,7 +113,15 @@ class Plan:
                 key: sum(row[f"{key}_alone"] for row in alone) for key in ("steps", "flops", "seconds")
             },
             "disk": self._disk(),
+            **({"starts": self._starts(self.starts)} if self.starts else {}),
         }
+
+    def _starts(self, starts: Starts) -> dict[str, float | None]:
+        """What was measured, and the overhead of all jobs if each is an entry of a cluster's queue."""
+        jobs, cluster = self.jobs.by_output.values(), None
+        if starts.on_cluster is not None:
+            cluster = sum(map(self.overhead_seconds, jobs)) + len(jobs) * (starts.on_cluster - starts.here)
+        return {**asdict(starts), "overhead_seconds_on_cluster": cluster}
 
     def _sum(self, jobs: Iterable[Job]) -> dict[str, Any]:
         own = list(jobs)
@@ -97,6 +131,7 @@ class Plan:
             "selections": sum(job.selections for job in own),
             "flops": sum(map(self.flops, own)),
             "seconds": round(sum(map(self.seconds, own)), 1),
+            "start_seconds": round(sum(map(self._processes, own)) * (self.starts.here if self.starts else 0), 1),
             "overhead_seconds": round(sum(map(self.overhead_seconds, own)), 1),
         }
 
@@ -177,13 +212,13 @@ def _chain_and_round(output: str) -> tuple[str, str]:
     return (chain, rest.split("/")[0]) if rest else (output.rpartition("/")[0], "")
 
 
-def make_plan(study: Study, throughput: float | None, overhead: float, parallel: int) -> Plan:
+def make_plan(study: Study, throughput: float | None, overhead: float | Starts, parallel: int) -> Plan:
     """The plan of a study. Prepared tensors below the current folder are looked at.
 
     Args:
         study: the study.
         throughput: FLOPs a second that a job sustains; None: steps are timed here.
-        overhead: seconds of a job beside its work, with a throughput.
+        overhead: seconds of a job beside its work; or what its start takes, and the rest is timed here.
         parallel: jobs side by side.
 
     Raises:
@@ -191,8 +226,13 @@ def make_plan(study: Study, throughput: float | None, overhead: float, parallel:
     """
     check_layers(study)
     jobs = Jobs(study)
-    found = {
-        place: stated(study, *place, throughput, overhead) if throughput else measured(study, *place)
-        for place in dict.fromkeys(job.place for job in jobs.by_output.values())
-    }
-    return Plan(jobs=jobs, rates=found, throughput=throughput, parallel=parallel)
+    starts = overhead if isinstance(overhead, Starts) else None
+    found: dict[tuple[str, str], Rates] = {}
+    timed: dict[str, dict[str, Any]] = {}
+    for place in dict.fromkeys(job.place for job in jobs.by_output.values()):
+        seconds = overhead.here if isinstance(overhead, Starts) else overhead
+        rates = stated(study, *place, throughput, seconds) if throughput else measured(study, *place, seconds)
+        if starts and place[0] not in timed:
+            timed[place[0]] = time_overhead(study, *place)
+        found[place] = replace(rates, **timed.get(place[0], {}))
+    return Plan(jobs=jobs, rates=found, throughput=throughput, parallel=parallel, starts=starts)

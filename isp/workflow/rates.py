@@ -19,11 +19,15 @@ class Rates:
         step_seconds: of a training step.
         example_seconds: of scoring an example.
         selection_seconds: of selecting a mask.
-        job_seconds: of building, reading and writing, whatever a job does.
+        job_seconds: of every job beside its work: its start, or all of it where an overhead is stated.
         weights: bytes of all weights at four bytes each.
         prunable: how many weights are prunable.
         activations: bytes that a training step keeps of an example until its backward pass, for the longest example.
         example: bytes of a prepared example, at most.
+        build_seconds: of building a model.
+        read_seconds: of reading a byte of an artifact and checking it.
+        write_seconds: of writing a byte.
+        ranking_seconds: of ranking the prunable weights once, on a CPU.
         known_lengths: False where the lengths of texts are not known yet, so that all are taken for the longest.
     """
 
@@ -37,6 +41,10 @@ class Rates:
     prunable: int
     activations: int
     example: int
+    build_seconds: float = 0.0
+    read_seconds: float = 0.0
+    write_seconds: float = 0.0
+    ranking_seconds: float = 0.0
     known_lengths: bool = True
 
 

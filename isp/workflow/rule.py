@@ -34,23 +34,26 @@ class Work:
     Attributes:
         steps: Of training; at most, where they follow from what is measured on the way.
         scored: Examples that it scores, in forward passes.
-        selections: Masks that it selects while it trains, at most; the one that other jobs select is in what every job
-            takes.
+        selections: Masks that it selects while it trains, at most.
+        rankings: How often it ranks all prunable weights beside.
         copies: Look-aheads among what it trains, which may run side by side in processes of their own.
         weights: How often it writes all weights; the optimizer's two moments count as two.
         sparsity: Share of the prunable weights that a mask drops from these; zeros are not written.
         bits: How often it writes a bit for every prunable weight.
         magnitudes: How often it writes four bytes for every prunable weight.
+        borrowed: How often it names all weights in the weights file instead of writing them.
     """
 
     steps: int = 0
     scored: int = 0
     selections: int = 0
+    rankings: int = 0
     copies: int = 0
     weights: int = 0
     sparsity: Decimal = Decimal(0)
     bits: int = 0
     magnitudes: int = 0
+    borrowed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +109,7 @@ class Rule:
         routes: The routes (`isp.families.Method.route`) whose variants it is for; none: it is not for a variant, or
             for all of them.
         inputs: What it needs of the study's other jobs.
+        reads: Parts of the prepared examples that it reads, and builds a model for.
         settings: Its part of the command line: what it depends on beside what all jobs of a kind are told.
         work: What a job does, given the number of its inputs.
         versions: What its results depend on beside its stage, by the names in `isp.workflow.dag`.
@@ -129,6 +133,7 @@ class Rule:
     rounds_only: bool = False
     routes: tuple[str, ...] = ()
     inputs: Callable[[Context, Wildcards], Inputs] = lambda dag, w: {}
+    reads: tuple[str, ...] = ()
     settings: Callable[[Context, Wildcards], str | int] = lambda dag, w: ""
     work: Callable[[Context, Wildcards, int], Work] = lambda dag, w, inputs: Work()
     versions: tuple[str, ...] = ()

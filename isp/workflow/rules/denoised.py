@@ -69,10 +69,10 @@ def _pruning_settings(dag: Dag, w: Wildcards) -> str:
 
 
 def _pruning_work(dag: Dag, w: Wildcards, _: int) -> Work:
-    """Train the copies, and write one mask."""
+    """Train the copies, rank each, all of them and the weights as they are, and write one mask."""
     denoisers = _settings(dag, w).denoisers
     steps = denoisers * _protocol(dag, w).look_ahead_steps
-    return Work(steps=steps, copies=denoisers, bits=1)
+    return Work(steps=steps, copies=denoisers, rankings=denoisers + 2, bits=1)
 
 
 def _retraining(dag: Dag, w: Wildcards) -> Inputs:
@@ -88,6 +88,7 @@ TRAIN_SEGMENT = Rule(
     routes=("denoised",),
     inputs=_segment,
     settings=lambda dag, w: _until(dag, w, int(w.round)),
+    reads=("train",),
     work=_segment_work,
     versions=("training", "isp"),
     memory=training_memory,
@@ -101,6 +102,7 @@ PRUNE_DENOISED = Rule(
     routes=("denoised",),
     inputs=_round,
     settings=_pruning_settings,
+    reads=("train",),
     work=_pruning_work,
     versions=("training", "method", "isp"),
     # Beside training, one copy's magnitudes, their sum in fp64, and a bit of each copy's mask.

@@ -12,7 +12,7 @@ def _scores(dag: Dag, w: Wildcards, _: int) -> Work:
     """Scores from batches or in rounds; each is taken for a training step."""
     settings = dag.method_of(w).settings
     passes = getattr(settings, "batches", 0) * dag.training(w).batch_size + getattr(settings, "rounds", 0)
-    return Work(scored=FORWARD * passes, bits=1)
+    return Work(rankings=1, scored=FORWARD * passes, bits=1)
 
 
 PRUNE_ONE_SHOT = Rule(
@@ -22,6 +22,7 @@ PRUNE_ONE_SHOT = Rule(
     routes=("one_shot",),
     inputs=lambda dag, w: {"initial": dag.initial(w)},
     settings=lambda dag, w: dag.method_settings(w),
+    reads=("train",),
     work=_scores,
     versions=("method",),
     memory=training_memory,

@@ -9,7 +9,8 @@ INITIALISE = Rule(
     name="initialise",
     output=paths.INITIAL,
     makes="state",
-    work=lambda dag, w, _: Work(weights=int(w.initial == "random")),  # pre-trained ones are in the weights file
+    reads=("train",),
+    work=lambda dag, w, _: Work(weights=int(w.initial == "random"), borrowed=int(w.initial != "random")),
     versions=("training", "backbone", "task"),
     memory=lambda sizes: 6 * sizes.weights + sizes.examples + sizes.batch,  # a step is counted
 )
@@ -19,6 +20,7 @@ FINETUNE_DENSE = Rule(
     makes="ticket",
     routes=("dense",),
     inputs=lambda dag, w: {"initial": paths.fill(paths.INITIAL, w)},
+    reads=("train",),
     work=lambda dag, w, _: Work(steps=dag.training(w).steps, weights=1, bits=1),
     versions=("training", "dense"),
     memory=training_memory,
