@@ -262,13 +262,14 @@ def test_measured_starts_are_shown_with_the_share_of_a_cluster() -> None:
     """Jobs take 0.5 + 0.25 s here, 4 + 2 x 3 s as entries of a cluster's queue."""
     starts = Starts(warm=0.5, cold=4.0, snakemake_job=0.25, snakemake_start=3.0)
     assert (starts.here, starts.on_cluster) == (0.75, 10)
-    rates = {("clip_tiny", "digits"): replace(RATES, job_seconds=starts.here)}
+    rates = {("clip_tiny", "digits"): replace(RATES, job_seconds=starts.here, read_seconds=2e-9)}
     made = Plan(jobs=Jobs(parse_study(STUDY, "test")), rates=rates, throughput=1.0, parallel=2, starts=starts)
     content, jobs = made.as_json(), len(made.jobs.by_output)
     assert content["total"]["overhead_seconds"] == pytest.approx(0.75 * jobs, abs=0.1)
-    assert content["starts"]["overhead_seconds_on_cluster"] == 10 * jobs
+    assert content["starts"]["overhead_seconds_on_cluster"] == pytest.approx(10 * jobs, abs=0.1)
     said = plan_tables.lines(content)
     assert "Measured here: a stage through the fork server 0.50 s, a stage in a process of its own 4.00 s" in said
+    assert "clip_tiny is built in 0.00 s and ranked in 0.00 s, a GB of it read in 2.00 s and written in 0.00 s." in said
     work = content["total"]["seconds"] - content["total"]["overhead_seconds"]
     assert f"{10 * jobs / 3600:,.2f} hours, {10 * jobs / (work + 10 * jobs):.1%}." in said
     taken = {row["rule"]: [1800.0] * row["jobs"] for row in content["rules"]}

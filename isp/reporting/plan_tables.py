@@ -134,7 +134,12 @@ def _starts(plan: Mapping[str, Any]) -> str:
     starts, total = plan["starts"], plan["total"]
     parts = [f"{name} {starts[key]:.2f} s" for key, name in names.items() if starts[key] is not None]
     here, cluster = total["overhead_seconds"], starts["overhead_seconds_on_cluster"]
-    text = f"Measured here: {', '.join(parts)}; and building, reading, writing and ranking. "
+    beside = [
+        f"{backbone} is built in {took['build']:.2f} s and ranked in {took['ranking']:.2f} s, a GB of it read in "
+        f"{1e9 * took['read']:.2f} s and written in {1e9 * took['write']:.2f} s"
+        for backbone, took in starts["backbones"].items()
+    ]
+    text = f"Measured here: {', '.join(parts)}; {'; '.join(beside)}. "
     text += f"So overhead is {here / 3600:,.2f} hours, {here / total['seconds']:.1%}"
     if cluster is not None:
         share = cluster / (total["seconds"] - here + cluster)

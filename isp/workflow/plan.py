@@ -116,12 +116,20 @@ class Plan:
             **({"starts": self._starts(self.starts)} if self.starts else {}),
         }
 
-    def _starts(self, starts: Starts) -> dict[str, float | None]:
+    def _starts(self, starts: Starts) -> dict[str, Any]:
         """What was measured, and the overhead of all jobs if each is an entry of a cluster's queue."""
+        rates = {backbone: rate for (backbone, _), rate in self.rates.items()}
         jobs, cluster = self.jobs.by_output.values(), None
         if starts.on_cluster is not None:
             cluster = sum(map(self.overhead_seconds, jobs)) + len(jobs) * (starts.on_cluster - starts.here)
-        return {**asdict(starts), "overhead_seconds_on_cluster": cluster}
+        return {
+            **asdict(starts),
+            "backbones": {
+                backbone: {key: getattr(rate, f"{key}_seconds") for key in ("build", "read", "write", "ranking")}
+                for backbone, rate in rates.items()
+            },
+            "overhead_seconds_on_cluster": cluster,
+        }
 
     def _sum(self, jobs: Iterable[Job]) -> dict[str, Any]:
         own = list(jobs)
