@@ -4,6 +4,7 @@ import isp
 
 ticket = isp.prune(model, (inputs, labels), sparsity=0.9, steps=1000, learning_rate=1e-4)
 isp.save_ticket("ticket.safetensors", ticket)
+isp.export(ticket, model, "folder")
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ CONFIGS: dict[str, Library] = {"config.json": "transformers", "open_clip_config.
 """Files by which a folder is recognized."""
 PLAIN, TICKET, READER = "model.safetensors", "ticket.safetensors", "read_ticket.py"
 CLIP = "open_clip_model.safetensors"
+TOKENIZER = "tokenizer_config.json"
 HEAD, CLASSES = "head.safetensors", "classes.json"
 
 
@@ -133,8 +134,11 @@ def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None) -> Pr
             raise ValueError(f"{folder / TICKET}: {unexpected[0]!r} is not a tensor of {name}")
         model.tie_weights()
 
+    readable = classifies and (folder / TOKENIZER).is_file()
+    tokenizer = AutoTokenizer.from_pretrained(folder, **local) if readable else None
+
     def prepare(columns: Sequence[Sequence[str]]) -> dict[str, Tensor]:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        assert tokenizer is not None
         return dict(tokenizer(*map(list, columns), padding=True, truncation=True, return_tensors="pt"))
 
     columns = getattr(config, "input_columns", None)
@@ -144,7 +148,7 @@ def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None) -> Pr
         model=_aligned(model),
         forward=call_transformers,
         prepare=prepare,
-        inputs="texts" if classifies else "",
+        inputs="texts" if readable else "",
         num_columns=len(columns) if columns else None,
         labels=labels,
         state=model.state_dict(),

@@ -245,9 +245,11 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
             raise ConfigError(f"tokenizer: belongs to a Hugging Face model, but the model is a {name}")
         return _Subject(ticket=found, library="safetensors", write=lambda folder, plain: None, facts=facts)
 
+    config: Any = holder.config
+
     def write(folder: Path, plain: bool) -> None:
-        holder.config.architectures = [name]  # type: ignore[union-attr]
-        (holder if plain else holder.config).save_pretrained(folder)  # type: ignore[operator, union-attr]
+        config.architectures, config.dtype = [name], next(holder.parameters()).dtype
+        (holder if plain else config).save_pretrained(folder)  # type: ignore[operator]
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,7 @@ def load_predictor(source: Path, weights: Path | None = None) -> Predictor:
 
     Raises:
         ArtifactError: The ticket or its pre-trained backbone is missing or damaged.
-        ConfigError: A ticket or a folder without a task.
+        ConfigError: A ticket or a folder without a task or a tokenizer.
         IspError: The folder was not exported, or cannot be loaded.
     """
     if not source.is_dir():
@@ -105,15 +107,31 @@ def load_predictor(source: Path, weights: Path | None = None) -> Predictor:
     if library == "safetensors":
         raise ConfigError(f"{source}: holds the weights of a model of your own, without a task or labels")
     compact = (source / exported.TICKET).exists()
-    weights_ = artifacts.load_ticket(source / exported.TICKET).weights if compact else None
-    try:
-        predictor = exported.load(source, weights_)
-    except Exception as error:  # the libraries raise all kinds
-        reason = " ".join(str(error).split())
-        raise IspError(f"{source}: {library} cannot load it ({type(error).__name__}: {reason:.300})") from None
+    kept = artifacts.load_ticket(source / exported.TICKET).weights if compact else None
+    with _named(source, library):
+        predictor = exported.load(source, kept)
     if not predictor.inputs:
-        raise ConfigError(f"{source}: a model without a task or labels ({type(predictor.model).__name__})")
-    return predictor
+        raise ConfigError(f"{source}: a {type(predictor.model).__name__} without a tokenizer or labels")
+
+    def prepare(columns: Sequence[Sequence[str]]) -> Any:
+        with _named(source, library):
+            return predictor.prepare(columns)
+
+    return replace(predictor, prepare=prepare)
+
+
+@contextmanager
+def _named(source: Path, library: str) -> Iterator[None]:
+    """Turn the errors of a library, which are of all kinds, into one that names the folder.
+
+    Raises:
+        IspError: The library raised something.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise IspError(f"{source}: {library} cannot use it ({type(error).__name__}: {reason:.300})") from None
 
 
 def _of_ticket(source: WorkflowTicket, weights: Path | None) -> Predictor:

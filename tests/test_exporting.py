@@ -271,13 +271,22 @@ def test_any_module_becomes_plain_weights(
 
 @pytest.mark.usefixtures("inside")
 @pytest.mark.parametrize("compact", [False, True])
-@pytest.mark.parametrize("cls", ["BertForSequenceClassification", "BertForMaskedLM"])
-def test_a_hugging_face_model_is_loaded_by_its_class(cls: str, compact: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cls", "dtype"),
+    [
+        ("BertForSequenceClassification", torch.float32),
+        ("BertForSequenceClassification", torch.bfloat16),
+        ("BertForMaskedLM", torch.float32),
+    ],
+)
+def test_a_hugging_face_model_is_loaded_by_its_class(
+    cls: str, dtype: torch.dtype, compact: bool, tmp_path: Path
+) -> None:
     """Tied embeddings included, which the latter has; logits are those of its dummy inputs."""
     import transformers
 
     config = transformers.BertConfig(**SMALL_BERT, num_labels=3, id2label={0: "x", 1: "y", 2: "z"})
-    model = getattr(transformers, cls)(config)
+    model = getattr(transformers, cls)(config).to(dtype)
     tokenizer = transformers.BertTokenizer(
         vocab={word: n for n, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"))}
     )
@@ -285,8 +294,12 @@ def test_a_hugging_face_model_is_loaded_by_its_class(cls: str, compact: bool, tm
     done = isp.export(ticket, model, tmp_path / "out", tokenizer=tokenizer, compact=compact)
     assert (done.library, done.num_inputs, done.zero_weights) == ("transformers", 3, 256)
     assert "tokenizer.json" in names(tmp_path / "out")
+    without = isp.export(ticket, model, tmp_path / "without", compact=compact)
+    assert "tokenizer.json" not in without.sizes
+    with pytest.raises(ConfigError, match=f"without: a {cls} without a tokenizer or labels"):
+        prediction.load_predictor(tmp_path / "without")
     if cls == "BertForMaskedLM":
-        with pytest.raises(ConfigError, match=r"without a task or labels \(BertForMaskedLM\)"):
+        with pytest.raises(ConfigError, match="out: a BertForMaskedLM without a tokenizer or labels"):
             prediction.load_predictor(tmp_path / "out")
     else:
         predictor = prediction.load_predictor(tmp_path / "out")
@@ -611,7 +624,7 @@ def test_sources_that_cannot_predict(tmp_path: Path, texts: Path) -> None:
 def test_a_damaged_folder_is_named(name: str, tmp_path: Path, texts: Path) -> None:
     isp.export(texts, None, tmp_path / "out")
     (tmp_path / "out" / name).write_bytes((tmp_path / "out" / name).read_bytes()[:-30])
-    with pytest.raises(IspError, match=r"out: transformers cannot load it \("):
+    with pytest.raises(IspError, match=r"out: transformers cannot use it \("):
         prediction.load_predictor(tmp_path / "out")
 
 
@@ -625,7 +638,7 @@ def test_a_damaged_compact_folder_is_named(tmp_path: Path, pictures: Path) -> No
     with pytest.raises(ArtifactError, match=r"out/ticket.safetensors: its checksum does not match"):
         prediction.load_predictor(tmp_path / "out")
     path.unlink()
-    with pytest.raises(IspError, match=r"out: open_clip cannot load it .*no open_clip_model"):
+    with pytest.raises(IspError, match=r"out: open_clip cannot use it .*no open_clip_model"):
         prediction.load_predictor(tmp_path / "out")
 
 
