@@ -64,9 +64,18 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return partial(check_golden, renew=request.config.getoption("--renew-golden"))
 
 
+LONGEST = (
+    *("workflow_results", "workflow_studies", "workflow_faults", "warm", "workflow_reruns", "workflow_start"),
+    *("families", "checkpoints", "lineage", "patterns", "isp", "scores", "status", "exporting", "backbones"),
+    *("reporting", "prose", "devices", "progress", "cli", "training", "page", "plan", "soups", "tasks", "hub"),
+)
+"""The files that take longest, first the ones that start Snakemake; of two neighbours one needs the fixture `smoke`."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, so that no worker ends long after the others."""
-    items.sort(key=lambda item: not item.path.name.startswith("test_workflow_"))
+    """Begin with the files that take longest, so that no worker ends long after the others."""
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 @pytest.hookimpl(wrapper=True)
