@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -54,15 +53,16 @@ def plan(**more: Any) -> Plan:
 @pytest.mark.parametrize("name", ["smoke", "config", "soups", "paper", "code"])
 def test_the_jobs_are_those_of_the_workflow(name: str, tmp_path: Path) -> None:
     file = ROOT / "config" / f"{name}.yaml"
-    if name == "paper":  # 40 s for three seeds, whose jobs are of the same rules
+    if name == "paper":  # 4,363 jobs a seed, which test_workflow_reruns.py reads from the files of rules
         study = yaml.safe_load(file.read_text())
         for block in study["grid"]:
+            block["tasks"] = [task for task in block["tasks"] if task in ("cars", "svhn", "qnli", "wnli")]
             block["seeds"] = block["seeds"][:1]
-        every = Jobs(load_study(file)).by_output
+        study["grid"] = [block for block in study["grid"] if block["tasks"]]
+        used = {variant for block in study["grid"] for variant in block["variants"]}
+        study["variants"] = {variant: study["variants"][variant] for variant in study["variants"] if variant in used}
         file = tmp_path / "paper.yaml"
         file.write_text(yaml.safe_dump(study, sort_keys=False))
-        of_one_seed = Counter(job.rule for job in Jobs(load_study(file)).by_output.values())
-        assert Counter(job.rule for job in every.values()) == {rule: 3 * num for rule, num in of_one_seed.items()}
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
     command += ["--configfile", str(file), "--dry-run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
