@@ -1,0 +1,101 @@
+"""Fixtures that tests share. `tests/conftest.py` loads them where tests run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from isp.backbones import bert_tiny, clip_tiny
+from isp.costs import StepFlops
+from isp.data import prose
+from isp.losses import default_loss
+from isp.prunable import prunable_names
+from isp.stages.pretrain import pretrain
+from isp.training import Trainer, Training, make_trainer
+from tests.support.models import Noisy, tiny_model
+from tests.support.sharing import shared_folder
+from tests.support.workflow import snakemake
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sentences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Parse the embedded prose, thousands of files, once for all workers, when a test asks for it first."""
+    parse = prose.sentences
+
+    def fill(folder: Path) -> None:
+        (folder / "sentences.json").write_text(json.dumps(parse()), encoding="utf-8")
+
+    @cache
+    def sentences() -> tuple[prose.Sentence, ...]:
+        path = shared_folder(tmp_path_factory, "prose", fill) / "sentences.json"
+        return tuple(prose.Sentence(*each) for each in json.loads(path.read_text(encoding="utf-8")))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prose, "sentences", sentences)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Bits depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+_step_flops: dict[int, StepFlops] = {}
+"""Counted FLOPs of a step of the tiny model, by batch size."""
+
+
+@pytest.fixture
+def make() -> Callable[..., Trainer]:
+    """Makes a trainer of the tiny model; keys are those of `Training`."""
+
+    def make_(seed: int = 0, **training: Any) -> Trainer:
+        protocol = Training(**{"steps": 30, "batch_size": 16, "learning_rate": 1e-2, "warmup_steps": 3} | training)
+        model = tiny_model()
+        names = prunable_names(model, exclude=["head.*"])
+        flops = _step_flops.get(protocol.batch_size)
+        trainer = make_trainer(model, Noisy(), default_loss, protocol, names, seed, flops=flops)
+        _step_flops[protocol.batch_size] = trainer.flops
+        return trainer
+
+    return make_
+
+
+def _pretrain_shortly(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (clip_tiny, bert_tiny):
+            short = module.PRETRAINING.model_copy(update={"steps": 3, "warmup_steps": 0, "batch_size": 31})
+            patch.setattr(module, "PRETRAINING", short)
+            name = module.__name__.rpartition(".")[2]
+            pretrain(backbone=name, output=folder / "backbones" / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="session")
+def short_pretraining(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like `resources/`, with tiny backbones that were pre-trained for three steps instead of hundreds."""
+    return shared_folder(tmp_path_factory, "resources", _pretrain_shortly)
+
+
+@pytest.fixture(scope="session")
+def smoke(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where a real Snakemake ran the smoke study, its backbone pre-trained for three steps.
+
+    It is of all tests: one that changes it works on a copy (`tests.support.workflow.link_results`).
+    """
+
+    def run(folder: Path) -> None:
+        shutil.copytree(short_pretraining, folder / "resources")
+        done = snakemake(folder)
+        assert done.returncode == 0, done.stderr
+
+    return shared_folder(tmp_path_factory, "smoke", run)
