@@ -20,7 +20,7 @@ WORKFLOW = (
     ("dag",),
     ("rules",),
     ("jobs", "rates"),
-    ("measuring",),
+    ("measuring", "starts"),
     ("plan", "resources", "status", "reuse", "slurm"),
     ("running", "cleaning"),
 )
