@@ -106,7 +106,7 @@ def input_dims(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
     first = {name: first for first, every in _parameters(model)[1].items() for name in every}
     dims: dict[str, set[int]] = defaultdict(set)
     for prefix, module in model.named_modules(remove_duplicate=False):
-        dim = 0 if isinstance(module, _TRANSPOSED) or _is_conv1d(module) else 1
+        dim = 0 if isinstance(module, _TRANSPOSED) or is_conv1d(module) else 1
         for attribute in _weights_of(module):
             for name, role in _tensors_behind(module, attribute):
                 if role == "weight" and (key := first.get(f"{prefix}.{name}".removeprefix("."))):  # not a None
@@ -199,10 +199,11 @@ def _weights_of(module: nn.Module) -> list[str]:
         return ["weight_ih", "weight_hh"]
     if isinstance(module, nn.MultiheadAttention):
         return list(_ATTENTION)
-    return ["weight"] if isinstance(module, _LAYERS) or _is_conv1d(module) else []
+    return ["weight"] if isinstance(module, _LAYERS) or is_conv1d(module) else []
 
 
-def _is_conv1d(module: nn.Module) -> bool:
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether a module is transformers' `Conv1D`, a linear layer whose weight is (inputs, outputs)."""
     return _CONV1D in (f"{each.__module__}.{each.__qualname__}" for each in type(module).__mro__)
 
 

@@ -1,0 +1,671 @@
+"""Inference with a pruned model: each linear layer in the form that is fastest here, chosen by timing.
+
+A linear layer with many zeros can be computed from its kept weights alone. Whether that pays depends on its sparsity
+and size, the number of tokens, the threads and the processor, and on what the dense layer takes at its best.
+`accelerate` therefore times every form that this installation offers, on the inputs that the layer receives for an
+example:
+
+- `dense`: the layer as it is (on Intel's and AMD's processors MKL computes it);
+- `onednn`: dense, computed by oneDNN from weights in the order that it prefers;
+- `csr`: sparse, torch's compressed sparse rows (MKL);
+- `numba`: sparse, a kernel that numba compiles (`isp.sparse_kernel`), if numba is installed;
+- `2:4`: sparse, on a GPU, if of every four weights along the input at least two are zero.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from isp.errors import ConfigError, IspError
+from isp.prunable import is_conv1d
+
+Call = Callable[[], Any]
+Measure = Callable[[Mapping[str, Call]], Mapping[str, float]]
+
+DENSE, ONEDNN, CSR, NUMBA, N_M = "dense", "onednn", "csr", "numba", "2:4"
+SPARSE = (CSR, NUMBA, N_M)
+MARGIN = 0.03
+"""A form replaces a simpler one only where it takes at least this fraction less time."""
+REPEATS = 5
+TOLERANCE = 1e-4
+"""Largest difference of outputs, relative to the largest absolute output. Sums are added up in another order."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer and the times of its forms.
+
+    Attributes:
+        name: Its name in the model; the projections of attention have the names of their weights' modules.
+        outputs: Number of its outputs.
+        inputs: Number of its inputs.
+        tokens: Number of input vectors that the example gives it; 0 if the example does not reach it.
+        sparsity: Fraction of its weights that are zero.
+        seconds: Median seconds by form; empty if nothing was timed.
+        choice: Form that computes it now.
+    """
+
+    name: str
+    outputs: int
+    inputs: int
+    tokens: int
+    sparsity: float
+    seconds: Mapping[str, float]
+    choice: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `accelerate` measured and chose.
+
+    Attributes:
+        layers: Linear layers in the order of the model.
+        dense_seconds: Median seconds of the model as it was, on the example.
+        seconds: Median seconds of the accelerated model, on the example.
+        difference: Largest difference of outputs, relative to the largest absolute output.
+        threads: Number of torch's threads.
+        device: Device of the model.
+    """
+
+    layers: tuple[Layer, ...]
+    dense_seconds: float
+    seconds: float
+    difference: float
+    threads: int
+    device: str
+
+    @property
+    def choices(self) -> dict[str, int]:
+        """Number of layers by chosen form."""
+        forms = [layer.choice for layer in self.layers]
+        return {form: forms.count(form) for form in (DENSE, ONEDNN, *SPARSE) if form in forms}
+
+    def summary(self) -> str:
+        """One line: both times, their ratio, and the chosen forms."""
+        forms = ", ".join(f"{form} {number}" for form, number in self.choices.items())
+        ratio = self.dense_seconds / self.seconds if self.seconds else float("nan")
+        return (
+            f"{1000 * self.dense_seconds:.2f} ms as it was, {1000 * self.seconds:.2f} ms accelerated ({ratio:.2f} "
+            f"times faster, {self.threads} thread{'s' * (self.threads > 1)}, {self.device}); layers by form: {forms}"
+        )
+
+    def __str__(self) -> str:
+        timed = [form for form in (DENSE, ONEDNN, *SPARSE) if any(form in layer.seconds for layer in self.layers)]
+        rows = [["layer", "size", "tokens", "sparsity", *(f"{form} ms" for form in timed), "choice"]]
+        for layer in self.layers:
+            times = [f"{1000 * layer.seconds[form]:.3f}" if form in layer.seconds else "" for form in timed]
+            size = f"{layer.outputs} x {layer.inputs}"
+            rows.append([layer.name, size, f"{layer.tokens}", f"{layer.sparsity:.4f}", *times, layer.choice])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+        return "\n".join([*lines, self.summary()])
+
+
+def interleaved_medians(calls: Mapping[str, Call]) -> dict[str, float]:
+    """Time calls in turn, so that a drift of the machine's speed affects all alike.
+
+    Args:
+        calls: Functions by name.
+
+    Returns:
+        Median seconds of each: CPU time of this process if torch has one thread and no GPU is used, otherwise time.
+    """
+    clock = time.perf_counter if torch.get_num_threads() > 1 or torch.cuda.is_initialized() else time.process_time
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(REPEATS + 1):
+        for name, call in calls.items():
+            _synchronize()
+            begin = clock()
+            call()
+            _synchronize()
+            if turn:  # the first one warms up
+                times[name].append(clock() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def accelerate(
+    model: nn.Module,
+    example: Any,
+    *,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    tolerance: float = TOLERANCE,
+    measure: Measure = interleaved_medians,
+) -> tuple[nn.Module, Report]:
+    """Make a copy of a pruned model for inference, in which every linear layer has the form that is fastest here.
+
+    The copy shares all other tensors with the model, which stays as it is. It has no dense weights where a layer was
+    replaced, so save the ticket or the model, not the copy. The choice suits inputs of the example's size, the current
+    number of threads and this machine; other inputs are computed correctly, but perhaps not as fast.
+
+    Args:
+        model: A pruned model, with weights in float32 on the CPU (on a GPU also float16 or bfloat16).
+        example: Inputs such as the model will get: a tensor, a tuple of arguments, or a mapping of keyword arguments.
+        forward: Calls a model with the example; None: `model(example)`, `model(*example)` or `model(**example)`.
+        tolerance: Largest difference of outputs, relative to the largest absolute output, in (0, 1).
+        measure: Function that returns the seconds of each of some calls, by name.
+
+    Returns:
+        The copy, in evaluation mode, and a report to print. Calling it in training mode and a backward pass through it
+        are errors.
+
+    Raises:
+        ConfigError: The model has no sparse linear layer, is on several devices or already accelerated; or it does not
+            take the example; or the tolerance is out of range.
+        IspError: The outputs differ by more than the tolerance.
+    """
+    if not 0 < tolerance < 1:
+        raise ConfigError(f"tolerance must be in (0, 1), got {tolerance!r}")
+    device = _check(model)
+    run = forward or _call
+    copied = _shared_copy(model)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        warnings.filterwarnings("ignore", message="The PyTorch API of SparseSemiStructuredTensor")
+        inputs, before = _observe(copied, example, run)
+        layers: list[Layer] = []
+        replacements: dict[str, nn.Module] = {}
+        for name, module in _units(copied):
+            measured, replacement = _choose(name, module, inputs.get(name), measure)
+            layers += measured
+            if replacement is not None:
+                replacements[name] = replacement
+        plain = _shared_copy(model)
+        for name, module in replacements.items():
+            copied.set_submodule(name, module)
+        try:
+            after = _run(copied, example, run)
+        except ConfigError as error:
+            raise IspError(
+                f"the accelerated model fails on the example ({error}): does a module read the weights of its linear "
+                "layers itself? The model stays as it was"
+            ) from error
+        difference = _difference(before, after)
+        if not difference <= tolerance:
+            raise IspError(
+                f"the accelerated model's outputs differ by {difference:.1e} of the largest output, more than the "
+                f"tolerance of {tolerance:.1e}; the model stays as it was"
+            )
+        seconds = dict(measure({DENSE: lambda: run(plain, example), "accelerated": lambda: run(copied, example)}))
+        if seconds["accelerated"] > seconds[DENSE] * (1 + MARGIN):
+            copied, seconds["accelerated"] = plain, seconds[DENSE]
+            layers = [Layer(**{**vars(layer), "choice": DENSE}) for layer in layers]
+            difference = 0.0
+    return copied, Report(
+        layers=tuple(layers),
+        dense_seconds=seconds[DENSE],
+        seconds=seconds["accelerated"],
+        difference=difference,
+        threads=torch.get_num_threads(),
+        device=str(device),
+    )
+
+
+def _check(model: nn.Module) -> torch.device:
+    """Check that a model can be accelerated.
+
+    Returns:
+        Its device.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if any(isinstance(module, _Form) for module in model.modules()):
+        raise ConfigError("the model is accelerated already; accelerate the model it was made from")
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ConfigError(f"parameter {lazy[0]!r} has no shape yet; call the model once before accelerating it")
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise ConfigError(f"the model is on several devices ({names}); move it to one of them first")
+    linear = [module for _, unit in _units(model) for _, module in _linears("", unit)]
+    if not any((module.weight == 0).any() for module in linear):
+        kept = (
+            f"none of its {len(linear)} linear layers has a weight of zero"
+            if linear
+            else "it has no linear layers that can be replaced"
+        )
+        raise ConfigError(f"the model has no sparse layers: {kept}; give a pruned model")
+    return devices.pop()
+
+
+def _call(model: nn.Module, example: Any) -> Any:
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*example) if isinstance(example, tuple) else model(example)
+
+
+def _run(model: nn.Module, example: Any, run: Callable[[nn.Module, Any], Any]) -> list[Tensor]:
+    """The output tensors of a model for an example.
+
+    Raises:
+        ConfigError: The model does not take it, or returns no tensor.
+    """
+    try:
+        output = run(model, example)
+    except IspError:
+        raise
+    except Exception as error:  # whatever the model's code raises
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"example: the model does not take it ({type(error).__name__}: {reason:.300})") from error
+    tensors = list(_tensors(output))
+    if not tensors:
+        raise ConfigError(f"example: the model returns no tensor, but {type(output).__name__}")
+    return tensors
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        yield from (tensor for value in output.values() for tensor in _tensors(value))
+    elif isinstance(output, Sequence) and not isinstance(output, str):
+        yield from (tensor for value in output for tensor in _tensors(value))
+
+
+def _difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Largest difference of outputs, relative to the largest absolute output."""
+    if [tensor.shape for tensor in before] != [tensor.shape for tensor in after]:
+        return float("inf")
+    differences = [0.0]
+    for one, other in zip(before, after, strict=True):
+        if one.numel():
+            largest = float(one.double().abs().max()) or 1.0
+            differences.append(float((one.double() - other.double()).abs().max()) / largest)
+    return float("nan") if any(value != value for value in differences) else max(differences)
+
+
+def _shared_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose tensors are those of the model, but want no gradient."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    memo |= {id(buffer): buffer for buffer in model.buffers()}
+    for module in model.modules():  # such as a weight under torch.nn.utils.prune, which cannot be copied
+        memo |= {id(value): value.detach() for value in vars(module).values() if isinstance(value, Tensor)}
+    return copy.deepcopy(model, memo).eval()
+
+
+# --- the layers of a model --------------------------------------------------------------------------------------------
+
+
+def _units(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Linear layers and attention modules whose forward pass is known and that nobody hooks into, by name."""
+    attention = {name: module for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)}
+    inside = {f"{name}.out_proj" for name in attention}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.TransformerEncoderLayer):  # in evaluation it reads all weights itself
+            inside |= {f"{name}.{inner}".removeprefix(".") for inner, _ in module.named_modules() if inner}
+    units: list[tuple[str, nn.Module]] = []
+    for name, module in model.named_modules():
+        if not name or name in inside or _hooked(module):
+            continue
+        if name in attention:
+            if type(module) is nn.MultiheadAttention and module._qkv_same_embed_dim and not _hooked(module.out_proj):
+                units.append((name, module))
+        elif (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward) or is_conv1d(module):
+            units.append((name, module))
+    return units
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks or parametrizations, which a replacement would lose."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations"))
+
+
+def _linears(name: str, unit: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """The linear layers of a unit as modules that share its tensors."""
+    if isinstance(unit, nn.MultiheadAttention):
+        inner = _as_linear(unit.in_proj_weight, unit.in_proj_bias)
+        return [(f"{name}.in_proj", inner), (f"{name}.out_proj", unit.out_proj)]
+    if is_conv1d(unit):
+        module: Any = unit
+        return [(name, _as_linear(module.weight.T, module.bias))]
+    assert isinstance(unit, nn.Linear)
+    return [(name, unit)]
+
+
+def _as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    layer.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
+    return layer.eval()
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Arguments that the example gives to a unit, of the call with most of them."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the first tensor."""
+        return next((tensor.numel() for tensor in _tensors([*self.args, *self.kwargs.values()])), 0)
+
+
+def _observe(
+    model: nn.Module, example: Any, run: Callable[[nn.Module, Any], Any]
+) -> tuple[dict[str, _Inputs], list[Tensor]]:
+    """The inputs of each unit, by name, and the outputs of the model."""
+    inputs: dict[str, _Inputs] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = _Inputs(args, kwargs)
+            if name not in inputs or given.size > inputs[name].size:
+                inputs[name] = given
+
+        return keep
+
+    handles = [
+        unit.register_forward_pre_hook(hook(name), with_kwargs=True, prepend=True) for name, unit in _units(model)
+    ]
+    try:
+        return inputs, _run(model, example, run)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _choose(
+    name: str, unit: nn.Module, given: _Inputs | None, measure: Measure
+) -> tuple[list[Layer], nn.Module | None]:
+    """Time the forms of a unit's linear layers.
+
+    Returns:
+        The layers, and the module that takes the unit's place; None if it stays.
+    """
+    linears = _linears(name, unit)
+    attention = isinstance(unit, nn.MultiheadAttention)
+    if given is None or (attention and not _self_attention(given)):
+        return [_layer(name, linear, 0, {}, DENSE) for name, linear in linears], None
+    layers: list[Layer] = []
+    chosen: list[nn.Module] = []
+    first = next(_tensors([*given.args, *given.kwargs.values()]))
+    for number, (inner, linear) in enumerate(linears):
+        x = first if number == 0 or not attention else torch.zeros_like(first).copy_(first)
+        forms = _forms(linear, x)
+        seconds = measure({form: _bound(module, x) for form, module in forms.items()})
+        choice = fastest(seconds)
+        chosen.append(forms[choice])
+        layers.append(_layer(inner, linear, x.numel() // x.shape[-1], seconds, choice))
+    if all(layer.choice == DENSE for layer in layers):
+        return layers, None
+    if not attention:
+        return layers, chosen[0]
+    replacement = _Attention(unit, *chosen)  # type: ignore[arg-type]
+    both = {DENSE: unit, "replaced": replacement}
+    seconds = measure({form: _bound(module, *given.args, **given.kwargs) for form, module in both.items()})
+    if seconds["replaced"] > seconds[DENSE] * (1 - MARGIN):
+        return [Layer(**{**vars(layer), "choice": DENSE}) for layer in layers], None
+    return layers, replacement
+
+
+def _layer(name: str, linear: nn.Linear, tokens: int, seconds: Mapping[str, float], choice: str) -> Layer:
+    return Layer(
+        name=name,
+        outputs=linear.out_features,
+        inputs=linear.in_features,
+        tokens=tokens,
+        sparsity=float((linear.weight == 0).double().mean()),
+        seconds=dict(seconds),
+        choice=choice,
+    )
+
+
+def _bound(module: nn.Module, *args: Any, **kwargs: Any) -> Call:
+    return lambda: module(*args, **kwargs)
+
+
+def fastest(seconds: Mapping[str, float]) -> str:
+    """The form to use: a less simple one only where it is faster by the margin.
+
+    Args:
+        seconds: Seconds by form, the simplest first.
+    """
+    (choice, best), *others = seconds.items()
+    for form, value in others:
+        if value < best * (1 - MARGIN):
+            choice, best = form, value
+    return choice
+
+
+# --- forms of a linear layer ------------------------------------------------------------------------------------------
+
+
+class _Refused(torch.autograd.Function):
+    """The identity, through which there is no backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, guard: Tensor) -> Tensor:
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise ConfigError("an accelerated model is for inference only; train the model it was made from")
+
+
+class _Form(nn.Module):
+    """A form of a linear layer, for inference only.
+
+    Shape:
+        Input (..., inputs), output (..., outputs), both of the weight's type and device.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.dtype, self.device = linear.weight.dtype, linear.weight.device
+        self.bias: Tensor | None
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
+        self.guard = torch.empty(0, requires_grad=True)
+        self.training = False
+
+    def train(self, mode: bool = True) -> _Form:
+        super().train(mode)
+        if mode:
+            self._refuse()
+        return self
+
+    def _refuse(self) -> None:
+        raise ConfigError(
+            "an accelerated model is for inference only: call eval() on it, and train the model it was made from"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:  # somebody caught the error of `train`
+            self._refuse()
+        if x.dtype != self.dtype or x.device != self.device or x.shape[-1] != self.in_features:
+            raise ConfigError(
+                f"a layer was accelerated for inputs of {self.in_features} columns, {self.dtype} on {self.device}, "
+                f"got {tuple(x.shape)}, {x.dtype} on {x.device}"
+            )
+        with torch.no_grad():
+            y = self.product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+        if torch.is_grad_enabled():
+            y = _Refused.apply(y, self.guard)  # type: ignore[no-untyped-call]
+        return y
+
+    def product(self, x: Tensor) -> Tensor:
+        """The layer's outputs, (tokens, outputs), for inputs (tokens, inputs)."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class OneDnn(_Form):
+    """Dense, computed by oneDNN; the weight is reordered for the example's number of tokens."""
+
+    def __init__(self, linear: nn.Linear, tokens: int) -> None:
+        super().__init__(linear)
+        self.kept = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), tokens)
+
+    def product(self, x: Tensor) -> Tensor:
+        """As `_Form.product`."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.kept, self.bias, "none", [], "")
+        return y
+
+
+class Csr(_Form):
+    """Compressed sparse rows of torch."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        self.kept = linear.weight.detach().to_sparse_csr()
+
+    def product(self, x: Tensor) -> Tensor:
+        """As `_Form.product`."""
+        y = self.kept @ x.T
+        if self.bias is not None:
+            y += self.bias[:, None]
+        return y.T.contiguous()
+
+
+class Numba(_Form):
+    """Kept weights row by row, multiplied by a kernel that numba compiles."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        from isp.sparse_kernel import Rows  # numba takes long to import, and is optional
+
+        super().__init__(linear)
+        self.rows = Rows.of(linear.weight.detach(), self.bias)
+
+    def product(self, x: Tensor) -> Tensor:
+        """As `_Form.product`."""
+        return self.rows.multiply(x)
+
+
+class SemiStructured(_Form):
+    """The 2:4 pattern of a GPU's tensor cores."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        self.kept = torch.sparse.to_sparse_semi_structured(linear.weight.detach())
+
+    def product(self, x: Tensor) -> Tensor:
+        """As `_Form.product`."""
+        return F.linear(x, self.kept, self.bias)
+
+
+def _forms(linear: nn.Linear, x: Tensor) -> dict[str, nn.Module]:
+    """The forms that this installation offers for a layer, the simplest first."""
+    forms: dict[str, nn.Module] = {DENSE: linear}
+    weight = linear.weight
+    if x.dtype != weight.dtype or x.device != weight.device or not x.numel():
+        return forms
+    zeros = bool((weight == 0).any())
+    if weight.device.type == "cuda":
+        if zeros and follows_2_4(weight):
+            _add(forms, N_M, lambda: SemiStructured(linear), x)
+    elif weight.device.type == "cpu" and weight.dtype == torch.float32:
+        if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            _add(forms, ONEDNN, lambda: OneDnn(linear, x.numel() // x.shape[-1]), x)
+        if zeros:
+            _add(forms, CSR, lambda: Csr(linear), x)
+            if find_spec("numba") is not None:
+                _add(forms, NUMBA, lambda: Numba(linear), x)
+    return forms
+
+
+def _add(forms: dict[str, nn.Module], form: str, make: Callable[[], nn.Module], x: Tensor) -> None:
+    """Add a form if torch has it for this layer."""
+    try:
+        module = make()
+        module(x)
+    except (RuntimeError, NotImplementedError, AttributeError, ValueError):
+        return
+    forms[form] = module
+
+
+def follows_2_4(weight: Tensor) -> bool:
+    """Whether of every four consecutive weights along the input at most two are kept."""
+    if weight.shape[1] % 4:
+        return False
+    return bool(((weight != 0).view(weight.shape[0], -1, 4).sum(dim=-1) <= 2).all())
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def _self_attention(given: _Inputs) -> bool:
+    """Whether a call of attention is one that `_Attention` computes."""
+    names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights")
+    call = dict(zip(names, given.args, strict=False)) | given.kwargs
+    x = call.get("query")
+    return (
+        isinstance(x, Tensor)
+        and x.dim() == 3
+        and call.get("key") is x
+        and call.get("value") is x
+        and not call.get("need_weights", True)
+        and call.get("key_padding_mask") is None
+        and not call.get("is_causal", False)
+    )
+
+
+class _Attention(nn.Module):
+    """`nn.MultiheadAttention` of a sequence with itself, its two products being modules."""
+
+    def __init__(self, attention: nn.MultiheadAttention, in_proj: nn.Module, out_proj: nn.Module) -> None:
+        super().__init__()
+        self.num_heads, self.batch_first = attention.num_heads, attention.batch_first
+        self.in_proj, self.out_proj = in_proj, out_proj
+        self.training = False
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, None]:
+        """Attention of (batch, length, width), or with the first two exchanged, with itself.
+
+        Args:
+            query: The sequence.
+            key: The same tensor.
+            value: The same tensor.
+            key_padding_mask: Must be None.
+            need_weights: Must be False.
+            attn_mask: Added to the scores if it is of floating point, otherwise True where nothing is attended to;
+                (length, length) or (batch x heads, length, length).
+            average_attn_weights: Not used.
+            is_causal: A hint that comes with `attn_mask`.
+        """
+        if key is not query or value is not query or key_padding_mask is not None or need_weights:
+            raise ConfigError(
+                "this attention was accelerated for calls like the example's: query, key and value the same tensor, "
+                "no key_padding_mask, need_weights=False"
+            )
+        x = query if self.batch_first else query.transpose(0, 1)
+        batch, length, width = x.shape
+        heads = self.in_proj(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mask = attn_mask
+        if mask is not None:
+            mask = ~mask if mask.dtype == torch.bool else mask
+            mask = mask.view(batch, self.num_heads, length, length) if mask.dim() == 3 else mask
+        y = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
+        y = self.out_proj(y.transpose(1, 2).reshape(batch, length, width))
+        return (y if self.batch_first else y.transpose(0, 1)), None

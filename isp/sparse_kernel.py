@@ -1,0 +1,194 @@
+"""A sparse matrix times dense vectors, compiled by numba for this processor; needs the extra `isp[accelerate]`.
+
+Tokens are computed in blocks of 64. Of a block the inputs are stored as (inputs, 64), so that a kept weight meets 64
+consecutive numbers: four vectors of AVX-512. The sums of an output stay in registers while its kept weights are read.
+numba cannot say that of an array, so the innermost loop is given to it as vector instructions of LLVM.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+BLOCK = 64
+"""Tokens that are computed together."""
+LANES = 16
+"""Numbers of a vector; LLVM splits it where registers are shorter."""
+OUTPUTS = 16
+"""Outputs that are computed before they are written to their place."""
+
+
+def _add_products(typing: Any, values: Any, columns: Any, x: Any, y: Any, begin: Any, end: Any) -> tuple[Any, Any]:
+    """y[:] += values[k] * x[columns[k]] for k from begin to end, with x of (inputs, BLOCK); arrays by their address."""
+    signature = types.void(values, columns, x, y, begin, end)
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number, index, integer = ir.FloatType(), ir.IntType(64), ir.IntType(32)
+        vector = ir.VectorType(number, LANES)
+        fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32"
+        )
+        kinds = (number, integer, number, number)
+        values, columns, x, y = (
+            builder.inttoptr(arg, kind.as_pointer()) for arg, kind in zip(args[:4], kinds, strict=True)
+        )
+        begin, end = args[4:]
+
+        def place(base: Any, vectors: int) -> Any:
+            return builder.bitcast(builder.gep(base, [index(vectors * LANES)]), vector.as_pointer())
+
+        def load(base: Any, vectors: int) -> Any:
+            return builder.load(place(base, vectors), align=4)
+
+        first = [load(y, number) for number in range(BLOCK // LANES)]
+        before = builder.block
+        head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
+        builder.branch(head)
+
+        builder.position_at_end(head)
+        k = builder.phi(index)
+        k.add_incoming(begin, before)
+        sums = [builder.phi(vector) for _ in first]
+        for total, start in zip(sums, first, strict=True):
+            total.add_incoming(start, before)
+        builder.cbranch(builder.icmp_signed("<", k, end), body, done)
+
+        builder.position_at_end(body)
+        undefined = ir.Constant(vector, ir.Undefined)
+        weight = builder.insert_element(undefined, builder.load(builder.gep(values, [k])), integer(0))
+        weight = builder.shuffle_vector(weight, undefined, ir.Constant(ir.VectorType(integer, LANES), [0] * LANES))
+        column = builder.zext(builder.load(builder.gep(columns, [k])), index)
+        row = builder.gep(x, [builder.mul(column, index(BLOCK))])
+        products = [builder.call(fma, [weight, load(row, number), total]) for number, total in enumerate(sums)]
+        k.add_incoming(builder.add(k, index(1)), body)
+        for total, product in zip(sums, products, strict=True):
+            total.add_incoming(product, body)
+        builder.branch(head)
+
+        builder.position_at_end(done)
+        for number, total in enumerate(sums):
+            builder.store(total, place(y, number), align=4)
+        return context.get_dummy_value()
+
+    return signature, emit
+
+
+_add = intrinsic(_add_products)
+_compiled = numba.njit(nogil=True, boundscheck=False, error_model="numpy")
+
+
+def _pack(x: Any, packed: Any) -> None:
+    """Store inputs (tokens, inputs) as (blocks, inputs, BLOCK); what is missing in the last block is zero."""
+    tokens, inputs = x.shape
+    for number in range(packed.shape[0]):
+        block = packed[number]
+        begin = number * BLOCK
+        length = min(BLOCK, tokens - begin)
+        for first in range(0, inputs, 16):
+            last = min(inputs, first + 16)
+            for token in range(length):
+                row = x[begin + token]
+                for column in range(first, last):
+                    block[column, token] = row[column]
+            for token in range(length, BLOCK):
+                for column in range(first, last):
+                    block[column, token] = 0
+
+
+def _multiply(values: Any, columns: Any, rows: Any, bias: Any, packed: Any, y: Any, begin: int, end: int) -> None:
+    """Compute outputs from `begin` to `end` of y, (tokens, outputs)."""
+    tokens = y.shape[0]
+    sums = np.empty((OUTPUTS, BLOCK), np.float32)
+    for number in range(packed.shape[0]):
+        block = packed[number]
+        start = number * BLOCK
+        length = min(BLOCK, tokens - start)
+        for first in range(begin, end, OUTPUTS):
+            last = min(end, first + OUTPUTS)
+            for output in range(first, last):
+                total = sums[output - first]
+                for token in range(BLOCK):
+                    total[token] = bias[output]
+                _add(
+                    values.ctypes.data, columns.ctypes.data, block.ctypes.data, total.ctypes.data,
+                    rows[output], rows[output + 1],
+                )  # fmt: skip
+            for token in range(length):
+                row = y[start + token]
+                for output in range(first, last):
+                    row[output] = sums[output - first, token]
+
+
+_pack_compiled, _multiply_compiled = _compiled(_pack), _compiled(_multiply)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A sparse matrix by its rows, and a bias.
+
+    Attributes:
+        values: Kept weights, float32, row by row.
+        columns: Column of each, int32.
+        rows: Place of the first weight of each row, and the number of weights, int64.
+        bias: float32, one number per row.
+    """
+
+    values: Tensor
+    columns: Tensor
+    rows: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> Rows:
+        """The kept weights of a matrix (outputs, inputs)."""
+        outputs, columns = weight.nonzero(as_tuple=True)
+        rows = torch.zeros(len(weight) + 1, dtype=torch.int64)
+        rows[1:] = torch.bincount(outputs, minlength=len(weight)).cumsum(0)
+        zeros = weight.new_zeros(len(weight))
+        return cls(
+            weight[outputs, columns], columns.to(torch.int32), rows, zeros if bias is None else bias.contiguous()
+        )
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Compute x @ matrix.T + bias, by as many threads as torch has.
+
+        Args:
+            x: (tokens, inputs), float32.
+
+        Returns:
+            (tokens, outputs).
+        """
+        y = x.new_empty(len(x), len(self.bias))
+        packed = x.new_empty(-(-len(x) // BLOCK), x.shape[1], BLOCK)
+        _pack_compiled(x.contiguous().numpy(), packed.numpy())
+        arrays = [tensor.numpy() for tensor in (self.values, self.columns, self.rows, self.bias, packed, y)]
+        threads = torch.get_num_threads()
+        if threads == 1:
+            _multiply_compiled(*arrays, 0, y.shape[1])
+            return y
+        share = np.linspace(0, len(self.values), threads + 1)[1:-1]
+        ends = [0, *np.searchsorted(arrays[2], share).tolist(), y.shape[1]]  # threads get equally many weights
+        pool = _pool(os.getpid(), threads - 1)
+        others = [pool.submit(_multiply_compiled, *arrays, begin, end) for begin, end in itertools.pairwise(ends[1:])]
+        _multiply_compiled(*arrays, 0, ends[1])
+        for other in others:
+            other.result()
+        return y
+
+
+@functools.cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of a process; a forked one gets its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="isp-sparse")
