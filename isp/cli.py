@@ -331,12 +331,19 @@ def predict(
     image: Annotated[list[Path] | None, typer.Option(help="An image file; may be repeated.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of labels to print for each.")] = 5,
     weights: Weights = None,
+    accelerate: Annotated[
+        bool,
+        typer.Option("--accelerate", help="Compute each linear layer in its fastest form; print both times."),
+    ] = False,
 ) -> None:
     """Print labels and probabilities of texts or images; of a regression its value."""
     from isp import prediction
 
+    report = None
     with _offline():
         predictor = prediction.load_predictor(source, weights)
+        if accelerate:
+            predictor, report = prediction.accelerated(predictor, text or [], second or [], image or [])
         predictions = prediction.predict(predictor, text or [], second or [], image or [])
     firsts = [str(path) for path in image or []] or text or []
     for parts, scores in zip(zip(firsts, second, strict=True) if second else zip(firsts), predictions, strict=True):
@@ -345,6 +352,8 @@ def predict(
         for label, score in scores[:top]:
             number = f"{score:8.1%}" if predictor.labels else f"{score:.4f}"
             typer.echo(printable(f"  {label:<{wide}}  {number}"))
+    if report is not None:
+        typer.echo(report.summary())
 
 
 def _print_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> None:

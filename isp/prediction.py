@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from isp import artifacts, exported
+from isp.acceleration import Report, accelerate
 from isp.errors import ConfigError, DataError, IspError
 from isp.exported import Predictor
 from isp.files import check_regular
@@ -46,6 +47,27 @@ def predict(
         return [[(VALUE, float(row[0]))] for row in logits]
     rows = [zip(predictor.labels, row.tolist(), strict=True) for row in logits.softmax(dim=-1)]
     return [sorted(row, key=lambda score: -score[1]) for row in rows]
+
+
+def accelerated(
+    predictor: Predictor, texts: Sequence[str] = (), seconds: Sequence[str] = (), images: Sequence[Path] = ()
+) -> tuple[Predictor, Report]:
+    """Accelerate the model of a predictor for some inputs (`isp.accelerate`).
+
+    Args:
+        predictor: From `load_predictor`.
+        texts: As of `predict`.
+        seconds: As of `predict`.
+        images: As of `predict`.
+
+    Raises:
+        ConfigError: The model takes something else, or has no sparse layers.
+        DataError: A file is not an image.
+        IspError: The accelerated model's outputs differ.
+    """
+    inputs = predictor.prepare(_columns(predictor, texts, seconds, images))
+    model, report = accelerate(predictor.model, inputs, forward=predictor.forward)
+    return replace(predictor, model=model), report
 
 
 def _columns(

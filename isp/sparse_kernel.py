@@ -181,7 +181,10 @@ class Rows:
         share = np.linspace(0, len(self.values), threads + 1)[1:-1]
         ends = [0, *np.searchsorted(arrays[2], share).tolist(), y.shape[1]]  # threads get equally many weights
         pool = _pool(os.getpid(), threads - 1)
-        others = [pool.submit(_multiply_compiled, *arrays, begin, end) for begin, end in itertools.pairwise(ends[1:])]
+        others = [
+            pool.submit(functools.partial(_multiply_compiled, *arrays, begin, end))
+            for begin, end in itertools.pairwise(ends[1:])
+        ]
         _multiply_compiled(*arrays, 0, ends[1])
         for other in others:
             other.result()
