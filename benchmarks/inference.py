@@ -1,12 +1,14 @@
 """Inference with sparse models: forms of a whole model side by side, as factors over dense torch.
 
     python benchmarks/inference.py [--models bert_base minilm vit_b32] [--sparsities 0.5 0.7 0.8 0.9 0.95 0.98]
-        [--batch 1 8] [--threads 1 2] [--length 128] [--rounds 5] [--sizes]
+        [--batch 1 8] [--threads 1 2] [--length 128] [--rounds 5]
+        [--torch-only] [--sizes]
 
 Random weights, random masks of the same sparsity in every layer of the encoder. All forms of a line take turns in this
 process; a figure is the median over rounds of dense torch's time in the round over the form's: CPU time with one
 thread, otherwise elapsed time. onnxruntime (with onnx), OpenVINO, numba and zstandard are left out where they are not
-installed. `--sizes` prints bytes of the tensors instead: dense, by zstd, and as kept values with a bit per weight.
+installed, the first two also by `--torch-only`. `--sizes` prints bytes of the tensors instead: dense, compressed by
+zstd, and as kept values with a bit per weight.
 """
 
 from __future__ import annotations
@@ -156,7 +158,7 @@ def compare(arguments: argparse.Namespace, name: str, batch: int, threads: int) 
     """Print a line for each sparsity."""
     torch.set_num_threads(threads)
     model, example = build(name), inputs(name, batch, arguments.length)
-    rest = others(model, example, threads)
+    rest = {} if arguments.torch_only else others(model, example, threads)
     for sparsity in arguments.sparsities:
         masked, _ = sparse(model, sparsity)
         report: Report
@@ -212,6 +214,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--torch-only", action="store_true")
     parser.add_argument("--sizes", action="store_true")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
