@@ -71,7 +71,7 @@ def test_every_stage_has_a_manual(stage: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_stages_are_those_that_the_rules_run() -> None:
-    assert set(stages.NAMES) == {rule.run for rule in RULES.values()}
+    assert set(stages.NAMES) == {stage for rule in RULES.values() for stage in (rule.run, *rule.starts)}
 
 
 def test_help_shows_first_what_people_call(capsys: pytest.CaptureFixture[str]) -> None:

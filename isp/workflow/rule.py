@@ -101,6 +101,7 @@ class Rule:
     Attributes:
         name: As in `workflow/rules/`.
         stage: The stage that its jobs run; empty: that of the rule's name.
+        starts: Stages that they start in processes of their own.
         output: Pattern of the path by which a job is known.
         beside: Patterns of what else it makes.
         makes: Kind of artifact that the output is; None: no artifact.
@@ -127,6 +128,7 @@ class Rule:
 
     name: str
     stage: str = ""
+    starts: tuple[str, ...] = ()
     output: str = ""
     beside: tuple[str, ...] = ()
     makes: Kind | None = None

@@ -97,6 +97,7 @@ TRAIN_SEGMENT = Rule(
 )
 PRUNE_DENOISED = Rule(
     name="prune_denoised",
+    starts=("weak_mask",),
     output=paths.ROUND_MASK,
     makes="mask",
     routes=("denoised",),
