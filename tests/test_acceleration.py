@@ -172,6 +172,7 @@ def test_every_form_is_chosen_when_it_is_fastest() -> None:
     fast, report = isp.accelerate(model, x, measure=measure_as(DENSE))
     assert type(fast[0]) is nn.Linear
     assert report.choices == {DENSE: 1}
+    assert report.seconds == report.dense_seconds  # the same model is not timed twice
 
 
 def test_a_model_that_is_slower_as_a_whole_stays_dense() -> None:
