@@ -603,7 +603,12 @@ def _add(forms: dict[str, nn.Module], form: str, make: Callable[[], nn.Module], 
     try:
         module = make()
         module(x)
-    except (RuntimeError, NotImplementedError, AttributeError, ValueError):
+    except (
+        RuntimeError,
+        AttributeError,
+        ValueError,
+        ImportError,
+    ):  # such as numba beside a NumPy that it does not know
         return
     forms[form] = module
 
