@@ -3,12 +3,14 @@
     python benchmarks/inference.py [--models bert_base minilm vit_b32] [--sparsities 0.5 0.7 0.8 0.9 0.95 0.98]
         [--batch 1 8] [--threads 1 2] [--length 128] [--rounds 5]
         [--torch-only] [--sizes]
+    python benchmarks/inference.py --ticket results/…/ticket.safetensors [--batch 1] [--threads 1]
 
 Random weights, random masks of the same sparsity in every layer of the encoder. All forms of a line take turns in this
 process; a figure is the median over rounds of dense torch's time in the round over the form's: CPU time with one
 thread, otherwise elapsed time. onnxruntime (with onnx), OpenVINO, numba and zstandard are left out where they are not
 installed, the first two also by `--torch-only`. `--sizes` prints bytes of the tensors instead: dense, compressed by
-zstd, and as kept values with a bit per weight.
+zstd, and as kept values with a bit per weight. `--ticket` takes a ticket of a study in the current folder and scores
+the validation examples with its model, before and after `isp.accelerate`.
 """
 
 from __future__ import annotations
@@ -21,14 +23,19 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import isp
+from isp import artifacts
 from isp.acceleration import CSR, DENSE, NUMBA, ONEDNN, Report
+from isp.definitions import backbone_of, task_of
+from isp.evaluation import evaluate
 from isp.prunable import prunable_names
+from isp.workflow import paths
 
 
 class Encoder(nn.Module):
@@ -181,7 +188,7 @@ def available(form: str) -> bool:
     return {NUMBA: find_spec("numba") is not None, ONEDNN: torch.backends.mkldnn.is_available()}.get(form, True)
 
 
-def bound(model: nn.Module, example: Tensor) -> Callable[[], Any]:
+def bound(model: nn.Module, example: Any) -> Callable[[], Any]:
     """A call of a model."""
     return lambda: model(example)
 
@@ -205,6 +212,27 @@ def sizes(arguments: argparse.Namespace, name: str) -> None:
         print(line, flush=True)
 
 
+def real(path: Path, batch: int, threads: int, rounds: int) -> None:
+    """Print a ticket's scores of the validation examples and the time of a batch, before and after."""
+    torch.set_num_threads(threads)
+    ticket = isp.load_ticket(path)
+    origin = ticket.origin
+    backbone, task = backbone_of(origin["backbone"]), task_of(origin["task"])
+    model = backbone.restore(ticket.weights, origin["architecture"]).eval()
+    prepared = paths.PREPARED.format(backbone=origin["backbone"], task=origin["task"], split="validation")
+    examples = backbone.examples(
+        artifacts.load_examples(Path(prepared), "validation")[0], origin["architecture"], "none"
+    )
+    example, _ = examples.batch(torch.arange(batch))
+    fast, report = isp.accelerate(model, example, forward=lambda module, inputs: module(inputs))
+    print(report)
+    for metric in task.metrics:
+        before, after = (evaluate(each, examples, [metric])[metric] for each in (model, fast))
+        print(f"{metric} of {len(examples)} validation examples: {before:.2f} before, {after:.2f} after")
+    ratios, seconds = factors({DENSE: bound(model, example), "isp.accelerate": bound(fast, example)}, rounds)
+    print(f"batch {batch}, {threads} threads: dense {1000 * seconds:.1f} ms, factor {ratios['isp.accelerate']:.2f}")
+
+
 def main() -> None:
     """Compare all that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -216,9 +244,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--torch-only", action="store_true")
     parser.add_argument("--sizes", action="store_true")
+    parser.add_argument("--ticket", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     with torch.inference_mode(False), torch.no_grad():
+        if arguments.ticket:
+            real(arguments.ticket, arguments.batch[0], arguments.threads[0], arguments.rounds)
+            return
         for name in arguments.models:
             if arguments.sizes:
                 sizes(arguments, name)

@@ -226,7 +226,7 @@ def test_a_change_reruns_in_snakemake_what_it_reruns_here(
 
 @pytest.mark.process
 def test_after_cleaning_there_is_nothing_to_do(smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """States and copies are gone, tickets, masks and records are there."""
+    """States, and what soups are mixed of, are gone; tickets, masks and records are there."""
     link_results(smoke, tmp_path)
     before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors")}
     monkeypatch.chdir(tmp_path)
@@ -235,7 +235,7 @@ def test_after_cleaning_there_is_nothing_to_do(smoke: Path, tmp_path: Path, monk
     gone = before - {path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors")}
     assert {re.sub(r"\d+", "", path.name) for path in gone} == {
         "pretrained.step.safetensors",  # where rounds rewind to
-        *("state.safetensors", "member.safetensors", "subnetwork.safetensors"),
+        *("state.safetensors", "member.safetensors", "subnetwork.safetensors", "merged.safetensors"),
         "ticket.safetensors",  # of rounds that only a pooled variant needs
     }
     done = snakemake(tmp_path)

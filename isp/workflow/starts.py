@@ -145,7 +145,9 @@ def run_timed(command: Sequence[str], environment: Mapping[str, str], folder: Pa
         IspError: It failed.
     """
     begun = time.perf_counter()
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     seconds = time.perf_counter() - begun
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
