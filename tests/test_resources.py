@@ -20,7 +20,7 @@ from isp.errors import ConfigError, DataError, IspError
 from isp.workflow import measuring, resources, slurm
 from isp.workflow.jobs import Jobs
 from isp.workflow.rates import Rates
-from isp.workflow.resources import BASE_MB, Requests, at_most
+from isp.workflow.resources import BASE_MB, COPY_MB, Requests, at_most
 from isp.workflow.rules import RULES as RULES_AS_VALUES
 from isp.workflow.running import num_target_jobs, start
 from tests.support.studies import STUDY
@@ -80,29 +80,30 @@ def test_a_longest_time_that_is_none(requests: Requests, monkeypatch: pytest.Mon
 
 def test_planning_asks_for_what_training_does(requests: Requests) -> None:
     """Rates may be measured, on every model of the study."""
-    dense = requests.mem_mb(wildcards(initial="pretrained"), 1, 1, "finetune_dense")
-    assert requests.mem_mb(wildcards(), 1, 1, "plan") == dense > BASE_MB
+    dense = requests.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense")
+    assert requests.mem_mb(wildcards(), 1, "plan") == dense > BASE_MB
 
 
 def test_megabytes_are_copies_of_the_weights_and_grow_with_the_attempt(requests: Requests) -> None:
     """Training: 12 copies of 100 MB, 6 x 80 MB of scores, 30 examples of 2 MB, 1 MB of data (digits: 900 of 1 kB)."""
     held = 1200 + 480 + 60 + 0.9
     dense = wildcards(initial="pretrained")
-    assert requests.mem_mb(dense, 1, 1, "finetune_dense") == pytest.approx(BASE_MB + held, abs=1)
-    assert requests.mem_mb(dense, 2, 1, "finetune_dense") == pytest.approx(1.5 * (BASE_MB + held), abs=1)
-    assert requests.mem_mb(wildcards(), 1, 1, "tables") == BASE_MB
-    # Magnitudes and their sum in fp64, a bit for each of two copies; copies side by side are as large, each.
+    assert requests.mem_mb(dense, 1, "finetune_dense") == pytest.approx(BASE_MB + held, abs=1)
+    assert requests.mem_mb(dense, 2, "finetune_dense") == pytest.approx(1.5 * (BASE_MB + held), abs=1)
+    assert requests.mem_mb(wildcards(), 1, "tables") == BASE_MB
+    # Magnitudes and their sum in fp64, a bit for each of two copies; copies side by side hold as much, each.
     of_round, rule = wildcards(variant="isp", round="0", sparsity="0.5000"), "prune_denoised"
     alone = BASE_MB + held + (12 + 2 / 8) * 20
-    assert requests.mem_mb(of_round, 1, 1, rule) == pytest.approx(alone, abs=1)
-    assert requests.mem_mb(of_round, 1, 2, rule) == pytest.approx(3 * alone, abs=1)
-    assert requests.mem_mb(of_round, 1, 64, rule) == pytest.approx(3 * alone, abs=1)
+    beside = alone + 2 * (alone - BASE_MB + COPY_MB)
+    assert requests.mem_mb(of_round, 1, rule) == pytest.approx(alone, abs=1)
+    assert requests.mem_mb(of_round, 1, rule, 2) == pytest.approx(beside, abs=1)
+    assert requests.mem_mb(of_round, 1, rule, 64) == pytest.approx(beside, abs=1)
 
 
 def test_on_a_gpu_activations_are_not_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "at_most", lambda study, backbone, task: RATES)
     on_gpu = Requests(parse_study({**STUDY, "device": "cuda"}, "test"))
-    assert on_gpu.mem_mb(wildcards(initial="pretrained"), 1, 1, "finetune_dense") == BASE_MB + 1681
+    assert on_gpu.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense") == BASE_MB + 1681
 
 
 def test_every_job_of_the_smoke_study_can_be_estimated(requests: Requests) -> None:
@@ -129,14 +130,14 @@ def test_a_backbone_that_is_not_there_yet_is_taken_for_a_large_one(monkeypatch: 
         raise DataError("no config.json")
 
     monkeypatch.setattr(resources, "at_most", missing)
-    found = Requests(parse_study(STUDY, "test")).mem_mb(wildcards(initial="pretrained"), 1, 1, "finetune_dense")
+    found = Requests(parse_study(STUDY, "test")).mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense")
     assert found > 12 * 1400
 
 
 def test_nothing_is_counted_where_nothing_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "at_most", lambda *_: pytest.fail("counted"))
     local = Requests(parse_study(STUDY, "test"), asked=False)
-    assert local.mem_mb(wildcards(initial="pretrained"), 1, 1, "finetune_dense") == BASE_MB
+    assert local.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense") == BASE_MB
 
 
 def test_rates_are_counted_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,8 @@ from isp.workflow.rules import RULES
 MB = 10**6
 BASE_MB = 2500
 """Python and its imports in the stage (700 MB at most), and in the two Snakemakes of a job on a cluster."""
+COPY_MB = 800
+"""Python and its imports in the process of a look-ahead that runs beside others."""
 OVERHEAD_MINUTES = 10
 """Of a job beside its work: starts, imports, reading, writing, a slow file system."""
 MARGIN = 2.0
@@ -112,19 +114,18 @@ class Requests:
             self._found[output] = self.held(job), self.seconds(job), job.copies
         return self._found[output]
 
-    def mem_mb(self, wildcards: Any, attempt: int, threads: int, rulename: str) -> int:
+    def mem_mb(self, wildcards: Any, attempt: int, rulename: str, threads: int = 1) -> int:
         """Megabytes; half as many again with every further attempt.
 
-        Look-aheads that run side by side take as much as the job, each.
+        Look-aheads that run side by side hold as much as the job, each.
         """
         if not self.asked:
             return BASE_MB
-        rule, processes = RULES[rulename], 1
+        rule, at_once = RULES[rulename], 0
         needs = self._needs(rule, wildcards)
         if needs is not None:
             held, _, num_copies = needs
             at_once = min(num_copies, threads // self.study.threads)
-            processes += at_once if at_once > 1 else 0
         elif rule.memory_of:
             jobs = (job for job in self._jobs.by_output.values() if job.rule == rule.memory_of)
             held = max(map(self.held, jobs), default=0)
@@ -137,7 +138,8 @@ class Requests:
             held = rule.memory(Sizes(weights=rates.weights, prunable=rates.prunable, prepared=prepared))
         else:
             held = 0
-        return math.ceil(processes * (BASE_MB + held / MB) * (1 + 0.5 * (attempt - 1)))
+        beside = at_once * (COPY_MB + held / MB) if at_once > 1 else 0
+        return math.ceil((BASE_MB + held / MB + beside) * (1 + 0.5 * (attempt - 1)))
 
     def runtime(self, wildcards: Any, attempt: int, rulename: str) -> int:
         """Minutes; as many again with every further attempt, up to ISP_LONGEST_MINUTES, a partition's limit."""
