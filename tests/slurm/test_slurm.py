@@ -194,12 +194,15 @@ class Training:
         return (self.folder / CHECKPOINT).exists()
 
     def has_computed(self) -> bool:
-        """Whether the stage took 4 s of CPU, a fourth of all, since its marker was there; that tells of steps late."""
+        """Whether the stage took 9 s of CPU, a good third of all, since its marker was there; that tells of steps late.
+
+        Before the first step it imports what builds the model, some seconds of CPU, and has nothing to save.
+        """
         about = watch.read_marker(self.folder / watch.marker(TRAINED))
         with contextlib.suppress(KeyError, psutil.Error):  # not there yet, or there no more
             used = sum(psutil.Process(about["pid"]).cpu_times()[:2])
             self.used_before = min(self.used_before, used)
-            return used - self.used_before > 4
+            return used - self.used_before > 9
         return False
 
     def stage(self) -> list[psutil.Process]:
