@@ -79,7 +79,7 @@ class Plan:
     def disk(self, job: Job) -> int:
         """Bytes of its output: kept and unpruned weights, and what it has for every prunable weight."""
         rate = self.rates[job.place]
-        per_weight = job.bits / 8 + job.magnitudes * 4 - 4 * job.weights * float(job.sparsity)
+        per_weight = job.bits / 8 - 4 * job.weights * float(job.sparsity)
         return round(job.weights * rate.weights + per_weight * rate.prunable)
 
     def passing(self, job: Job) -> int:

@@ -40,7 +40,6 @@ class Work:
         weights: How often it writes all weights; the optimizer's two moments count as two.
         sparsity: Share of the prunable weights that a mask drops from these; zeros are not written.
         bits: How often it writes a bit for every prunable weight.
-        magnitudes: How often it writes four bytes for every prunable weight.
         borrowed: How often it names all weights in the weights file instead of writing them.
     """
 
@@ -52,7 +51,6 @@ class Work:
     weights: int = 0
     sparsity: Decimal = Decimal(0)
     bits: int = 0
-    magnitudes: int = 0
     borrowed: int = 0
 
 
