@@ -9,29 +9,44 @@ isp.export(ticket, model, "folder")
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isp.acceleration import accelerate
     from isp.api import Ticket, load_ticket, prune, save_ticket
     from isp.exporting import export
+    from isp.pruner import Pruner
+    from isp.rng import seed_step
+    from isp.training import BatchOrder
 
-__all__ = ["Ticket", "accelerate", "export", "load_ticket", "prune", "save_ticket"]
+__all__ = [
+    "BatchOrder",
+    "Pruner",
+    "Ticket",
+    "accelerate",
+    "export",
+    "load_ticket",
+    "prune",
+    "save_ticket",
+    "seed_step",
+]
 __version__ = "0.1.0"
+
+
+_PLACES = {
+    "BatchOrder": "training",
+    "Pruner": "pruner",
+    "accelerate": "acceleration",
+    "export": "exporting",
+    "seed_step": "rng",
+}
+"""Modules of public names, where it is not `isp.api`."""
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when something that needs it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'isp' has no attribute {name!r}")
-    if name == "accelerate":
-        from isp.acceleration import accelerate
-
-        return accelerate
-    if name == "export":
-        from isp.exporting import export
-
-        return export
-    from isp import api
-
-    return getattr(api, name)
+    module = importlib.import_module(f"isp.{_PLACES.get(name, 'api')}")
+    return getattr(module, name)

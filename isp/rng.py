@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from isp.lazy import torch
+from isp.seeds import seed as named_seed
 
 
 @contextmanager
@@ -37,3 +38,13 @@ def seed_all(seed: int) -> None:
         torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed the global generators as `isp.prune` does before it forms the batch of a step.
+
+    Args:
+        seed: Of the run.
+        step: Number of the update, from 0.
+    """
+    seed_all(named_seed("step", seed=seed, step=step))

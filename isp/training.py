@@ -21,7 +21,7 @@ from isp.errors import ConfigError, IspError, MaskError
 from isp.lazy import torch
 from isp.masks import Mask, apply_, check_fits
 from isp.replacing import without_data
-from isp.rng import forked_rng, seed_all
+from isp.rng import forked_rng, seed_all, seed_step
 from isp.seeds import seed as named_seed
 from isp.settings import Settings
 from isp.tensors import by_first_name, is_half, tensors_of
@@ -404,7 +404,7 @@ class Trainer:
                     mask = _on(device, pruned)
                     self._mask_(mask, parameters, optimizer)
                     _write_back(masters)
-                seed_all(named_seed("step", seed=self.seed, step=step))
+                seed_step(self.seed, step)
                 indices = order(step)
                 batch = self.examples.batch(indices)
                 # a forward pass changes those of norms
@@ -467,7 +467,7 @@ class Trainer:
             return
         first = unread[finite.index(False)]
         self._refuse_infinite_weights(begun, first.step, mask)
-        seed_all(named_seed("step", seed=self.seed, step=first.step))
+        seed_step(self.seed, first.step)
         indices = self.order(first.step)
         cause, advice = explain(self.model, self.examples.batch(indices), indices)
         _restore(self.model, first.buffers)

@@ -13,17 +13,23 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import ConfigDict
 
 from isp import masks, registry
+from isp.copies import LookAhead, Member
+from isp.costs import Cost
 from isp.errors import ConfigError, unknown
+from isp.masks import Mask, Weights
 from isp.settings import Settings, parse
 from isp.sparsity import Scope, num_pruned, parse_scope
 from isp.tickets import Ticket, Validation, check_ticket
 from isp.training import VERSION as TRAINING_VERSION
 from isp.training import BatchOrder, State, Trainer, Training
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,10 +229,8 @@ def find_tickets(
         TrainingDiverged: a loss that is not finite.
     """
     planned_steps(method, trainer.training, len(trainer.examples), sparsities)
-    total = sum(initial.weights[name].numel() for name in trainer.prunable)
     for sparsity in sparsities:
-        if num_pruned(sparsity, total) == total:
-            raise ConfigError(f"sparsity {sparsity} is not reachable: it keeps none of {total} prunable weights")
+        check_reachable(sparsity, sum(initial.weights[name].numel() for name in trainer.prunable))
     pattern = parse_scope(scope_of(method))
     check_layers(method, trainer, initial)
     origin = {
@@ -247,6 +251,98 @@ def find_tickets(
         if pattern is not None:
             masks.check_pattern(ticket.mask, pattern, trainer.input_dims)
         yield replace(ticket, origin=origin)
+
+
+def check_reachable(sparsity: Decimal, total: int) -> None:
+    """Refuse a sparsity at which none of `total` prunable weights is kept.
+
+    Raises:
+        ConfigError: says so.
+    """
+    if num_pruned(sparsity, total) == total:
+        raise ConfigError(f"sparsity {sparsity} is not reachable: it keeps none of {total} prunable weights")
+
+
+class Loop(Protocol):
+    """What a method that is attached to somebody else's training loop may ask of that loop.
+
+    Attributes:
+        trainer: The model, the names of its prunable parameters, the seed, T, and the examples; it is never run.
+        steps_per_epoch: Optimizer updates of an epoch.
+    """
+
+    trainer: Trainer
+    steps_per_epoch: int
+
+    def spend(self, cost: Cost) -> None:
+        """Count the cost of work beside the loop's own steps."""
+        ...
+
+    def look_ahead(
+        self, settings: LookAhead, members: Mapping[str, Member], contribute: Callable[[Weights], Weights]
+    ) -> Iterator[Weights]:
+        """Train copies by the loop's own step, and put everything back.
+
+        Args:
+            settings: Of the copies.
+            members: Their protocols and data, by their names for errors.
+            contribute: What is wanted of a copy, given its prunable weights, which are those of the model.
+
+        Yields:
+            What each copy contributes, in the order of the members.
+        """
+        ...
+
+
+class Attached(Protocol):
+    """A method that is attached to somebody else's training loop.
+
+    Attributes:
+        at: Where the run is: a dataclass of what `isp.checkpoints.pack` takes, whose `mask` is the current one.
+    """
+
+    at: Any
+
+    @property
+    def observes(self) -> bool:
+        """Whether `observe` must be called before every update."""
+        ...
+
+    @property
+    def rounds(self) -> Sequence[dict[str, Any]]:
+        """A record of each round so far."""
+        ...
+
+    def observe(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Look at the trained parameters and their gradients, masked and not clipped."""
+        ...
+
+    def prune(self, step: int, parameters: Mapping[str, Tensor]) -> Mask | None:
+        """Return the new mask after `step` updates, 0 to T - 1, or None to keep the current one."""
+        ...
+
+
+def attach(method: Method, sparsity: Decimal, loop: Loop) -> Attached:
+    """Return a method for a training loop that is not ours.
+
+    Raises:
+        ConfigError: methods of this family bring a loop of their own, or the schedule overruns T.
+    """
+    family = method.family
+    if not hasattr(family, "attach"):
+        raise ConfigError(
+            f"method {method.name!r} (family {method.module.FAMILY!r}) trains the model more than once, which a loop "
+            f"that trains it once cannot do; use isp.prune(…, method={method.name!r}), which brings its own loop, or "
+            "one of the methods " + ", ".join(attachable())
+        )
+    attached: Attached = family.attach(method, sparsity, loop)
+    return attached
+
+
+def attachable() -> list[str]:
+    """Names of the methods that can be attached to somebody else's training loop."""
+    names = registry.names("method")
+    return [name for name in names if hasattr(load_family(registry.load("method", name).FAMILY), "attach")]
 
 
 def check_layers(method: Method, trainer: Trainer, initial: State) -> None:

@@ -9,19 +9,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from isp import copies, masks, superposition
 from isp.copies import LookAhead, Member, Varied, subset_size
 from isp.costs import Cost
 from isp.errors import ConfigError
-from isp.families import Method, Traits
+from isp.families import Loop, Method, Traits
 from isp.masks import Mask, Weights
 from isp.methods import isp
 from isp.sparsity import PLACES, Scope
 from isp.superposition import Contribution, Superposition
 from isp.tickets import Ticket
 from isp.training import State, Trainer, Training, TrainingDiverged, learning_rate
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 TRAITS = Traits(
     settings=isp.Settings,
@@ -221,7 +225,7 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
         leaving = {plan[-1] for plan in plans.values() if plan[-1].index == nominal.index}
         events = sorted({nominal, *leaving}, key=lambda event: event.sparsity)  # the nominal one comes last and goes on
         asked = [event.sparsity for event in events]
-        superposed = [_event(settings, trainer, sparsity, within) for sparsity in asked]
+        superposed = [_event(settings, trainer.input_dims, sparsity, within) for sparsity in asked]
         for index in range(settings.denoisers):
             contributed, cost = look_ahead(
                 protocol, trainer, state, within, nominal.index, index, asked, settings.contribution, settings.scope
@@ -282,50 +286,103 @@ class Progress:
     records: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Decimal) -> Ticket:
-    """Run a method for one target, with rounds that depend on what the masks before them turned out to be.
+class Rounds:
+    """The rounds of a run for one target, whoever's loop that is: when it prunes, to what, and by how many copies.
 
     What is missing is pruned at once, without look-aheads, if the target is within `stop_within`, instead of the last
     round that the budget leaves room for, or after the last round that T has an epoch for (`round_limit`).
-    """
-    settings, total = _settings(method), trainer.training.steps
-    steps_per_epoch, nominal = trainer.order.steps_per_epoch, settings.rounds == "nominal"
-    by_epochs, protocol = settings.round_limit == "epochs", settings.look_ahead(steps_per_epoch)
-    most = isp.max_rounds(settings, steps_per_epoch, total)
-    state, at = initial, trainer.resumed(Progress())
 
-    def prune(superposed: Superposition) -> None:
+    Args:
+        settings: Of the method.
+        target: The sparsity of the ticket.
+        steps_per_epoch: Batches of an epoch.
+        steps: T.
+        input_dims: The input dimension of each weight, for an N:M scope.
+        at: Where the run is.
+
+    Raises:
+        ConfigError: No round fits into T.
+    """
+
+    def __init__(
+        self,
+        settings: isp.Settings,
+        target: Decimal,
+        steps_per_epoch: int,
+        steps: int,
+        input_dims: Mapping[str, int],
+        at: Progress,
+    ) -> None:
+        self.at = at
+        self._settings, self._target, self._steps_per_epoch = settings, target, steps_per_epoch
+        self._most, self._input_dims = isp.max_rounds(settings, steps_per_epoch, steps), input_dims
+
+    @property
+    def stop(self) -> int | None:
+        """The step at which the current round prunes; None: the target is reached."""
+        if self.at.reached >= self._target:
+            return None
+        return isp.steps_until(self._settings, self.at.round, self._steps_per_epoch)
+
+    def event(self) -> tuple[Superposition, int]:
+        """Return what the current round superposes, and the number of copies that contribute to it."""
+        at, settings, target = self.at, self._settings, self._target
+        at_once = self._last and settings.round_limit != "epochs" and settings.rounds != "nominal"
+        if at_once or isp.rest_at_once(settings, at.reached, target):
+            return _event(settings, self._input_dims, target, at.mask), 0
+        if at.superposed is None:
+            nominal = settings.rounds == "nominal"
+            sparsity = (
+                isp.sparsities(settings, target)[at.round]
+                if nominal
+                else isp.next_sparsity(settings, at.reached, target)
+            )
+            at.superposed = _event(settings, self._input_dims, sparsity, at.mask)
+        return at.superposed, settings.denoisers
+
+    def prune(self, superposed: Superposition, weights: Weights, step: int) -> None:
         """End a round by the contributions of its copies or, without any, by magnitude."""
-        about, sparsity = {"round": at.round, "step": state.step}, superposed.sparsity
-        adjust = settings.adjust == "rounds" or sparsity == target
-        pruned = aggregate(superposed, weights, about, adjust=adjust)
+        last = self._last
+        self._prune(superposed, weights, step)
+        if last and self._settings.round_limit == "epochs" and self.at.reached < self._target:
+            self._prune(_event(self._settings, self._input_dims, self._target, self.at.mask), weights, step)
+
+    @property
+    def _last(self) -> bool:
+        return self.at.round + 1 == self._most
+
+    def _prune(self, superposed: Superposition, weights: Weights, step: int) -> None:
+        at, settings, sparsity = self.at, self._settings, superposed.sparsity
+        final = sparsity == self._target
+        about = {"round": at.round, "step": step}
+        pruned = aggregate(superposed, weights, about, adjust=settings.adjust == "rounds" or final)
         measured = Decimal(masks.sparsity(pruned.mask)).quantize(PLACES)
-        at.records.append({**pruned.record, "measured": str(measured)})
-        at.reached = sparsity if nominal or sparsity == target else min(measured, target)
+        at.records.append(pruned.record if settings.chained else {**pruned.record, "measured": str(measured)})
+        at.reached = sparsity if settings.rounds == "nominal" or final else min(measured, self._target)
         at.round, at.mask, at.state, at.superposed = at.round + 1, pruned.mask, None, None
 
-    while at.reached < target:
+
+def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Decimal) -> Ticket:
+    """Run a method for one target, with rounds that depend on what the masks before them turned out to be."""
+    settings, total = _settings(method), trainer.training.steps
+    steps_per_epoch = trainer.order.steps_per_epoch
+    protocol = settings.look_ahead(steps_per_epoch)
+    state, at = initial, trainer.resumed(Progress())
+    rounds = Rounds(settings, target, steps_per_epoch, total, trainer.input_dims, at)
+    while (stop := rounds.stop) is not None:
         if at.state is None:
-            at.state, cost = trainer.run(state, isp.steps_until(settings, at.round, steps_per_epoch), at.mask)
+            at.state, cost = trainer.run(state, stop, at.mask)
             at.spent += cost
         state, weights = at.state, trainer.prunable_weights(at.state)
-        last = at.round + 1 == most
-        if isp.rest_at_once(settings, at.reached, target) or (last and not by_epochs and not nominal):
-            prune(_event(settings, trainer, target, at.mask))
-            break
-        sparsity = (
-            isp.sparsities(settings, target)[at.round] if nominal else isp.next_sparsity(settings, at.reached, target)
-        )
-        at.superposed = at.superposed or _event(settings, trainer, sparsity, at.mask)
-        for member in range(len(at.superposed.weak), settings.denoisers):
+        superposed, count = rounds.event()
+        for member in range(len(superposed.weak), count):
+            asked = [superposed.sparsity]
             (contributed,), cost = look_ahead(
-                protocol, trainer, state, at.mask, at.round, member, [sparsity], settings.contribution, settings.scope
+                protocol, trainer, state, at.mask, at.round, member, asked, settings.contribution, settings.scope
             )
             at.spent += cost
-            at.superposed.add(contributed)
-        prune(at.superposed)
-        if last and by_epochs and at.reached < target:
-            prune(_event(settings, trainer, target, at.mask))
+            superposed.add(contributed)
+        rounds.prune(superposed, weights, state.step)
     final, retraining = trainer.run(state, total, at.mask)
     assert at.mask is not None
     return Ticket(
@@ -339,14 +396,76 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
     )
 
 
-def _event(settings: isp.Settings, trainer: Trainer, sparsity: Decimal, within: Mask | None) -> Superposition:
+class Run:
+    """A method in a training loop that is not ours, which trains the look-ahead copies by the loop's own step."""
+
+    observes = False
+
+    def __init__(self, method: Method, sparsity: Decimal, loop: Loop) -> None:
+        self._settings, self._loop = _settings(method), loop
+        trainer, steps_per_epoch = loop.trainer, loop.steps_per_epoch
+        steps, dims = trainer.training.steps, trainer.input_dims
+        self._protocol = self._settings.look_ahead(steps_per_epoch)
+        self._rounds = Rounds(self._settings, sparsity, steps_per_epoch, steps, dims, Progress())
+
+    @property
+    def at(self) -> Progress:
+        """Where the run is."""
+        return self._rounds.at
+
+    @at.setter
+    def at(self, at: Progress) -> None:
+        self._rounds.at = at
+
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """A record of every round so far."""
+        return self.at.records
+
+    def observe(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Never called."""
+
+    def prune(self, step: int, parameters: Mapping[str, Tensor]) -> Mask | None:
+        """Return the mask of the round that ends after `step` updates, None if none does."""
+        if step != self._rounds.stop:
+            return None
+        at, trainer = self.at, self._loop.trainer
+        superposed, count = self._rounds.event()
+        weights = {name: parameters[name].detach() for name in trainer.prunable}
+        members = {
+            f"look-ahead {index} of round {at.round}": isp.member(
+                self._protocol, len(trainer.examples), trainer.seed, at.round, index
+            )
+            for index in range(count)
+        }
+        ranked = (superposed.sparsity, at.mask, self._settings.scope, trainer.input_dims)
+        contribute = partial(_contribute, self._settings.contribution, ranked)
+        for contributed in self._loop.look_ahead(self._protocol, members, contribute):
+            superposed.add(contributed)
+        self._rounds.prune(superposed, weights, step)
+        return at.mask
+
+
+def attach(method: Method, sparsity: Decimal, loop: Loop) -> Run:
+    """Return the method, for a training loop that is not ours."""
+    return Run(method, sparsity, loop)
+
+
+def _contribute(contribution: Contribution, ranked: tuple[Any, ...], weights: Weights) -> Weights:
+    """Return what a copy contributes to a round, given its weights."""
+    return superposition.weak(contribution, weights, *ranked)
+
+
+def _event(
+    settings: isp.Settings, input_dims: Mapping[str, int], sparsity: Decimal, within: Mask | None
+) -> Superposition:
     """Return an event to which no copy has contributed yet."""
     return Superposition(
         rule=settings.rule,
         sparsity=sparsity,
         within=within,
         scope=settings.scope,
-        input_dims=trainer.input_dims,
+        input_dims=input_dims,
     )
 
 

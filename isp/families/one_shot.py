@@ -7,24 +7,26 @@ kept. Or, where the scores depend on the sparsity, `mask(probe, settings, seed, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from isp import masks
 from isp.costs import Cost
-from isp.families import Method, Traits, check_layers, scope_of
+from isp.families import Loop, Method, Traits, check_layers, scope_of
 from isp.masks import Mask
 from isp.methods import Probe, Scored
 from isp.rng import forked_rng, seed_all
 from isp.seeds import seed as named_seed
+from isp.snapshot import undisturbed
 from isp.sparsity import parse_scope
 from isp.tickets import Ticket
-from isp.training import State, Trainer, Training, load_weights
+from isp.training import State, Trainer, Training, load_weights, state_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 TRAITS = Traits(settings=Scored, one_run=True, patterns=True)
 
@@ -111,3 +113,44 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
             finding=finding,
             retraining=retraining,
         )
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Progress of a run: the mask, once it is found."""
+
+    mask: Mask | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the target is reached."""
+        return self.mask is not None
+
+
+class Run:
+    """A method in a training loop that is not ours: its mask is found at the first look, before the first update."""
+
+    observes = False
+    rounds: Sequence[dict[str, Any]] = ()
+
+    def __init__(self, method: Method, sparsity: Decimal, loop: Loop) -> None:
+        self.at = Progress()
+        self._method, self._sparsity, self._loop = method, sparsity, loop
+
+    def observe(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Never called."""
+
+    def prune(self, step: int, parameters: Mapping[str, Tensor]) -> Mask | None:
+        """Return the mask if it is not known yet."""
+        if self.at.done:
+            return None
+        trainer = self._loop.trainer
+        with undisturbed(trainer.model):
+            ((self.at.mask, cost),) = find(self._method, trainer, state_of(trainer.model), [self._sparsity])
+        self._loop.spend(cost)
+        return self.at.mask
+
+
+def attach(method: Method, sparsity: Decimal, loop: Loop) -> Run:
+    """Return the method, for a training loop that is not ours."""
+    return Run(method, sparsity, loop)

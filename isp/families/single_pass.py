@@ -17,8 +17,9 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from isp import masks
-from isp.families import Method, Traits
-from isp.masks import Mask
+from isp.families import Loop, Method, Traits
+from isp.lazy import torch
+from isp.masks import Mask, Weights
 from isp.methods import Event
 from isp.sparsity import num_pruned
 from isp.tickets import Ticket
@@ -80,43 +81,90 @@ class Progress:
     done: bool = False
 
 
-def _ticket(method: Method, trainer: Trainer, initial: State, sparsity: Decimal) -> Ticket:
-    module, total = method.module, trainer.training.steps
-    names = tuple(weights := trainer.prunable_weights(initial))
-    wanted = (size := masks.num_weights(weights)) - num_pruned(sparsity, size)
-    events = list(module.events(method.settings, sparsity, total))
-    looks, recorded = set(events), set(events[:: ceil(len(events) / RECORDED)])
-    at = trainer.resumed(Progress())
+class Run:
+    """A method within one run, whoever's loop that is: called before every update and between two of them.
 
-    def observe(parameters: Mapping[str, nn.Parameter]) -> None:
-        if not at.done:
-            module.observe(at.memory, names, parameters)
+    Args:
+        method: Of this family.
+        sparsity: The target.
+        steps: T.
+        weights: The prunable weights, for their names and sizes.
+        input_dims: The input dimension of each weight, for an N:M scope.
+        at: Where the run is.
+    """
 
-    def prune(step: int, parameters: Mapping[str, nn.Parameter]) -> Mask | None:
-        if at.done or step not in looks:
+    def __init__(
+        self,
+        method: Method,
+        sparsity: Decimal,
+        steps: int,
+        weights: Weights,
+        input_dims: Mapping[str, int],
+        at: Progress,
+    ) -> None:
+        self.at = at
+        self._method, self._sparsity, self._steps, self._input_dims = method, sparsity, steps, input_dims
+        self._names, self._size = tuple(weights), masks.num_weights(weights)
+        self._wanted = self._size - num_pruned(sparsity, self._size)
+        events = list(method.module.events(method.settings, sparsity, steps))
+        self._looks, self._recorded = set(events), set(events[:: ceil(len(events) / RECORDED)])
+
+    @property
+    def observes(self) -> bool:
+        """Whether the method must still see every update."""
+        return hasattr(self._method.module, "observe") and not self.at.done
+
+    def observe(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Show the method the trained parameters with their gradients, masked and not clipped, before an update."""
+        if not self.at.done:
+            self._method.module.observe(self.at.memory, self._names, parameters)
+
+    def prune(self, step: int, parameters: Mapping[str, Tensor]) -> Mask | None:
+        """Return the new mask after `step` updates, or None to keep the current one."""
+        at = self.at
+        if at.done or step not in self._looks:
             return None
         event = Event(
             step=step,
-            steps=total,
-            sparsity=sparsity,
-            weights={name: parameters[name].detach() for name in names},
+            steps=self._steps,
+            sparsity=self._sparsity,
+            weights={name: parameters[name].detach() for name in self._names},
             within=at.mask,
             memory=at.memory,
-            input_dims=trainer.input_dims,
+            input_dims=self._input_dims,
         )
-        mask: Mask | None = module.prune(event, method.settings)
+        with torch.no_grad():
+            mask: Mask | None = self._method.module.prune(event, self._method.settings)
         if mask is None:
             return None
         kept = masks.num_kept(mask)
-        at.mask, at.last, at.done = mask, step, kept == wanted
-        if at.done or step in recorded or not at.ramp:
-            at.ramp.append({"step": step, "sparsity": str(Decimal(1 - kept / size).quantize(sparsity))})
+        at.mask, at.last, at.done = mask, step, kept == self._wanted
+        if at.done or step in self._recorded or not at.ramp:
+            reached = Decimal(1 - kept / self._size).quantize(self._sparsity)
+            at.ramp.append({"step": step, "sparsity": str(reached)})
         at.events += 1
         if at.done:
             at.memory.clear()
         return mask
 
-    state, cost = trainer.run(initial, total, at.mask, observe if hasattr(module, "observe") else None, prune)
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The record of the run so far."""
+        return [_record(self.at)] if self.at.ramp else []
+
+
+def attach(method: Method, sparsity: Decimal, loop: Loop) -> Run:
+    """Return the method, for a training loop that is not ours."""
+    trainer = loop.trainer
+    weights = {name: trainer.model.get_parameter(name) for name in trainer.prunable}
+    return Run(method, sparsity, trainer.training.steps, weights, trainer.input_dims, Progress())
+
+
+def _ticket(method: Method, trainer: Trainer, initial: State, sparsity: Decimal) -> Ticket:
+    total, weights = trainer.training.steps, trainer.prunable_weights(initial)
+    at = trainer.resumed(Progress())
+    run = Run(method, sparsity, total, weights, trainer.input_dims, at)
+    state, cost = trainer.run(initial, total, at.mask, run.observe if run.observes else None, run.prune)
     assert at.mask is not None, f"{method.name} did not prune"
     assert at.done, f"{method.name} did not prune to {sparsity}"
     retraining = trainer.cost(range(at.last, total), at.mask)
@@ -127,7 +175,7 @@ def _ticket(method: Method, trainer: Trainer, initial: State, sparsity: Decimal)
         weights=state.weights,
         finding=cost - retraining,
         retraining=retraining,
-        rounds=[_record(at)],
+        rounds=run.rounds,
     )
 
 

@@ -317,8 +317,9 @@ def test_a_job_whose_node_lost_its_daemon_goes_on_at_the_other_and_harms_nobody(
     finally:
         control("slurmd", node, "start")
         wait("the node is back", lambda: len(subprocess.check_output(["sinfo", "-hNt", "idle"]).splitlines()) == 2)
-    (job,) = training.jobs()
-    assert int(job["Restarts"]) == 1
+    about = {job["JobId"]: [job[key] for key in ("JobState", "Reason", "Restarts")] for job in training.jobs()}
+    (job,) = [job for job in training.jobs() if job["JobId"] == training.job["JobId"]]
+    assert about[job["JobId"]] == ["COMPLETED", "None", "1"], (about, (training.folder / "snakemake.txt").read_text())
     assert job["NodeList"] != node
     training.check()
 

@@ -1,0 +1,609 @@
+"""`Pruner`: a method of this package in a training loop that somebody already has.
+
+The loop stays as it is, and calls `pruner.step()` after every `optimizer.step()`. A loop that does what `isp.prune`
+does (the same batches, schedule and seeds) gives its masks and weights to the bit; examples/plain_loop.py is one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from decimal import Decimal
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from isp import masks
+from isp.checkpoints import pack, unpack
+from isp.copies import LookAhead, Member
+from isp.costs import Cost, StepFlops
+from isp.divergence import first_not_finite
+from isp.errors import ConfigError, MaskError
+from isp.examples import Collate, make_examples
+from isp.families import attach, check_layers, check_reachable, make_method, planned_steps
+from isp.losses import default_loss
+from isp.masks import Mask, Weights
+from isp.prunable import input_dims, prunable_names
+from isp.rng import seed_step
+from isp.snapshot import restored, undisturbed
+from isp.sparsity import parse_sparsity
+from isp.tensors import by_all_names, tensors_of
+from isp.tickets import Ticket, check_ticket
+from isp.training import (
+    BatchOrder,
+    Examples,
+    LossFunction,
+    Trainer,
+    Training,
+    TrainingDiverged,
+    lengths_of,
+    make_trainer,
+    state_of,
+)
+
+VERSION = 1
+"""Of what `state_dict` holds."""
+
+KEEPS_ZEROS = (torch.optim.Adafactor, torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+"""Optimizers whose update of a weight is zero where the weight, its gradients and its moments are, so that only a new
+mask has to be applied to them. Of any other kind weights and moments are masked again after every step."""
+
+
+class Pruner:
+    """Prunes a model while a training loop that is not ours trains it.
+
+    Masked weights, and the moments that the optimizer keeps for them, are exactly zero after every step. The gradient
+    of a masked weight is set to zero as soon as it is accumulated, so before anybody clips it or reads it. A model in
+    half precision is pruned as it is: there are no master weights here, so use autocast with a model in fp32, or an
+    optimizer that has its own.
+
+    Args:
+        model: The model that is trained; one wrapped by `DistributedDataParallel` or `torch.compile` is unwrapped.
+        optimizer: Its optimizer, which holds all prunable parameters. One that wraps another, as accelerate's, is
+            unwrapped.
+        sparsity: Fraction of the prunable weights that are zero in the end, in (0, 1), at most four decimals.
+        steps: T, the number of updates that the loop makes; schedules of methods are fractions of it.
+        method: A method of the families one_shot, single_pass or denoised; `isp list methods` shows them.
+        settings: Of the method; see its file.
+        prunable: Patterns of prunable parameters; default: `isp.prunable.prunable_names`.
+        exclude: Patterns of parameters that are never pruned, such as "classifier.*".
+        seed: Of what the method draws: protocols and data of look-ahead copies, scores.
+        train_step: For look-aheads: a function that makes one update of the model on a batch by this optimizer, as the
+            loop does: forward, backward, clipping, `optimizer.step()`, `zero_grad()`, and `scheduler.step()` if there
+            is one. It must not write anything else, such as logs or averages of weights.
+        data: Training examples, for look-aheads and for scores that need them: in any form that `isp.prune` takes; or a
+            `DataLoader`, of which the dataset, the collate function and the batch size are used; or a function of a
+            seed that returns an iterable of batches, from which each copy takes its own.
+        collate: Forms a batch of a list of items of a map-style dataset.
+        batch_size: Examples of one update, in one process; with accumulation all of them. Default: the loader's.
+        steps_per_epoch: Updates of an epoch, by which segments of ISP are measured. Default: whole batches in `data`.
+        loss: Maps (model, batch) to a scalar: for scores that need it, where the default is that of `isp.prune`; and
+            to count FLOPs, which are 0 in the ticket without it.
+        scheduler: Of the learning rate; put back after look-aheads.
+        scaler: A `GradScaler`. A step that it skips counts as one of T.
+        scale_learning_rate: Whether the learning rates of a copy's updates are multiplied by the factor that it draws.
+            False: `train_step` does that itself, by `learning_rate_factor`.
+
+    Attributes:
+        mask: The current mask, True = kept; None before the first.
+        steps_done: Calls of `step` so far.
+        record: What each round did, as in a ticket.
+        learning_rate_factor: Of the look-ahead copy that is being trained; 1 outside of one.
+
+    Raises:
+        ConfigError: A method that brings its own loop, a schedule that T is too short for, an optimizer that lacks
+            prunable parameters, something that the method needs and was not given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        *,
+        sparsity: float | str | Decimal,
+        steps: int,
+        method: str = "isp_mean",
+        settings: Mapping[str, Any] | None = None,
+        prunable: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        seed: int = 0,
+        train_step: Callable[[Any], Any] | None = None,
+        data: Any = None,
+        collate: Collate | None = None,
+        batch_size: int | None = None,
+        steps_per_epoch: int | None = None,
+        loss: LossFunction | None = None,
+        scheduler: Any = None,
+        scaler: Any = None,
+        scale_learning_rate: bool = True,
+    ) -> None:
+        self._model, self._optimizer = unwrapped(model), _unwrapped_optimizer(optimizer)
+        self._method = make_method(method, dict(settings or {}))
+        self._sparsity = parse_sparsity(sparsity)
+        names = prunable_names(self._model, prunable, exclude)
+        self._parameters = {name: self._model.get_parameter(name) for name in names}
+        _check_optimizer(self._optimizer, self._parameters)
+        self._train_step, self._scaler = train_step, scaler
+        self._others = {"scheduler": scheduler, "scaler": scaler}
+        self._others = {name: other for name, other in self._others.items() if other is not None}
+        self._scales = scale_learning_rate
+        self._source = data if callable(data) and not hasattr(data, "__getitem__") else None
+        examples, batch_size = self._examples(data, collate, batch_size)
+        training = _protocol(steps, batch_size or 1)
+        num_examples = len(examples)
+        if steps_per_epoch is not None:
+            num_examples = steps_per_epoch * training.batch_size
+        self.steps_per_epoch = num_examples // training.batch_size
+        self.trainer = self._trainer(examples, loss, training, names, seed, data is not None and loss is not None)
+        self.mask: Mask | None = None
+        self.steps_done = 0
+        self.learning_rate_factor = 1.0
+        self._samples = 0 if batch_size is None else batch_size
+        self._finding, self._since = Cost(), 0  # until the mask changed last, and the steps since then
+        self._stepped = self._copying = self._unchecked = False
+        self._copy_updates = 0
+        self._rates: list[Any] | None = None  # of a copy with a schedule of its own
+        self._unscaled: list[Any] = []
+        self._gradients: dict[str, Tensor] = {}
+        self._check_needs(data, steps_per_epoch)
+        planned_steps(self._method, training, num_examples, [self._sparsity])
+        check_reachable(self._sparsity, masks.num_weights(self._parameters))
+        self._attached = attach(self._method, self._sparsity, self)
+        check_layers(self._method, self.trainer, state_of(self._model))
+        self._handles = self._register()
+        try:
+            self._look()
+        except BaseException:
+            self.close()
+            raise
+
+    # --- what a loop calls
+
+    def step(self) -> bool:
+        """Note that the optimizer made an update, and prune if it is time; call it after everything else of a step.
+
+        Within `train_step`, while a look-ahead copy is trained, nothing happens.
+
+        Returns:
+            Whether the mask changed.
+
+        Raises:
+            ConfigError: The optimizer made no update since the last call.
+        """
+        if self._copying:
+            return False
+        if not self._stepped and self._scaler is None:
+            raise ConfigError(
+                f"pruner.step(): optimizer.step() was not called since the last call, after {self.steps_done} steps; "
+                "call pruner.step() once after every optimizer.step(), and give scaler= if a GradScaler may skip some"
+            )
+        self._stepped = False
+        self.steps_done += 1
+        self._since += 1
+        if self.mask is not None and not isinstance(self._optimizer, KEEPS_ZEROS):
+            self._apply(self.mask)
+        return self.steps_done < self.trainer.training.steps and self._look()
+
+    @property
+    def record(self) -> list[dict[str, Any]]:
+        """What each round did so far; of a method that prunes within one run, one record of all its events."""
+        return list(self._attached.rounds)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the prunable weights that the current mask drops, in [0, 1)."""
+        return 0.0 if self.mask is None else masks.sparsity(self.mask)
+
+    def ticket(self) -> Ticket:
+        """Return the ticket, as `isp.prune` does: mask, a copy of the weights, what it cost, the records.
+
+        Raises:
+            ConfigError: The mask has not the sparsity that was asked for yet.
+        """
+        total = masks.num_weights(self._parameters)
+        wanted = round(self._sparsity * total)
+        dropped = 0 if self.mask is None else total - masks.num_kept(self.mask)
+        if self.mask is None or dropped != wanted:
+            raise ConfigError(
+                f"pruner.ticket(): after {self.steps_done} of {self.trainer.training.steps} steps {dropped} of {total} "
+                f"weights are pruned, and {wanted} are to be; train on, or give Pruner the steps that the loop makes"
+            )
+        retraining = self._cost(self._since)
+        ticket = Ticket(
+            method=self._method.name,
+            sparsity=self._sparsity,
+            mask={name: kept.clone() for name, kept in self.mask.items()},
+            weights=by_all_names({n: t.clone() for n, t in tensors_of(self._model).items()}, self._model),
+            finding=self._finding,
+            retraining=retraining,
+            rounds=self.record,
+            origin=self._origin(),
+        )
+        check_ticket(ticket)
+        return ticket
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to continue to the bit: tensors by name, and a text of the rest.
+
+        The model, the optimizer, the scheduler and the scaler have their own.
+        """
+        tensors: dict[str, Tensor] = {}
+        at = self._attached.at
+        content = {
+            "at": {each.name: getattr(at, each.name) for each in fields(at)},
+            "mask": self.mask,
+            "finding": self._finding,
+            "since": self._since,
+            "steps_done": self.steps_done,
+        }
+        about = {**self._identity(), "content": pack(content, tensors)}
+        return {"about": json.dumps(about), **{f"tensor {key}": tensor for key, tensor in tensors.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from where `state_dict` was called; the model and the optimizer must be loaded, too.
+
+        Raises:
+            ConfigError: The state is of another method, other settings, another T, seed or model.
+            MaskError: Its mask is of another model.
+        """
+        about = json.loads(state["about"])
+        content = about.pop("content")
+        ours = json.loads(json.dumps(self._identity()))
+        for key in sorted({*about, *ours}):
+            if about.get(key) != ours.get(key):
+                raise ConfigError(
+                    f"pruner.load_state_dict(): {key} is {about.get(key)!r} in the state and {ours.get(key)!r} here; "
+                    "continue with what the run began with"
+                )
+        prefix = "tensor "
+        tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        found = unpack(content, tensors)
+        if found["mask"] is not None:
+            masks.check_fits(found["mask"], self._parameters)
+        self._attached.at = type(self._attached.at)(**found["at"])
+        self.mask, self._finding, self._since = found["mask"], found["finding"], found["since"]
+        self.steps_done = found["steps_done"]
+        self._stepped, self._unchecked = False, True
+
+    def close(self) -> None:
+        """Take the hooks off the model and the optimizer; from then on training may revive masked weights."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    # --- what a method asks for (isp.families.Loop)
+
+    def spend(self, cost: Cost) -> None:
+        """Count the cost of work beside the loop's own steps."""
+        self._finding += cost
+
+    def look_ahead(
+        self, settings: LookAhead, members: Mapping[str, Member], contribute: Callable[[Weights], Weights]
+    ) -> Iterator[Weights]:
+        """Train copies by `train_step`, one after the other, and put everything back after each."""
+        for name, member in members.items():
+            with self._copy(settings, member, name) as weights:
+                contributed = contribute(weights)
+            self.spend(self._cost(settings.look_ahead_steps))
+            yield contributed
+
+    # --- its own
+
+    @contextmanager
+    def _copy(self, settings: LookAhead, member: Member, name: str) -> Iterator[Weights]:
+        """Give the weights of a copy, trained under a protocol and data of its own."""
+        whose = f"train_step, in {name}"
+        start = 0 if settings.warmup_steps else self.steps_done
+        current = [group["lr"] for group in self._optimizer.param_groups]
+        self.learning_rate_factor = member.learning_rate_factor
+        try:
+            with restored(self._model, self._optimizer, self._others, whose):
+                self._copying = True
+                if settings.optimizer == "fresh":
+                    self._optimizer.state.clear()
+                self._set_weight_decay(member)
+                batches = self._batches(member, start)
+                for step in range(start, start + settings.look_ahead_steps):
+                    seed_step(member.seed, step)
+                    self._copy_updates = 0
+                    if settings.warmup_steps:
+                        self._rates = _own_schedule(current, member, settings.warmup_steps, step)
+                    self._call_train_step(next(batches), whose)
+                self._check_finite(name, member)
+                yield {n: parameter.detach() for n, parameter in self._parameters.items()}
+        finally:
+            self._copying, self.learning_rate_factor, self._rates = False, 1.0, None
+            self._gradients.clear()
+
+    def _call_train_step(self, batch: Any, whose: str) -> None:
+        assert self._train_step is not None
+        self._train_step(batch)
+        if self._copy_updates != 1 and not (self._copy_updates == 0 and self._scaler is not None):
+            raise ConfigError(
+                f"{whose}: called optimizer.step() {self._copy_updates} times; it must make one update, by the "
+                "optimizer that Pruner was given"
+            )
+
+    def _batches(self, member: Member, start: int) -> Iterator[Any]:
+        """The batches of a copy, in the order of its seed."""
+        if self._source is not None:
+            yield from self._source(member.seed)
+            raise ConfigError("data: the function returned fewer batches than a look-ahead has steps")
+        order = self._order(member)
+        step = start
+        while True:
+            yield self.trainer.examples.batch(order(step))
+            step += 1
+
+    def _order(self, member: Member) -> BatchOrder:
+        examples, training = self.trainer.examples, self.trainer.training
+        return BatchOrder(len(examples), training.batch_size, member.seed, member.subset, lengths_of(examples))
+
+    def _set_weight_decay(self, member: Member) -> None:
+        """Give a copy its weight decay, in groups that hold prunable parameters; others often have none on purpose."""
+        pruned = {id(parameter) for parameter in self._parameters.values()}
+        for group in self._optimizer.param_groups:
+            if member.weight_decay is not None and any(id(p) in pruned for p in group["params"]):
+                group["weight_decay"] = member.weight_decay
+
+    def _check_finite(self, name: str, member: Member) -> None:
+        broken = first_not_finite(self._parameters)
+        if broken is not None:
+            problem = f"{name} (learning rate x {member.learning_rate_factor:.3g}) diverged: parameter {broken!r}"
+            problem += " holds NaN or infinite values"
+            raise TrainingDiverged(problem, self.steps_done, state_of(self._model, self.steps_done), self.mask)
+
+    def _look(self) -> bool:
+        """Let the method look at the weights, and put the mask in force that it may return."""
+        try:
+            pruned = self._attached.prune(self.steps_done, self._parameters)
+        except MaskError:
+            broken = first_not_finite(self._parameters)
+            if broken is None:
+                raise
+            state = state_of(self._model, self.steps_done)
+            problem = f"parameter {broken!r} holds NaN or infinite values after {self.steps_done} steps"
+            raise TrainingDiverged(problem, self.steps_done, state, self.mask) from None
+        if pruned is None:
+            return False
+        self._finding, self._since = self._finding + self._cost(self._since), 0
+        self.mask = {name: kept.to(self._parameters[name].device) for name, kept in pruned.items()}
+        self._apply(self.mask)
+        return True
+
+    @torch.no_grad()
+    def _apply(self, mask: Mask) -> None:
+        """Set masked weights, and what the optimizer keeps for each of them, to +0.0; and gradients that are there."""
+        masks.apply_(mask, self._parameters)
+        for name, kept in mask.items():
+            parameter = self._parameters[name]
+            for value in self._optimizer.state.get(parameter, {}).values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    masks.apply_({name: kept}, {name: value})
+            if parameter.grad is not None:
+                parameter.grad.mul_(kept)
+
+    def _register(self) -> list[Any]:
+        optimizer: Any = self._optimizer
+        parameters: Mapping[str, Any] = self._parameters
+        return [
+            optimizer.register_step_pre_hook(self._before_update),
+            optimizer.register_step_post_hook(self._after_update),
+            *(p.register_post_accumulate_grad_hook(self._accumulated(name)) for name, p in parameters.items()),
+        ]
+
+    def _accumulated(self, name: str) -> Callable[[Tensor], None]:
+        """A hook that masks the gradient of a parameter whenever something was added to it."""
+
+        def hook(parameter: Tensor) -> None:
+            if parameter.grad is None:
+                return
+            if self.mask is not None:
+                parameter.grad.mul_(self.mask[name])
+            if self._attached.observes and not self._copying:
+                self._gradients[name] = parameter.grad.detach().clone()  # before anybody clips it
+
+        return hook
+
+    def _before_update(self, *_: Any) -> None:
+        if self._copying:
+            self._unscaled = [group["lr"] for group in self._optimizer.param_groups]
+            if self._rates is None and self._scales:
+                self._set_learning_rates([rate * self.learning_rate_factor for rate in self._unscaled])
+            elif self._rates is not None:
+                self._set_learning_rates(self._rates)
+            return
+        if self._stepped:
+            raise ConfigError(
+                f"optimizer.step(): called again after {self.steps_done} steps without pruner.step(), which must be "
+                "called once after every update; pruner.close() ends pruning"
+            )
+        if self._unchecked:
+            self._check_loaded()
+        if self._attached.observes and self._gradients:
+            self._observe()
+
+    def _after_update(self, *_: Any) -> None:
+        if not self._copying:
+            self._stepped = True
+            return
+        self._copy_updates += 1
+        self._set_learning_rates(self._unscaled)
+
+    def _set_learning_rates(self, rates: Sequence[Any]) -> None:
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _observe(self) -> None:
+        """Show the method the gradients as they were accumulated: masked, neither clipped nor scaled."""
+        scale = 1.0 if self._scaler is None else self._scaler.get_scale()
+        clipped = {name: parameter.grad for name, parameter in self._parameters.items()}
+        try:
+            for name, gradient in self._gradients.items():
+                self._parameters[name].grad = gradient if scale == 1.0 else gradient / scale
+            self._attached.observe(self._parameters)
+        finally:
+            for name, parameter in self._parameters.items():
+                parameter.grad = clipped[name]
+            self._gradients.clear()
+
+    def _check_loaded(self) -> None:
+        """Refuse to continue on other weights than those that the loaded state belongs to, as far as zeros tell."""
+        self._unchecked = False
+        for name, kept in (self.mask or {}).items():
+            alive = int(torch.count_nonzero(self._parameters[name].detach() * ~kept))
+            if alive:
+                raise ConfigError(
+                    f"pruner.load_state_dict(): {alive} weights of parameter {name!r} that the loaded mask drops are "
+                    "not zero; load the state of the model and of the optimizer that was saved with it"
+                )
+
+    def _cost(self, steps: int) -> Cost:
+        flops, sparse_flops = self.trainer.flops.steps(Counter({0: steps}), self.mask)
+        return Cost(steps=steps, samples=steps * self._samples, flops=flops, sparse_flops=sparse_flops)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a state must have in common with the pruner that it is loaded into."""
+        return {
+            "version": VERSION,
+            "method": self._method.name,
+            "settings": self._method.settings.model_dump(mode="json"),
+            "sparsity": str(self._sparsity),
+            "steps": self.trainer.training.steps,
+            "seed": self.trainer.seed,
+            "prunable": sorted(self._parameters),
+        }
+
+    def _origin(self) -> dict[str, Any]:
+        return {
+            "version": self._method.module.VERSION,
+            "settings": self._method.settings.model_dump(mode="json"),
+            "training": {
+                "steps": self.trainer.training.steps,
+                "optimizer": type(self._optimizer).__name__,
+                "loop": "isp.Pruner",
+            },
+            "seed": self.trainer.seed,
+            "device": str(next(iter(self._parameters.values())).device),
+        }
+
+    def _examples(self, data: Any, collate: Collate | None, batch_size: int | None) -> tuple[Examples, int | None]:
+        """Return examples by number, where there are any, and the number of them in an update."""
+        if data is None or self._source is not None:
+            return _NoExamples(self._method.name, batch_size or 1), batch_size
+        if isinstance(data, DataLoader):
+            if batch_size is None and data.batch_size is None:
+                raise ConfigError("data: a DataLoader with a batch_sampler; give batch_size=, too")
+            batch_size = data.batch_size if batch_size is None else batch_size
+            collate = collate or data.collate_fn
+            data = data.dataset
+        elif batch_size is None:
+            raise ConfigError("batch_size: missing; it says how many examples of data= one update takes")
+        return make_examples(data, self._model, "data", collate), batch_size
+
+    def _trainer(
+        self,
+        examples: Examples,
+        loss: LossFunction | None,
+        training: Training,
+        names: list[str],
+        seed: int,
+        count: bool,
+    ) -> Trainer:
+        """What methods know of the run; FLOPs are counted where a loss says of what."""
+        if not count:
+            return Trainer(
+                model=self._model,
+                examples=examples,
+                loss=loss or default_loss,
+                training=training,
+                prunable=tuple(names),
+                seed=seed,
+                flops=StepFlops(total=(0,)),
+                input_dims=input_dims(self._model, names),
+            )
+        assert loss is not None
+        with undisturbed(self._model):
+            return make_trainer(self._model, examples, loss, training, names, seed)
+
+    def _check_needs(self, data: Any, steps_per_epoch: int | None) -> None:
+        """Refuse rounds and look-aheads without what they are made of."""
+        settings, name = self._method.settings, self._method.name
+        if not isinstance(settings, LookAhead):
+            return
+        if steps_per_epoch is None and (data is None or self._source is not None):
+            raise ConfigError(
+                f"steps_per_epoch: missing; the rounds of method {name!r} are measured in updates of an epoch, whose "
+                "number is known only where data= has a length"
+            )
+        if not getattr(settings, "denoisers", 0):
+            return
+        for argument, given in (("train_step", self._train_step), ("data", data)):
+            if given is None:
+                raise ConfigError(
+                    f"{argument}: missing; method {name!r} trains look-ahead copies by train_step, a function that "
+                    "makes one update on a batch, on batches of data. Without both, denoisers must be 0"
+                )
+
+
+def _own_schedule(current: Sequence[Any], member: Member, warmup: int, step: int) -> list[Any]:
+    """The learning rates of a copy with a schedule of its own: up to the run's current ones, and down to zero."""
+    share = (step + 1) / warmup if step < warmup else max(0.0, (2 * warmup - step) / warmup)
+    return [rate * member.learning_rate_factor * share for rate in current]
+
+
+class _NoExamples:
+    """Stands for training examples where none were given."""
+
+    def __init__(self, method: str, number: int) -> None:
+        self._method, self._number = method, number
+
+    def __len__(self) -> int:
+        return self._number
+
+    def batch(self, indices: Tensor) -> Any:
+        raise ConfigError(f"data: missing; method {self._method!r} scores weights on training examples")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module that `DistributedDataParallel` and `torch.compile` wrap."""
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model.get_submodule("_orig_mod")
+        else:
+            return model
+
+
+def _unwrapped_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
+        inner = getattr(optimizer, "optimizer", None)
+        if inner is None:
+            raise ConfigError(f"optimizer: must be a torch.optim.Optimizer, got a {type(optimizer).__name__}")
+        optimizer = inner
+    return optimizer
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in held]
+    if missing:
+        raise ConfigError(
+            f"optimizer: does not hold {len(missing)} of {len(parameters)} prunable parameters, such as {missing[0]!r}"
+            "; make it of the parameters of this model, after they are where they will be trained, or name what to "
+            "prune with prunable="
+        )
+
+
+def _protocol(steps: int, batch_size: int) -> Training:
+    """T and the batch size as methods ask for them; the learning rate is the loop's own, and never asked for."""
+    from isp.settings import parse
+
+    return parse(Training, {"steps": steps, "batch_size": batch_size, "learning_rate": 1.0}, "Pruner")

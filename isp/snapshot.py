@@ -1,0 +1,148 @@
+"""A model, its optimizer and what belongs to them, put back to the bit after somebody's code has trained them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isp.errors import ConfigError
+from isp.rng import forked_rng
+
+
+@contextmanager
+def restored(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    others: Mapping[str, Any],
+    whose: str,
+) -> Iterator[None]:
+    """A context after which training continues as if nothing had happened in it.
+
+    Put back are weights, buffers, gradients and the mode of every module; the optimizer's state and the settings of its
+    parameter groups; whatever `others` keep in their `state_dict`; the generators of torch (of the CPU and of the
+    model's device), NumPy and Python. In the context no parameter has a gradient at first. Takes the memory of a copy
+    of all trained weights, of the buffers and of the optimizer's state.
+
+    Args:
+        model: The model.
+        optimizer: Its optimizer.
+        others: Objects with `state_dict` and `load_state_dict`, by name: a scheduler, a gradient scaler.
+        whose: Name of the function that is called in the context, for errors.
+
+    Raises:
+        ConfigError: Something changed that cannot be put back: a parameter was replaced, a parameter or buffer added or
+            removed, a frozen parameter written to, or the optimizer has other parameters.
+    """
+    parts = _parts(model)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = {id(p): p for p in (*trained.values(), *held)}
+    frozen = {name: (p, p._version) for name, p in model.named_parameters() if id(p) not in kept}
+    gradients = {key: p.grad for key, p in kept.items()}
+    tensors = [(tensor, tensor.detach().clone()) for tensor in (*kept.values(), *model.buffers())]
+    modes = {module: module.training for module in model.modules()}
+    buffers = {module: dict(module._buffers) for module in model.modules()}
+    memory = {p: {key: _clone(value) for key, value in state.items()} for p, state in optimizer.state.items()}
+    groups = [{key: _clone(value) for key, value in group.items() if key != "params"} for group in _groups(optimizer)]
+    states = {name: copy.deepcopy(other.state_dict()) for name, other in others.items()}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    for p in kept.values():
+        p.grad = None
+    try:
+        with forked_rng(device):
+            yield
+    finally:
+        with torch.no_grad():
+            for tensor, saved in tensors:
+                tensor.copy_(saved)
+        for key, p in kept.items():
+            p.grad = gradients[key]
+        for module, mode in modes.items():
+            module.training = mode
+            module._buffers.update(buffers[module])  # where one was replaced
+        _restore_optimizer(optimizer, memory, groups)
+        for name, other in others.items():
+            other.load_state_dict(states[name])
+    _check_parts(parts, _parts(model), whose)
+    for name, (parameter, version) in frozen.items():
+        if parameter._version != version:
+            raise ConfigError(f"{whose}: wrote to parameter {name!r}, which is not trained, so it was not put back")
+    if [id(p) for group in optimizer.param_groups for p in group["params"]] != [id(p) for p in held]:
+        raise ConfigError(
+            f"{whose}: changed which parameters the optimizer holds; it must leave the groups as they are"
+        )
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """A context after which the gradients and the mode of every module are as before."""
+    modes = {module: module.training for module in model.modules()}
+    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return optimizer.param_groups
+
+
+def _clone(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, memory: Mapping[Tensor, dict[str, Any]], groups: list[dict[str, Any]]
+) -> None:
+    """Put back an optimizer's state, in place where the tensors are the same ones, for others may refer to them."""
+    for parameter in [p for p in optimizer.state if p not in memory]:
+        del optimizer.state[parameter]
+    for parameter, saved in memory.items():
+        optimizer.state[parameter] = _merged(optimizer.state.get(parameter, {}), saved)
+    for group, settings in zip(optimizer.param_groups, groups, strict=False):  # an added one is refused later
+        merged = _merged(group, settings) | {"params": group["params"]}
+        group.clear()
+        group.update(merged)
+
+
+def _merged(now: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {}
+    for key, value in saved.items():
+        tensor = now.get(key)
+        fits = isinstance(value, Tensor) and isinstance(tensor, Tensor) and tensor.shape == value.shape
+        if fits and isinstance(tensor, Tensor):
+            with torch.no_grad():
+                tensor.copy_(value)
+        merged[key] = tensor if fits else value
+    return merged
+
+
+def _parts(model: nn.Module) -> dict[str, tuple[int, bool]]:
+    """The identity of each parameter and buffer, and whether it is trained, by every name."""
+    parameters = {name: (id(p), p.requires_grad) for name, p in model.named_parameters(remove_duplicate=False)}
+    return parameters | {name: (id(b), False) for name, b in model.named_buffers(remove_duplicate=False)}
+
+
+def _check_parts(before: Mapping[str, tuple[int, bool]], after: Mapping[str, tuple[int, bool]], whose: str) -> None:
+    for name in sorted({*before, *after}):
+        if before.get(name) == after.get(name):
+            continue
+        if name not in after:
+            change = "removed"
+        elif name not in before:
+            change = "added"
+        else:
+            change = "replaced" if before[name][0] != after[name][0] else "froze or unfroze"
+        raise ConfigError(
+            f"{whose}: {change} {name!r} of the model, which cannot be put back; it must train the model in place and "
+            "change nothing else"
+        )
