@@ -2,14 +2,17 @@
 
 A mask maps parameter names to bool tensors of the parameters' shapes; True = kept. Wherever an order over all weights
 of a mask is needed (ties, packing), it is: names sorted, then the flat index inside each tensor.
+
+Parameters, scores and masks may be sharded (DTensors), or some of them; see `isp.sharded`, which is imported only then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -28,6 +31,22 @@ _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 """Below and above every sort key."""
 
 
+def is_sharded(*several: Weights | None) -> bool:
+    """Whether a DTensor is among the tensors; without importing what defines it."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and any(
+        isinstance(tensor, module.DTensor)
+        for weights in several
+        if weights is not None
+        for tensor in shapes_of(weights).values()
+    )
+
+
+def shapes_of(weights: Weights) -> Weights:
+    """Tensors with the shapes, devices and layouts of `weights`; nothing is unpacked for them."""
+    return weights.like if isinstance(weights, Packed) else weights
+
+
 # --- counting and comparing -------------------------------------------------------------------------------------------
 
 
@@ -38,7 +57,16 @@ def num_weights(weights: Weights) -> int:
 
 def num_kept(mask: Weights) -> int:
     """How many weights the mask keeps (or: how many entries are not zero)."""
-    return sum(int(torch.count_nonzero(tensor)) for tensor in mask.values())
+    return sum(num_kept_each(mask).values())
+
+
+def num_kept_each(mask: Weights) -> dict[str, int]:
+    """How many weights of each parameter the mask keeps."""
+    if is_sharded(mask):
+        from isp import sharded
+
+        return sharded.num_kept_each(mask)
+    return {name: int(torch.count_nonzero(tensor)) for name, tensor in mask.items()}
 
 
 def sparsity(mask: Weights) -> float:
@@ -70,17 +98,26 @@ def ones(weights: Weights) -> Mask:
 
 def union(*masks: Weights) -> Mask:
     """Keeps what any of the masks keeps."""
-    return {name: reduce(torch.logical_or, (mask[name] for mask in masks)) for name in masks[0]}
+    return _combine(partial(reduce, torch.logical_or), masks)
 
 
 def intersection(*masks: Mask) -> Mask:
     """Keeps what all of the masks keep."""
-    return {name: reduce(torch.logical_and, (mask[name] for mask in masks)) for name in masks[0]}
+    return _combine(partial(reduce, torch.logical_and), masks)
 
 
 def votes(masks: Sequence[Weights]) -> dict[str, Tensor]:
     """How many of the masks keep each weight, as int16 tensors."""
-    return {name: sum(mask[name].to(torch.int16) for mask in masks) for name in masks[0]}  # type: ignore[misc]
+    return _combine(lambda kept: reduce(torch.add, (each.to(torch.int16) for each in kept)), masks)
+
+
+def _combine(operation: Callable[[Iterable[Tensor]], Tensor], several: Sequence[Weights]) -> dict[str, Tensor]:
+    """One tensor for each parameter by an elementwise operation on those of several masks."""
+    if is_sharded(*several):
+        from isp import sharded
+
+        return sharded.locally(partial(_combine, operation), several)
+    return {name: operation(mask[name] for mask in several) for name in several[0]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +178,19 @@ def overlaps_by_layer(several: Sequence[Weights]) -> list[dict[str, Overlap]]:
 
     Bits are counted, eight weights at once, and every mask is packed once.
     """
+    if is_sharded(*several):
+        from isp import sharded
+
+        return sharded.overlaps_by_layer(several)
+    sizes = {name: tensor.numel() for name, tensor in shapes_of(several[-1]).items()} if several else {}
+    return overlaps_of_bits(several, sizes)
+
+
+def overlaps_of_bits(several: Sequence[Weights], sizes: Mapping[str, int]) -> list[dict[str, Overlap]]:
+    """The same of masks with a given number of weights in each tensor."""
     pairs: list[dict[str, Overlap]] = [{} for i in range(len(several)) for _ in range(i)]
-    for name in several[-1] if several else ():
-        weights, bits = several[-1][name].numel(), [_bits(mask, name) for mask in several]
+    for name, weights in sizes.items():
+        bits = [_bits(mask, name) for mask in several]
         kept = [_ones(packed) for packed in bits]
         both = [(i, j, _ones(bits[i] & bits[j])) for i in range(len(several)) for j in range(i)]
         for pair, (i, j, num) in zip(pairs, both, strict=True):
@@ -270,6 +317,11 @@ def keep_top(
             f"sparsity {sparsity} is not reachable: it keeps {wanted} of {total} weights, but only {available} are "
             f"alive (sparsity {1 - available / total:.4f}); masks only ever lose weights"
         )
+    rankings = [(scores, absolute)] + ([(ties, True)] if ties is not None else [])
+    if is_sharded(scores, ties, within):
+        from isp import sharded
+
+        return sharded.keep_top(rankings, within, wanted, scope, pattern, input_dims)
     names = sorted(scores)
     if ties is not None:
         ties = {name: ties[name].to(scores[name].device) for name in names}
@@ -281,23 +333,29 @@ def keep_top(
         _check_numbers(ranking)
     if pattern is not None:
         for name in names:
-            kept[name] = _best_of_groups(name, rankings, within, pattern, input_dims.get(name, 1))
+            kept[name] = best_of_groups(name, rankings, within, pattern, input_dims.get(name, 1))
         others = {name: ~kept[name] if within is None else within[name] & ~kept[name] for name in names}
         _keep(kept, names, rankings, others, wanted - num_kept(kept))
     elif scope == "global":
         _keep(kept, names, rankings, within, wanted)
     else:
-        counts = _counts_by_layer({name: scores[name].numel() for name in names}, within, wanted)
+        alive = None if within is None else num_kept_each(within)
+        counts = counts_by_layer({name: scores[name].numel() for name in names}, alive, wanted)
         for name in names:
             _keep(kept, [name], rankings, within, counts[name])
     return {name: kept[name] for name in scores}
 
 
-def _counts_by_layer(sizes: Mapping[str, int], within: Mask | None, wanted: int) -> dict[str, int]:
-    """How many weights each tensor keeps, `wanted` in all; `keep_top` says how."""
+def counts_by_layer(sizes: Mapping[str, int], alive: Mapping[str, int] | None, wanted: int) -> dict[str, int]:
+    """How many weights each tensor keeps, `wanted` in total; `keep_top` says how.
+
+    Args:
+        sizes: Number of weights of each tensor; names sorted.
+        alive: Number of candidates of each tensor; None: all weights.
+        wanted: 0 to the number of candidates.
+    """
     counts = _apportion(wanted, sizes)
-    if within is not None:
-        alive = {name: int(torch.count_nonzero(within[name])) for name in sizes}
+    if alive is not None:
         counts = {name: min(counts[name], alive[name]) for name in sizes}
         more = _apportion(wanted - sum(counts.values()), {name: alive[name] - counts[name] for name in sizes})
         counts = {name: counts[name] + more[name] for name in sizes}
@@ -336,12 +394,12 @@ def _keep(kept: Mask, names: list[str], rankings: list[tuple[Weights, bool]], wi
     threshold, num_above, num_equal = _threshold(names, ranking, by_magnitude, candidates, wanted)
     tied: Mask = {}
     for name in names:
-        key = _sort_key(ranking[name], by_magnitude)
+        key = sort_key(ranking[name], by_magnitude)
         if num_above + num_equal == wanted:
-            kept[name] |= _among(candidates[name], key >= threshold)
+            kept[name] |= among(candidates[name], key >= threshold)
         else:
-            kept[name] |= _among(candidates[name], key > threshold)
-            tied[name] = _among(candidates[name], key == threshold)
+            kept[name] |= among(candidates[name], key > threshold)
+            tied[name] = among(candidates[name], key == threshold)
     wanted -= num_above
     if tied and others:
         chosen = {name: torch.zeros_like(tied[name][tied[name]]) for name in names}
@@ -357,34 +415,47 @@ def _keep(kept: Mask, names: list[str], rankings: list[tuple[Weights, bool]], wi
             wanted -= len(places)
 
 
-def _best_of_groups(
+def best_of_groups(
     name: str, rankings: Sequence[tuple[Weights, bool]], within: Mask | None, pattern: Pattern, dim: int
 ) -> Tensor:
     """The mask of a tensor that keeps the N highest of each group, by one ranking after the other, then by position."""
     (score, by_magnitude), *others = rankings
-    key = _sort_key(score[name], by_magnitude).long() << 32
+    key = sort_key(score[name], by_magnitude).long() << 32
     for ties, _ in others:  # magnitudes, whose keys are not negative
-        key |= _sort_key(ties[name], True)
+        key |= sort_key(ties[name], True)
     if within is not None:
-        alive = int(_groups(within[name], pattern, dim).sum(-1).min())
-        if alive < pattern.n:
-            raise MaskError(
-                f"parameter {name!r}: only {alive} of {pattern.m} weights of a group are alive, fewer than the "
-                f"{pattern.n} that the pattern {pattern.n}:{pattern.m} keeps; masks only ever lose weights"
-            )
+        check_alive(name, int(groups(within[name], pattern, dim).sum(-1).min()), pattern)
         key.masked_fill_(~within[name], torch.iinfo(torch.int64).min)
-    groups = _groups(key, pattern, dim)
-    highest = groups.sort(dim=-1, descending=True, stable=True).indices[:, : pattern.n]
-    kept = torch.zeros(groups.shape, dtype=torch.bool, device=key.device).scatter_(1, highest, True)
+    grouped = groups(key, pattern, dim)
+    highest = grouped.sort(dim=-1, descending=True, stable=True).indices[:, : pattern.n]
+    kept = torch.zeros(grouped.shape, dtype=torch.bool, device=key.device).scatter_(1, highest, True)
     return kept.view(key.movedim(dim, -1).shape).movedim(-1, dim).contiguous()
 
 
-def _groups(tensor: Tensor, pattern: Pattern, dim: int) -> Tensor:
+def check_alive(name: str, alive: int, pattern: Pattern) -> None:
+    """Refuse a parameter with a group of which fewer than N weights are alive.
+
+    Args:
+        name: The parameter.
+        alive: The fewest weights alive in one of its groups.
+        pattern: N:M.
+
+    Raises:
+        MaskError: Names the parameter.
+    """
+    if alive < pattern.n:
+        raise MaskError(
+            f"parameter {name!r}: only {alive} of {pattern.m} weights of a group are alive, fewer than the "
+            f"{pattern.n} that the pattern {pattern.n}:{pattern.m} keeps; masks only ever lose weights"
+        )
+
+
+def groups(tensor: Tensor, pattern: Pattern, dim: int) -> Tensor:
     """The groups of M consecutive entries along a dimension, (groups, M)."""
     return tensor.movedim(dim, -1).reshape(-1, pattern.m)
 
 
-def _among(candidate: Tensor | None, chosen: Tensor) -> Tensor:
+def among(candidate: Tensor | None, chosen: Tensor) -> Tensor:
     """`chosen` (changed in place), restricted to the candidates; None: all are."""
     return chosen if candidate is None else chosen.logical_and_(candidate)
 
@@ -411,10 +482,10 @@ def _threshold(
         high = int(sample[min(place - margin, len(sample) - 1)]) if place >= margin and len(sample) else _HIGHEST
         above, at_high, at_low, between = 0, 0, 0, []
         for name in names:
-            key = _sort_key(ranking[name], by_magnitude).reshape(-1)
+            key = sort_key(ranking[name], by_magnitude).reshape(-1)
             candidate = candidates[name]
             candidate = None if candidate is None else candidate.reshape(-1)
-            over, upward = _among(candidate, key > high), _among(candidate, key >= low)
+            over, upward = among(candidate, key > high), among(candidate, key >= low)
             above += int(torch.count_nonzero(over))
             found = key[upward.logical_xor_(over)]
             at_high += int(torch.count_nonzero(found == high))
@@ -441,13 +512,13 @@ def _sampled(
     """The sort keys of every `step`-th weight, if it is a candidate, on the CPU and in falling order."""
     parts = []
     for name in names:
-        key = _sort_key(ranking[name].reshape(-1)[::step], by_magnitude)
+        key = sort_key(ranking[name].reshape(-1)[::step], by_magnitude)
         candidate = candidates[name]
         parts.append((key if candidate is None else key[candidate.reshape(-1)[::step]]).cpu())
     return torch.cat(parts).sort(descending=True).values
 
 
-def _sort_key(score: Tensor, by_magnitude: bool) -> Tensor:
+def sort_key(score: Tensor, by_magnitude: bool) -> Tensor:
     """int32 keys in the order of the fp32 scores (the bits of a float, the negative ones reversed)."""
     score = score.detach().float()
     score = score.abs() if by_magnitude else score + 0.0  # both turn -0.0 into 0.0
@@ -480,12 +551,23 @@ def check_pattern(mask: Mask, pattern: Pattern, input_dims: Mapping[str, int] = 
     Raises:
         MaskError: names the first parameter where it does not.
     """
-    for name in sorted(mask):
-        if (_groups(mask[name], pattern, input_dims.get(name, 1)).sum(-1) != pattern.n).any():
+    if is_sharded(mask):
+        from isp import sharded
+
+        wrong = sharded.wrong_groups(mask, pattern, input_dims)
+    else:
+        wrong = {name: wrong_groups(mask[name], pattern, input_dims.get(name, 1)) for name in sorted(mask)}
+    for name, num in wrong.items():
+        if num:
             raise MaskError(
                 f"the mask does not keep {pattern.n} of every {pattern.m} weights along the inputs of parameter "
                 f"{name!r}; a method must give `scope` and `input_dims` to `isp.masks.keep_top`"
             )
+
+
+def wrong_groups(kept: Tensor, pattern: Pattern, dim: int) -> int:
+    """How many groups of a mask do not keep exactly N weights."""
+    return int((groups(kept, pattern, dim).sum(-1) != pattern.n).sum())
 
 
 # --- applying and packing ---------------------------------------------------------------------------------------------
@@ -493,6 +575,11 @@ def check_pattern(mask: Mask, pattern: Pattern, input_dims: Mapping[str, int] = 
 
 def apply_(mask: Mask, weights: Weights) -> None:
     """Set the weights that the mask drops to +0.0, in place; by clearing their bits, faster than `masked_fill_`."""
+    if is_sharded(mask, weights):
+        from isp import sharded
+
+        layout = sharded.layout(weights)
+        mask, weights = dict(layout.parts(mask)), layout.parts(weights)
     for name, kept in mask.items():
         weight = weights[name].detach()
         if weight.is_floating_point():
@@ -503,7 +590,13 @@ def apply_(mask: Mask, weights: Weights) -> None:
 
 
 def pack(mask: Weights) -> Tensor:
-    """The mask as a uint8 vector of ceil(n / 8) bytes, one bit a weight, names sorted, highest bit first."""
+    """The mask as a uint8 vector of ceil(n / 8) bytes, one bit a weight, names sorted, highest bit first.
+
+    Raises:
+        MaskError: The mask is sharded.
+    """
+    if is_sharded(mask):
+        raise MaskError("a sharded mask cannot be packed into one vector; gather it first (`isp.sharded.gathered`)")
     flat = torch.cat([torch.zeros(0, dtype=torch.bool), *(mask[name].reshape(-1).cpu() for name in sorted(mask))])
     return torch.from_numpy(np.packbits(flat.numpy()))
 
@@ -524,7 +617,11 @@ def unpack(bits: Tensor, shapes: Mapping[str, Sequence[int]]) -> Mask:
 
 
 def pack_each(mask: Weights) -> dict[str, Tensor]:
-    """Each parameter's mask, packed alone as by `pack`; `Packed` reads them."""
+    """Each parameter's mask, packed alone as by `pack`; `Packed` reads them. Of a sharded one this rank's part."""
+    if is_sharded(mask):
+        from isp import sharded
+
+        mask = sharded.layout(mask).parts(mask)
     return {name: pack({name: kept}) for name, kept in mask.items()}
 
 
@@ -533,14 +630,20 @@ class Packed(Mapping[str, "Tensor"]):
 
     Args:
         bits: The packed mask of each parameter, from `pack_each`.
-        weights: Tensors with the shapes and devices that the masks are to have.
+        weights: Tensors with the shapes, devices and layouts that the masks are to have.
     """
 
     def __init__(self, bits: Weights, weights: Weights) -> None:
-        self.bits, self._weights = bits, weights
+        self.bits = bits
+        self.like: Weights = {name: weights[name] for name in bits}
 
     def __getitem__(self, name: str) -> Tensor:
-        weight = self._weights[name]
+        weight = self.like[name]
+        if is_sharded({name: weight}):
+            from isp import sharded
+
+            part = sharded.local(weight)
+            return sharded.wrap(Packed(self.bits, {**self.like, name: part})[name], weight)
         return unpack(self.bits[name], {name: weight.shape})[name].to(weight.device)
 
     def __iter__(self) -> Iterator[str]:
