@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from isp import masks
+from isp import masks, rng
 from isp.checkpoints import pack, unpack
 from isp.copies import LookAhead, Member
 from isp.costs import Cost, StepFlops
@@ -30,7 +30,7 @@ from isp.families import attach, check_layers, check_reachable, make_method, pla
 from isp.losses import default_loss
 from isp.masks import Mask, Weights
 from isp.prunable import input_dims, prunable_names
-from isp.rng import seed_step
+from isp.ranks import Ranks
 from isp.snapshot import restored, undisturbed
 from isp.sparsity import parse_sparsity
 from isp.tensors import by_all_names, tensors_of
@@ -52,7 +52,8 @@ VERSION = 1
 
 KEEPS_ZEROS = (torch.optim.Adafactor, torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 """Optimizers whose update of a weight is zero where the weight, its gradients and its moments are, so that only a new
-mask has to be applied to them. Of any other kind weights and moments are masked again after every step."""
+mask has to be applied to them. Of any other kind, and in several processes, whose gradients anything may be added to on
+the way, weights and moments are masked again after every step."""
 
 
 class Pruner:
@@ -87,6 +88,10 @@ class Pruner:
             to count FLOPs, which are 0 in the ticket without it.
         scheduler: Of the learning rate; put back after look-aheads.
         scaler: A `GradScaler`. A step that it skips counts as one of T.
+        look_aheads: How several processes train the copies. "alike": all of them each copy, every one on its part of
+            the batch; so `train_step` must average gradients, as a model under `DistributedDataParallel` does.
+            "shared": each process some of the copies, alone and on whole batches of `batch_size` times the number of
+            processes; so `train_step` must not communicate, and take the module that is wrapped.
         scale_learning_rate: Whether the learning rates of a copy's updates are multiplied by the factor that it draws.
             False: `train_step` does that itself, by `learning_rate_factor`.
 
@@ -122,6 +127,7 @@ class Pruner:
         scheduler: Any = None,
         scaler: Any = None,
         scale_learning_rate: bool = True,
+        look_aheads: Literal["alike", "shared"] = "alike",
     ) -> None:
         self._model, self._optimizer = unwrapped(model), _unwrapped_optimizer(optimizer)
         self._method = make_method(method, dict(settings or {}))
@@ -129,13 +135,18 @@ class Pruner:
         names = prunable_names(self._model, prunable, exclude)
         self._parameters = {name: self._model.get_parameter(name) for name in names}
         _check_optimizer(self._optimizer, self._parameters)
-        self._train_step, self._scaler = train_step, scaler
+        self._train_step, self._scaler, self._ranks = train_step, scaler, Ranks.here()
+        if look_aheads not in ("alike", "shared"):
+            raise ConfigError(f"look_aheads = {look_aheads!r}: allowed are 'alike' and 'shared'")
+        self._shared = look_aheads == "shared" and self._ranks.size > 1
+        if self._shared and masks.is_sharded(self._parameters):
+            raise ConfigError("look_aheads = 'shared': every step of a sharded model communicates; use 'alike'")
         self._others = {"scheduler": scheduler, "scaler": scaler}
         self._others = {name: other for name, other in self._others.items() if other is not None}
         self._scales = scale_learning_rate
         self._source = data if callable(data) and not hasattr(data, "__getitem__") else None
         examples, batch_size = self._examples(data, collate, batch_size)
-        training = _protocol(steps, batch_size or 1)
+        training = _protocol(steps, (batch_size or 1) * self._ranks.size)
         num_examples = len(examples)
         if steps_per_epoch is not None:
             num_examples = steps_per_epoch * training.batch_size
@@ -144,7 +155,7 @@ class Pruner:
         self.mask: Mask | None = None
         self.steps_done = 0
         self.learning_rate_factor = 1.0
-        self._samples = 0 if batch_size is None else batch_size
+        self._samples = 0 if batch_size is None else training.batch_size
         self._finding, self._since = Cost(), 0  # until the mask changed last, and the steps since then
         self._stepped = self._copying = self._unchecked = False
         self._copy_updates = 0
@@ -186,7 +197,7 @@ class Pruner:
         self._stepped = False
         self.steps_done += 1
         self._since += 1
-        if self.mask is not None and not isinstance(self._optimizer, KEEPS_ZEROS):
+        if self.mask is not None and (type(self._optimizer) not in KEEPS_ZEROS or self._ranks.size > 1):
             self._apply(self.mask)
         return self.steps_done < self.trainer.training.steps and self._look()
 
@@ -287,11 +298,24 @@ class Pruner:
         self, settings: LookAhead, members: Mapping[str, Member], contribute: Callable[[Weights], Weights]
     ) -> Iterator[Weights]:
         """Train copies by `train_step`, one after the other, and put everything back after each."""
-        for name, member in members.items():
-            with self._copy(settings, member, name) as weights:
-                contributed = contribute(weights)
-            self.spend(self._cost(settings.look_ahead_steps))
-            yield contributed
+        self.spend(self._cost(len(members) * settings.look_ahead_steps))
+        if not self._shared:
+            for name, member in members.items():
+                with self._copy(settings, member, name) as weights:
+                    contributed = contribute(weights)
+                yield contributed
+            return
+        ours, error = {}, None
+        try:
+            for name in list(members)[self._ranks.rank :: self._ranks.size]:
+                with self._copy(settings, members[name], name) as weights:
+                    ours[name] = contribute(weights)
+        except Exception as problem:
+            error = problem
+        self._ranks.fail_together(error)
+        for index, name in enumerate(members):
+            owner = index % self._ranks.size
+            yield self._ranks.broadcast(ours.pop(name, None), owner, self._parameters)
 
     # --- its own
 
@@ -309,6 +333,7 @@ class Pruner:
                     self._optimizer.state.clear()
                 self._set_weight_decay(member)
                 batches = self._batches(member, start)
+                seed_step = rng.seed_step if self._shared else self._ranks.seed_step
                 for step in range(start, start + settings.look_ahead_steps):
                     seed_step(member.seed, step)
                     self._copy_updates = 0
@@ -338,7 +363,8 @@ class Pruner:
         order = self._order(member)
         step = start
         while True:
-            yield self.trainer.examples.batch(order(step))
+            indices = order(step)
+            yield self.trainer.examples.batch(indices if self._shared else self._ranks.share(indices))
             step += 1
 
     def _order(self, member: Member) -> BatchOrder:
@@ -362,6 +388,8 @@ class Pruner:
     def _look(self) -> bool:
         """Let the method look at the weights, and put the mask in force that it may return."""
         try:
+            if self._attached.observes:
+                self._ranks.average(self._attached.at.memory)
             pruned = self._attached.prune(self.steps_done, self._parameters)
         except MaskError:
             broken = first_not_finite(self._parameters)
@@ -374,6 +402,7 @@ class Pruner:
             return False
         self._finding, self._since = self._finding + self._cost(self._since), 0
         self.mask = {name: kept.to(self._parameters[name].device) for name, kept in pruned.items()}
+        self._ranks.check_same(self.mask)
         self._apply(self.mask)
         return True
 
@@ -477,6 +506,7 @@ class Pruner:
             "sparsity": str(self._sparsity),
             "steps": self.trainer.training.steps,
             "seed": self.trainer.seed,
+            "world_size": self._ranks.size,
             "prunable": sorted(self._parameters),
         }
 
@@ -496,7 +526,7 @@ class Pruner:
     def _examples(self, data: Any, collate: Collate | None, batch_size: int | None) -> tuple[Examples, int | None]:
         """Return examples by number, where there are any, and the number of them in an update."""
         if data is None or self._source is not None:
-            return _NoExamples(self._method.name, batch_size or 1), batch_size
+            return _NoExamples(self._method.name, (batch_size or 1) * self._ranks.size), batch_size
         if isinstance(data, DataLoader):
             if batch_size is None and data.batch_size is None:
                 raise ConfigError("data: a DataLoader with a batch_sampler; give batch_size=, too")

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import copy
+import random
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import isp
-from isp import registry
+from isp import masks, registry
+from isp.errors import ConfigError, MaskError
 from isp.families import attachable
+from isp.losses import default_loss
+from isp.training import TrainingDiverged
 from tests.support.loops import BATCH, PEAK, STEPS, Loop
-from tests.support.models import Noisy, equal, tiny_model
+from tests.support.models import Noisy, Still, equal, tiny_model
 
 DATA = Noisy()
 HEAD = ["head.*"]
@@ -52,3 +60,411 @@ def test_a_loop_like_that_of_prune_gives_its_ticket_to_the_bit(method: str) -> N
     loop = looped(method).run()
     same(loop.pruner.ticket(), ticket)
     assert equal(dict(loop.model.state_dict()), dict(model.state_dict()))
+
+
+# --- zeros stay zeros -------------------------------------------------------------------------------------------------
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.1),
+    "AMSGrad": lambda parameters: torch.optim.AdamW(parameters, lr=PEAK, amsgrad=True, foreach=True),
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=PEAK, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=PEAK, weight_decay=0.1),
+    "Adafactor": lambda parameters: torch.optim.Adafactor(parameters, lr=PEAK, weight_decay=0.1),
+    "Adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=PEAK, initial_accumulator_value=0.1),
+    "Noisy": lambda parameters: NoisyUpdate(parameters, lr=PEAK),
+}
+
+
+class NoisyUpdate(torch.optim.SGD):
+    """Moves every weight, whatever its gradient, and keeps a memory of it."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        super().step()
+        for parameter in self.param_groups[0]["params"]:
+            parameter += 1e-3
+            self.state[parameter]["memory"] = parameter.clone()
+
+
+def per_weight(loop: Loop, name: str) -> list[Tensor]:
+    """A weight and what the optimizer keeps for each of its entries."""
+    weight = loop.model.get_parameter(name)
+    return [weight, *(v for v in loop.optimizer.state[weight].values() if v.shape == weight.shape)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("accumulate", "set_to_none"), [(1, True), (2, False)])
+def test_masked_weights_and_moments_are_zero_after_every_step(
+    optimizer: str, accumulate: int, set_to_none: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = looped("gradual", optimizer=OPTIMIZERS[optimizer], accumulate=accumulate, set_to_none=set_to_none)
+    clip, seen = nn.utils.clip_grad_norm_, []
+
+    def check_gradients(parameters: Any, norm: float) -> Tensor:
+        for name, kept in (loop.pruner.mask or {}).items():
+            gradient = loop.model.get_parameter(name).grad
+            assert not gradient[~kept].any()
+            seen.append(gradient[kept].any())
+        return clip(parameters, norm)
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", check_gradients)
+    for step in range(1, STEPS + 1):
+        loop.run(step)
+        for name, kept in (loop.pruner.mask or {}).items():
+            for tensor in per_weight(loop, name):
+                assert not tensor[~kept].any()
+                assert not torch.signbit(tensor[~kept]).any()  # +0.0
+    assert any(seen)
+    assert masks.num_kept(loop.pruner.ticket().mask) == 592 - round(0.8 * 592)
+
+
+def test_frozen_parameters_and_groups_are_left_as_they_are() -> None:
+    model = tiny_model()
+    model.up.requires_grad_(False)
+    before = model.up.weight.clone()
+    plain = [p for n, p in model.named_parameters() if "norm" in n or n.endswith("bias")]
+    decayed = [p for p in model.parameters() if not any(p is each for each in plain)]
+
+    def make(_: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW([{"params": decayed}, {"params": plain, "weight_decay": 0.0}], lr=PEAK)
+
+    decays = []
+
+    def step(batch: Any) -> None:
+        decays.append([group["weight_decay"] for group in loop.optimizer.param_groups])
+        loop.train_step(batch)
+
+    settings = {**SETTINGS["isp"], "weight_decays": [0.5]}
+    loop = Loop(model, DATA, make, method="isp", settings=settings, sparsity="0.5", train_step=step)
+    loop.run()
+    assert "up.weight" not in loop.pruner.ticket().mask
+    assert torch.equal(model.up.weight, before)
+    assert decays == [[0.5, 0.0]] * len(decays)  # the copies'
+    assert [group["weight_decay"] for group in loop.optimizer.param_groups] == [0.01, 0.0]
+
+
+# --- gradient scalers and gradients -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["movement", "isp"])
+def test_a_gradient_scaler_changes_nothing(method: str) -> None:
+    """Scales are powers of two, so gradients are the same to the bit once they are unscaled."""
+    ticket = looped(method).run().pruner.ticket()
+    scaled = looped(method, scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    same(scaled.run().pruner.ticket(), ticket)
+
+
+def test_a_step_that_the_scaler_skips_counts() -> None:
+    loop = looped("gradual", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    loop.run(3)
+    before = {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}
+    broken = (torch.full((BATCH, 5, 8), torch.inf), torch.zeros(BATCH, dtype=torch.long))
+    loop.train_step(broken)
+    assert equal(before, dict(loop.model.state_dict()))
+    loop.pruner.step()
+    assert loop.pruner.steps_done == 4
+    loop.run()
+    assert loop.pruner.ticket().sparsity == Decimal("0.8")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_movement_sees_the_whole_gradient_before_it_is_clipped(accumulate: int) -> None:
+    """Against scores that are added up beside the loop, from gradients that a copy of the model gives."""
+    loop = looped("movement", clip_norm=1e-3, accumulate=accumulate, settings={"every": 5, "end": 0.5})
+    order, expected = isp.BatchOrder(len(DATA), BATCH, 0), {}
+    for step in range(14):
+        model = copy.deepcopy(loop.model)
+        isp.seed_step(0, step)
+        inputs, labels = DATA.batch(order(step))
+        for part in zip(inputs.chunk(accumulate), labels.chunk(accumulate), strict=True):
+            (default_loss(model, part) / accumulate).backward()
+        for name in loop.pruner.trainer.prunable:
+            weight = model.get_parameter(name)
+            kept = 1 if loop.pruner.mask is None else loop.pruner.mask[name]
+            expected[name] = expected.get(name, 0) - weight.grad * kept * weight.detach()
+        loop.run(step + 1)
+        scores = {name: expected[name] for name in loop.pruner.trainer.prunable}
+    for name, score in loop.pruner._attached.at.memory.items():
+        torch.testing.assert_close(score, scores[name])
+
+
+# --- look-aheads ------------------------------------------------------------------------------------------------------
+
+
+class Batchy(nn.Module):
+    """A norm with buffers, dropout, and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.BatchNorm1d(8), nn.Linear(8, 16)
+        self.drop, self.head = nn.Dropout(0.1), nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.drop(torch.relu(self.layer(self.norm(inputs.mean(1))))))
+
+
+def test_everything_is_put_back_after_look_aheads() -> None:
+    torch.manual_seed(0)
+    model = Batchy()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    generator = random.Random(0)
+
+    def train_step(batch: Any) -> None:
+        generator.random()
+        random.random(), np.random.random()
+        scaler.scale(default_loss(model, batch)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        schedule.step()
+
+    pruner = isp.Pruner(
+        model,
+        optimizer,
+        method="isp",
+        sparsity=0.5,
+        steps=20,
+        settings={"segment_fraction": 0.5, "rate": 0.3, "denoisers": 3, "look_ahead_steps": 4},
+        train_step=train_step,
+        data=(DATA.inputs, DATA.labels),
+        batch_size=20,
+        scheduler=schedule,
+        scaler=scaler,
+    )
+    model.eval()
+    model.layer.train()
+    states = []
+    for step in (1, 2):  # the first round is at step 2
+        train_step((DATA.inputs[:20], DATA.labels[:20]))
+        model.head.bias.grad = torch.ones(3)
+        states = [everything(model, optimizer, schedule, scaler)]
+        assert pruner.step() == (step == 2)
+        states.append(everything(model, optimizer, schedule, scaler))
+    before, after = states
+    mask = pruner.mask or {}
+    for name, kept in mask.items():
+        before["model"][name][~kept] = 0
+        for moment in ("exp_avg", "exp_avg_sq"):
+            before["optimizer"]["state"][list(dict(model.named_parameters())).index(name)][moment][~kept] = 0
+    assert same_tree(before, after)
+    assert model.head.bias.grad.tolist() == [1, 1, 1]
+    assert [module.training for module in (model.norm, model.layer, model.drop)] == [False, True, False]
+    assert model.layer.weight.grad is None
+
+
+def everything(model: nn.Module, optimizer: Any, schedule: Any, scaler: Any) -> dict[str, Any]:
+    states = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
+    found = {name: copy.deepcopy(each.state_dict()) for name, each in states.items()}
+    state = np.random.get_state()
+    return {**found, "torch": torch.get_rng_state(), "numpy": torch.tensor(state[1]), "python": random.getstate()}
+
+
+def same_tree(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_tree(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same_tree, a, b))
+    return bool(a == b)
+
+
+def test_data_may_be_a_loader_or_a_function_of_a_seed() -> None:
+    pairs = torch.utils.data.TensorDataset(Still().inputs, Still().labels)
+    examples = looped("isp", data=pairs).run().pruner.ticket()
+    loader = torch.utils.data.DataLoader(pairs, batch_size=BATCH, shuffle=True)
+    same(looped("isp", data=loader, batch_size=None).run().pruner.ticket(), examples)
+    seeds = []
+
+    def batches(seed: int) -> Iterator[Any]:
+        seeds.append(seed)
+        while True:
+            yield DATA.batch(torch.arange(BATCH))
+
+    loop = looped("isp", data=batches, loss=None, steps_per_epoch=5).run()
+    assert loop.pruner.ticket().rounds[0]["changed"] > 0
+    assert len(set(seeds)) == len(seeds) == 2 * len(loop.pruner.record)
+
+
+def test_factors_of_learning_rates_are_applied_and_taken_back() -> None:
+    """By Pruner, or by the loop; the products are the same but for the order of the factors."""
+    settings = {**SETTINGS["isp"], "learning_rate_factors": [3.0, 3.0]}
+    rates: dict[bool, list[float]] = {}
+    for ours in (True, False):
+        loop = looped("isp", settings=settings, scale_learning_rate=ours)
+        if ours:
+            loop.factor = 1.0
+        rates[ours] = loop.rates
+        loop.run()
+        assert loop.optimizer.param_groups[0]["lr"] == 0.0  # at T
+    assert rates[True] == pytest.approx(rates[False], rel=1e-12)
+    falling = [PEAK * (STEPS - step) / STEPS for step in range(STEPS)]
+    assert rates[True][1:4] == pytest.approx([3 * rate for rate in falling[1:4]], rel=1e-12)  # the first copy
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["snip", "gradual", "movement", "early_bird", "isp", "isp_code"])
+@pytest.mark.parametrize("cut", [1, 7])
+def test_a_run_that_was_cut_goes_on_to_the_bit(method: str, cut: int, tmp_path: Path) -> None:
+    whole = looped(method).run().pruner.ticket()
+    first = looped(method).run(cut)
+    parts = {"model": first.model, "optimizer": first.optimizer, "pruner": first.pruner, "loop": first}
+    torch.save({name: part.state_dict() for name, part in parts.items()}, tmp_path / "state")
+    second = looped(method)
+    state = torch.load(tmp_path / "state", weights_only=True)
+    second.pruner.load_state_dict(state["pruner"])
+    second.model.load_state_dict(state["model"])
+    second.optimizer.load_state_dict(state["optimizer"])
+    second.load_state_dict(state["loop"])
+    same(second.run().pruner.ticket(), whole)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_step_is_called_once_after_each_update() -> None:
+    loop = looped("gradual").run(2)
+    with pytest.raises(ConfigError, match=r"optimizer.step\(\) was not called since the last call, after 2 steps"):
+        loop.pruner.step()
+    loop.train_step(DATA.batch(torch.arange(BATCH)))
+    with pytest.raises(ConfigError, match=r"called again after 2 steps without pruner.step\(\)"):
+        loop.train_step(DATA.batch(torch.arange(BATCH)))
+    loop.pruner.close()
+    loop.train_step(DATA.batch(torch.arange(BATCH)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"method": "lth"}, r"method 'lth' \(family 'iterative'\) trains the model more than once.*isp.prune.*gradual"),
+        ({"method": "dense"}, "method 'dense' .*sparsity is 0|dense"),
+        ({"method": "isp", "train_step": None}, "train_step: missing"),
+        ({"method": "isp", "data": None}, "steps_per_epoch: missing"),
+        ({"method": "isp", "data": None, "steps_per_epoch": 5}, "data: missing"),
+        ({"method": "snip", "data": None}, "data: missing; method 'snip' scores weights on training examples"),
+        ({"method": "isp", "batch_size": None}, "batch_size: missing"),
+        ({"method": "isp", "settings": {"segment_fraction": 1.0, "rate": 0.1}}, "rounds overrun the budget"),
+        ({"method": "gradual", "sparsity": "0.9999"}, "keeps none of 592"),
+        ({"method": "gradual", "sparsity": 0}, "give sparsities above 0"),
+        ({"method": "gradual", "prunable": ["nothing.*"]}, "nothing"),
+        ({"method": "gradual", "look_aheads": "apart"}, "look_aheads = 'apart'"),
+        ({"method": "gradual", "settings": {"scope": "5:7"}}, "5:7"),
+    ],
+)
+def test_bad_arguments_are_refused_and_leave_no_hook(arguments: dict[str, Any], problem: str) -> None:
+    model = tiny_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ConfigError, match=problem):
+        Loop(model, DATA, **{"sparsity": "0.8", "exclude": HEAD, **arguments})
+    assert equal(before, dict(model.state_dict()))
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+
+
+def test_an_optimizer_of_other_parameters_is_refused() -> None:
+    model = tiny_model()
+    optimizer = torch.optim.SGD(model.up.parameters(), lr=1.0)
+    with pytest.raises(ConfigError, match="does not hold 3 of 4 prunable parameters, such as"):
+        isp.Pruner(model, optimizer, method="gradual", sparsity=0.5, steps=10, exclude=HEAD)
+    with pytest.raises(ConfigError, match=r"must be a torch.optim.Optimizer, got a list"):
+        isp.Pruner(model, [], method="gradual", sparsity=0.5, steps=10)
+
+
+def replace_weight(loop: Loop) -> None:
+    loop.model.down.weight = nn.Parameter(torch.zeros(8, 21))
+
+
+def freeze(loop: Loop) -> None:
+    loop.model.down.weight.requires_grad_(False)
+
+
+def write_to_frozen(loop: Loop) -> None:
+    with torch.no_grad():
+        loop.model.head.weight.zero_()
+
+
+def two_updates(loop: Loop) -> None:
+    loop.train_step(DATA.batch(torch.arange(BATCH)))
+
+
+@pytest.mark.parametrize(
+    ("harm", "problem"),
+    [
+        (replace_weight, "train_step, in look-ahead 0 of round 0: replaced 'down.weight'"),
+        (freeze, "froze or unfroze 'down.weight'"),
+        (write_to_frozen, "wrote to parameter 'head.weight', which is not trained"),
+        (two_updates, r"called optimizer.step\(\) 2 times"),
+    ],
+)
+def test_a_train_step_that_does_something_else_is_refused(harm: Callable[[Loop], None], problem: str) -> None:
+    model = tiny_model()
+    model.head.requires_grad_(False)
+
+    def step(batch: Any) -> None:
+        loop.train_step(batch)
+        harm(loop)
+
+    loop = Loop(model, DATA, method="isp", settings=SETTINGS["isp"], sparsity="0.8", train_step=step)
+    with pytest.raises(ConfigError, match=problem):
+        loop.run()
+
+
+def test_a_look_ahead_without_an_update_is_refused() -> None:
+    loop = looped("isp", train_step=lambda batch: None)
+    with pytest.raises(ConfigError, match=r"called optimizer.step\(\) 0 times"):
+        loop.run()
+
+
+def test_a_look_ahead_that_diverges_is_named_and_undone() -> None:
+    def step(batch: Any) -> None:
+        loop.train_step((batch[0] * torch.inf, batch[1]))
+
+    loop = looped("isp", train_step=step)
+    with pytest.raises(TrainingDiverged, match=r"look-ahead 0 of round 0 \(learning rate x .*\) diverged"):
+        loop.run()
+    assert all(p.isfinite().all() for p in loop.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"method": "progressive"}, "method is 'gradual' in the state and 'progressive' here"),
+        ({"sparsity": "0.7"}, "sparsity is '0.8000' in the state and '0.7000' here"),
+        ({"seed": 1}, "seed is 0 in the state and 1 here"),
+        ({"exclude": []}, "prunable is "),
+    ],
+)
+def test_a_state_of_another_run_is_refused(changed: dict[str, Any], problem: str) -> None:
+    state = looped("gradual").run(5).pruner.state_dict()
+    loop = looped(changed.pop("method", "gradual"), **changed)
+    with pytest.raises(ConfigError, match=problem):
+        loop.pruner.load_state_dict(state)
+
+
+def test_a_state_of_another_model_or_without_its_weights_is_refused() -> None:
+    state = looped("gradual").run(5).pruner.state_dict()
+    loop = looped("gradual")
+    loop.pruner.load_state_dict(state)
+    with pytest.raises(ConfigError, match="that the loaded mask drops are not zero; load the state of the model"):
+        loop.run()
+    other = tiny_model()
+    other.up, other.down = nn.Linear(8, 20), nn.Linear(20, 8)
+    wider = Loop(other, DATA, method="gradual", sparsity="0.8", exclude=HEAD)
+    with pytest.raises(MaskError, match=r"parameter 'down.weight' has shape \(8, 21\)"):
+        wider.pruner.load_state_dict(state)
+
+
+def test_a_ticket_before_its_time_is_refused() -> None:
+    loop = looped("gradual").run(5)
+    with pytest.raises(ConfigError, match=r"after 5 of 30 steps \d+ of 592 weights are pruned, and 474 are to be"):
+        loop.pruner.ticket()
+    assert 0 < loop.pruner.sparsity < 0.8
+
+
+def test_the_methods_that_can_be_attached_are_those_of_three_families() -> None:
+    families = {registry.load("method", name).FAMILY for name in attachable()}
+    assert families == {"one_shot", "single_pass", "denoised"}
+    assert {"one_shot", "isp", "movement", "progressive", "early_bird", "snip"} <= set(attachable())

@@ -40,6 +40,10 @@ class Loop:
         self.optimizer = make([p for p in model.parameters() if p.requires_grad])
         self.clip_norm, self.accumulate, self.set_to_none = clip_norm, accumulate, set_to_none
         self.scheduled = 0  # the step whose learning rate is next
+        self.scaler = pruning.get("scaler")
+        self.factor: float | None = None  # of copies, in place of Pruner's
+        self.rates: list[float] = []
+        self.optimizer.register_step_post_hook(lambda *_: self.rates.append(self.optimizer.param_groups[0]["lr"]))
         self.seed = pruning.get("seed", 0)
         model.train()
         self.pruner = isp.Pruner(
@@ -68,11 +72,18 @@ class Loop:
         inputs, labels = batch
         parts = zip(inputs.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True)
         for part in parts:
-            (default_loss(self.model, part) / self.accumulate).backward()
+            loss = default_loss(self.model, part) / self.accumulate
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.set_learning_rate(self.pruner.learning_rate_factor)
-        self.optimizer.step()
+        self.set_learning_rate(self.pruner.learning_rate_factor if self.factor is None else self.factor)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.optimizer.zero_grad(set_to_none=self.set_to_none)
         self.scheduled += 1
         self.set_learning_rate()

@@ -1,0 +1,44 @@
+"""The scripts in `examples/`: short, and true."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import isp
+from tests.support.models import equal
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_under_60_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 60
+
+
+def test_the_plain_loop_gives_the_ticket_of_prune_to_the_bit(capsys: pytest.CaptureFixture[str]) -> None:
+    made = runpy.run_path(str(EXAMPLES[0].with_name("plain_loop.py")), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "step 8: 30% of the weights pruned" in printed
+    assert "sparsity 0.8000" in printed
+    assert "next: " in printed
+    torch.manual_seed(0)
+    torch.randn(4, 16), torch.randn(1024, 16)  # the data
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+    ticket = isp.prune(
+        model,
+        (made["inputs"], made["labels"]),
+        method="isp",
+        sparsity=0.8,
+        settings={"segment_fraction": 0.25, "rate": 0.3, "look_ahead_steps": 10},
+        steps=made["STEPS"],
+        batch_size=made["BATCH"],
+        learning_rate=made["PEAK"],
+    )
+    assert ticket.rounds == made["ticket"].rounds
+    assert equal(ticket.mask, made["ticket"].mask)
+    assert equal(ticket.weights, made["ticket"].weights)
