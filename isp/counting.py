@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from isp.costs import Cost, StepFlops
 from isp.memory import Memory
@@ -72,14 +72,15 @@ class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, memory: Memory, follow: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.memory, self.follow = memory, follow
+        self.formulas = _flop_counter().flop_registry
         self.flops: Counter[str] = Counter()
         self.readers: dict[str, set[str]] = defaultdict(set)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = getattr(func, "_overloadpacket", func)
-        if packet in flop_registry:
-            flops = flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+        if packet in self.formulas:
+            flops = self.formulas[packet](*args, **(kwargs or {}), out_val=out)
             for arg in args:
                 if flops and (owner := self.memory.owner(arg)):
                     self.flops[owner[0]] += flops
@@ -155,9 +156,21 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
+def _grouped_mm_flops(a_shape: torch.Size, b_shape: torch.Size, *_: Any, **__: Any) -> int:
+    """FLOPs of the products of packed experts: (rows, inner) by (groups, inner, columns), or either of them split.
+
+    Only if both have three dimensions is every group multiplied in full.
+    """
+    groups = a_shape[0] if len(a_shape) == len(b_shape) == 3 else 1
+    return int(2 * groups * a_shape[-2] * a_shape[-1] * b_shape[-1])
+
+
 def _flop_counter() -> FlopCounterMode:
-    """The counter of torch without its tracking of modules, whose hooks fail where a module computes weights."""
-    counter = FlopCounterMode(display=False)
+    """The counter of torch with a formula that it lacks, and without its tracking of modules.
+
+    The hooks of that fail where a module computes weights.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping={_aten._grouped_mm: _grouped_mm_flops})
     counter.mod_tracker = _Untracked()  # type: ignore[assignment]
     return counter
 

@@ -2,7 +2,7 @@
 
 The paper prunes the 2-D weights inside the transformer blocks; embeddings, norms, biases and heads are never pruned. A
 backbone says so by name patterns. For any other module the default is the weight matrices of its layers, as
-`prunable_names` lists them, and a user narrows it by patterns.
+`prunable_names` lists them, and a user narrows it by patterns; `docs/models.md` shows the choice for well-known models.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ WARN_ABOVE = 0.01
 REFUSE_ABOVE = 0.2
 """Limits on the share of weights in trainable matrices that the default leaves out because it does not know their
 layers: above the first it warns, above the second it refuses."""
+MERGE = "model = model.merge_and_unload().requires_grad_(True)"
+"""Makes a model with adapters of PEFT a plain one; PEFT leaves the merged weights frozen."""
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (
@@ -39,6 +41,7 @@ _LAYERS = (
     *_TRANSPOSED,
 )
 _CONV1D = "transformers.pytorch_utils.Conv1D"  # GPT-2's transposed linear layer; by name, so nothing is imported
+_PRETRAINED = "transformers.modeling_utils.PreTrainedModel"
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -53,8 +56,11 @@ def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, excl
     `nn.MultiheadAttention`, recurrent layers and cells (`weight_ih`, `weight_hh`, `weight_hr`) and transformers'
     `Conv1D`. Of a parametrized layer it is the tensor whose zeros are zeros of the computed weight: the direction of a
     weight norm (`original1`, `weight_v`), the `original` of a spectral norm. A weight that is tied to an embedding is
-    an embedding. Trainable matrices of any other module are left out: with a warning if they hold more than 1 % of the
-    weights in trainable matrices (embeddings and norms aside), and refused above 20 %.
+    an embedding, and so is the output layer over the vocabulary that a model of transformers names
+    (`get_output_embeddings`), tied or not. Every other linear layer is pruned, a classifier or pooler included.
+    Trainable matrices of any other module are left out: with a warning if they hold more than 1 % of the weights in
+    trainable matrices (embeddings and norms aside), and refused above 20 %. A warning also names frozen layers if they
+    hold more weights than the chosen ones.
 
     Args:
         model: any module.
@@ -87,6 +93,7 @@ def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, excl
         _check_adapters(chosen)
         left_out = [name for name in matrices if name not in roles and name not in excluded]
         _check_share(parameters, layers, left_out, model)
+        _warn_of_frozen(parameters, chosen, _frozen_layers(parameters, roles, excluded))
     _check_torch_pruning(model, chosen, names)
     _check_memory(parameters, chosen, model)
     return chosen
@@ -120,8 +127,9 @@ def _check_adapters(chosen: Sequence[str]) -> None:
     if adapters:
         raise ConfigError(
             f"parameter {adapters[0]!r} is one of {len(adapters)} matrices of LoRA adapters, which the default choice "
-            "does not prune. Merge the adapters into the model's weights and train those, name what to prune with "
-            "prunable=, or leave the adapters out with exclude="
+            f"does not prune. Merge the adapters into the model's weights and train those ({MERGE}); or name what to "
+            "prune with prunable=, such as ['*lora_*'] for the adapters; or leave the adapters out, "
+            "exclude=['*lora_*'], and unfreeze the weights to prune"
         )
 
 
@@ -155,7 +163,10 @@ def _check_patterns(
             for name in (each for each in names[first] if fnmatchcase(each, pattern)):
                 where = f"{kind} pattern {pattern!r}: parameter {name!r}"
                 if not parameter.requires_grad and kind == "prunable":
-                    raise ConfigError(f"{where} does not require grad, and only trained parameters are pruned")
+                    raise ConfigError(
+                        f"{where} does not require grad, and only trained parameters are pruned; call its "
+                        "requires_grad_(True) first"
+                    )
                 if parameter.dim() < 2 and kind == "prunable":
                     raise ConfigError(
                         f"{where} has shape {tuple(parameter.shape)}; it must have two or more dimensions"
@@ -170,9 +181,13 @@ def _check_patterns(
 def _roles(model: nn.Module, names: Mapping[str, list[str]]) -> dict[str, _Role]:
     """The role of each parameter, by its first name, as far as its layer is known."""
     by_name: dict[str, _Role] = {}
+    heads = {id(parameter) for module in model.modules() for parameter in _vocabulary_head(module)}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for name, role in _roles_in(module):
             by_name[f"{prefix}.{name}" if prefix else name] = role
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in heads:
+            by_name[name] = "embedding"
     found = {first: {by_name[name] for name in every if name in by_name} for first, every in names.items()}
     order: tuple[_Role, ...] = ("embedding", "weight", "companion", "norm")  # of a tied one the first of these
     return {first: next(role for role in order if role in roles) for first, roles in found.items() if roles}
@@ -204,7 +219,22 @@ def _weights_of(module: nn.Module) -> list[str]:
 
 def is_conv1d(module: nn.Module) -> bool:
     """Whether a module is transformers' `Conv1D`, a linear layer whose weight is (inputs, outputs)."""
-    return _CONV1D in (f"{each.__module__}.{each.__qualname__}" for each in type(module).__mro__)
+    return _is_a(module, _CONV1D)
+
+
+def _is_a(module: nn.Module, qualified_name: str) -> bool:
+    return qualified_name in (f"{each.__module__}.{each.__qualname__}" for each in type(module).__mro__)
+
+
+def _vocabulary_head(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the output layer over the vocabulary, if a module is a model of transformers that has one."""
+    if not _is_a(module, _PRETRAINED):
+        return []
+    try:
+        head = module.get_output_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return []
+    return list(head.parameters()) if isinstance(head, nn.Module) else []
 
 
 def _tensors_behind(module: nn.Module, attribute: str) -> Iterator[tuple[str, _Role]]:
@@ -262,6 +292,29 @@ def _check_share(
     )
 
 
+def _frozen_layers(
+    parameters: Mapping[str, nn.Parameter], roles: Mapping[str, _Role], excluded: Sequence[str]
+) -> list[str]:
+    """Names of the weights of known layers that are not trained."""
+    return [
+        name
+        for name, parameter in parameters.items()
+        if roles.get(name) == "weight" and not parameter.requires_grad and name not in excluded
+    ]
+
+
+def _warn_of_frozen(parameters: Mapping[str, nn.Parameter], chosen: Sequence[str], frozen: Sequence[str]) -> None:
+    """Warn of a default that prunes the smaller part of the layers because the larger part is frozen."""
+    num, num_chosen = (sum(parameters[name].numel() for name in names) for names in (frozen, chosen))
+    if num > num_chosen:
+        warnings.warn(
+            f"prunable: {num:,} weights of {len(frozen)} layers, such as {frozen[0]!r}, are frozen (requires_grad is "
+            f"False), so the default prunes only {num_chosen:,} others, such as those of {chosen[0]!r}; call "
+            f"requires_grad_(True) on what is to be pruned, or name the frozen weights in exclude to silence this",
+            stacklevel=3,
+        )
+
+
 def _owner(model: nn.Module, name: str) -> str:
     return type(model.get_submodule(name.rpartition(".")[0])).__name__
 
@@ -286,9 +339,16 @@ def _inventory(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, _Role
             reason = known[roles[name]] if name in roles else "of layers that the default does not know"
         reasons[reason].append(name)
     listed = ", ".join(f"{len(names)} {reason} (such as {names[0]!r})" for reason, names in reasons.items())
+    frozen = _frozen_layers(parameters, roles, excluded)
+    advice = (
+        f". To prune frozen weights such as {frozen[0]!r}, call their requires_grad_(True), or, where they have "
+        f"adapters of PEFT, merge these first: {MERGE}"
+        if frozen
+        else ""
+    )
     return (
         f"the model has {f'{len(parameters)} parameters: {listed}' if parameters else 'no parameters'}; a prunable "
-        f"parameter is trainable and has two or more dimensions"
+        f"parameter is trainable and has two or more dimensions{advice}"
     )
 
 

@@ -225,3 +225,23 @@ def test_most_of_a_gpt2_is_prunable_by_default() -> None:
     assert len(ticket.mask) == len(matrices) == 9
     total = 2 * 12 * 16 * 16 + 3 * 16
     assert sum(int((matrix == 0).sum()) for matrix in matrices) == round(0.9 * total)
+
+
+def test_frozen_layers_that_outweigh_the_chosen_ones_are_named() -> None:
+    """Of 12, 30 and 18 weights, 18 and then 30 are frozen."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 6), nn.Linear(6, 3), nn.Embedding(50, 9).requires_grad_(False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model[2].requires_grad_(False)
+        assert prunable_names(model) == ["0.weight", "1.weight"]
+    model[2].requires_grad_(True)
+    model[1].requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert prunable_names(model) == ["0.weight", "2.weight"]  # 30 frozen, 30 chosen
+        assert prunable_names(model, ["0.weight"]) == ["0.weight"]
+        assert prunable_names(model, exclude=["1.*", "2.*"]) == ["0.weight"]
+    with pytest.warns(
+        UserWarning, match=r"30 weights of 1 layers, such as '1.weight', .* only 12 others, .*'0.weight'"
+    ):
+        prunable_names(model, exclude=["2.*"])
