@@ -1,0 +1,126 @@
+"""`isp.Pruner` in two processes that train one model, against one process with the same batches."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from isp.errors import IspError
+from isp.losses import default_loss
+from isp.ranks import Ranks
+from tests.support.loops import BATCH, STEPS, Loop
+from tests.support.models import Still, tiny_model
+from tests.support.ranks import run_checks
+
+RANKS = 2
+SETTINGS: dict[str, dict[str, Any]] = {
+    "isp": {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 3, "look_ahead_steps": 3},
+    "isp_mean": {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 3, "look_ahead_steps": 3},
+    "movement": {"every": 3},
+}
+CASES = {
+    **{f"{method} {how}": (method, how) for method in ("isp", "isp_mean") for how in ("alike", "shared")},
+    **{f"{method} alike": (method, "alike") for method in ("one_shot", "snip", "gradual", "movement")},
+}
+
+
+class Halved(Still):
+    """Examples of which each rank gets its part, where the whole batch is asked for by number."""
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return super().batch(Ranks.here().share(indices))
+
+
+class Distributed(Loop):
+    """The loop of one rank; copies are trained by the wrapped model, or by what it wraps."""
+
+    def train_step(self, batch: Any) -> None:
+        model = self.model.module if self.alone and self.pruner.learning_rate_factor != 1 else self.model
+        default_loss(model, batch).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.set_learning_rate(self.pruner.learning_rate_factor)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduled += 1
+        self.set_learning_rate()
+
+
+def still_model() -> nn.Module:
+    model = tiny_model()
+    model.dropout.p = 0.0
+    return model
+
+
+def arguments(method: str) -> dict[str, Any]:
+    return {"method": method, "sparsity": "0.8", "exclude": ["*head.*"], "settings": SETTINGS.get(method, {})}
+
+
+def distributed(method: str, how: str, **changed: Any) -> Distributed:
+    Distributed.alone = how == "shared"
+    model = DistributedDataParallel(still_model())
+    given = {**arguments(method), "data": Still(), "batch_size": BATCH // RANKS, "look_aheads": how, "loss": None}
+    return Distributed(model, Halved(), **{**given, **changed})
+
+
+def check_case(method: str, how: str, folder: Path) -> None:
+    loop = distributed(method, how).run()
+    ticket = loop.pruner.ticket()
+    expected = torch.load(folder / f"{method}.pt")
+    for name, kept in ticket.mask.items():
+        assert torch.equal(kept, expected["mask"][name]), name
+        torch.testing.assert_close(ticket.weights[name], expected["weights"][name], rtol=0, atol=2e-5)
+    digests = [None] * RANKS
+    dist.all_gather_object(digests, {name: tensor.tolist() for name, tensor in ticket.weights.items()})
+    assert digests[0] == digests[1]
+
+
+def check_other_masks() -> None:
+    loop = distributed("gradual", "alike").run(3)
+    if dist.get_rank() == 1:
+        with torch.no_grad():
+            loop.model.module.up.weight.copy_(loop.model.module.up.weight.flip(0))
+    with pytest.raises(IspError, match="rank"):
+        loop.run()
+
+
+def check_that_all_fail() -> None:
+    def step(batch: Any) -> None:
+        if dist.get_rank() == 1:
+            raise ArithmeticError("no")
+        loop.train_step(batch)
+
+    loop = distributed("isp", "shared", train_step=step)
+    with pytest.raises((IspError, ArithmeticError), match=r"^rank 1: ArithmeticError: no$|^no$"):
+        loop.run()
+
+
+def check_world_size(folder: Path) -> None:
+    state = torch.load(folder / "alone.pt", weights_only=True)
+    with pytest.raises(IspError, match="world_size is 1 in the state and 2 here"):
+        distributed("gradual", "alike").pruner.load_state_dict(state)
+
+
+@pytest.mark.process
+def test_two_processes_prune_as_one_does(tmp_path: Path) -> None:
+    """Every method in one launch, for what takes long is to import torch."""
+    for method in {method for method, _ in CASES.values()}:
+        ticket = Loop(still_model(), Still(), **arguments(method)).run(STEPS).pruner.ticket()
+        torch.save({"mask": ticket.mask, "weights": ticket.weights}, tmp_path / f"{method}.pt")
+    alone = Loop(still_model(), Still(), **arguments("gradual")).run(5)
+    torch.save(alone.pruner.state_dict(), tmp_path / "alone.pt")
+    checks = {name: partial(check_case, method, how, tmp_path) for name, (method, how) in CASES.items()}
+    checks |= {"other masks": check_other_masks, "all fail": check_that_all_fail}
+    checks["world size"] = partial(check_world_size, tmp_path)
+    failed = {name: problem for name, problem in run_checks(checks, RANKS, tmp_path).items() if problem}
+    assert not failed, "\n".join(failed.values())
+
+
+def test_a_process_without_others_is_alone() -> None:
+    assert Ranks.here() == Ranks(rank=0, size=1)
