@@ -22,6 +22,7 @@ from isp.errors import ConfigError
 from isp.examples import Collate, Dataset, first_loss, make_examples
 from isp.families import find_tickets, make_method, planned_steps
 from isp.losses import default_loss
+from isp.progress import advancing
 from isp.prunable import prunable_names
 from isp.rng import forked_rng, seed_all
 from isp.seeds import seed as named_seed
@@ -56,7 +57,7 @@ def prune(
     exclude: Sequence[str] = (),
     seed: int = 0,
     validation: Any = None,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], None] | bool | None = None,
     **training: Any,
 ) -> Ticket:
     """Fine-tune `model` and prune it to `sparsity` on the way; afterwards the model holds the ticket's weights.
@@ -90,7 +91,8 @@ def prune(
         validation: what `lottery_pools`, `greedy_soup` and `instant_model_soup` choose by: a function that scores the
             model, higher is better, on examples that it holds; or such examples in any form that `train` may have,
             whose mean loss is taken.
-        progress: called with 1 after every training step.
+        progress: called with 1 after every training step, and with more for steps that are skipped; or whether a
+            progress bar is drawn on standard error. None: in a terminal and in a notebook.
         **training: the protocol; keys as in `isp.training.Training`, `steps` and `learning_rate` are required.
 
     Returns:
@@ -100,6 +102,7 @@ def prune(
     Raises:
         ConfigError: an unknown or impossible setting, or data, labels or a model that cannot be trained; the model is
             untouched. Nearly all of these are found before training.
+        KeyboardInterrupt: as always; the model holds its initial weights again.
         TrainingDiverged: the loss, a gradient or a weight stopped being finite; the model holds its initial weights
             again, and the error's `state` the last good ones.
     """
@@ -112,15 +115,16 @@ def prune(
     examples = make_examples(train, model, "train", collate)
     if collate is not None and not isinstance(examples, Dataset):
         raise ConfigError(f"collate: forms batches of a map-style dataset's items; train is a {type(train).__name__}")
-    planned_steps(chosen, protocol, len(examples), [target])  # refuses an impossible schedule before any work
+    planned = planned_steps(chosen, protocol, len(examples), [target])  # refuses what cannot work before any work
     initial, modes = state_of(model), {module: module.training for module in model.modules()}
     final = initial.weights
     try:
-        trainer = make_trainer(model, examples, first_loss(loss, examples), protocol, names, seed, progress)
-        trainer = replace(trainer, loss=loss or default_loss)
+        trainer = make_trainer(model, examples, first_loss(loss, examples), protocol, names, seed)
         _warn_of_dropout(trainer)
-        chooses = None if validation is None else _validation(trainer, validation, collate)
-        (ticket,) = find_tickets(chosen, trainer, initial, [target], chooses)
+        with advancing(progress, planned, f"{chosen.name}, sparsity {target:.0%}") as advance:
+            trainer = replace(trainer, loss=loss or default_loss, progress=advance)
+            chooses = None if validation is None else _validation(trainer, validation, collate)
+            (ticket,) = find_tickets(chosen, trainer, initial, [target], chooses)
         final = ticket.weights
     except TrainingDiverged as error:
         error.state = replace(error.state, weights=by_all_names(error.state.weights, model))

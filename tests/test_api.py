@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections import UserDict
 from decimal import Decimal
 from pathlib import Path
@@ -230,3 +231,42 @@ def test_a_method_from_a_file(tmp_path: Path) -> None:
     known = isp.prune(tiny_model(), DATA, sparsity=0.7, method="one_shot", **SHORT)
     assert equal(mine.weights, known.weights)
     assert mine.method == "mine"
+
+
+# --- while it runs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["gradual", "isp", "lth"])
+def test_an_interrupt_leaves_the_model_as_it_was(method: str) -> None:
+    steps = 0
+
+    def interrupt(done: int) -> None:
+        nonlocal steps
+        steps += done
+        if steps == 17:
+            raise KeyboardInterrupt
+
+    model = tiny_model()
+    model.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    arguments = {**QUICK, "settings": QUICK["settings"] if method == "isp" else {}}
+    with pytest.raises(KeyboardInterrupt):
+        isp.prune(model, (DATA.inputs, DATA.labels), sparsity=0.9, method=method, progress=interrupt, **arguments)
+    assert equal(before, dict(model.state_dict()))
+    assert not model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+@pytest.mark.parametrize(("progress", "terminal", "drawn"), [(None, False, 0), (None, True, 1), (True, False, 1)])
+def test_a_bar_is_drawn_for_whoever_watches(
+    progress: bool | None, terminal: bool, drawn: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    arguments = {"sparsity": 0.5, "method": "one_shot", "progress": progress}
+    isp.prune(tiny_model(), (DATA.inputs, DATA.labels), **arguments, **SHORT)
+    text = capsys.readouterr().err
+    assert text.count("one_shot, sparsity 50%: 100%") >= drawn
+    assert ("3/3" in text) == bool(drawn)
+    assert bool(text) == bool(drawn)
