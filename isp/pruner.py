@@ -94,6 +94,8 @@ class Pruner:
             processes; so `train_step` must not communicate, and take the module that is wrapped.
         scale_learning_rate: Whether the learning rates of a copy's updates are multiplied by the factor that it draws.
             False: `train_step` does that itself, by `learning_rate_factor`.
+        state: Result of `state_dict`, to resume from where the model and the optimizer are loaded before the pruner is
+            made: nothing is pruned at step 0, and the state is loaded as by `load_state_dict`.
 
     Attributes:
         mask: The current mask, True = kept; None before the first.
@@ -128,6 +130,7 @@ class Pruner:
         scaler: Any = None,
         scale_learning_rate: bool = True,
         look_aheads: Literal["alike", "shared"] = "alike",
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self._model, self._optimizer = unwrapped(model), _unwrapped_optimizer(optimizer)
         self._method = make_method(method, dict(settings or {}))
@@ -169,7 +172,10 @@ class Pruner:
         check_layers(self._method, self.trainer, state_of(self._model))
         self._handles = self._register()
         try:
-            self._look()
+            if state is None:
+                self._look()
+            else:
+                self.load_state_dict(state)
         except BaseException:
             self.close()
             raise
@@ -211,16 +217,21 @@ class Pruner:
         """Fraction of the prunable weights that the current mask drops, in [0, 1)."""
         return 0.0 if self.mask is None else masks.sparsity(self.mask)
 
+    @property
+    def reached(self) -> bool:
+        """Whether the current mask has the sparsity that was asked for, exactly."""
+        wanted, dropped = self._pruned()
+        return dropped == wanted
+
     def ticket(self) -> Ticket:
         """Return the ticket, as `isp.prune` does: mask, a copy of the weights, what it cost, the records.
 
         Raises:
             ConfigError: The mask has not the sparsity that was asked for yet.
         """
-        total = masks.num_weights(self._parameters)
-        wanted = round(self._sparsity * total)
-        dropped = 0 if self.mask is None else total - masks.num_kept(self.mask)
+        wanted, dropped = self._pruned()
         if self.mask is None or dropped != wanted:
+            total = masks.num_weights(self._parameters)
             raise ConfigError(
                 f"pruner.ticket(): after {self.steps_done} of {self.trainer.training.steps} steps {dropped} of {total} "
                 f"weights are pruned, and {wanted} are to be; train on, or give Pruner the steps that the loop makes"
@@ -492,6 +503,12 @@ class Pruner:
                     f"pruner.load_state_dict(): {alive} weights of parameter {name!r} that the loaded mask drops are "
                     "not zero; load the state of the model and of the optimizer that was saved with it"
                 )
+
+    def _pruned(self) -> tuple[int, int]:
+        """Return how many weights are to be pruned, and how many are."""
+        total = masks.num_weights(self._parameters)
+        dropped = 0 if self.mask is None else total - masks.num_kept(self.mask)
+        return round(self._sparsity * total), dropped
 
     def _cost(self, steps: int) -> Cost:
         flops, sparse_flops = self.trainer.flops.steps(Counter({0: steps}), self.mask)
