@@ -42,3 +42,13 @@ def test_the_plain_loop_gives_the_ticket_of_prune_to_the_bit(capsys: pytest.Capt
     assert ticket.rounds == made["ticket"].rounds
     assert equal(ticket.mask, made["ticket"].mask)
     assert equal(ticket.weights, made["ticket"].weights)
+
+
+def test_the_trainer_example_reaches_its_sparsity(capsys: pytest.CaptureFixture[str]) -> None:
+    made = runpy.run_path(str(EXAMPLES[0].with_name("transformers_trainer.py")), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "sparsity 0.8000 after 5 rounds" in printed
+    assert "next: " in printed
+    assert made["score"] > 0.8
+    weights = made["model"].state_dict()
+    assert all(not weights[name][~kept].any() for name, kept in made["ticket"].mask.items())

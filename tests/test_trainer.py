@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import copy
-import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainerCallback
-from transformers import TrainingArguments as Arguments
+from torch.utils.data import IterableDataset
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import isp
-from isp.errors import ConfigError
+from isp.errors import ArtifactError, ConfigError
 from isp.integrations.transformers import STATE, PruningCallback
 from tests.support.models import equal
 
@@ -50,10 +59,10 @@ def texts(num: int = 40) -> list[dict[str, Any]]:
 DATA = texts()
 
 
-def arguments(folder: Path, **changed: Any) -> Arguments:
+def arguments(folder: Path, **changed: Any) -> TrainingArguments:
     given = {"per_device_train_batch_size": 8, "learning_rate": 1e-2, "weight_decay": 0.1, "max_steps": 12}
     given |= {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1, "use_cpu": True}
-    return Arguments(output_dir=str(folder), **given | changed)
+    return TrainingArguments(output_dir=str(folder), **given | changed)
 
 
 def pruning(method: str = "isp", **changed: Any) -> PruningCallback:
@@ -82,11 +91,6 @@ def make(
     )
 
 
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformers.utils.logging._tqdm_active", False)
-
-
 def state(trainer: Trainer) -> dict[str, torch.Tensor]:
     return dict(trainer.model.state_dict())
 
@@ -98,7 +102,7 @@ class At(TrainerCallback):
         setattr(self, event, lambda args, state, control, **kwargs: act(args, state, control))
 
 
-# --- a Trainer beside a loop by hand ------------------------------------------------------------------------------------
+# --- a Trainer beside a loop by hand ----------------------------------------------------------------------------------
 
 
 def by_hand(method: str) -> tuple[nn.Module, isp.Pruner]:
@@ -214,7 +218,7 @@ def test_an_update_of_a_look_ahead_is_one_of_the_trainer(variant: str, tmp_path:
     assert not equal(trained[0], trained[1])
 
 
-# --- T, logs ------------------------------------------------------------------------------------------------------------
+# --- T, logs ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -259,7 +263,7 @@ def test_logs_have_the_sparsity_and_the_rounds(tmp_path: Path, capsys: pytest.Ca
     assert "'pruning_round'" in capsys.readouterr().out
 
 
-# --- checkpoints --------------------------------------------------------------------------------------------------------
+# --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["one_shot", "gradual", "isp"])
@@ -272,10 +276,7 @@ def test_a_resumed_run_equals_an_uncut_one_to_the_bit(method: str, at: int, tmp_
     half = pruning(method)
     cut = At("on_save", lambda args, state, control: setattr(control, "should_training_stop", True))
     stop = make(tmp_path / "cut", half, **saving, others=[cut])
-    if method == "gradual":
-        with pytest.warns(UserWarning, match="training ended after"):
-            stop.train()
-    else:
+    with nullcontext() if method == "one_shot" else pytest.warns(UserWarning, match=f"ended after {at} of 12 updates"):
         stop.train()
     resumed = pruning(method)
     second = make(tmp_path / "cut", resumed, **saving)
@@ -286,3 +287,203 @@ def test_a_resumed_run_equals_an_uncut_one_to_the_bit(method: str, at: int, tmp_
     assert resumed.ticket().rounds == whole.ticket().rounds
     assert resumed.ticket().cost == whole.ticket().cost
     assert [e["sparsity"] for e in second.state.log_history] == [e["sparsity"] for e in trainer.state.log_history]
+
+
+def interrupted(folder: Path, callback: PruningCallback, **changed: Any) -> Path:
+    """The checkpoint at step 4 of a run that was to go on."""
+    stop = At("on_save", lambda args, state, control: setattr(control, "should_training_stop", True))
+    trainer = make(folder, callback, others=[stop], save_strategy="steps", save_steps=4, **changed)
+    trainer.train()
+    return folder / "checkpoint-4"
+
+
+OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "method": ({"method": "random"}, {}, "method is 'one_shot' in the state and 'random' here"),
+    "sparsity": ({"sparsity": 0.7}, {}, "sparsity is '0.8000' in the state and '0.7000' here"),
+    "T": ({}, {"max_steps": 20}, "steps is 12 in the state and 20 here"),
+    "batch size": ({}, {"per_device_train_batch_size": 4}, "the run had total_batch_size = 8, and now it is 4"),
+    "accumulation": (
+        {},
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+        "the run had gradient_accumulation_steps = 1, and now it is 2",
+    ),
+}
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    checkpoint = interrupted(tmp_path, pruning("one_shot"))
+    before = (checkpoint / STATE).read_bytes()
+    for callback, changed, message in OTHERS.values():
+        with pytest.raises(ConfigError, match=message):
+            make(tmp_path, pruning(**{"method": "one_shot", **callback}), **changed).train(
+                resume_from_checkpoint=str(checkpoint)
+            )
+    (checkpoint / STATE).write_bytes(before[:-8])
+    with pytest.raises(ArtifactError, match=f"{STATE}.*or resume from another checkpoint"):
+        make(tmp_path, pruning("one_shot")).train(resume_from_checkpoint=str(checkpoint))
+    (checkpoint / STATE).unlink()
+    with pytest.raises(ConfigError, match="checkpoint-4: has no state of the pruner"):
+        make(tmp_path, pruning("one_shot")).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_checkpoints_hold_no_pickle_of_ours_and_are_rotated(tmp_path: Path) -> None:
+    callback = pruning("one_shot")
+    make(tmp_path, callback, save_strategy="steps", save_steps=3, save_total_limit=2).train()
+    folders = sorted(tmp_path.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    assert [folder.name for folder in folders] == ["checkpoint-9", "checkpoint-12"]
+    assert all((folder / STATE).exists() for folder in folders)
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+# --- the best model, early ends ---------------------------------------------------------------------------------------
+
+
+def evaluated(folder: Path, callback: PruningCallback, **changed: Any) -> Trainer:
+    """A Trainer whose every evaluation is worse than that before, so that the first one would be the best."""
+    scores = count()
+    given: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    given |= {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
+    evaluation = {"eval_dataset": DATA[:8], "compute_metrics": lambda predictions: {"score": -next(scores)}}
+    return make(folder, callback, trainer=evaluation, **given | changed)
+
+
+def test_the_best_model_is_one_under_the_final_mask(tmp_path: Path) -> None:
+    callback = pruning("gradual")
+    trainer = evaluated(tmp_path, callback, save_total_limit=3)
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint).name
+    logged = {e["step"]: e["sparsity"] for e in trainer.state.log_history if "eval_score" in e}
+    first = min(step for step, sparsity in logged.items() if sparsity == callback.pruner.sparsity)  # type: ignore[union-attr]
+    assert 1 < first < 12
+    assert best == f"checkpoint-{first}"
+    ticket = callback.ticket()  # asserts that no masked weight came back
+    assert all(equal({n: ticket.weights[n]}, {n: trainer.model.state_dict()[n]}) for n in ticket.mask)
+
+
+def test_early_stopping_has_patience_until_the_target(tmp_path: Path) -> None:
+    callback = pruning("gradual")
+    trainer = evaluated(tmp_path, callback, others=[EarlyStoppingCallback(early_stopping_patience=1)])
+    trainer.train()
+    sparsities = [entry["sparsity"] for entry in trainer.state.log_history if "eval_score" in entry]
+    assert sparsities[-1] == sparsities[-2] == callback.pruner.sparsity  # type: ignore[union-attr]
+    assert sparsities[-3] < sparsities[-2]
+    callback.ticket()
+
+
+def test_an_end_before_the_target_is_told(tmp_path: Path) -> None:
+    callback = pruning("gradual")
+    stop = At("on_step_end", lambda args, state, control: setattr(control, "should_training_stop", True))
+    with pytest.warns(UserWarning, match=r"ended after 1 of 12 updates at sparsity 0\.\d+, and 0.8 was asked for"):
+        make(tmp_path, callback, others=[stop]).train()
+    with pytest.raises(ConfigError, match="after 1 of 12 steps"):
+        callback.ticket()
+
+
+# --- afterwards -------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_is_the_ticket_and_can_be_saved_and_trained_on(tmp_path: Path) -> None:
+    callback = pruning("one_shot")
+    trainer = make(tmp_path, callback)
+    trainer.train()
+    ticket = callback.ticket()
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = dict(BertForSequenceClassification.from_pretrained(tmp_path / "saved").state_dict())
+    assert equal(saved, state(trainer))
+    assert all(not saved[name][~kept].any() for name, kept in ticket.mask.items())
+    isp.save_ticket(tmp_path / "ticket.safetensors", ticket)
+    loaded = isp.load_ticket(tmp_path / "ticket.safetensors", bert())
+    assert equal(loaded.weights, ticket.weights)
+    first = callback.pruner
+    trainer.train()  # from here, with a new pruner; the hooks of the first are gone
+    assert callback.pruner is not first
+    assert callback.pruner.steps_done == 12  # type: ignore[union-attr]
+    loss = trainer.model(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([1])).loss
+    loss.backward()
+    trainer.optimizer.step()
+    trainer.optimizer.step()  # nobody counts any more
+
+
+def test_a_model_that_the_trainer_makes_itself_is_pruned(tmp_path: Path) -> None:
+    callback = pruning("one_shot")
+    trainer = Trainer(
+        args=arguments(tmp_path, max_steps=3), model_init=lambda: bert(), train_dataset=DATA, callbacks=[callback]
+    )
+    trainer.train()
+    name = next(iter(callback.ticket().mask))
+    assert not trainer.model.state_dict()[name][~callback.ticket().mask[name]].any()
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield from DATA
+
+
+def test_streams_are_pruned_without_look_aheads_and_refused_with_them(tmp_path: Path) -> None:
+    callback = pruning("gradual")
+    make(tmp_path, callback, data=Stream()).train()
+    assert float(callback.ticket().sparsity) == 0.8
+    with pytest.raises(ConfigError, match="method 'isp' trains look-ahead copies on examples that it draws by number"):
+        make(tmp_path, pruning("isp"), data=Stream()).train()
+    with pytest.raises(ValueError, match="max_steps"):  # the Trainer's own
+        make(tmp_path, pruning("gradual"), data=Stream(), max_steps=-1).train()
+
+
+def test_what_cannot_be_is_refused_before_an_update(tmp_path: Path) -> None:
+    for given, message in (
+        ({"method": "magic"}, "unknown method 'magic'"),
+        ({"sparsity": 1.5}, "sparsity"),
+        ({"settings": {"rte": 0.1}}, "rte"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            pruning(**{"method": "isp", **given})
+    before = dict(bert().state_dict())
+    for callback, changed, message in (
+        (pruning("isp"), {"max_steps": 2}, "T = 2|2 steps|steps"),
+        (pruning("lth"), {}, "method 'lth'.*trains the model more than once"),
+    ):
+        trainer = make(tmp_path, callback, **changed)
+        with pytest.raises(ConfigError, match=message):
+            trainer.train()
+        assert equal(state(trainer), before)
+    with pytest.raises(ConfigError, match="nothing was trained yet"):
+        pruning().ticket()
+    with pytest.raises(ConfigError, match="works only as a callback of a transformers"):
+        pruning().on_train_begin(None, None, None)
+
+
+def test_adapters_are_pruned_only_by_pattern(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    def adapted() -> Any:
+        return get_peft_model(
+            bert(), LoraConfig(r=4, target_modules=["query", "value"], modules_to_save=["classifier"])
+        )
+
+    def trained(callback: PruningCallback) -> Trainer:
+        trainer = Trainer(adapted(), arguments(tmp_path, max_steps=4), train_dataset=DATA, callbacks=[callback])
+        trainer.train()
+        return trainer
+
+    with pytest.raises(ConfigError, match=r"LoRA adapters.*prunable="):
+        trained(PruningCallback(method="one_shot", sparsity=0.5))
+    callback = PruningCallback(method="one_shot", sparsity=0.5, prunable=["*lora_A*"])
+    trained(callback)
+    assert {name.split(".")[-3] for name in callback.ticket().mask} == {"lora_A"}
+
+
+def test_a_missing_library_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "isp.integrations.transformers")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ImportError, match=r"pip install 'isp\[trainer\]'"):
+        import isp.integrations.transformers  # noqa: F401
+
+
+@pytest.mark.process
+def test_isp_imports_neither_library() -> None:
+    code = "import isp, sys; isp.Pruner; print({'transformers', 'accelerate'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -240,11 +240,6 @@ class PruningCallback(TrainerCallback):
                     f"{path}: the run had {key} = {about.get(key)}, and now it is {ours}; look-aheads would train on "
                     "other batches. Resume with the batch size and accumulation that the run began with"
                 )
-        if content["method"] != make_method(self._method, self._settings).name:
-            raise ConfigError(
-                f"{path}: the run pruned by method {content['method']!r}, and this callback by {self._method!r}; "
-                "resume with the method that the run began with"
-            )
         return {"about": json.dumps(content), **tensors}
 
     def _batches(self, args: Any) -> dict[str, int]:
