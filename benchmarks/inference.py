@@ -1,16 +1,22 @@
-"""Inference with sparse models: forms of a whole model side by side, as factors over dense torch.
+"""Inference with sparse models: whole models in several forms side by side, as factors over dense torch (MKL).
 
     python benchmarks/inference.py [--models bert_base minilm vit_b32] [--sparsities 0.5 0.7 0.8 0.9 0.95 0.98]
-        [--batch 1 8] [--threads 1 2] [--length 128] [--rounds 5]
-        [--torch-only] [--sizes]
+        [--batch 1 8] [--threads 1 2] [--length 128] [--rounds 7] [--seconds 120] [--forms onednn isp.accelerate ...]
+        [--output FILE.csv]
     python benchmarks/inference.py --ticket results/…/ticket.safetensors [--batch 1] [--threads 1]
+    python benchmarks/inference.py --tables FILE.csv
+    python benchmarks/inference.py --sizes [--models bert_base] [--sparsities 0.5 0.9 0.95]
 
-Random weights, random masks of the same sparsity in every layer of the encoder. All forms of a line take turns in this
-process; a figure is the median over rounds of dense torch's time in the round over the form's: CPU time with one
-thread, otherwise elapsed time. onnxruntime (with onnx), OpenVINO, numba and zstandard are left out where they are not
-installed, the first two also by `--torch-only`. `--sizes` prints bytes of the tensors instead: dense, compressed by
-zstd, and as kept values with a bit per weight. `--ticket` takes a ticket of a study in the current folder and scores
-the validation examples with its model, before and after `isp.accelerate`.
+Models have random weights, and random masks of the same sparsity in every layer of the encoder. For each model, batch
+and number of threads, all forms at all sparsities take turns in one process. A figure is a median over rounds of a
+ratio of two times in the same round: CPU time with one thread, elapsed time with more. No new round begins once
+`--seconds` have passed, after at least three.
+
+`--output` appends the figures to a CSV file after each group; what the file has is not measured again, so that a part
+can be run at a time. `--tables` prints the tables of docs/inference.md from it. onnxruntime (with onnx), OpenVINO,
+numba and zstandard are left out where they are not installed. `--sizes` prints bytes of the tensors: dense, compressed
+by zstd, and as kept values with a bit per weight. `--ticket` takes a ticket of a study in the current folder, scores
+the validation examples with its model before and after `isp.accelerate`, and times a batch.
 """
 
 from __future__ import annotations
@@ -18,10 +24,12 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import itertools
 import statistics
+import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,12 +38,25 @@ import torch
 from torch import Tensor, nn
 
 import isp
-from isp import artifacts
-from isp.acceleration import CSR, DENSE, NUMBA, ONEDNN, Report
+from isp import artifacts, files
+from isp.acceleration import CSR, DENSE, NUMBA, ONEDNN
 from isp.definitions import backbone_of, task_of
 from isp.evaluation import evaluate
 from isp.prunable import prunable_names
 from isp.workflow import paths
+
+Calls = Mapping[str, Callable[[], Any]]
+ACCELERATED, BF16, ORT, OV, OV_BF16 = "isp.accelerate", "bf16", "onnxruntime", "openvino", "openvino bf16"
+DENSE_FORMS = (ONEDNN, BF16, ORT, OV, OV_BF16)
+"""Forms whose time does not depend on sparsity, beside dense torch."""
+SPARSE_FORMS = (CSR, NUMBA, ACCELERATED)
+COLUMNS = (
+    "model", "batch", "length", "threads", "sparsity", "form", "milliseconds", "factor", "factor_low", "factor_high",
+    "over_best", "over_best_low", "over_best_high", "rounds", "layers",
+)  # fmt: skip
+"""A row of the CSV file: milliseconds, and factors over dense torch and over the faster of it and oneDNN, are medians
+(low and high: quartiles); layers are those of each form that `isp.accelerate` chose. Dense forms have no sparsity."""
+LEAST_ROUNDS = 3
 
 
 class Encoder(nn.Module):
@@ -96,13 +117,15 @@ def inputs(name: str, batch: int, length: int) -> Tensor:
     return torch.randint(1000, 30000, (batch, length))
 
 
-def everywhere(model: nn.Module, example: Tensor, form: str) -> nn.Module:
+def everywhere(
+    model: nn.Module, example: Any, form: str, forward: Callable[[nn.Module, Any], Any] | None = None
+) -> nn.Module:
     """A copy of a model with a form in every layer that has it."""
 
-    def prefer(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    def prefer(calls: Calls) -> dict[str, float]:
         return {name: 1.0 if name in (form, "accelerated", "replaced") else 2.0 for name in calls}
 
-    return isp.accelerate(model, example, measure=prefer)[0]
+    return isp.accelerate(model, example, forward=forward, measure=prefer)[0]
 
 
 def onnxruntime_form(model: nn.Module, example: Tensor, threads: int) -> Callable[[], Any]:
@@ -110,7 +133,12 @@ def onnxruntime_form(model: nn.Module, example: Tensor, threads: int) -> Callabl
     import onnxruntime
 
     file = io.BytesIO()
-    torch.onnx.export(model, (example,), file, input_names=["x"], dynamo=False)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the exporter does not know its operator
+    try:
+        torch.onnx.export(model, (example,), file, input_names=["x"], dynamo=False)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
@@ -127,60 +155,143 @@ def openvino_form(model: nn.Module, example: Tensor, threads: int, precision: st
     return lambda: compiled([example.numpy()])
 
 
-def others(model: nn.Module, example: Tensor, threads: int) -> dict[str, Callable[[], Any]]:
-    """Dense forms that do not depend on sparsity: other libraries, and bfloat16."""
+def bf16_form(model: nn.Module, example: Tensor) -> Callable[[], Any]:
+    """The dense model in torch's bfloat16."""
     half = copy.deepcopy(model).to(torch.bfloat16)
-    x = example if example.dtype == torch.long else example.to(torch.bfloat16)
-    forms: dict[str, Callable[[], Any]] = {"bf16": lambda: half(x)}
+    return bound(half, example if example.dtype == torch.long else example.to(torch.bfloat16))
+
+
+def dense_forms(
+    model: nn.Module, onednn: nn.Module | None, example: Tensor, threads: int, forms: Sequence[str]
+) -> dict[str, Callable[[], Any]]:
+    """Forms that do not depend on sparsity, of those asked for: dense torch always, others where they are installed."""
     makers: dict[str, tuple[tuple[str, ...], Callable[[], Callable[[], Any]]]] = {
-        "onnxruntime": (("onnxruntime", "onnx"), lambda: onnxruntime_form(model, example, threads)),
-        "openvino": (("openvino",), lambda: openvino_form(model, example, threads, "f32")),
-        "openvino bf16": (("openvino",), lambda: openvino_form(model, example, threads, "bf16")),
+        BF16: ((), lambda: bf16_form(model, example)),
+        ORT: (("onnxruntime", "onnx"), lambda: onnxruntime_form(model, example, threads)),
+        OV: (("openvino",), lambda: openvino_form(model, example, threads, "f32")),
+        OV_BF16: (("openvino",), lambda: openvino_form(model, example, threads, "bf16")),
     }
+    calls = {DENSE: bound(model, example)}
+    if onednn is not None:
+        calls[ONEDNN] = bound(onednn, example)
     for name, (packages, make) in makers.items():
-        if all(find_spec(package) for package in packages):
+        if name in forms and all(find_spec(package) for package in packages):
             try:
-                forms[name] = make()
-            except Exception as error:  # an exporter that does not know an operator, for instance
-                print(f"{name} is left out: {type(error).__name__}: {error!s:.200}", flush=True)
-    return forms
+                calls[name] = make()
+            except Exception as error:  # such as an exporter that does not know an operator
+                print(f"{name} is left out: {type(error).__name__}: {error!s:.200}", file=sys.stderr, flush=True)
+    return calls
 
 
-def factors(calls: Mapping[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], float]:
-    """Median over rounds of dense torch's time over that of each form, and dense torch's median in seconds."""
+def timed(calls: Calls, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds of each call in each round, in turn; the first round, which warms up, is left out."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
+    start = time.perf_counter()
     for turn in range(rounds + 1):
+        if turn > LEAST_ROUNDS and time.perf_counter() - start > seconds:
+            break
         for name, call in calls.items():
             begin = clock()
             call()
-            if turn:  # the first one warms up
+            if turn:
                 times[name].append(clock() - begin)
+    return times
+
+
+def quartiles(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """Median, and the quartiles below and above it."""
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return middle, low, high
+
+
+def figures(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    """Columns of the CSV file by call: milliseconds, factors and rounds."""
     dense = times[DENSE]
-    ratios = {name: statistics.median(a / b for a, b in zip(dense, own, strict=True)) for name, own in times.items()}
-    return ratios, statistics.median(dense)
+    best = min((form for form in (DENSE, ONEDNN) if form in times), key=lambda form: statistics.median(times[form]))
+    rows: dict[str, dict[str, Any]] = {}
+    for name, seconds in times.items():
+        row: dict[str, Any] = {"milliseconds": f"{1000 * statistics.median(seconds):.2f}", "rounds": len(seconds)}
+        for column, reference in {"factor": dense, "over_best": times[best]}.items():
+            values = quartiles([one / other for one, other in zip(reference, seconds, strict=True)])
+            keys = (column, f"{column}_low", f"{column}_high")
+            row |= {key: f"{value:.3f}" for key, value in zip(keys, values, strict=True)}
+        rows[name] = row
+    return rows
 
 
-def compare(arguments: argparse.Namespace, name: str, batch: int, threads: int) -> None:
-    """Print a line for each sparsity."""
-    torch.set_num_threads(threads)
-    model, example = build(name), inputs(name, batch, arguments.length)
-    rest = {} if arguments.torch_only else others(model, example, threads)
-    for sparsity in arguments.sparsities:
-        masked, _ = sparse(model, sparsity)
-        report: Report
-        chosen, report = isp.accelerate(masked, example)
-        forms = {form: everywhere(masked, example, form) for form in (ONEDNN, CSR, NUMBA) if available(form)}
-        calls = {form: bound(module, example) for form, module in {DENSE: masked, **forms}.items()}
-        calls = {**calls, "isp.accelerate": bound(chosen, example), **rest}
-        ratios, seconds = factors(calls, arguments.rounds)
-        best = max(ratios[form] for form in (DENSE, ONEDNN) if form in ratios)
-        cells = "  ".join(f"{form} {ratio:.2f}" for form, ratio in ratios.items() if form != DENSE)
-        print(
-            f"{name} batch {batch}, {threads} threads, sparsity {sparsity}: dense {1000 * seconds:.0f} ms;  {cells};  "
-            f"isp.accelerate over the best dense form of torch {ratios['isp.accelerate'] / best:.2f}; {report.choices}",
-            flush=True,
-        )
+def compare(arguments: argparse.Namespace, name: str, done: list[dict[str, Any]]) -> None:
+    """Measure what is missing of a model, print it and add it to the rows of the file."""
+    model = build(name)
+    groups: dict[tuple[int, int], list[float]] = {}
+    for batch, threads in itertools.product(arguments.batch, arguments.threads):
+        cell = {"model": name, "batch": batch, "length": arguments.length, "threads": threads}
+        before = [row["sparsity"] for row in done if all(row[key] == f"{value}" for key, value in cell.items())]
+        groups[batch, threads] = [each for each in arguments.sparsities if f"{each}" not in before]
+    missing = sorted({sparsity for sparsities in groups.values() for sparsity in sparsities})
+    torch.set_num_threads(max(arguments.threads))
+    short = inputs(name, 1, arguments.length)
+    masked = {sparsity: sparse(model, sparsity)[0] for sparsity in missing}
+    fixed = {
+        (form, sparsity): everywhere(masked[sparsity], short, form)
+        for form, sparsity in itertools.product((CSR, NUMBA), missing)
+        if form in arguments.forms and available(form)
+    }
+    for (batch, threads), sparsities in groups.items():
+        if not sparsities:
+            continue
+        torch.set_num_threads(threads)
+        example = inputs(name, batch, arguments.length)
+        onednn = everywhere(masked[sparsities[0]], example, ONEDNN) if ONEDNN in arguments.forms else None
+        calls = dense_forms(model, onednn, example, threads, arguments.forms)
+        labels: dict[str, dict[str, Any]] = {form: {"form": form} for form in calls}
+        for sparsity in sparsities:
+            modules = {form: fixed[form, sparsity] for form in (CSR, NUMBA) if (form, sparsity) in fixed}
+            chosen = {}
+            if ACCELERATED in arguments.forms:
+                modules[ACCELERATED], report = isp.accelerate(masked[sparsity], example)
+                chosen[ACCELERATED] = " ".join(f"{form}:{number}" for form, number in report.choices.items())
+            for form, module in modules.items():
+                calls[f"{form} {sparsity}"] = bound(module, example)
+                labels[f"{form} {sparsity}"] = {"form": form, "sparsity": f"{sparsity}", "layers": chosen.get(form, "")}
+        cell = {"model": name, "batch": batch, "length": arguments.length, "threads": threads}
+        for call, row in figures(timed(calls, arguments.rounds, arguments.seconds)).items():
+            done.append({**dict.fromkeys(COLUMNS, ""), **cell, **labels[call], **row})
+            print(", ".join(f"{key} {value}" for key, value in done[-1].items() if value != ""), flush=True)
+        if arguments.output:
+            files.write_csv(arguments.output, done, COLUMNS)
+
+
+NAMES = {"bert_base": "BERT-base", "minilm": "MiniLM", "vit_b32": "ViT-B/32"}
+
+
+def tables(path: Path) -> None:
+    """Print the tables of docs/inference.md."""
+    rows = files.read_csv(path, "benchmarks/inference.py --output")
+    groups = list(dict.fromkeys((row["model"], row["threads"], row["batch"]) for row in rows))
+    groups.sort(key=lambda group: (list(NAMES).index(group[0]), group[1:]))
+    sparsities = sorted({row["sparsity"] for row in rows} - {""}, key=float)
+
+    def cell(group: tuple[str, str, str], form: str, sparsity: str, column: str) -> str:
+        values = [
+            float(row[column])
+            for row in rows
+            if (row["model"], row["threads"], row["batch"], row["form"], row["sparsity"]) == (*group, form, sparsity)
+        ]
+        return f"{statistics.median(values):.2f}" if values else ""
+
+    def show(title: Sequence[str], lines: Sequence[tuple[tuple[str, str, str], Sequence[str]]]) -> None:
+        print("| model | threads | batch |", " | ".join(title), "|")
+        print("|" + "---|" * (3 + len(title)))
+        for (model, threads, batch), values in lines:
+            print(f"| {NAMES[model]} | {threads} | {batch} |", " | ".join(values), "|")
+        print()
+
+    print("Dense forms, factors over dense torch (MKL)\n")
+    show(DENSE_FORMS, [(group, [cell(group, form, "", "factor") for form in DENSE_FORMS]) for group in groups])
+    for form, column in ((ACCELERATED, "over_best"), *((form, "factor") for form in SPARSE_FORMS)):
+        print(form, "over the best dense form in torch\n" if column == "over_best" else "over dense torch (MKL)\n")
+        show(sparsities, [(group, [cell(group, form, each, column) for each in sparsities]) for group in groups])
 
 
 def available(form: str) -> bool:
@@ -212,7 +323,7 @@ def sizes(arguments: argparse.Namespace, name: str) -> None:
         print(line, flush=True)
 
 
-def real(path: Path, batch: int, threads: int, rounds: int) -> None:
+def real(path: Path, batch: int, threads: int, rounds: int, seconds: float) -> None:
     """Print a ticket's scores of the validation examples and the time of a batch, before and after."""
     torch.set_num_threads(threads)
     ticket = isp.load_ticket(path)
@@ -226,11 +337,21 @@ def real(path: Path, batch: int, threads: int, rounds: int) -> None:
     example, _ = examples.batch(torch.arange(batch))
     fast, report = isp.accelerate(model, example, forward=lambda module, inputs: module(inputs))
     print(report)
+    print(f"largest difference of the example's outputs, relative to the largest output: {report.difference:.1e}")
     for metric in task.metrics:
         before, after = (evaluate(each, examples, [metric])[metric] for each in (model, fast))
-        print(f"{metric} of {len(examples)} validation examples: {before:.2f} before, {after:.2f} after")
-    ratios, seconds = factors({DENSE: bound(model, example), "isp.accelerate": bound(fast, example)}, rounds)
-    print(f"batch {batch}, {threads} threads: dense {1000 * seconds:.1f} ms, factor {ratios['isp.accelerate']:.2f}")
+        print(f"{metric} of {len(examples)} validation examples: {before:.4f} before, {after:.4f} after")
+    calls = {DENSE: bound(model, example)}
+    for form in (ONEDNN, CSR, NUMBA):
+        if available(form):
+            calls[form] = bound(everywhere(model, example, form, lambda module, inputs: module(inputs)), example)
+    calls[ACCELERATED] = bound(fast, example)
+    for form, row in figures(timed(calls, rounds, seconds)).items():
+        print(
+            f"batch {batch}, threads {threads}, {form}: {row['milliseconds']} ms; over dense torch {row['factor']} "
+            f"({row['factor_low']} to {row['factor_high']}), over its best dense form {row['over_best']} "
+            f"({row['over_best_low']} to {row['over_best_high']})"
+        )
 
 
 def main() -> None:
@@ -241,23 +362,33 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--torch-only", action="store_true")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=120)
+    forms = [*DENSE_FORMS, *SPARSE_FORMS]
+    parser.add_argument("--forms", nargs="+", default=forms, choices=forms)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--tables", type=Path)
     parser.add_argument("--sizes", action="store_true")
     parser.add_argument("--ticket", type=Path)
     arguments = parser.parse_args()
+    if arguments.rounds < LEAST_ROUNDS:
+        parser.error(f"--rounds must be at least {LEAST_ROUNDS}, got {arguments.rounds}")
+    if arguments.tables:
+        tables(arguments.tables)
+        return
     warnings.filterwarnings("ignore")
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         if arguments.ticket:
-            real(arguments.ticket, arguments.batch[0], arguments.threads[0], arguments.rounds)
+            real(arguments.ticket, arguments.batch[0], arguments.threads[0], arguments.rounds, arguments.seconds)
             return
+        done: list[dict[str, Any]] = []
+        if arguments.output and arguments.output.exists():
+            done = [dict(row) for row in files.read_csv(arguments.output, "benchmarks/inference.py --output")]
         for name in arguments.models:
             if arguments.sizes:
                 sizes(arguments, name)
-                continue
-            for batch in arguments.batch:
-                for threads in arguments.threads:
-                    compare(arguments, name, batch, threads)
+            else:
+                compare(arguments, name, done)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,10 @@ example:
 - `csr`: sparse, torch's compressed sparse rows (MKL);
 - `numba`: sparse, a kernel that numba compiles (`isp.sparse_kernel`), if numba is installed;
 - `2:4`: sparse, on a GPU, if of every four weights along the input at least two are zero.
+
+A layer that is timed alone finds its weights in the processor's caches, which in the model it may not. Therefore the
+whole model is timed as well: as it was, with each form in all layers that have it, and with the form of each layer that
+was fastest alone.
 """
 
 from __future__ import annotations
@@ -19,9 +23,10 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +41,8 @@ Measure = Callable[[Mapping[str, Call]], Mapping[str, float]]
 
 DENSE, ONEDNN, CSR, NUMBA, N_M = "dense", "onednn", "csr", "numba", "2:4"
 SPARSE = (CSR, NUMBA, N_M)
+MIXED = "mixed"
+"""Key of the whole model in which each layer has the form that is fastest for it alone."""
 MARGIN = 0.03
 """A form replaces a simpler one only where it takes at least this fraction less time."""
 REPEATS = 5
@@ -75,6 +82,8 @@ class Report:
 
     Attributes:
         layers: Linear layers in the order of the model.
+        whole: Median seconds of the whole model on the example: by form, where all layers that have the form use it,
+            and `mixed`, where each layer uses the form that is fastest for it alone.
         dense_seconds: Median seconds of the model as it was, on the example.
         seconds: Median seconds of the accelerated model, on the example.
         difference: Largest difference of outputs, relative to the largest absolute output.
@@ -83,6 +92,7 @@ class Report:
     """
 
     layers: tuple[Layer, ...]
+    whole: Mapping[str, float]
     dense_seconds: float
     seconds: float
     difference: float
@@ -111,6 +121,9 @@ class Report:
             times = [f"{1000 * layer.seconds[form]:.3f}" if form in layer.seconds else "" for form in timed]
             size = f"{layer.outputs} x {layer.inputs}"
             rows.append([layer.name, size, f"{layer.tokens}", f"{layer.sparsity:.4f}", *times, layer.choice])
+        times = [f"{1000 * self.whole[form]:.3f}" if form in self.whole else "" for form in timed]
+        mixed = f"mixed: {1000 * self.whole[MIXED]:.3f}" if MIXED in self.whole else ""
+        rows.append(["whole model", "", "", "", *times, mixed])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
         return "\n".join([*lines, self.summary()])
@@ -189,45 +202,88 @@ def accelerate(
         warnings.filterwarnings("ignore", message="The PyTorch API of SparseSemiStructuredTensor")
         inputs, before = _observe(copied, example, run)
         layers: list[Layer] = []
-        replacements: dict[str, nn.Module] = {}
+        variants: dict[str, _Variant] = {form: _Variant() for form in (ONEDNN, *SPARSE, MIXED)}
         for name, module in _units(copied):
-            measured, replacement = _choose(name, module, inputs.get(name), measure)
+            measured, choices = _choose(name, module, inputs.get(name), measure)
             layers += measured
-            if replacement is not None:
-                replacements[name] = replacement
-        plain = _shared_copy(model)
-        for name, module in replacements.items():
-            copied.set_submodule(name, module)
-        try:
-            after = _run(copied, example, run)
-        except ConfigError as error:
+            for form, variant in variants.items():
+                variant.add(name, choices.get(form, choices[MIXED]))
+        models = {DENSE: copied}
+        forms = {DENSE: [DENSE] * len(layers)}
+        for form, variant in variants.items():
+            if variant.forms not in (forms[DENSE], variants[MIXED].forms if form != MIXED else None):
+                models[form], forms[form] = _shared_copy(model), variant.forms
+                for name, module in variant.modules.items():
+                    models[form].set_submodule(name, module)
+        differences = {form: _check_outputs(each, example, run, before) for form, each in models.items()}
+        timed = measure({_key(form): partial(run, each, example) for form, each in models.items()})
+        seconds = {form: timed[_key(form)] for form in models}
+        choice = fastest(seconds)
+        if not differences[choice] <= tolerance:
             raise IspError(
-                f"the accelerated model fails on the example ({error}): does a module read the weights of its linear "
-                "layers itself? The model stays as it was"
-            ) from error
-        difference = _difference(before, after)
-        if not difference <= tolerance:
-            raise IspError(
-                f"the accelerated model's outputs differ by {difference:.1e} of the largest output, more than the "
-                f"tolerance of {tolerance:.1e}; the model stays as it was"
+                f"the accelerated model's outputs differ by {differences[choice]:.1e} of the largest output, more than "
+                f"the tolerance of {tolerance:.1e}; the model stays as it was"
             )
-        runs = {DENSE: lambda: run(plain, example)}
-        if replacements:
-            runs["accelerated"] = lambda: run(copied, example)
-        seconds = dict(measure(runs))
-        seconds.setdefault("accelerated", seconds[DENSE])
-        if seconds["accelerated"] > seconds[DENSE] * (1 + MARGIN):
-            copied, seconds["accelerated"] = plain, seconds[DENSE]
-            layers = [Layer(**{**vars(layer), "choice": DENSE}) for layer in layers]
-            difference = 0.0
-    return copied, Report(
-        layers=tuple(layers),
+    return models[choice], Report(
+        layers=tuple(replace(layer, choice=form) for layer, form in zip(layers, forms[choice], strict=True)),
+        whole=seconds,
         dense_seconds=seconds[DENSE],
-        seconds=seconds["accelerated"],
-        difference=difference,
+        seconds=seconds[choice],
+        difference=differences[choice],
         threads=torch.get_num_threads(),
         device=str(device),
     )
+
+
+class _Choice(NamedTuple):
+    """What takes a unit's place.
+
+    Attributes:
+        module: None if the unit stays.
+        forms: The forms of its linear layers.
+    """
+
+    module: nn.Module | None
+    forms: list[str]
+
+
+@dataclass
+class _Variant:
+    """A way to compute a whole model: what replaces its units, by name, and the forms of its linear layers."""
+
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    forms: list[str] = field(default_factory=list)
+
+    def add(self, name: str, choice: _Choice) -> None:
+        """Add a unit."""
+        if choice.module is not None:
+            self.modules[name] = choice.module
+        self.forms += choice.forms
+
+
+def _key(form: str) -> str:
+    """The name under which a whole model is timed."""
+    return {DENSE: DENSE, MIXED: "accelerated"}.get(form, f"{form} everywhere")
+
+
+def _check_outputs(
+    model: nn.Module, example: Any, run: Callable[[nn.Module, Any], Any], before: Sequence[Tensor]
+) -> float:
+    """Compute the outputs of a model whose layers were replaced, and compare them.
+
+    Returns:
+        The largest difference, relative to the largest absolute output.
+
+    Raises:
+        IspError: The model fails.
+    """
+    try:
+        return _difference(before, _run(model, example, run))
+    except ConfigError as error:
+        raise IspError(
+            f"the accelerated model fails on the example ({error}): does a module read the weights of its linear "
+            "layers itself? The model stays as it was"
+        ) from error
 
 
 def _check(model: nn.Module) -> torch.device:
@@ -399,36 +455,46 @@ def _observe(
 
 def _choose(
     name: str, unit: nn.Module, given: _Inputs | None, measure: Measure
-) -> tuple[list[Layer], nn.Module | None]:
+) -> tuple[list[Layer], dict[str, _Choice]]:
     """Time the forms of a unit's linear layers.
 
     Returns:
-        The layers, and the module that takes the unit's place; None if it stays.
+        The layers, and what takes the unit's place: for each form that one of them has, and for the fastest (`MIXED`).
     """
     linears = _linears(name, unit)
     attention = isinstance(unit, nn.MultiheadAttention)
     if given is None or (attention and not _self_attention(given)):
-        return [_layer(name, linear, 0, {}, DENSE) for name, linear in linears], None
+        return [_layer(name, linear, 0, {}, DENSE) for name, linear in linears], {
+            MIXED: _Choice(None, [DENSE] * len(linears))
+        }
     layers: list[Layer] = []
-    chosen: list[nn.Module] = []
+    offered: list[dict[str, nn.Module]] = []
     first = next(_tensors([*given.args, *given.kwargs.values()]))
     for number, (inner, linear) in enumerate(linears):
         x = first if number == 0 or not attention else torch.zeros_like(first).copy_(first)
         forms = _forms(linear, x)
         seconds = measure({form: _bound(module, x) for form, module in forms.items()})
-        choice = fastest(seconds)
-        chosen.append(forms[choice])
-        layers.append(_layer(inner, linear, x.numel() // x.shape[-1], seconds, choice))
-    if all(layer.choice == DENSE for layer in layers):
-        return layers, None
-    if not attention:
-        return layers, chosen[0]
-    replacement = _Attention(unit, *chosen)  # type: ignore[arg-type]
-    both = {DENSE: unit, "replaced": replacement}
-    seconds = measure({form: _bound(module, *given.args, **given.kwargs) for form, module in both.items()})
-    if seconds["replaced"] > seconds[DENSE] * (1 - MARGIN):
-        return [Layer(**{**vars(layer), "choice": DENSE}) for layer in layers], None
-    return layers, replacement
+        offered.append(forms)
+        layers.append(_layer(inner, linear, x.numel() // x.shape[-1], seconds, fastest(seconds)))
+
+    def replaced(wanted: list[str]) -> _Choice:
+        if all(form == DENSE for form in wanted):
+            return _Choice(None, wanted)
+        modules = [forms[form] for forms, form in zip(offered, wanted, strict=True)]
+        return _Choice(_Attention(unit, *modules) if attention else modules[0], wanted)  # type: ignore[arg-type]
+
+    choices = {
+        form: replaced([form if form in forms else DENSE for forms in offered])
+        for form in (ONEDNN, *SPARSE)
+        if any(form in forms for forms in offered)
+    }
+    mixed = replaced([layer.choice for layer in layers])
+    if attention and mixed.module is not None:
+        both = {DENSE: unit, "replaced": mixed.module}
+        seconds = measure({form: _bound(module, *given.args, **given.kwargs) for form, module in both.items()})
+        if seconds["replaced"] > seconds[DENSE] * (1 - MARGIN):
+            mixed = replaced([DENSE] * len(layers))
+    return layers, {**choices, MIXED: mixed}
 
 
 def _layer(name: str, linear: nn.Linear, tokens: int, seconds: Mapping[str, float], choice: str) -> Layer:

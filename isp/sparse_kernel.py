@@ -3,14 +3,17 @@
 Tokens are computed in blocks of 64. Of a block the inputs are stored as (inputs, 64), so that a kept weight meets 64
 consecutive numbers: four vectors of AVX-512. The sums of an output stay in registers while its kept weights are read.
 numba cannot say that of an array, so the innermost loop is given to it as vector instructions of LLVM.
+
+Several threads are those of numba's layer "omp", which uses the OpenMP library that torch has loaded and therefore
+torch's own threads. Threads beside these would share the cores with them, because OpenMP's threads stay busy for a
+while after each parallel operation of torch.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +22,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 from torch import Tensor
 
@@ -89,10 +93,10 @@ _add = intrinsic(_add_products)
 _compiled = numba.njit(nogil=True, boundscheck=False, error_model="numpy")
 
 
-def _pack(x: Any, packed: Any) -> None:
+def _pack(x: Any, packed: Any, first_block: int, last_block: int) -> None:
     """Store inputs (tokens, inputs) as (blocks, inputs, BLOCK); what is missing in the last block is zero."""
     tokens, inputs = x.shape
-    for number in range(packed.shape[0]):
+    for number in range(first_block, last_block):
         block = packed[number]
         begin = number * BLOCK
         length = min(BLOCK, tokens - begin)
@@ -134,6 +138,14 @@ def _multiply(values: Any, columns: Any, rows: Any, bias: Any, packed: Any, y: A
 _pack_compiled, _multiply_compiled = _compiled(_pack), _compiled(_multiply)
 
 
+def _multiply_shares(x: Any, values: Any, columns: Any, rows: Any, bias: Any, packed: Any, y: Any, ends: Any) -> None:
+    """Pack x and compute y; a thread computes the outputs from one of `ends` to the next."""
+    for number in numba.prange(packed.shape[0]):
+        _pack_compiled(x, packed, number, number + 1)
+    for share in numba.prange(len(ends) - 1):
+        _multiply_compiled(values, columns, rows, bias, packed, y, ends[share], ends[share + 1])
+
+
 @dataclass(frozen=True)
 class Rows:
     """A sparse matrix by its rows, and a bias.
@@ -172,26 +184,45 @@ class Rows:
         """
         y = x.new_empty(len(x), len(self.bias))
         packed = x.new_empty(-(-len(x) // BLOCK), x.shape[1], BLOCK)
-        _pack_compiled(x.contiguous().numpy(), packed.numpy())
+        given = x.contiguous().numpy()
         arrays = [tensor.numpy() for tensor in (self.values, self.columns, self.rows, self.bias, packed, y)]
         threads = torch.get_num_threads()
-        if threads == 1:
+        shared = _parallel(os.getpid()) if threads > 1 else None
+        if shared is None:
+            _pack_compiled(given, packed.numpy(), 0, len(packed))
             _multiply_compiled(*arrays, 0, y.shape[1])
             return y
         share = np.linspace(0, len(self.values), threads + 1)[1:-1]
-        ends = [0, *np.searchsorted(arrays[2], share).tolist(), y.shape[1]]  # threads get equally many weights
-        pool = _pool(os.getpid(), threads - 1)
-        others = [
-            pool.submit(functools.partial(_multiply_compiled, *arrays, begin, end))
-            for begin, end in itertools.pairwise(ends[1:])
-        ]
-        _multiply_compiled(*arrays, 0, ends[1])
-        for other in others:
-            other.result()
+        inner = np.searchsorted(arrays[2], share)  # threads get equally many weights
+        before = numba.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        try:
+            shared(given, *arrays, np.array([0, *inner, y.shape[1]]))
+        finally:
+            numba.set_num_threads(before)
         return y
 
 
+_started: list[int] = []
+"""The process in which numba's threads were started; OpenMP's do not survive a fork."""
+
+
 @functools.cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads of a process; a forked one gets its own."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="isp-sparse")
+def _parallel(process: int) -> Callable[..., None] | None:
+    """The kernel for several threads; None where numba has no threads that it can share with torch."""
+    if _started:
+        return None
+    _started.append(process)
+    layer = numba.config.THREADING_LAYER
+    try:
+        if layer == "default":  # nobody chose one
+            numba.config.THREADING_LAYER = "omp"
+        compiled: Callable[..., None] = numba.njit(
+            "void(f4[:,::1], f4[::1], i4[::1], i8[::1], f4[::1], f4[:,:,::1], f4[:,::1], i8[::1])",
+            nogil=True, boundscheck=False, error_model="numpy", parallel=True,
+        )(_multiply_shares)  # fmt: skip
+        return compiled if numba.threading_layer() in ("omp", "tbb") else None  # others take one caller at a time
+    except (ValueError, NumbaError):  # the layer cannot be loaded
+        return None
+    finally:
+        numba.config.THREADING_LAYER = layer

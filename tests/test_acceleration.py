@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,8 +36,8 @@ def measure_as(*order: str) -> acceleration.Measure:
     """A timer by which forms take 1, 2, ... seconds in the order given; others take 10, and it calls none."""
 
     def measure(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-        if calls.keys() == {DENSE, "accelerated"}:
-            return {DENSE: 2.0, "accelerated": 1.0}
+        if "accelerated" in calls:
+            return {name: {DENSE: 2.0, "accelerated": 1.0}.get(name, 10.0) for name in calls}
         return {name: order.index(name) + 1.0 if name in order else 10.0 for name in calls}
 
     return measure
@@ -113,6 +116,44 @@ def test_threads_of_the_kernel_share_its_rows(threads: int) -> None:
     torch.testing.assert_close(y, layer(x).detach(), rtol=1e-5, atol=1e-6)
 
 
+FORKED = """
+import os
+import torch
+from torch import nn
+from isp import sparse_kernel
+
+torch.set_num_threads(2)
+layer, x = nn.Linear(24, 37), torch.randn(70, 24)
+rows = sparse_kernel.Rows.of(layer.weight.detach(), layer.bias.detach())
+
+with torch.no_grad():
+    expected = layer(x)
+    assert torch.allclose(rows.multiply(x), expected, rtol=1e-5, atol=1e-6)
+    process = os.fork()
+    if not process:
+        os._exit(0 if torch.allclose(rows.multiply(x), expected, rtol=1e-5, atol=1e-6) else 1)
+assert os.waitpid(process, 0)[1] == 0
+print(sparse_kernel.numba.config.THREADING_LAYER, sparse_kernel._parallel(os.getpid()) is not None)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("chosen", ["default", "workqueue"])
+def test_threads_of_the_kernel_are_left_alone_after_a_fork_and_under_another_layer(chosen: str) -> None:
+    available(NUMBA)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED],
+        env={**os.environ, "NUMBA_THREADING_LAYER": chosen},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    layer, shared = done.stdout.split()
+    assert layer == chosen
+    if chosen == "workqueue":  # takes one caller at a time, so the kernel uses one thread
+        assert shared == "False"
+
+
 def test_a_form_replaces_a_simpler_one_only_by_the_margin() -> None:
     assert fastest({DENSE: 1.0, CSR: 0.98}) == DENSE
     assert fastest({DENSE: 1.0, CSR: 0.96}) == CSR
@@ -175,16 +216,44 @@ def test_every_form_is_chosen_when_it_is_fastest() -> None:
     assert report.seconds == report.dense_seconds  # the same model is not timed twice
 
 
-def test_a_model_that_is_slower_as_a_whole_stays_dense() -> None:
+def test_a_model_that_is_hardly_faster_as_a_whole_stays_dense() -> None:
     def measure(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
         if "accelerated" in calls:
-            return {DENSE: 1.0, "accelerated": 1.04}
+            return {name: {DENSE: 1.0, "accelerated": 0.98}.get(name, 2.0) for name in calls}
         return measure_as(CSR)(calls)
 
     fast, report = isp.accelerate(nn.Sequential(linear(16, 8)), torch.randn(4, 16), measure=measure)
     assert type(fast[0]) is nn.Linear
     assert report.choices == {DENSE: 1}
     assert report.seconds == report.dense_seconds == 1.0
+
+
+@pytest.mark.parametrize(
+    ("whole", "choices"),
+    [
+        ({}, {DENSE: 4}),  # the layers were timed alone, which says little
+        ({"accelerated": 0.9}, {DENSE: 2, CSR: 2}),
+        ({"accelerated": 0.9, "csr everywhere": 0.92}, {DENSE: 1, CSR: 3}),  # 2 % are not worth a mixture
+        ({"accelerated": 0.8, "csr everywhere": 0.9, "onednn everywhere": 0.9}, {DENSE: 2, CSR: 2}),
+        ({"accelerated": 0.98, "csr everywhere": 0.9, "onednn everywhere": 0.5}, {ONEDNN: 4}),
+    ],
+)
+def test_the_whole_model_decides(whole: dict[str, float], choices: dict[str, int]) -> None:
+    available(ONEDNN)
+    model = nn.Sequential(linear(16, 8), nn.Linear(8, 8), linear(8, 8), linear(8, 4))
+    seconds = iter([{CSR: 0.5}, {}, {CSR: 0.5}, {ONEDNN: 0.98}, whole])  # three layers have zeros
+
+    def measure(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+        given = next(seconds)
+        return {name: given.get(name, 1.0) for name in calls}
+
+    x = torch.randn(4, 16)
+    fast, report = isp.accelerate(model, x, measure=measure)
+    assert report.choices == choices
+    assert [type(layer) is nn.Linear for layer in fast] == [layer.choice == DENSE for layer in report.layers]
+    assert report.dense_seconds == report.whole[DENSE] == 1.0
+    assert report.seconds == min(whole.values(), default=1.0) or CSR in report.choices
+    torch.testing.assert_close(fast(x).detach(), model(x).detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -300,10 +369,12 @@ def test_modules_that_read_weights_themselves() -> None:
 
 def test_the_report_is_a_table() -> None:
     _, report = isp.accelerate(nn.Sequential(linear(16, 8)), torch.randn(4, 16), measure=measure_as(CSR))
-    header, row, last = str(report).splitlines()
+    header, row, whole, last = str(report).splitlines()
     assert header.split()[:4] == ["layer", "size", "tokens", "sparsity"]
     assert row.split()[:5] == ["0", "8", "x", "16", "4"]
     assert row.split()[-1] == CSR
+    assert whole.split()[:3] == ["whole", "model", "2000.000"]
+    assert whole.endswith("mixed: 1000.000")
     assert last == report.summary()
     assert "2000.00 ms as it was, 1000.00 ms accelerated (2.00 times faster" in last
     assert last.endswith("layers by form: csr 1")
