@@ -25,6 +25,7 @@ import argparse
 import copy
 import io
 import itertools
+import random
 import statistics
 import sys
 import time
@@ -47,6 +48,8 @@ from isp.workflow import paths
 
 Calls = Mapping[str, Callable[[], Any]]
 ACCELERATED, BF16, ORT, OV, OV_BF16 = "isp.accelerate", "bf16", "onnxruntime", "openvino", "openvino bf16"
+CONTROL = "dense again"
+"""The masked model as it is: it computes what dense torch does, so its factor shows the error of the measurement."""
 DENSE_FORMS = (ONEDNN, BF16, ORT, OV, OV_BF16)
 """Forms whose time does not depend on sparsity, beside dense torch."""
 SPARSE_FORMS = (CSR, NUMBA, ACCELERATED)
@@ -184,16 +187,18 @@ def dense_forms(
 
 
 def timed(calls: Calls, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds of each call in each round, in turn; the first round, which warms up, is left out."""
+    """Seconds of each call in each round, in random order; the first round, which warms up, is left out."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
     start = time.perf_counter()
+    order, shuffle = list(calls), random.Random(0).shuffle
     for turn in range(rounds + 1):
         if turn > LEAST_ROUNDS and time.perf_counter() - start > seconds:
             break
-        for name, call in calls.items():
+        shuffle(order)  # a call may be slower after some than after others
+        for name in order:
             begin = clock()
-            call()
+            calls[name]()
             if turn:
                 times[name].append(clock() - begin)
     return times
@@ -247,6 +252,8 @@ def compare(arguments: argparse.Namespace, name: str, done: list[dict[str, Any]]
         labels: dict[str, dict[str, Any]] = {form: {"form": form} for form in calls}
         for sparsity in sparsities:
             modules = {form: fixed[form, sparsity] for form in (CSR, NUMBA) if (form, sparsity) in fixed}
+            if CONTROL in arguments.forms:
+                modules[CONTROL] = masked[sparsity]
             chosen = {}
             if ACCELERATED in arguments.forms:
                 modules[ACCELERATED], report = isp.accelerate(masked[sparsity], example)
@@ -365,7 +372,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=120)
     forms = [*DENSE_FORMS, *SPARSE_FORMS]
-    parser.add_argument("--forms", nargs="+", default=forms, choices=forms)
+    parser.add_argument("--forms", nargs="+", default=forms, choices=[*forms, CONTROL])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--tables", type=Path)
     parser.add_argument("--sizes", action="store_true")

@@ -189,7 +189,7 @@ def accelerate(
 
     Raises:
         ConfigError: The model has no sparse linear layer, is on several devices or already accelerated; or it does not
-            take the example; or the tolerance is out of range.
+            take the example, or returns numbers for it that are not finite; or the tolerance is out of range.
         IspError: The outputs differ by more than the tolerance.
     """
     if not 0 < tolerance < 1:
@@ -201,6 +201,8 @@ def accelerate(
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         warnings.filterwarnings("ignore", message="The PyTorch API of SparseSemiStructuredTensor")
         inputs, before = _observe(copied, example, run)
+        if not all(tensor.isfinite().all() for tensor in before):
+            raise ConfigError("example: the model's outputs are not all finite, so they cannot be compared")
         layers: list[Layer] = []
         variants: dict[str, _Variant] = {form: _Variant() for form in (ONEDNN, *SPARSE, MIXED)}
         for name, module in _units(copied):

@@ -148,7 +148,7 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
     if model is None:
         return ticket
     mask = by_first_name(ticket.mask, model, f"the mask of {path}")
-    load_weights(model, ticket.weights, f"the ticket {path}")
+    load_weights(model, ticket.weights, f"the weights of the ticket {path}")
     return replace(ticket, mask=mask)
 
 

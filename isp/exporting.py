@@ -226,7 +226,7 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
     path = None if isinstance(ticket, Ticket) else Path(ticket)
     found = ticket if isinstance(ticket, Ticket) else artifacts.load_ticket(ticket)
     holder = copy.deepcopy(model).eval().cpu()
-    load_weights(holder, found.weights, f"the ticket {path}" if path else "the ticket's weights")
+    load_weights(holder, found.weights, f"the weights of the ticket {path}" if path else "the ticket's weights")
     check_fits(found.mask, {each: found.weights[each] for each in found.mask if each in found.weights}, "the model")
     for each, kept in found.mask.items():
         if found.weights[each][~kept].any():

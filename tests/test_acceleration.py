@@ -405,6 +405,7 @@ def test_training_is_refused() -> None:
         (nn.Sequential(linear(4, 4)), (torch.ones(2, 4),) * 2, "example: the model does not take it"),
         (nn.Sequential(linear(4, 4)), {"x": torch.ones(2, 4)}, "example: the model does not take it"),
         (nn.Sequential(linear(4, 4)), None, "example: the model does not take it"),
+        (nn.Sequential(linear(4, 4)), torch.full((2, 4), torch.nan), "example: the model's outputs are not all finite"),
         (nn.Sequential(linear(4, 4), nn.Linear(4, 4, device="meta")), torch.ones(2, 4), "several devices .cpu, meta"),
         (nn.Sequential(linear(4, 4), nn.LazyLinear(4)), torch.ones(2, 4), "has no shape yet"),
     ],
