@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,14 @@ def test_the_trainer_example_reaches_its_sparsity(capsys: pytest.CaptureFixture[
     assert made["score"] > 0.8
     weights = made["model"].state_dict()
     assert all(not weights[name][~kept].any() for name, kept in made["ticket"].mask.items())
+
+
+@pytest.mark.process
+def test_processes_of_torchrun_end_in_one_mask() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = EXAMPLES[0].with_name("torchrun_ddp.py")
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "80% of the weights pruned on all 2 processes" in done.stdout
+    assert done.stdout.count("sparsity 0.8000, accuracy 0.9") == 1
