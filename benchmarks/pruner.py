@@ -1,6 +1,6 @@
 """What `isp.Pruner` costs in a training step of BERT-base on this machine's CPU.
 
-    python benchmarks/pruner.py [--batch 8] [--length 64] [--steps 6] [--layers 12]
+    python benchmarks/pruner.py [--batch 16] [--length 128] [--steps 6] [--layers 12]
 
 The same step (random weights, AdamW, clipping) without Pruner and with it, in turns, in CPU seconds of this process;
 printed are medians and the median of the paired ratios. `outside events`: a mask of 90 % is in force and nothing is
@@ -62,7 +62,7 @@ def seconds(step: Callable[[], None]) -> float:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("batch", 8), ("length", 64), ("steps", 6), ("layers", 12)):
+    for name, default in (("batch", 16), ("length", 128), ("steps", 6), ("layers", 12)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     arguments = parser.parse_args()

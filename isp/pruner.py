@@ -427,7 +427,7 @@ class Pruner:
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     masks.apply_({name: kept}, {name: value})
             if parameter.grad is not None:
-                parameter.grad.mul_(kept)
+                masks.apply_({name: kept}, {name: parameter.grad})
 
     def _register(self) -> list[Any]:
         optimizer: Any = self._optimizer
@@ -445,7 +445,7 @@ class Pruner:
             if parameter.grad is None:
                 return
             if self.mask is not None:
-                parameter.grad.mul_(self.mask[name])
+                masks.apply_({name: self.mask[name]}, {name: parameter.grad})
             if self._attached.observes and not self._copying:
                 self._gradients[name] = parameter.grad.detach().clone()  # before anybody clips it
 
