@@ -21,27 +21,52 @@ def main() -> None:
 
     Environment variables, set by the Snakefile, on a cluster by that of each job:
         ISP_WARM: path of the warm server's socket; calls are handed over to it (see `isp.runtime.warm`).
+        ISP_WARM_INSTRUCTION_SET: instruction set of the server; calls that want another one stay in this process.
         ISP_OWNER: pid of Snakemake, with which the server, or a call in this process, ends.
     """
     # A stage reports from it how long its start-up took.
     os.environ["ISP_STARTED"] = repr(time.time())
+    wanted = _choose_instructions()
     if "ISP_WARM" in os.environ or "ISP_OWNER" in os.environ:
-        _work_for_snakemake()
+        _work_for_snakemake(wanted)
     from isp.cli import main as run
 
     run()
 
 
-def _work_for_snakemake() -> None:
-    """End with the status of the call in the server, or see to it that this process ends with Snakemake, and return."""
+def _choose_instructions() -> str | None:
+    """Set the variables of the instruction set that a stage is to compute with, before its imports; return its name."""
     from isp.errors import IspError
-    from isp.runtime import warm
+    from isp.runtime import instructions
+    from isp.untrusted import printable
+
+    try:
+        wanted = instructions.choose(sys.argv[1:])
+    except IspError as error:
+        print(f"isp: {printable(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    os.environ |= instructions.variables(wanted)
+    return wanted
+
+
+def _work_for_snakemake(wanted: str | None) -> None:
+    """End with the status of the call in the server, or see to it that this process ends with Snakemake, and return.
+
+    Args:
+        wanted: Instruction set of the call; None: that of the server will do.
+    """
+    from isp.errors import IspError
+    from isp.runtime import instructions, warm
     from isp.untrusted import printable
 
     path = os.environ.get("ISP_WARM")
+    served = os.environ.get(instructions.SERVED, "native")
     subcommand = sys.argv[1:] and not sys.argv[1].startswith("-")
     try:
-        if path and subcommand and warm.available():
+        if path and wanted not in (None, served):
+            reason = f"its instruction set is {served}, that of this stage is {wanted}"
+            print(warm.COLD + reason, file=sys.stderr, flush=True)
+        elif path and subcommand and warm.available():
             try:
                 raise SystemExit(warm.call(sys.argv[1:], path))
             except warm.UnavailableError as error:

@@ -35,6 +35,7 @@ from isp.errors import ArtifactError, ConfigError
 from isp.files import check_regular, writing
 from isp.lineage import LARGE, Kind
 from isp.masks import Mask, check_fits, compress, expand, num_kept, num_weights, pack, sparsity, unpack
+from isp.runtime import instructions
 from isp.tickets import Ticket
 from isp.training import State
 
@@ -379,8 +380,9 @@ def check_storable(state: Mapping[str, Any]) -> None:
 
 
 def provenance() -> dict[str, str]:
-    """Versions of what computes, the machine's kind, and the number of threads now."""
-    return {**versions(), **_machine(), "threads": str(torch.get_num_threads())}
+    """Versions of what computes, the machine's kind and the kernels in force, and the number of threads now."""
+    kernels = {"instruction_set": instructions.in_force(), "mkl": instructions.mkl_branch()}
+    return {**versions(), **_machine(), **kernels, "threads": str(torch.get_num_threads())}
 
 
 def checksum(path: Path) -> str | None:

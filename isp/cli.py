@@ -27,6 +27,7 @@ from typer.core import TyperCommand, TyperGroup
 from isp import files, registry, stages
 from isp.errors import ArtifactError, ConfigError, IspError
 from isp.parsing import load_yaml
+from isp.runtime.instructions import InstructionSet
 from isp.untrusted import printable
 
 if TYPE_CHECKING:
@@ -131,6 +132,10 @@ def run(
     data_root: Annotated[Path, typer.Option(help="Folder of datasets in the hub's layout.")] = Path("resources/data"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch; the bits of a result depend on it.")] = 1,
+    instruction_set: Annotated[
+        InstructionSet,
+        typer.Option(help="Kernels of float32 jobs on a CPU: avx2, the same bits on all Intel CPUs, or native."),
+    ] = "avx2",
 ) -> None:
     """Run one method on one task through the workflow: a study of one cell, and its table.
 
@@ -151,6 +156,7 @@ def run(
     values: dict[str, Any] = {
         "device": device,
         "threads": threads,
+        **({} if instruction_set == "avx2" else {"instruction_set": instruction_set}),  # as in folders of earlier runs
         "training": {backbone: module.TRAINING.model_dump() | settings["training"]},
         "tasks": {task: settings["task"]},
         "variants": {variant: {"method": method, "settings": settings["method"], **settings["initial"]}},

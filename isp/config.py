@@ -22,6 +22,7 @@ from isp.errors import ConfigError, unknown
 from isp.families import Method, check_sparsities, make_method, planned_steps, sparsities_of
 from isp.files import LARGEST_STUDY, read_text
 from isp.parsing import load_yaml
+from isp.runtime.instructions import InstructionSet
 from isp.settings import Settings, parse
 from isp.sparsity import parse_sparsity
 from isp.tasks import Task, TaskLimits
@@ -106,6 +107,11 @@ class Study(Settings):
     )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     threads: int = Field(default=1, ge=1, le=1024, description="torch threads of a process; the bits depend on it")
+    instruction_set: InstructionSet = Field(
+        default="avx2",
+        description="kernels of float32 jobs on a CPU. avx2: results have the same bits on all Intel CPUs with AVX2; "
+        "native: the libraries choose by the CPU, so bits depend on its type",
+    )
     look_aheads: Literal["together", "apart"] | None = Field(
         default=None,
         description="whether the look-ahead copies of a round run one after another in one process, or side by side in "
@@ -133,6 +139,17 @@ class Study(Settings):
     def sustained(self) -> float:
         """FLOPs a second that a job is taken to sustain: as the file says, else less than was seen anywhere."""
         return self.throughput or (CPU_THROUGHPUT * self.threads if self.device == "cpu" else GPU_THROUGHPUT)
+
+    def instructions(self, backbone: str) -> InstructionSet:
+        """The instruction set of jobs of a backbone; native on a GPU, and where bf16 needs units that AVX2 lacks."""
+        if self.device != "cpu" or self.training[backbone].precision != "fp32":
+            return "native"
+        return self.instruction_set
+
+    @property
+    def served_instructions(self) -> InstructionSet:
+        """The instruction set of the fork server: that of most jobs; others start in processes of their own."""
+        return "avx2" if any(self.instructions(backbone) == "avx2" for backbone in self.training) else "native"
 
     @model_validator(mode="after")
     def _check(self) -> Study:

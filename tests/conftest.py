@@ -9,10 +9,15 @@ from functools import partial
 import pytest
 from hypothesis import settings
 
+from isp.runtime import instructions
 from tests.support import processes
 from tests.support.golden import check as check_golden
 
 processes.install()
+
+# What tests compute in process has the bits of jobs, and those of `tests/golden/bits.txt`. Before torch and NumPy.
+if instructions.is_supported():
+    os.environ |= instructions.VARIABLES
 
 # CI checks the same examples every time; anywhere else new ones are drawn.
 settings.register_profile("ci", derandomize=True)

@@ -21,7 +21,7 @@ from isp import artifacts, checkpoints
 from isp.config import load_study, parse_study
 from isp.errors import ConfigError, IspError
 from isp.lineage import read_header
-from isp.runtime import warm
+from isp.runtime import instructions, warm
 from isp.stages import _copies
 from isp.stages._copies import Copies
 from isp.stages.prune_denoised import prune_denoised
@@ -41,6 +41,7 @@ def server() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ISP_WARM", warm.new_address(os.getpid()))
         patch.setenv("ISP_OWNER", str(os.getpid()))
+        patch.setenv(instructions.SERVED, "avx2" if instructions.is_supported() else "native")
         yield
         for process in psutil.Process().children():
             process.terminate()

@@ -377,8 +377,10 @@ def test_a_folder_with_a_long_path_is_not_taken(
     )
     monkeypatch.setenv("ISP_WARM", "old")
     monkeypatch.setenv("ISP_OWNER", "1")
-    running._warm_start()
+    monkeypatch.setenv("ISP_WARM_INSTRUCTION_SET", "old")
+    running._warm_start("native")
     assert "ISP_WARM" not in os.environ
+    assert os.environ["ISP_WARM_INSTRUCTION_SET"] == "native"
     size = len(os.fsencode(str(long))) + len(f"/isp-{os.getuid()}-{os.getpid()}-12345678/warm.sock")
     assert capsys.readouterr().err == (
         f"no folder for the fork server's socket: {long}: the path of a socket in it has {size} bytes, at most 107 "

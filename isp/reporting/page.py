@@ -297,7 +297,9 @@ class _Page:
         if found.pop("modified", False):
             found["commit"] = f"{found.get('commit') or 'unknown'}, with uncommitted changes"
         known = {key: value for key, value in found.items() if key not in ("command", "packages") and value}
-        return _pairs({key: self._study[key] for key in ("device", "threads") if key in self._study} | known)
+        return _pairs(
+            {key: self._study[key] for key in ("device", "threads", "instruction_set") if key in self._study} | known
+        )
 
     @property
     def packages(self) -> list[tuple[str, str]]:

@@ -4,7 +4,8 @@ A workflow of hundreds of small jobs would otherwise spend most of its time on i
 writes and returns is as in a fresh process, for its child has the client's arguments, folder, environment, umask and
 standard streams. What differs: limits (ulimit), niceness and control groups are those of the first client; and what
 libraries read from the environment as they are imported is the server's, so their numbers of threads are set to one
-there. torch's is whatever a stage sets: the server computes nothing, so no pool of threads is lost in the fork. Nor
+there, and a server has one instruction set (`isp.runtime.instructions`): the `isp` command takes only calls of that set
+to it. torch's is whatever a stage sets: the server computes nothing, so no pool of threads is lost in the fork. Nor
 does it touch CUDA: a child on a GPU makes a context of its own.
 
 Nobody outlives the one they work for: a child ends with its client and with the server, the server with its owner (the
@@ -29,6 +30,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from isp.errors import IspError
+from isp.runtime import instructions
 from isp.untrusted import printable
 
 RUN = "isp.cli:main"
@@ -408,6 +410,7 @@ def _start(path: str, server: Sequence[str]) -> socket.socket:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     # One thread each, whatever the job that happens to come first has: bits must not depend on that.
     environment = os.environ | {f"{name}_NUM_THREADS": "1" for name in _THREADS}
+    environment |= instructions.variables(os.environ.get(instructions.SERVED))
     with open(f"{path}.log", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _SERVER, root, path, str(owner()), *server],

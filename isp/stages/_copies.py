@@ -18,6 +18,7 @@ from isp.copies import LookAhead
 from isp.costs import Cost, Measured
 from isp.errors import IspError
 from isp.masks import Weights
+from isp.runtime import instructions
 from isp.settings import parse
 from isp.stages._work import Setup, inputs, spending, spent
 from isp.superposition import Contribution, Superposition
@@ -61,6 +62,7 @@ class Copies:
         """
         told = {"round": self.round_index, "member": member, "sparsity": self.sparsity, "settings": self.settings}
         told |= {"contribution": self.contribution, "scope": self.scope, "threads": self.threads}
+        told |= {"instruction_set": instructions.in_force()}
         made_from = inputs(output, self.setup.told(), state=self.state, within=self.within, data=self.setup.data)
         versions = {"version": registry.stage_version("weak_mask"), "copies_version": copies.VERSION}
         return {"stage": "weak_mask", **versions, **told, **self.setup.described(), **made_from}
@@ -134,7 +136,8 @@ class Copies:
             **{"output": output, "threads": self.threads, "device": setup.device},
         }
         words = [word for name, value in options.items() if value is not None for word in (f"--{name}", _text(value))]
-        return [sys.executable, "-m", "isp", "weak_mask", *shlex.split(by_file(shlex.join(words)))]
+        chosen = ["--instruction-set", instructions.in_force()]
+        return [sys.executable, "-m", "isp", "weak_mask", *chosen, *shlex.split(by_file(shlex.join(words)))]
 
 
 def _text(value: object) -> str:

@@ -11,6 +11,7 @@ import yaml
 from isp import sparsity
 from isp.errors import IspError, shown
 from isp.parsing import load_yaml
+from isp.runtime import instructions
 
 
 def mapping(text: str) -> dict[str, Any]:
@@ -69,6 +70,13 @@ Scope = Annotated[
 Within = Annotated[Path | None, typer.Option(help="The current mask; what it dropped stays dropped. Left out: dense.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch; the bits of the result depend on it.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+InstructionSet = Annotated[
+    instructions.InstructionSet | None,
+    typer.Option(
+        help="Kernels to compute with on a CPU: avx2, for the same bits on all Intel CPUs with AVX2, or native. Left "
+        "out: avx2 for float32 on a CPU that has it."
+    ),
+]
 ValidationData = Annotated[Path, typer.Option(help="Prepared validation examples, from `isp prepare`.")]
 Output = Annotated[Path, typer.Option(help="The artifact to write.")]
 Metrics = Annotated[Path, typer.Option(help="metrics.csv of a study, from `isp collect`.")]

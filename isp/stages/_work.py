@@ -24,7 +24,7 @@ from isp.evaluation import validation_by
 from isp.losses import default_loss
 from isp.preparation import limited
 from isp.prunable import prunable_names
-from isp.runtime import devices
+from isp.runtime import devices, instructions
 from isp.runtime.watch import showing
 from isp.settings import parse
 from isp.shapes import Manifest
@@ -78,13 +78,17 @@ class Work:
 
 
 @contextmanager
-def working(*outputs: Path, threads: int = 1, device: str = "cpu") -> Iterator[Work]:
+def working(
+    *outputs: Path, threads: int = 1, device: str = "cpu", instruction_set: str | None = None
+) -> Iterator[Work]:
     """The frame of a stage: it shows itself and has a GPU of its own; threads, a writable folder, no leftovers, a log.
 
     Raises:
+        ConfigError: torch was imported with other kernels than those of the instruction set.
         IspError: the device is not there, the folder cannot be written, or training diverged; then the last good state
             is kept beside the output.
     """
+    instructions.check_in_force(instruction_set)
     with (
         showing(outputs[0]) as shown,
         devices.taken(device, str(outputs[0])),
@@ -123,6 +127,7 @@ def resumable(
     setup: Setup,
     made_from: Mapping[str, Any],
     threads: int,
+    instruction_set: str | None,
     methods: Sequence[ModuleType] = (),
     grouped: bool = False,
     **options: Any,
@@ -136,6 +141,7 @@ def resumable(
         setup: what it is told, as all of them.
         made_from: from `inputs`; files are the same if the checksums in their headers are.
         threads: of torch.
+        instruction_set: that it is asked to compute with; None: any.
         methods: whose versions count, too.
         grouped: whether a cluster's job may hold a later stage, too. Fails that one, Snakemake deletes what this one
             wrote and begins it again, so its checkpoint stays until the later one calls `checkpoints.forget`.
@@ -145,10 +151,11 @@ def resumable(
         IspError: as `working`; or ISP_CHECKPOINT_SECONDS is no number of seconds.
     """
     path, seconds = checkpoints.beside(output), checkpoints.period()
-    with working(output, threads=threads, device=setup.device) as work:
+    with working(output, threads=threads, device=setup.device, instruction_set=instruction_set) as work:
         files.ready(path)
         identity = {"stage": stage, "version": version, **setup.described(), **options, "threads": threads}
         identity |= {"inputs": _checksums(made_from["inputs"]), "packages": artifacts.versions()}
+        identity |= {"instruction_set": instructions.in_force()}
         identity |= {"methods": {module.__name__: module.VERSION for module in methods}}
         work.checkpoint = checkpoints.FileCheckpoint(path, identity, seconds, work.watch.elapsed)
         with work.checkpoint.stopping():

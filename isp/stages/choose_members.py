@@ -11,6 +11,7 @@ from isp.families import make_method
 from isp.stages._options import (
     Backbone,
     Device,
+    InstructionSet,
     Limits,
     MethodName,
     MethodSettings,
@@ -36,10 +37,11 @@ def choose_members(
     output: Output,
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Write the average of the chosen members as a ticket; its cost is that of all members and of every evaluation."""
     chosen = make_method(method, settings, "--settings")
-    with working(output, threads=threads, device=device) as work:
+    with working(output, threads=threads, device=device, instruction_set=instruction_set) as work:
         told = {"backbone": backbone, "task": task, **members_of(chosen, member)}
         made_from = inputs(output, told, members=member, validation=validation)
         members = load_members(member)

@@ -13,7 +13,7 @@ import typer
 from isp import __version__, files, registry
 from isp.artifacts import provenance
 from isp.config import Study, parse_study
-from isp.stages._options import Output, mapping
+from isp.stages._options import InstructionSet, Output, mapping
 
 VERSION = 1
 
@@ -24,8 +24,12 @@ def describe(
     ],
     command: Annotated[str, typer.Option(help="The command that runs it.")],
     output: Output,
+    instruction_set: InstructionSet = None,
 ) -> None:
-    """Write study.json: the study, the settings of every variant, the tasks, and provenance."""
+    """Write study.json: the study, the settings of every variant, the tasks, and provenance.
+
+    With the instruction set of the study's jobs its provenance is the one that they have on this machine.
+    """
     found = parse_study(study, "--study")
     content = {
         "study": found.model_dump(mode="json", exclude={"data_root"}),

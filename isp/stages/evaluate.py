@@ -17,7 +17,7 @@ from isp.evaluation import evaluate as score
 from isp.metrics import majority
 from isp.preparation import limited
 from isp.settings import parse
-from isp.stages._options import Backbone, Device, Limits, Output, Task, Threads, mapping
+from isp.stages._options import Backbone, Device, InstructionSet, Limits, Output, Task, Threads, mapping
 from isp.stages._work import working
 from isp.tasks import TaskLimits
 
@@ -38,10 +38,11 @@ def evaluate(
     output: Output,
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Write the record of a ticket: scores in percent, its sparsity counted on the weights, costs, layers, rounds."""
     allowed = parse(TaskLimits, limits, "--limits")
-    with working(output, threads=threads, device=device) as work:
+    with working(output, threads=threads, device=device, instruction_set=instruction_set) as work:
         told = {"backbone": backbone, "task": task, **{key: cell[key] for key in ("seed",) if key in cell}}
         told |= {key: value for key, value in lineage.cell(output).items() if key == "sparsity"}
         headers = lineage.check(output, told, [ticket, validation, test])

@@ -17,6 +17,7 @@ from isp.stages._options import (
     Backbone,
     Data,
     Device,
+    InstructionSet,
     Limits,
     MethodName,
     MethodSettings,
@@ -46,6 +47,7 @@ def find_ticket(
     output: Output,
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Run a method from the initial state to step T and write the ticket; all its seconds count as finding."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
@@ -53,7 +55,9 @@ def find_ticket(
     made_from = inputs(output, setup.told(), initial=initial, data=data)
     told = {"method": method, "settings": settings, "sparsity": sparsity}
     methods = (chosen.module, copies)  # whose version is that of a whole family's mathematics
-    with resumable(output, "find_ticket", VERSION, setup, made_from, threads, methods, grouped=True, **told) as work:
+    with resumable(
+        output, "find_ticket", VERSION, setup, made_from, threads, instruction_set, methods, grouped=True, **told
+    ) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         (ticket,) = find_tickets(chosen, trainer, state, [target])

@@ -12,7 +12,7 @@ from isp import artifacts
 from isp.artifacts import save_ticket
 from isp.costs import Measured
 from isp.families import dense
-from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training
+from isp.stages._options import Backbone, Data, Device, InstructionSet, Limits, Output, Seed, Task, Threads, Training
 from isp.stages._work import Setup, inputs, resumable, taken
 
 VERSION = 1
@@ -29,11 +29,12 @@ def finetune_dense(
     output: Output,
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Fine-tune all T steps and write the ticket of sparsity 0."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     made_from = inputs(output, setup.told(), initial=initial, data=data)
-    with resumable(output, "finetune_dense", VERSION, setup, made_from, threads) as work:
+    with resumable(output, "finetune_dense", VERSION, setup, made_from, threads, instruction_set) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         ticket = dense.ticket(trainer, state)

@@ -9,7 +9,19 @@ import typer
 from isp import artifacts
 from isp.config import Initial
 from isp.definitions import backbone_of, task_of
-from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training, Weights
+from isp.stages._options import (
+    Backbone,
+    Data,
+    Device,
+    InstructionSet,
+    Limits,
+    Output,
+    Seed,
+    Task,
+    Threads,
+    Training,
+    Weights,
+)
 from isp.stages._work import Setup, inputs, model_facts, working
 from isp.training import state_of
 
@@ -28,10 +40,11 @@ def initialise(
     initial: Annotated[Initial, typer.Option(help="Weights to begin from; under the same head.")],
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Write the state of step 0, and count the FLOPs of a training step for the stages after it."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
-    with working(output, threads=threads, device=device):
+    with working(output, threads=threads, device=device, instruction_set=instruction_set):
         made_from = inputs(output, setup.told(), weights=weights, data=data)
         pretrained, _ = artifacts.load_backbone(weights)
         state = state_of(backbone_of(backbone).initial(pretrained, task_of(task), seed, initial == "random"))

@@ -15,6 +15,7 @@ from isp.sparsity import parse_sparsity
 from isp.stages._options import (
     Backbone,
     Device,
+    InstructionSet,
     Limits,
     MethodName,
     MethodSettings,
@@ -42,10 +43,11 @@ def merge_subnetworks(
     ] = None,
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Write the merged state and the mask to fine-tune it under; the mask's cost is that of finding the state."""
     chosen = instant.settings_of(make_method(method, settings, "--settings"))
-    with working(output, state, threads=threads, device=device) as work:
+    with working(output, state, threads=threads, device=device, instruction_set=instruction_set) as work:
         told = {"backbone": backbone, "task": task, "settings": chosen.of_subnetwork()}
         made_from = inputs(output, told, initial=initial, subnetworks=subnetwork, validation=validation)
         start, about = artifacts.load_state(initial)

@@ -15,6 +15,7 @@ from isp.norms import check_no_statistics
 from isp.stages._options import (
     Backbone,
     Device,
+    InstructionSet,
     Limits,
     MethodName,
     MethodSettings,
@@ -41,10 +42,11 @@ def pool_tickets(
     output: Output,
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Write the pooled ticket; its cost is that of all tickets and of every evaluation."""
     chosen = make_method(method, settings, "--settings")
-    with working(output, threads=threads, device=device) as work:
+    with working(output, threads=threads, device=device, instruction_set=instruction_set) as work:
         told = {"backbone": backbone, "task": task}
         made_from = inputs(output, told, ticket=ticket, candidates=candidate, validation=validation)
         found = load_ticket(ticket)

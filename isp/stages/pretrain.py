@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from isp import artifacts, registry
-from isp.stages._options import Backbone, Output
+from isp.stages._options import Backbone, InstructionSet, Output
 from isp.stages._work import working
 from isp.training import VERSION as TRAINING_VERSION
 
-VERSION = 2
+VERSION = 3
 
 
-def pretrain(backbone: Backbone, output: Output) -> None:
+def pretrain(backbone: Backbone, output: Output, instruction_set: InstructionSet = None) -> None:
     """Pre-train a backbone from random weights by its own protocol, seed 0, on one thread of the CPU.
 
-    All studies share what it writes, so nothing of a study can change it.
+    All studies share what it writes, so nothing of a study can change it: it computes with kernels of AVX2 on every CPU
+    that has it, whatever the instruction set of the study.
     """
     module = registry.load("backbone", backbone)
-    with working(output) as work:
+    with working(output, instruction_set=instruction_set) as work:
         pretrained = module.pretrain(0, work.progress)
         about = {
             "stage": "pretrain",

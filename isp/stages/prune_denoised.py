@@ -19,6 +19,7 @@ from isp.stages._options import (
     Backbone,
     Data,
     Device,
+    InstructionSet,
     Limits,
     LookAheadSettings,
     Output,
@@ -62,6 +63,7 @@ def prune_denoised(
         bool, typer.Option(help="Keep what each copy contributes, as weak<number> beside the mask.")
     ] = False,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Train copies for C steps each, superpose their weak masks into one of exactly SPARSITY, and record the round.
 
@@ -84,7 +86,9 @@ def prune_denoised(
     made_from = inputs(output, setup.told(), state=state, within=within, data=data)
     told: dict[str, Any] = {"settings": settings, "sparsity": sparsity, "round": round_, "denoisers": denoisers}
     told |= {"rule": rule, "scope": scope}
-    with resumable(output, "prune_denoised", VERSION, setup, made_from, threads, [copies], **told) as work:
+    with resumable(
+        output, "prune_denoised", VERSION, setup, made_from, threads, instruction_set, [copies], **told
+    ) as work:
         start, about = artifacts.load_state(state)
         mask = artifacts.load_mask(within)[0] if within else None
         superposed = Superposition(rule=rule, sparsity=target, within=mask, scope=scope)

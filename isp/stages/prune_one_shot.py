@@ -14,6 +14,7 @@ from isp.stages._options import (
     Backbone,
     Data,
     Device,
+    InstructionSet,
     Limits,
     MethodName,
     MethodSettings,
@@ -43,11 +44,12 @@ def prune_one_shot(
     output: Output,
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Find the mask of a one-shot method before training, usually that of the highest scores, and write it."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
-    with working(output, threads=threads, device=device) as work:
+    with working(output, threads=threads, device=device, instruction_set=instruction_set) as work:
         made_from = inputs(output, setup.told(), initial=initial, data=data)
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about)

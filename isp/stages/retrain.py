@@ -15,6 +15,7 @@ from isp.stages._options import (
     Backbone,
     Data,
     Device,
+    InstructionSet,
     Limits,
     MethodName,
     Output,
@@ -44,12 +45,22 @@ def retrain(
     output: Output,
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Train from a state to step T under a mask and write the ticket: weights, mask, costs, a record of the rounds."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     made_from = inputs(output, setup.told(), start=start, mask=mask, data=data)
     with resumable(
-        output, "retrain", VERSION, setup, made_from, threads, grouped=True, method=method, sparsity=sparsity
+        output,
+        "retrain",
+        VERSION,
+        setup,
+        made_from,
+        threads,
+        instruction_set,
+        grouped=True,
+        method=method,
+        sparsity=sparsity,
     ) as work:
         state, about = artifacts.load_state(start)
         kept, found = artifacts.load_mask(mask)

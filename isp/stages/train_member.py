@@ -19,6 +19,7 @@ from isp.stages._options import (
     Backbone,
     Data,
     Device,
+    InstructionSet,
     Limits,
     MethodSettings,
     Output,
@@ -48,6 +49,7 @@ def train_member(
     output: Output,
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Fine-tune a member of a soup all T steps and write it as a ticket.
 
@@ -58,7 +60,9 @@ def train_member(
     chosen, target = parse(uniform_soup.Settings, settings, "--settings"), parse_sparsity(sparsity)
     made_from = inputs(output, setup.told(), initial=initial, data=data)
     told: dict[str, Any] = {"settings": settings, "sparsity": sparsity, "member": member}
-    with resumable(output, "train_member", VERSION, setup, made_from, threads, [uniform_soup, copies], **told) as work:
+    with resumable(
+        output, "train_member", VERSION, setup, made_from, threads, instruction_set, [uniform_soup, copies], **told
+    ) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         ticket = souped.train_member(chosen, trainer, state, target, member)

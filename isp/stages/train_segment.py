@@ -9,7 +9,19 @@ import typer
 
 from isp import artifacts
 from isp.costs import Cost, Measured
-from isp.stages._options import Backbone, Data, Device, Limits, Output, Seed, Task, Threads, Training, Within
+from isp.stages._options import (
+    Backbone,
+    Data,
+    Device,
+    InstructionSet,
+    Limits,
+    Output,
+    Seed,
+    Task,
+    Threads,
+    Training,
+    Within,
+)
 from isp.stages._work import Setup, facts_of, inputs, resumable, spending, spent
 
 VERSION = 1
@@ -28,11 +40,14 @@ def train_segment(
     within: Within = None,
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Go on training from a state to step UNTIL of the run's one schedule, under the current mask."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     made_from = inputs(output, setup.told(), start=start, within=within, data=data)
-    with resumable(output, "train_segment", VERSION, setup, made_from, threads, grouped=True, until=until) as work:
+    with resumable(
+        output, "train_segment", VERSION, setup, made_from, threads, instruction_set, grouped=True, until=until
+    ) as work:
         state, about = artifacts.load_state(start)
         mask, before = artifacts.load_mask(within) if within else (None, None)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)

@@ -11,7 +11,19 @@ from isp import artifacts, copies
 from isp.families import instant
 from isp.methods import instant_model_soup
 from isp.settings import parse
-from isp.stages._options import Backbone, Data, Device, Limits, MethodSettings, Output, Seed, Task, Threads, Training
+from isp.stages._options import (
+    Backbone,
+    Data,
+    Device,
+    InstructionSet,
+    Limits,
+    MethodSettings,
+    Output,
+    Seed,
+    Task,
+    Threads,
+    Training,
+)
 from isp.stages._work import Setup, inputs, resumable, spending
 
 VERSION = 1
@@ -30,6 +42,7 @@ def train_subnetwork(
     output: Output,
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Prune the initial weights by magnitude, train them under a protocol and data of their own, and write them.
 
@@ -40,7 +53,9 @@ def train_subnetwork(
     made_from = inputs(output, setup.told(), initial=initial, data=data)
     told: dict[str, Any] = {"settings": settings, "member": member}
     methods = (instant_model_soup, copies)
-    with resumable(output, "train_subnetwork", VERSION, setup, made_from, threads, methods, **told) as work:
+    with resumable(
+        output, "train_subnetwork", VERSION, setup, made_from, threads, instruction_set, methods, **told
+    ) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         found = instant.train_subnetwork(chosen, trainer, state, member)

@@ -16,6 +16,7 @@ from isp.stages._options import (
     Backbone,
     Data,
     Device,
+    InstructionSet,
     Limits,
     LookAheadSettings,
     Output,
@@ -55,6 +56,7 @@ def weak_mask(
     scope: Scope = "global",
     threads: Threads = 1,
     device: Device = "cpu",
+    instruction_set: InstructionSet = None,
 ) -> None:
     """Train a copy for C steps under a protocol and data of its own, and prune it."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
@@ -73,7 +75,7 @@ def weak_mask(
     made_from = inputs(output, setup.told(), state=state, within=within, data=data)
     told: dict[str, Any] = {"settings": settings, "sparsity": sparsity, "round": round_, "member": member}
     told |= {"contribution": contribution, "scope": scope}
-    with resumable(output, "weak_mask", VERSION, setup, made_from, threads, [copies], **told) as work:
+    with resumable(output, "weak_mask", VERSION, setup, made_from, threads, instruction_set, [copies], **told) as work:
         start, about = artifacts.load_state(state)
         mask = artifacts.load_mask(within)[0] if within else None
         trainer = setup.trainer(start, about, work.progress, work.checkpoint)

@@ -200,15 +200,16 @@ class Dag:
         """The options of every job that trains."""
         limits = self.study.limits(w.task).model_dump(mode="json", exclude={"num_validation"})
         told = self.options(seed=w.seed, training=self.training(w).model_dump(mode="json"), limits=limits)
-        return f"{self.backbone(w)} {self.task(w)} {told} {self._place()}"
+        return f"{self.backbone(w)} {self.task(w)} {told} {self._place(w)}"
 
     def scoring(self, w: Wildcards) -> str:
         """The options of jobs that score."""
         limits = self.study.limits(w.task).model_dump(mode="json", include={"num_validation"})
-        return f"{self.backbone(w)} {self.task(w)} {self.options(limits=limits)} {self._place()}"
+        return f"{self.backbone(w)} {self.task(w)} {self.options(limits=limits)} {self._place(w)}"
 
-    def _place(self) -> str:
-        return self.options(threads=self.study.threads, device=self.study.device)
+    def _place(self, w: Wildcards) -> str:
+        kernels = {"instruction-set": self.study.instructions(w.backbone)} if self.study.device == "cpu" else {}
+        return self.options(threads=self.study.threads, device=self.study.device, **kernels)
 
     def method_name(self, w: Wildcards) -> str:
         """The name of a variant's method, quoted for the shell: a method's file may have any name."""

@@ -20,7 +20,7 @@ from isp.config import Study, parse_study, read_study_file
 from isp.costs import check_device
 from isp.errors import IspError
 from isp.files import check_writable, write_bytes
-from isp.runtime import warm
+from isp.runtime import instructions, warm
 from isp.untrusted import printable
 from isp.workflow import slurm
 from isp.workflow.dag import Dag
@@ -55,11 +55,11 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
         if line := check_reused(study):
             print(line, file=sys.stderr, flush=True)
     if not workflow.is_main_process:
-        _serve_cluster_job(workflow)
+        _serve_cluster_job(workflow, study)
     return study
 
 
-def _serve_cluster_job(workflow: Any) -> None:
+def _serve_cluster_job(workflow: Any, study: Study) -> None:
     """In a job of a cluster: the stages of a group start warm, and a notice of the time limit is for them.
 
     There are two kinds of Snakemake there. One lives as long as the job, and starts one of the other kind for each
@@ -68,7 +68,7 @@ def _serve_cluster_job(workflow: Any) -> None:
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by shells, undone by stages that save what they have
     if submits_jobs(workflow) and num_target_jobs(sys.argv) > 1:
-        _warm_start()
+        _warm_start(study.served_instructions)
 
 
 def num_target_jobs(arguments: Sequence[str]) -> int:
@@ -223,7 +223,9 @@ def start(workflow: Any, study: Study) -> None:
             )
         return
     check_device(study.device)
-    _warm_start()
+    if study.served_instructions == "avx2":
+        instructions.check_supported("instruction_set: native in the study")
+    _warm_start(study.served_instructions)
 
 
 def _unwatched(workflow: Any) -> list[str]:
@@ -237,9 +239,14 @@ def _unwatched(workflow: Any) -> list[str]:
     )
 
 
-def _warm_start() -> None:
-    """Let the jobs that this process runs end with it and start warm, or say why they start cold."""
+def _warm_start(instruction_set: str) -> None:
+    """Let the jobs that this process runs end with it and start warm, or say why they start cold.
+
+    Args:
+        instruction_set: That of the server, which is not started on a CPU that lacks it: the jobs say so.
+    """
     os.environ["ISP_OWNER"] = str(os.getpid())
+    os.environ[instructions.SERVED] = instruction_set if instructions.is_supported() else "native"
     os.environ.pop("ISP_WARM", None)
     if not warm.available():
         return

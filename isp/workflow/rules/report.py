@@ -17,6 +17,12 @@ def _described(dag: Dag, _: Wildcards) -> str:
     )
 
 
+def _described_by_jobs(dag: Dag, w: Wildcards) -> str:
+    """The same, and the instruction set of the study's jobs on a CPU, for provenance as they have it."""
+    kernels = {"instruction-set": dag.study.served_instructions} if dag.study.device == "cpu" else {}
+    return " ".join(filter(None, [_described(dag, w), dag.options(**kernels)]))
+
+
 def _cells(dag: Dag, _: Wildcards) -> str:
     """The blocks of the grid with the sparsities of each variant, in the order of the study."""
     blocks = []
@@ -41,7 +47,9 @@ def _log(rule: str) -> str:
     return f"{paths.STUDY}/logs/{rule}.log"
 
 
-DESCRIBE = Rule(name="describe", output=paths.DESCRIPTION, settings=_described, jobs=_once, log=_log("describe"))
+DESCRIBE = Rule(
+    name="describe", output=paths.DESCRIPTION, settings=_described_by_jobs, jobs=_once, log=_log("describe")
+)
 PLAN = Rule(
     name="plan",
     output=paths.PLAN,

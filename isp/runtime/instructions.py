@@ -1,0 +1,161 @@
+"""The instruction set whose kernels compute on a CPU, chosen before the libraries that have the kernels are imported.
+
+ATen, MKL, oneDNN, OpenBLAS and NumPy choose kernels by the CPU, and kernels of different width round differently. Their
+environment variables limit the choice to AVX2, which every x86-64 CPU of the last ten years has, so that the same job
+gives the same bits on CPUs with and without AVX-512. docs/reproducibility.md says where this was seen to hold.
+
+Each library reads its variable once, so it must be set before the first import of torch or NumPy. Therefore the `isp`
+command sets the variables, never `import isp`. Only what is light is imported at the top.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal, get_args
+
+from isp.errors import ConfigError
+
+InstructionSet = Literal["avx2", "native"]
+"""avx2: kernels of AVX2 on every x86-64 CPU. native: kernels that the libraries choose by the CPU."""
+
+VARIABLES: Mapping[str, str] = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_CBWR": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4,AVX512F,AVX512CD,AVX512_SKX,AVX512_CLX,AVX512_CNL,AVX512_ICL,AVX512_SPR",
+}
+"""Environment variables of "avx2". NumPy ignores names of features that its version does not have."""
+
+SERVED = "ISP_WARM_INSTRUCTION_SET"
+"""Environment variable: the instruction set of the fork server at ISP_WARM; not set: native."""
+
+_OPTION = "--instruction-set"
+_MKL_BRANCHES = {1: "off", 2: "AUTO", 3: "COMPATIBLE", 9: "AVX", 10: "AVX2", 12: "AVX512", 14: "AVX512_E1"}
+"""Names of the values of `mkl_cbwr_get`, as in MKL's reference."""
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def variables(chosen: str | None) -> Mapping[str, str]:
+    """Environment variables to set for an instruction set; none for "native", which leaves the user's own."""
+    return VARIABLES if chosen == "avx2" else {}
+
+
+def choose(arguments: Sequence[str]) -> InstructionSet | None:
+    """Return the instruction set of a call of `isp`; None: it does not compute, or is to use what is in force.
+
+    Left out of a stage that computes, it is "avx2" for float32 on a CPU that has it. On a GPU the CPU computes next to
+    nothing, and bf16 needs units that AVX2 lacks.
+
+    Args:
+        arguments: Command line, without the name of the program.
+
+    Raises:
+        ConfigError: The option has another value, or asks for AVX2 on a CPU without it.
+    """
+    given = _values(arguments, _OPTION)
+    stage = arguments[0] if arguments else ""
+    if stage == "run" or not _computes(stage):
+        return None
+    if given:
+        if given[-1] not in get_args(InstructionSet):
+            raise ConfigError(f"{_OPTION} must be {' or '.join(get_args(InstructionSet))}, got {given[-1]!r}")
+        if given[-1] == "avx2":
+            check_supported(f"{_OPTION} native")
+        return "avx2" if given[-1] == "avx2" else "native"
+    on_gpu = any(device != "cpu" for device in _values(arguments, "--device"))
+    in_bf16 = any("bf16" in protocol for protocol in _values(arguments, "--training"))
+    return "avx2" if is_supported() and not on_gpu and not in_bf16 else "native"
+
+
+def _values(arguments: Sequence[str], option: str) -> list[str]:
+    """The values of an option, given as `--option VALUE` or `--option=VALUE`."""
+    pairs = itertools.pairwise(arguments)
+    joined = [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
+    return [value for word, value in pairs if word == option] + joined
+
+
+def _computes(stage: str) -> bool:
+    """Whether a command is a stage with the option, found in its file, because a stage imports torch."""
+    path = Path(__file__).parents[1] / "stages" / f"{stage}.py"
+    return stage.isidentifier() and path.is_file() and "InstructionSet" in path.read_text(encoding="utf-8")
+
+
+def is_supported() -> bool:
+    """Whether this machine's CPU can run kernels of AVX2 (which also use FMA)."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # another system than Linux
+        return True
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return {"avx2", "fma"} <= set(flags)
+
+
+def check_supported(remedy: str) -> None:
+    """Check that this CPU has AVX2.
+
+    Args:
+        remedy: What to set where it does not.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if not is_supported():
+        raise ConfigError(
+            f"instruction set avx2: this CPU ({platform.machine() or 'unknown'}) does not have AVX2 and FMA; set "
+            f"{remedy}. Results are then equal to the bit only on the same type of CPU"
+        )
+
+
+def in_force() -> InstructionSet:
+    """Return the instruction set that this process computes with; imports torch.
+
+    It is "avx2" only if ATen reports its AVX2 kernels and all variables are set. Whether MKL obeys its variable is not
+    part of it, because MKL ignores it on CPUs of other makers than Intel; see `mkl_branch`.
+    """
+    import torch
+
+    set_ = all(os.environ.get(name) == value for name, value in VARIABLES.items())
+    return "avx2" if set_ and torch.backends.cpu.get_cpu_capability() == "AVX2" else "native"
+
+
+def check_in_force(asked: str | None) -> None:
+    """Check that this process computes with the kernels that a stage was asked to compute with.
+
+    Raises:
+        ConfigError: torch was imported with other kernels.
+    """
+    if asked == "avx2" and in_force() != "avx2":
+        import torch
+
+        kernels = torch.backends.cpu.get_cpu_capability()
+        raise ConfigError(
+            f"{_OPTION} avx2: torch was imported in this process without the variables of AVX2 (its kernels: "
+            f"{kernels}); run the stage by the command `isp`, or set {' '.join(VARIABLES)} before Python starts"
+        )
+
+
+@cache
+def mkl_branch() -> str:
+    """Return the branch of kernels that MKL took, or why it is not known; imports torch.
+
+    On Intel CPUs it is the one that MKL_CBWR names, or "off". Elsewhere MKL ignores the name and takes AUTO.
+    """
+    import torch
+
+    if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        return "no MKL"
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        branch = library.mkl_serv_cbwr_get(1)
+    except (OSError, AttributeError):  # MKL is a library of its own there
+        return "unknown"
+    return _MKL_BRANCHES.get(branch, str(branch))
