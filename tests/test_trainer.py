@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import (
@@ -28,6 +31,7 @@ import isp
 from isp.errors import ArtifactError, ConfigError
 from isp.integrations.transformers import STATE, PruningCallback
 from tests.support.models import equal
+from tests.support.ranks import run_checks
 
 HEAD = ["classifier.*", "*pooler*"]
 ISP = {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 2, "look_ahead_steps": 2}
@@ -333,6 +337,44 @@ def test_checkpoints_hold_no_pickle_of_ours_and_are_rotated(tmp_path: Path) -> N
     assert [folder.name for folder in folders] == ["checkpoint-9", "checkpoint-12"]
     assert all((folder / STATE).exists() for folder in folders)
     assert not list(tmp_path.rglob("*.part*"))
+
+
+# --- two processes ----------------------------------------------------------------------------------------------------
+
+
+def check_two_processes(folder: Path) -> None:
+    """Compare runs of this rank and another with those of one process, and resume from one of those."""
+    rank = str(dist.get_rank())
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # of no use, the processes are connected
+    expected = torch.load(folder / "expected.pt")
+    # transformers 5.23 multiplies a loss by the number of processes to undo a mean over tokens which a BERT classifier
+    # does not take; without that both runs have the same gradients
+    changed = {"train_sampling_strategy": "sequential", "average_tokens_across_devices": False}
+    for method in ("isp", "snip"):
+        callback = pruning(method)
+        trainer = make(folder / method, callback, per_device_train_batch_size=4, **changed)
+        assert trainer.args.world_size == 2
+        trainer.train()
+        ticket = callback.ticket()
+        assert equal(ticket.mask, expected[method]["mask"])
+        torch.testing.assert_close(ticket.weights, expected[method]["weights"], rtol=0, atol=2e-5)
+    with pytest.raises(ConfigError, match="world_size is 1 in the state and 2 here"):
+        make(folder / "one", pruning("isp"), per_device_train_batch_size=4).train(
+            resume_from_checkpoint=str(folder / "one" / "checkpoint-12")
+        )
+
+
+@pytest.mark.process
+def test_two_processes_prune_as_one_does(tmp_path: Path) -> None:
+    expected = {}
+    for method in ("snip", "isp"):
+        callback = pruning(method)
+        saving = {"train_sampling_strategy": "sequential", "save_strategy": "steps", "save_steps": 12}
+        make(tmp_path / "one", callback, **saving).train()
+        expected[method] = {"mask": callback.ticket().mask, "weights": callback.ticket().weights}
+    torch.save(expected, tmp_path / "expected.pt")
+    assert run_checks({"all": partial(check_two_processes, tmp_path)}, 2, tmp_path) == {"all": ""}
 
 
 # --- the best model, early ends ---------------------------------------------------------------------------------------
