@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+from isp import masks
 from isp.errors import ConfigError
 from isp.lazy import torch
 from isp.masks import Mask
@@ -92,9 +93,10 @@ class StepFlops:
             lengths: how many of the steps have a batch of each length; {0: number} for pictures.
             mask: under which they were made.
         """
+        mask = mask if mask and self.by_weight else {}
         masked = {
-            name: (kept.numel() - int(torch.count_nonzero(kept))) / max(1, kept.numel())
-            for name, kept in (mask or {}).items()
+            name: (mask[name].numel() - kept) / max(1, mask[name].numel())
+            for name, kept in masks.num_kept_each(mask).items()
         }
         executed = sparse = 0
         for length, count in lengths.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from isp import masks
 from isp.lazy import torch
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
     Sums over all tensors are checked first, which takes one synchronisation with the device and no temporary memory.
     """
+    if masks.is_sharded(tensors):
+        from isp import sharded
+
+        return sharded.first_not_finite(tensors)
     sums = [tensor.detach().sum(dtype=torch.float32) for tensor in tensors.values() if tensor.is_floating_point()]
     if not sums or torch.stack(sums).isfinite().all():
         return None

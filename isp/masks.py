@@ -101,7 +101,7 @@ def union(*masks: Weights) -> Mask:
     return _combine(partial(reduce, torch.logical_or), masks)
 
 
-def intersection(*masks: Mask) -> Mask:
+def intersection(*masks: Weights) -> Mask:
     """Keeps what all of the masks keep."""
     return _combine(partial(reduce, torch.logical_and), masks)
 
@@ -573,6 +573,15 @@ def wrong_groups(kept: Tensor, pattern: Pattern, dim: int) -> int:
 # --- applying and packing ---------------------------------------------------------------------------------------------
 
 
+def gathered(weights: Weights) -> dict[str, Tensor]:
+    """Copies of the tensors; of sharded ones the whole, on every rank."""
+    if is_sharded(weights):
+        from isp import sharded
+
+        return sharded.gathered(weights)
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+
 def apply_(mask: Mask, weights: Weights) -> None:
     """Set the weights that the mask drops to +0.0, in place; by clearing their bits, faster than `masked_fill_`."""
     if is_sharded(mask, weights):
@@ -596,7 +605,7 @@ def pack(mask: Weights) -> Tensor:
         MaskError: The mask is sharded.
     """
     if is_sharded(mask):
-        raise MaskError("a sharded mask cannot be packed into one vector; gather it first (`isp.sharded.gathered`)")
+        raise MaskError("a sharded mask cannot be packed into one vector; gather it first (`isp.masks.gathered`)")
     flat = torch.cat([torch.zeros(0, dtype=torch.bool), *(mask[name].reshape(-1).cpu() for name in sorted(mask))])
     return torch.from_numpy(np.packbits(flat.numpy()))
 

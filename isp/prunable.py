@@ -26,7 +26,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from isp.errors import ConfigError, unknown
 from isp.rng import forked_rng
-from isp.tensors import first_names, overlap
+from isp.tensors import extent, first_names, overlap
 
 WARN_ABOVE = 0.01
 REFUSE_ABOVE = 0.2
@@ -378,7 +378,7 @@ def _check_memory(parameters: Mapping[str, nn.Parameter], chosen: Sequence[str],
     by_storage: dict[int, list[tuple[str, nn.Parameter]]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            by_storage[parameter.untyped_storage().data_ptr()].append((name, parameter))
+            by_storage[extent(parameter)[0]].append((name, parameter))
     pruned = {id(parameters[name]) for name in chosen}
     for place, sharing in by_storage.items():
         for (a, first), (b, second) in combinations(sharing if place else [], 2):

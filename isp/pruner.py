@@ -7,12 +7,13 @@ does (the same batches, schedule and seeds) gives its masks and weights to the b
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,9 @@ from isp.training import (
     state_of,
 )
 
+if TYPE_CHECKING:
+    from isp.sharded import Layout
+
 VERSION = 1
 """Of what `state_dict` holds."""
 
@@ -63,6 +67,9 @@ class Pruner:
     of a masked weight is set to zero as soon as it is accumulated, so before anybody clips it or reads it. A model in
     half precision is pruned as it is: there are no master weights here, so use autocast with a model in fp32, or an
     optimizer that has its own.
+
+    Under FSDP2 masks and moments are sharded as the parameters are, and all ranks must call the constructor, `step`,
+    `ticket` and `load_state_dict`; docs/distributed.md says what works there.
 
     Args:
         model: The model that is trained; one wrapped by `DistributedDataParallel` or `torch.compile` is unwrapped.
@@ -99,6 +106,7 @@ class Pruner:
 
     Attributes:
         mask: The current mask, True = kept; None before the first.
+        sparsity: Fraction of the prunable weights that the current mask drops, in [0, 1).
         steps_done: Calls of `step` so far.
         record: What each round did, as in a ticket.
         learning_rate_factor: Of the look-ahead copy that is being trained; 1 outside of one.
@@ -133,16 +141,18 @@ class Pruner:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self._model, self._optimizer = unwrapped(model), _unwrapped_optimizer(optimizer)
+        _reshard(self._model)
         self._method = make_method(method, dict(settings or {}))
         self._sparsity = parse_sparsity(sparsity)
         names = prunable_names(self._model, prunable, exclude)
         self._parameters = {name: self._model.get_parameter(name) for name in names}
         _check_optimizer(self._optimizer, self._parameters)
+        self._layout = _layout(self._parameters)
         self._train_step, self._scaler, self._ranks = train_step, scaler, Ranks.here()
         if look_aheads not in ("alike", "shared"):
             raise ConfigError(f"look_aheads = {look_aheads!r}: allowed are 'alike' and 'shared'")
         self._shared = look_aheads == "shared" and self._ranks.size > 1
-        if self._shared and masks.is_sharded(self._parameters):
+        if self._shared and self._layout is not None:
             raise ConfigError("look_aheads = 'shared': every step of a sharded model communicates; use 'alike'")
         self._others = {"scheduler": scheduler, "scaler": scaler}
         self._others = {name: other for name, other in self._others.items() if other is not None}
@@ -154,8 +164,10 @@ class Pruner:
         if steps_per_epoch is not None:
             num_examples = steps_per_epoch * training.batch_size
         self.steps_per_epoch = num_examples // training.batch_size
-        self.trainer = self._trainer(examples, loss, training, names, seed, data is not None and loss is not None)
+        counts = data is not None and loss is not None and self._layout is None
+        self.trainer = self._trainer(examples, loss, training, names, seed, counts)
         self.mask: Mask | None = None
+        self.sparsity, self._dropped = 0.0, 0
         self.steps_done = 0
         self.learning_rate_factor = 1.0
         self._samples = 0 if batch_size is None else training.batch_size
@@ -213,11 +225,6 @@ class Pruner:
         return list(self._attached.rounds)
 
     @property
-    def sparsity(self) -> float:
-        """Fraction of the prunable weights that the current mask drops, in [0, 1)."""
-        return 0.0 if self.mask is None else masks.sparsity(self.mask)
-
-    @property
     def reached(self) -> bool:
         """Whether the current mask has the sparsity that was asked for, exactly."""
         wanted, dropped = self._pruned()
@@ -225,6 +232,8 @@ class Pruner:
 
     def ticket(self) -> Ticket:
         """Return the ticket, as `isp.prune` does: mask, a copy of the weights, what it cost, the records.
+
+        Of a sharded model every rank gets the whole ticket.
 
         Raises:
             ConfigError: The mask has not the sparsity that was asked for yet.
@@ -240,8 +249,8 @@ class Pruner:
         ticket = Ticket(
             method=self._method.name,
             sparsity=self._sparsity,
-            mask={name: kept.clone() for name, kept in self.mask.items()},
-            weights=by_all_names({n: t.clone() for n, t in tensors_of(self._model).items()}, self._model),
+            mask=masks.gathered(self.mask),
+            weights=by_all_names(masks.gathered(tensors_of(self._model)), self._model),
             finding=self._finding,
             retraining=retraining,
             rounds=self.record,
@@ -289,7 +298,8 @@ class Pruner:
         if found["mask"] is not None:
             masks.check_fits(found["mask"], self._parameters)
         self._attached.at = type(self._attached.at)(**found["at"])
-        self.mask, self._finding, self._since = found["mask"], found["finding"], found["since"]
+        self._finding, self._since = found["finding"], found["since"]
+        self._set_mask(found["mask"])
         self.steps_done = found["steps_done"]
         self._stepped, self._unchecked = False, True
 
@@ -351,6 +361,7 @@ class Pruner:
                     if settings.warmup_steps:
                         self._rates = _own_schedule(current, member, settings.warmup_steps, step)
                     self._call_train_step(next(batches), whose)
+                _reshard(self._model)
                 self._check_finite(name, member)
                 yield {n: parameter.detach() for n, parameter in self._parameters.items()}
         finally:
@@ -412,10 +423,21 @@ class Pruner:
         if pruned is None:
             return False
         self._finding, self._since = self._finding + self._cost(self._since), 0
-        self.mask = {name: kept.to(self._parameters[name].device) for name, kept in pruned.items()}
-        self._ranks.check_same(self.mask)
-        self._apply(self.mask)
+        self._set_mask(pruned)
+        self._apply(pruned)
         return True
+
+    def _set_mask(self, mask: Mask | None) -> None:
+        """Take over a mask, on the devices and in the shards of the parameters."""
+        if mask is None:
+            self.mask, self.sparsity, self._dropped = None, 0.0, 0
+            return
+        mask = {name: kept.to(self._parameters[name].device) for name, kept in mask.items()}
+        if self._layout is not None:
+            mask = self._layout.whole(self._layout.parts(mask))
+        self._ranks.check_same(mask)
+        kept, total = masks.num_kept(mask), masks.num_weights(mask)  # counted once, on all ranks
+        self.mask, self.sparsity, self._dropped = mask, 1 - kept / total, total - kept
 
     @torch.no_grad()
     def _apply(self, mask: Mask) -> None:
@@ -496,8 +518,8 @@ class Pruner:
     def _check_loaded(self) -> None:
         """Refuse to continue on other weights than those that the loaded state belongs to, as far as zeros tell."""
         self._unchecked = False
-        for name, kept in (self.mask or {}).items():
-            alive = int(torch.count_nonzero(self._parameters[name].detach() * ~kept))
+        dropped = {name: ~kept for name, kept in (self.mask or {}).items()}
+        for name, alive in masks.num_kept_each(masks.intersection(dropped, self._parameters)).items():
             if alive:
                 raise ConfigError(
                     f"pruner.load_state_dict(): {alive} weights of parameter {name!r} that the loaded mask drops are "
@@ -506,9 +528,7 @@ class Pruner:
 
     def _pruned(self) -> tuple[int, int]:
         """Return how many weights are to be pruned, and how many are."""
-        total = masks.num_weights(self._parameters)
-        dropped = 0 if self.mask is None else total - masks.num_kept(self.mask)
-        return round(self._sparsity * total), dropped
+        return round(self._sparsity * masks.num_weights(self._parameters)), self._dropped
 
     def _cost(self, steps: int) -> Cost:
         flops, sparse_flops = self.trainer.flops.steps(Counter({0: steps}), self.mask)
@@ -627,6 +647,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = model.get_submodule("_orig_mod")
         else:
             return model
+
+
+def _layout(parameters: Weights) -> Layout | None:
+    """The layout of sharded parameters; None: they are plain."""
+    if not masks.is_sharded(parameters):
+        return None
+    from isp import sharded
+
+    return sharded.layout(parameters)
+
+
+def _reshard(model: nn.Module) -> None:
+    """Make the parameters of a model under FSDP2 the sharded ones; any other model has nothing to do with it."""
+    if "torch.distributed.fsdp" in sys.modules:
+        from isp import sharded
+
+        sharded.reshard(model)
 
 
 def _unwrapped_optimizer(optimizer: Any) -> torch.optim.Optimizer:

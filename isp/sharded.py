@@ -24,8 +24,9 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from isp import masks
@@ -81,7 +82,7 @@ class Layout:
             if _is_split(tensor):
                 raise ConfigError(
                     f"parameter {name!r}: the mask is sharded and the weights are not; gather it first "
-                    "(`isp.sharded.gathered`)"
+                    "(`isp.masks.gathered`)"
                 )
             return part
         if _is_split(tensor):
@@ -140,7 +141,7 @@ def layout(*several: Weights | None) -> Layout:
     meshes = {name: tensor.device_mesh for name, tensor in like.items()}
     first = next(iter(meshes), None)
     if first is None:
-        raise ConfigError("the mask is sharded and the weights are not; gather it first (`isp.sharded.gathered`)")
+        raise ConfigError("the mask is sharded and the weights are not; gather it first (`isp.masks.gathered`)")
     for name, mesh in meshes.items():
         if mesh != meshes[first]:
             raise ConfigError(
@@ -152,6 +153,11 @@ def layout(*several: Weights | None) -> Layout:
 
 def _check_supported(name: str, tensor: DTensor) -> None:
     mesh, placements = tensor.device_mesh, tensor.placements
+    if tensor.device.type != mesh.device_type:
+        raise ConfigError(
+            f"parameter {name!r} is on {tensor.device}, and its mesh on {mesh.device_type}; must be on the mesh's "
+            "device, so without CPU offload"
+        )
     if mesh.ndim == 1 and type(placements[0]) in (Shard, Replicate) and placements[0] in (Shard(0), Replicate()):
         return
     raise ConfigError(
@@ -175,9 +181,12 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def gathered(weights: Weights) -> dict[str, Tensor]:
-    """The whole tensors, on every rank; one after another is communicated."""
+    """Copies of the whole tensors, on every rank; one after another is communicated."""
     whole = {name: tensor.detach() for name, tensor in weights.items()}
-    return {name: each.full_tensor() if isinstance(each, DTensor) else each for name, each in whole.items()}
+    return {
+        name: each.full_tensor() if isinstance(each, DTensor) and _is_split(each) else local(each).clone()
+        for name, each in whole.items()
+    }
 
 
 def locally(function: Callable[[Sequence[Weights]], Mapping[str, Tensor]], several: Sequence[Weights]) -> Mask:
@@ -218,6 +227,29 @@ def overlaps_by_layer(several: Sequence[Weights]) -> list[dict[str, masks.Overla
         }
         for pair in summed.tolist()
     ]
+
+
+def first_not_finite(tensors: Weights) -> str | None:
+    """The name of the first tensor that holds NaN or an infinity on any rank; None if all are finite."""
+    common = layout(tensors)
+    broken = {name: int(not bool(part.isfinite().all())) for name, part in common.parts(tensors).items()}
+    return next((name for name, ranks in _summed(common, broken).items() if ranks), None)
+
+
+def reshard(model: nn.Module) -> None:
+    """Make the parameters of a model under FSDP2 the sharded ones, which a forward pass may have replaced.
+
+    Raises:
+        ConfigError: The model is under the first FSDP.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, FullyShardedDataParallel):
+            raise ConfigError(
+                f"model: {name or 'it'!r} is wrapped by FullyShardedDataParallel, whose flat parameters cannot be "
+                "pruned; use torch.distributed.fsdp.fully_shard"
+            )
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 # --- exact selection by rank ------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from isp.errors import ConfigError
 from isp.lazy import torch
+from isp.masks import is_sharded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,8 +105,8 @@ def _identity(tensor: Tensor) -> Any:
 
 
 def extent(tensor: Tensor) -> tuple[int, int, int]:
-    """Address of a tensor's storage (0: it has no memory), and its first and last byte in it."""
-    place = tensor.untyped_storage().data_ptr() if tensor.numel() else 0
+    """Address of a tensor's storage (0: it has none, or is sharded), and its first and last byte in it."""
+    place = tensor.untyped_storage().data_ptr() if tensor.numel() and not is_sharded({"": tensor}) else 0
     begin = int(tensor.storage_offset())
     end = begin + 1 + sum((size - 1) * int(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return place, begin * tensor.itemsize, end * tensor.itemsize

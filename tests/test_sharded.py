@@ -1,7 +1,8 @@
-"""Masks over DTensors, compared to the bit with those of the whole tensors."""
+"""Masks over DTensors, and `isp.Pruner` under FSDP2, compared with those of the whole tensors."""
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,15 +16,21 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 
+import isp
 from isp import masks, sharded, superposition
 from isp.errors import ConfigError, MaskError
 from isp.families import denoised
+from isp.losses import default_loss
+from isp.ranks import Ranks
 from isp.sparsity import num_pruned
 from isp.superposition import Superposition
+from tests.support.loops import BATCH, PEAK, STEPS, Loop
+from tests.support.models import Still, tiny_model
 from tests.support.naive import naive
 from tests.support.ranks import run_checks
 
@@ -183,7 +190,7 @@ def check_counts_and_sets() -> None:
     assert masks.num_kept_each(split[0]) == masks.num_kept_each(several[0])
     assert masks.sparsity(split[0]) == masks.sparsity(several[0])
     weights = draw("normal")
-    whole = sharded.gathered(shard(weights))
+    whole = masks.gathered(shard(weights))
     assert list(whole) == list(weights)
     assert all(torch.equal(whole[name], weights[name]) for name in weights)
     assert_equal(masks.ones(shard(weights)), masks.ones(weights))
@@ -234,10 +241,10 @@ def check_superposition() -> None:
                     within=form(within),
                     scope=scope,  # type: ignore[no-untyped-call]
                 )
-                for copy in copies:
+                for each in copies:
                     contribution = superposition.contribution_to(rule)
                     superposed.add(
-                        superposition.weak(contribution, form(copy), superposed.sparsity, superposed.within, scope)
+                        superposition.weak(contribution, form(each), superposed.sparsity, superposed.within, scope)
                     )
                 events.append(denoised.aggregate(superposed, form(weights), {"round": 0}))
             assert_equal(events[1].mask, events[0].mask)
@@ -316,6 +323,186 @@ def check_same_mask() -> None:
     split = shard(mask)
     with pytest.raises(MaskError, match="differs"):
         sharded.check_same_everywhere(split if rank else mask)
+
+
+# --- isp.Pruner under FSDP2 -------------------------------------------------------------------------------------------
+
+
+class Fp64(Still):
+    """Examples for a model in double precision, in which the order of a sum hardly shows."""
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, labels = super().batch(indices)
+        return inputs.double(), labels
+
+
+ISP = {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 2, "look_ahead_steps": 3}
+OPTIMIZERS: dict[str, Any] = {
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.1),
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=PEAK, momentum=0.9, weight_decay=0.1),
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=PEAK, fused=True),
+    "NAdam": lambda parameters: torch.optim.NAdam(parameters, lr=PEAK),
+}
+
+
+def fsdp_model() -> nn.Module:
+    model = whole_model()
+    for module in (model.up, model.down, model):
+        fully_shard(module)
+    return model
+
+
+def whole_model() -> Any:
+    model = tiny_model().double()
+    model.dropout.p = 0.0  # else every rank draws other neurons
+    return model
+
+
+def loop(model: nn.Module, method: str, optimizer: Any = "AdamW", **changed: Any) -> Loop:
+    """A loop of this rank, or, of a model that is not sharded, one of a single process."""
+    split = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    arguments = {"sparsity": "0.8", "exclude": ["head.*"], "loss": None, **changed}
+    if method.startswith("isp"):
+        arguments["settings"] = ISP
+    make = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else lambda parameters: optimizer
+    ranks = Ranks.here() if split else Ranks()
+    arguments["batch_size"] = BATCH // ranks.size
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ranks, "here", lambda: ranks)
+        return Loop(model, Fp64(), make, method=method, **arguments)
+
+
+def train(trained: Loop, steps: int = STEPS) -> Loop:
+    """Train up to a step, each rank on its part of every batch."""
+    for step in range(trained.pruner.steps_done, steps):
+        update(trained, step)
+        trained.pruner.step()
+    return trained
+
+
+def update(trained: Loop, step: int) -> None:
+    indices = isp.BatchOrder(len(trained.examples), BATCH, 0)(step)
+    trained.train_step(trained.examples.batch(trained.pruner._ranks.share(indices)))
+
+
+def assert_zeros(trained: Loop) -> None:
+    """Masked weights, and what the optimizer keeps for each of them, are zero."""
+    mask = trained.pruner.mask
+    assert mask is not None
+    for name, kept in mask.items():
+        parameter = trained.model.get_parameter(name)
+        moments = [m for m in trained.optimizer.state[parameter].values() if m.shape == parameter.shape]
+        for tensor in (parameter.detach(), *moments):
+            assert type(tensor) is type(kept) is DTensor
+            assert not tensor.to_local()[~kept.to_local()].any(), name
+
+
+def assert_close(ours: isp.Ticket, theirs: isp.Ticket) -> None:
+    """The same masks and records, and weights that differ by rounding only."""
+    assert ours.rounds == theirs.rounds
+    for name, kept in theirs.mask.items():
+        assert torch.equal(ours.mask[name], kept), name
+    assert list(ours.weights) == list(theirs.weights)
+    for name, weight in theirs.weights.items():
+        torch.testing.assert_close(ours.weights[name], weight, rtol=0, atol=1e-9)
+
+
+def check_pruner() -> None:
+    """At every event the mask of an unsharded run; its weights to 1e-9 (fp64)."""
+    for method, optimizer in {"one_shot": "SGD", "gradual": "Adam", "movement": "NAdam", "isp": "AdamW"}.items():
+        whole, split = loop(whole_model(), method, optimizer), loop(fsdp_model(), method, optimizer)
+        for step in range(STEPS):
+            for each in (whole, split):
+                update(each, step)
+            assert split.pruner.step() == whole.pruner.step()
+            if whole.pruner.mask is not None:
+                assert_equal(split.pruner.mask, whole.pruner.mask)
+                assert_zeros(split)
+            assert split.pruner.sparsity == whole.pruner.sparsity
+        assert_close(split.pruner.ticket(), whole.pruner.ticket())
+
+
+def check_gradients() -> None:
+    """Gradients of masked weights are zero before anybody clips them, when several passes are accumulated, too."""
+    split = loop(fsdp_model(), "one_shot")
+    inputs, labels = split.examples.batch(torch.arange(4) + 4 * dist.get_rank())
+    for set_to_none in (True, False):
+        for _ in range(2):
+            default_loss(split.model, (inputs, labels)).backward()
+        for name, kept in (split.pruner.mask or {}).items():
+            gradient: Any = split.model.get_parameter(name).grad
+            assert not gradient.to_local()[~kept.to_local()].any()
+        gradients = {name: split.model.get_parameter(name).grad for name in split.pruner.mask or {}}
+        assert masks.num_kept(gradients) > 0  # type: ignore[arg-type]
+        split.optimizer.zero_grad(set_to_none=set_to_none)
+
+
+def check_resume() -> None:
+    """A new model and optimizer that are given the states go on to the bit, within the ramp and between rounds."""
+    for method, stop in (("movement", 10), ("isp", 5)):
+        through, first = (loop(fsdp_model(), method) for _ in range(2))
+        train(through)
+        train(first, stop)
+        second = loop(fsdp_model(), method)
+        second.model.load_state_dict(copy.deepcopy(first.model.state_dict()))
+        second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
+        second.load_state_dict(first.state_dict())
+        second.pruner.load_state_dict(copy.deepcopy(first.pruner.state_dict()))
+        train(second)
+        ours, theirs = second.pruner.ticket(), through.pruner.ticket()
+        assert all(torch.equal(ours.mask[name], theirs.mask[name]) for name in theirs.mask)
+        assert all(torch.equal(ours.weights[name], theirs.weights[name]) for name in theirs.weights)
+        assert ours.rounds == theirs.rounds
+    fresh = loop(fsdp_model(), "isp")
+    fresh.pruner.load_state_dict(first.pruner.state_dict())
+    with pytest.raises(ConfigError, match=r"weights of parameter .* that the loaded mask drops are not zero"):
+        train(fresh, stop + 1)
+    state = loop(whole_model(), "isp").pruner.state_dict()
+    with pytest.raises(ConfigError, match="world_size is 1 in the state and 2 here"):
+        fresh.pruner.load_state_dict(state)
+
+
+def check_after_an_evaluation() -> None:
+    """A forward pass without a backward one leaves whole parameters in the root module; the pruner reshards them."""
+    model, whole = fsdp_model(), loop(whole_model(), "one_shot")
+    optimizer = OPTIMIZERS["AdamW"](model.parameters())
+    with torch.no_grad():
+        model(whole.examples.batch(torch.arange(4))[0])
+    split = loop(model, "one_shot", optimizer=optimizer)
+    assert_equal(split.pruner.mask, whole.pruner.mask)
+    with torch.no_grad():
+        model(whole.examples.batch(torch.arange(4))[0])
+    assert_close(train(split).pruner.ticket(), train(whole).pruner.ticket())
+
+
+def check_refused() -> None:
+    """What is not supported, in the constructor, on all ranks."""
+    for method in ("snip", "wanda", "synflow"):
+        with pytest.raises(ConfigError, match="not supported where parameters are sharded"):
+            loop(fsdp_model(), method)
+    for size, names in (((1, 2), ("outer", "inner")), ((2, 1), ("outer", "inner"))):
+        model = whole_model()
+        fully_shard(model, mesh=init_device_mesh("cpu", size, mesh_dim_names=names))
+        with pytest.raises(ConfigError, match=r"'attention.in_proj_weight' has .* on a mesh of 2 dimensions"):
+            loop(model, "one_shot")
+    model = whole_model()
+    fully_shard(
+        model, shard_placement_fn=lambda parameter: Shard(parameter.dim() - 1) if parameter.shape[-1] == 8 else None
+    )
+    with pytest.raises(ConfigError, match=r"has the placements \(Shard\(dim=1\),\)"):
+        loop(model, "one_shot")
+    flat: Any = FullyShardedDataParallel(nn.Sequential(nn.Linear(8, 8)), device_id=torch.device("cpu"))
+    with pytest.raises(ConfigError, match="FullyShardedDataParallel, whose flat parameters cannot be pruned"):
+        isp.Pruner(flat, torch.optim.SGD(flat.parameters()), sparsity="0.5", steps=3, method="one_shot")
+
+
+def check_ranks_that_drift_apart() -> None:
+    """Parameters that nobody shards or synchronises differ after an update, and the next mask with them."""
+    model = whole_model()
+    fully_shard(model.up)
+    split = loop(model, "gradual", clip_norm=None)
+    with pytest.raises(MaskError, match=r"^the mask differs between ranks: that of rank 1"):
+        train(split)
 
 
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from isp import masks
 from isp.costs import Cost
+from isp.errors import ConfigError
 from isp.families import Loop, Method, Traits, check_layers, scope_of
 from isp.masks import Mask
 from isp.methods import Probe, Scored
@@ -88,17 +89,25 @@ def probe(trainer: Trainer, initial: State, look: Callable[[Probe], T]) -> tuple
                 yield batch
 
         weights: dict[str, Tensor] = {name: parameters[name] for name in trainer.prunable}
+        sharded = masks.is_sharded(weights)
         seen = look(
             Probe(
                 weights=weights,
                 model=model,
-                loss=trainer.loss,
-                batches=batches,
+                loss=_refused if sharded else trainer.loss,
+                batches=_refused if sharded else batches,
                 input_dims=trainer.input_dims,
             )
         )
     model.zero_grad(set_to_none=True)
     return seen, counter.cost()
+
+
+def _refused(*_: Any) -> Any:
+    raise ConfigError(
+        "method: scores weights by training examples or by the loss, which is not supported where parameters are "
+        "sharded (FSDP2); choose a method that looks at the weights alone, such as 'one_shot' or 'gradual'"
+    )
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
