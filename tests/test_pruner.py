@@ -304,6 +304,27 @@ def test_factors_of_learning_rates_are_applied_and_taken_back() -> None:
     assert rates[True][1:4] == pytest.approx([3 * rate for rate in falling[1:4]], rel=1e-12)  # the first copy
 
 
+def test_a_loader_without_examples_by_number_is_refused() -> None:
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Iterator[Tensor]:
+            return iter(DATA.inputs)
+
+    with pytest.raises(ConfigError, match="data: a Stream has no examples by number"):
+        looped("isp", data=torch.utils.data.DataLoader(Stream(), batch_size=BATCH), batch_size=None)
+
+
+@pytest.mark.parametrize("method", ["movement", "isp"])
+def test_a_model_in_half_precision_is_pruned_as_it_is(method: str) -> None:
+    model = tiny_model().bfloat16()
+    examples = Still()
+    examples.inputs = examples.inputs.bfloat16()
+    settings = SETTINGS.get(method, {})
+    loop = Loop(model, examples, method=method, settings=settings, sparsity="0.8", exclude=HEAD).run()
+    ticket = loop.pruner.ticket()
+    assert all(tensor.dtype == torch.bfloat16 for tensor in ticket.weights.values())
+    assert masks.num_kept(ticket.mask) == 592 - 474
+
+
 # --- going on ---------------------------------------------------------------------------------------------------------
 
 
