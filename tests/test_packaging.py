@@ -51,6 +51,7 @@ def test_the_conda_environment_is_the_lock() -> None:
 def test_the_version_is_the_same_everywhere() -> None:
     assert isp.__version__ == PROJECT["version"]
     assert f"## {isp.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == isp.__version__
 
 
 def test_every_file_of_the_package_is_installed() -> None:
