@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from isp.artifacts import load_checkpoint, save_checkpoint
 from isp.copies import LookAhead
@@ -188,6 +189,7 @@ class PruningCallback(TrainerCallback):
         micro = size // args.gradient_accumulation_steps
         dataset, collate = getattr(loader, "dataset", None), getattr(loader, "collate_fn", None)
         by_number = collate is not None and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+        by_number = by_number and not isinstance(dataset, IterableDataset)  # which inherits a __getitem__ that fails
         if not by_number and isinstance(make_method(self._method, self._settings).settings, LookAhead):
             raise ConfigError(
                 f"PruningCallback: method {self._method!r} trains look-ahead copies on examples that it draws by "
