@@ -45,20 +45,8 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 LONGEST = (
     *("workflow_results", "workflow_studies", "workflow_faults", "warm", "workflow_reruns", "workflow_start"),
     *("families", "checkpoints", "lineage", "patterns", "isp", "scores", "status", "exporting", "backbones"),
-    *(
-        "reporting",
-        "prose",
-        "devices",
-        "progress",
-        "cli",
-        "training",
-        "page",
-        "plan",
-        "soups",
-        "tasks",
-        "hub",
-        "trainer",
-    ),
+    *("reporting", "prose", "devices", "progress", "cli", "training", "page", "plan", "soups", "tasks", "hub"),
+    "trainer",
 )
 """The files that take longest, first the ones that start Snakemake; of two neighbours one needs the fixture `smoke`."""
 
