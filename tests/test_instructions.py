@@ -200,7 +200,13 @@ def _by_hand(trained: Path, output: Path, *options: str, **environment: str) -> 
     here = trained / "clip_tiny"
     words = ["finetune_dense", "--initial", str(here / "initial"), "--data", str(here / "train")]
     words += ["--output", str(output), "--backbone", "clip_tiny", "--task", "digits", "--seed", "0"]
-    words += ["--training", str(COMMON["training"]), "--limits", str(COMMON["limits"]), *options]
+    return _isp(
+        *words, "--training", str(COMMON["training"]), "--limits", str(COMMON["limits"]), *options, **environment
+    )
+
+
+def _isp(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in an environment without the variables."""
     inherited = {key: value for key, value in os.environ.items() if key not in instructions.VARIABLES}
     inherited |= {"PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
@@ -241,6 +247,10 @@ def test_a_fork_server_takes_calls_of_its_instruction_set_only(trained: Path, tm
     assert os.path.exists(address)
     assert _made_with(tmp_path / "ticket")["instruction_set"] == "avx2"
     assert content(tmp_path / "ticket") == content(trained / "clip_tiny" / "ticket")
+    given = ["--ticket", str(tmp_path / "ticket"), "--round", "0", "--sparsity", "0.5"]
+    done = _isp("prune_iterative", *given, "--output", str(tmp_path / "mask"), **workflow)  # has no choice
+    assert done.returncode == 0, done.stderr
+    assert _made_with(tmp_path / "mask")["instruction_set"] == "avx2"
     done = _by_hand(trained, tmp_path / "native", "--instruction-set", "native", **workflow)
     assert done.returncode == 0, done.stderr
     assert f"{warm.COLD}its instruction set is avx2, that of this stage is native" in done.stderr

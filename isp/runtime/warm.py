@@ -693,6 +693,7 @@ def _become_client(connection: socket.socket) -> list[str]:
         signal.signal(number, handler)
     os.environ.clear()
     os.environ.update(request["environment"])
+    os.environ.update(instructions.variables(os.environ.get(instructions.SERVED)))  # read by libraries when first used
     os.umask(request["umask"])
     os.chdir(request["folder"])
     _forget_environment()
