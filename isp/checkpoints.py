@@ -22,6 +22,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from isp import artifacts
@@ -275,16 +276,16 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{type(value).__name__} {value!r}: no progress of a loop can have that")
 
 
-def unpack(content: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `pack` was given, its tensors on the devices that they were on."""
+def unpack(content: Any, tensors: Mapping[str, Tensor], device: torch.device | None = None) -> Any:
+    """What `pack` was given, its tensors on the devices that they were on, or on another one."""
     if isinstance(content, list):
-        return [unpack(each, tensors) for each in content]
+        return [unpack(each, tensors, device) for each in content]
     if not isinstance(content, dict):
         return content
     if "tensor" in content:
-        return tensors[content["tensor"]].to(content["device"])
+        return tensors[content["tensor"]].to(device or content["device"])
     if "Decimal" in content:
         return Decimal(content["Decimal"])
     ((kind, values),) = content.items()
-    values = {key: unpack(each, tensors) for key, each in values.items()}
+    values = {key: unpack(each, tensors, device) for key, each in values.items()}
     return values if kind == "dict" else _CLASSES[kind](**values)

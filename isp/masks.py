@@ -3,23 +3,23 @@
 A mask maps parameter names to bool tensors of the parameters' shapes; True = kept. Wherever an order over all weights
 of a mask is needed (ties, packing), it is: names sorted, then the flat index inside each tensor.
 
-Parameters, scores and masks may be sharded (DTensors), or some of them; see `isp.sharded`, which is imported only then.
+Parameters, scores and masks may be sharded (DTensors), or some of them, once `isp.sharded` is imported.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial, reduce
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from isp.errors import ConfigError, MaskError
 from isp.lazy import torch
 from isp.sparsity import Pattern, Scope, num_pruned, parse_scope
+from isp.tensors import is_dtensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,14 +32,21 @@ _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 
 def is_sharded(*several: Weights | None) -> bool:
-    """Whether a DTensor is among the tensors; without importing what defines it."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and any(
-        isinstance(tensor, module.DTensor)
-        for weights in several
-        if weights is not None
-        for tensor in shapes_of(weights).values()
+    """Whether a DTensor is among the tensors."""
+    return any(
+        is_dtensor(tensor) for weights in several if weights is not None for tensor in shapes_of(weights).values()
     )
+
+
+SHARDED: Any = None
+"""`isp.sharded`, which puts itself here when it is imported: it needs this module, and handles DTensors."""
+
+
+def _sharded() -> Any:
+    """Return what does the same for DTensors."""
+    if SHARDED is None:
+        raise MaskError("there are DTensors among the weights; import isp.sharded first, which handles these")
+    return SHARDED
 
 
 def shapes_of(weights: Weights) -> Weights:
@@ -63,9 +70,8 @@ def num_kept(mask: Weights) -> int:
 def num_kept_each(mask: Weights) -> dict[str, int]:
     """How many weights of each parameter the mask keeps."""
     if is_sharded(mask):
-        from isp import sharded
-
-        return sharded.num_kept_each(mask)
+        result: dict[str, int] = _sharded().num_kept_each(mask)
+        return result
     return {name: int(torch.count_nonzero(tensor)) for name, tensor in mask.items()}
 
 
@@ -114,9 +120,8 @@ def votes(masks: Sequence[Weights]) -> dict[str, Tensor]:
 def _combine(operation: Callable[[Iterable[Tensor]], Tensor], several: Sequence[Weights]) -> dict[str, Tensor]:
     """One tensor for each parameter by an elementwise operation on those of several masks."""
     if is_sharded(*several):
-        from isp import sharded
-
-        return sharded.locally(partial(_combine, operation), several)
+        result: dict[str, Tensor] = _sharded().locally(partial(_combine, operation), several)
+        return result
     return {name: operation(mask[name] for mask in several) for name in several[0]}
 
 
@@ -179,9 +184,8 @@ def overlaps_by_layer(several: Sequence[Weights]) -> list[dict[str, Overlap]]:
     Bits are counted, eight weights at once, and every mask is packed once.
     """
     if is_sharded(*several):
-        from isp import sharded
-
-        return sharded.overlaps_by_layer(several)
+        result: list[dict[str, Overlap]] = _sharded().overlaps_by_layer(several)
+        return result
     sizes = {name: tensor.numel() for name, tensor in shapes_of(several[-1]).items()} if several else {}
     return overlaps_of_bits(several, sizes)
 
@@ -319,9 +323,8 @@ def keep_top(
         )
     rankings = [(scores, absolute)] + ([(ties, True)] if ties is not None else [])
     if is_sharded(scores, ties, within):
-        from isp import sharded
-
-        return sharded.keep_top(rankings, within, wanted, scope, pattern, input_dims)
+        result: Mask = _sharded().keep_top(rankings, within, wanted, scope, pattern, input_dims)
+        return result
     names = sorted(scores)
     if ties is not None:
         ties = {name: ties[name].to(scores[name].device) for name in names}
@@ -552,9 +555,7 @@ def check_pattern(mask: Mask, pattern: Pattern, input_dims: Mapping[str, int] = 
         MaskError: names the first parameter where it does not.
     """
     if is_sharded(mask):
-        from isp import sharded
-
-        wrong = sharded.wrong_groups(mask, pattern, input_dims)
+        wrong = _sharded().wrong_groups(mask, pattern, input_dims)
     else:
         wrong = {name: wrong_groups(mask[name], pattern, input_dims.get(name, 1)) for name in sorted(mask)}
     for name, num in wrong.items():
@@ -576,18 +577,15 @@ def wrong_groups(kept: Tensor, pattern: Pattern, dim: int) -> int:
 def gathered(weights: Weights) -> dict[str, Tensor]:
     """Copies of the tensors; of sharded ones the whole, on every rank."""
     if is_sharded(weights):
-        from isp import sharded
-
-        return sharded.gathered(weights)
+        result: dict[str, Tensor] = _sharded().gathered(weights)
+        return result
     return {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 
 def apply_(mask: Mask, weights: Weights) -> None:
     """Set the weights that the mask drops to +0.0, in place; by clearing their bits, faster than `masked_fill_`."""
     if is_sharded(mask, weights):
-        from isp import sharded
-
-        layout = sharded.layout(weights)
+        layout = _sharded().layout(weights)
         mask, weights = dict(layout.parts(mask)), layout.parts(weights)
     for name, kept in mask.items():
         weight = weights[name].detach()
@@ -628,9 +626,7 @@ def unpack(bits: Tensor, shapes: Mapping[str, Sequence[int]]) -> Mask:
 def pack_each(mask: Weights) -> dict[str, Tensor]:
     """Each parameter's mask, packed alone as by `pack`; `Packed` reads them. Of a sharded one this rank's part."""
     if is_sharded(mask):
-        from isp import sharded
-
-        mask = sharded.layout(mask).parts(mask)
+        mask = _sharded().layout(mask).parts(mask)
     return {name: pack({name: kept}) for name, kept in mask.items()}
 
 
@@ -649,10 +645,9 @@ class Packed(Mapping[str, "Tensor"]):
     def __getitem__(self, name: str) -> Tensor:
         weight = self.like[name]
         if is_sharded({name: weight}):
-            from isp import sharded
-
-            part = sharded.local(weight)
-            return sharded.wrap(Packed(self.bits, {**self.like, name: part})[name], weight)
+            part = _sharded().local(weight)
+            result: Tensor = _sharded().wrap(Packed(self.bits, {**self.like, name: part})[name], weight)
+            return result
         return unpack(self.bits[name], {name: weight.shape})[name].to(weight.device)
 
     def __iter__(self) -> Iterator[str]:

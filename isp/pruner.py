@@ -294,7 +294,8 @@ class Pruner:
                 )
         prefix = "tensor "
         tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        found = unpack(content, tensors)
+        device = next(iter(self._parameters.values())).device  # the run may have been on another one
+        found = unpack(content, tensors, device)
         if found["mask"] is not None:
             masks.check_fits(found["mask"], self._parameters)
         self._attached.at = type(self._attached.at)(**found["at"])

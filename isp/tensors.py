@@ -6,12 +6,12 @@ model's state dict. Everywhere in this package it goes by the first of them, the
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from isp.errors import ConfigError
 from isp.lazy import torch
-from isp.masks import is_sharded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,6 +94,12 @@ def is_half(dtype: torch.dtype) -> bool:
     return dtype in (torch.float16, torch.bfloat16)
 
 
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether a tensor is sharded over processes; without importing what defines such tensors."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
 
@@ -106,7 +112,7 @@ def _identity(tensor: Tensor) -> Any:
 
 def extent(tensor: Tensor) -> tuple[int, int, int]:
     """Address of a tensor's storage (0: it has none, or is sharded), and its first and last byte in it."""
-    place = tensor.untyped_storage().data_ptr() if tensor.numel() and not is_sharded({"": tensor}) else 0
+    place = tensor.untyped_storage().data_ptr() if tensor.numel() and not is_dtensor(tensor) else 0
     begin = int(tensor.storage_offset())
     end = begin + 1 + sum((size - 1) * int(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return place, begin * tensor.itemsize, end * tensor.itemsize
