@@ -133,9 +133,12 @@ def run(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch; the bits of a result depend on it.")] = 1,
     instruction_set: Annotated[
-        InstructionSet,
-        typer.Option(help="Kernels of float32 jobs on a CPU: avx2, the same bits on all Intel CPUs, or native."),
-    ] = "avx2",
+        InstructionSet | None,
+        typer.Option(
+            help="Kernels of float32 jobs on a CPU: avx2, the same bits on all Intel CPUs, or native. Left out: avx2 "
+            "where the CPU has it."
+        ),
+    ] = None,
 ) -> None:
     """Run one method on one task through the workflow: a study of one cell, and its table.
 
@@ -156,7 +159,7 @@ def run(
     values: dict[str, Any] = {
         "device": device,
         "threads": threads,
-        **({} if instruction_set == "avx2" else {"instruction_set": instruction_set}),  # as in folders of earlier runs
+        **({} if instruction_set is None else {"instruction_set": instruction_set}),
         "training": {backbone: module.TRAINING.model_dump() | settings["training"]},
         "tasks": {task: settings["task"]},
         "variants": {variant: {"method": method, "settings": settings["method"], **settings["initial"]}},

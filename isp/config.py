@@ -22,6 +22,7 @@ from isp.errors import ConfigError, unknown
 from isp.families import Method, check_sparsities, make_method, planned_steps, sparsities_of
 from isp.files import LARGEST_STUDY, read_text
 from isp.parsing import load_yaml
+from isp.runtime import instructions
 from isp.runtime.instructions import InstructionSet
 from isp.settings import Settings, parse
 from isp.sparsity import parse_sparsity
@@ -108,9 +109,9 @@ class Study(Settings):
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     threads: int = Field(default=1, ge=1, le=1024, description="torch threads of a process; the bits depend on it")
     instruction_set: InstructionSet = Field(
-        default="avx2",
+        default_factory=instructions.default,
         description="kernels of float32 jobs on a CPU. avx2: results have the same bits on all Intel CPUs with AVX2; "
-        "native: the libraries choose by the CPU, so bits depend on its type",
+        "native: the libraries choose by the CPU, so bits depend on its type. Default: avx2 where the CPU has it",
     )
     look_aheads: Literal["together", "apart"] | None = Field(
         default=None,

@@ -105,7 +105,7 @@ def _params(**values: Any) -> dict[str, str]:
 
 def test_the_instruction_set_is_a_param_of_the_jobs_that_compute() -> None:
     avx2, native, on_gpu = (
-        _params(),
+        _params(instruction_set="avx2"),
         _params(instruction_set="native"),
         _params(device="cuda"),
     )
@@ -119,7 +119,7 @@ def test_the_instruction_set_is_a_param_of_the_jobs_that_compute() -> None:
 def test_bf16_has_native_kernels() -> None:
     (backbone,) = STUDY["training"]
     bf16 = {backbone: STUDY["training"][backbone] | {"precision": "bf16"}}
-    study = parse_study({**STUDY, "training": bf16}, "test")
+    study = parse_study({**STUDY, "training": bf16, "instruction_set": "avx2"}, "test")
     assert (study.instruction_set, study.instructions(backbone), study.served_instructions) == ("avx2",) + (
         "native",
     ) * 2
@@ -255,3 +255,14 @@ def test_a_fork_server_takes_calls_of_its_instruction_set_only(trained: Path, tm
     assert done.returncode == 0, done.stderr
     assert f"{warm.COLD}its instruction set is avx2, that of this stage is native" in done.stderr
     assert _made_with(tmp_path / "native")["instruction_set"] == "native"
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine", "expected"),
+    [("fma avx2", "x86_64", "avx2"), ("fma avx", "x86_64", "native"), ("fma avx2", "aarch64", "native")],
+)
+def test_a_study_takes_avx2_where_the_cpu_has_it(
+    flags: str, machine: str, expected: str, cpu: Callable[..., None]
+) -> None:
+    cpu(flags, machine)
+    assert parse_study(STUDY, "test").instruction_set == expected

@@ -99,6 +99,11 @@ def is_supported() -> bool:
     return {"avx2", "fma"} <= set(flags)
 
 
+def default() -> InstructionSet:
+    """The instruction set of a study that names none: "avx2" where this machine's CPU has it."""
+    return "avx2" if is_supported() else "native"
+
+
 def check_supported(remedy: str) -> None:
     """Check that this CPU has AVX2.
 
