@@ -107,7 +107,7 @@ def train(study: Study, variant: str, sparsity: str, seed: int, data: list[dict[
 
 def workflow_scores() -> dict[tuple[str, str], str]:
     """The test scores of the study, by variant and seed."""
-    with Path("results/trainer/metrics.csv").open() as file:
+    with Path("results/trainer/metrics.csv").open(encoding="utf-8") as file:
         return {(row["variant"], row["seed"]): row["test"] for row in csv.DictReader(file)}
 
 
@@ -124,10 +124,10 @@ def main() -> None:
     data, test = examples("train"), examples("test")
     done = set()
     if options.output.exists():
-        with options.output.open() as file:
+        with options.output.open(encoding="utf-8") as file:
             done = {(row["variant"], row["seed"]) for row in csv.DictReader(file)}
     else:
-        options.output.write_text("variant,seed,trainer\n")
+        options.output.write_text("variant,seed,trainer\n", encoding="utf-8")
     for seed in options.seeds:
         for variant in options.variants:
             if (variant, str(seed)) in done:
@@ -135,11 +135,11 @@ def main() -> None:
             trainer = train(study, variant, options.sparsity, seed, data)
             told = trainer.predict(test)
             reached = score("matthews", told.predictions, told.label_ids)
-            with options.output.open("a") as file:
+            with options.output.open("a", encoding="utf-8") as file:
                 file.write(f"{variant},{seed},{reached:.2f}\n")
     theirs = workflow_scores()
     print(f"{'variant':14}{'seed':>6}{'workflow':>10}{'Trainer':>10}")
-    with options.output.open() as file:
+    with options.output.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             cell = (row["variant"], row["seed"])
             print(f"{row['variant']:14}{row['seed']:>6}{float(theirs[cell]):10.2f}{float(row['trainer']):10.2f}")

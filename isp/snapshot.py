@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from isp.errors import ConfigError
+from isp.lazy import torch
 from isp.rng import forked_rng
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @contextmanager
@@ -97,7 +98,7 @@ def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 
 
 def _clone(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+    return value.detach().clone() if isinstance(value, torch.Tensor) else copy.deepcopy(value)
 
 
 def _restore_optimizer(
@@ -118,8 +119,8 @@ def _merged(now: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     merged = {}
     for key, value in saved.items():
         tensor = now.get(key)
-        fits = isinstance(value, Tensor) and isinstance(tensor, Tensor) and tensor.shape == value.shape
-        if fits and isinstance(tensor, Tensor):
+        fits = isinstance(value, torch.Tensor) and isinstance(tensor, torch.Tensor) and tensor.shape == value.shape
+        if fits and isinstance(tensor, torch.Tensor):
             with torch.no_grad():
                 tensor.copy_(value)
         merged[key] = tensor if fits else value
