@@ -24,7 +24,7 @@ from isp import masks, rng
 from isp.checkpoints import pack, unpack
 from isp.copies import LookAhead, Member
 from isp.costs import Cost, StepFlops
-from isp.divergence import first_not_finite
+from isp.divergence import SLOWER, first_not_finite
 from isp.errors import ConfigError, MaskError
 from isp.examples import Collate, make_examples
 from isp.families import attach, check_layers, check_reachable, make_method, planned_steps
@@ -32,14 +32,16 @@ from isp.losses import default_loss
 from isp.masks import Mask, Weights
 from isp.prunable import input_dims, prunable_names
 from isp.ranks import Ranks
+from isp.settings import parse
 from isp.snapshot import restored, undisturbed
-from isp.sparsity import parse_sparsity
+from isp.sparsity import num_pruned, parse_sparsity
 from isp.tensors import by_all_names, tensors_of
 from isp.tickets import Ticket, check_ticket
 from isp.training import (
     BatchOrder,
     Examples,
     LossFunction,
+    State,
     Trainer,
     Training,
     TrainingDiverged,
@@ -114,6 +116,8 @@ class Pruner:
     Raises:
         ConfigError: A method that brings its own loop, a schedule that T is too short for, an optimizer that lacks
             prunable parameters, something that the method needs and was not given.
+        MaskError: Here or in `step`: a weight is NaN, so it has no rank.
+        TrainingDiverged: In `step`: a look-ahead copy diverged; its `state` has the run's weights.
     """
 
     def __init__(
@@ -173,7 +177,7 @@ class Pruner:
         self._samples = 0 if batch_size is None else training.batch_size
         self._finding, self._since = Cost(), 0  # until the mask changed last, and the steps since then
         self._stepped = self._copying = self._unchecked = False
-        self._copy_updates = 0
+        self._copy_updates = self._depth = 0
         self._rates: list[Any] | None = None  # of a copy with a schedule of its own
         self._unscaled: list[Any] = []
         self._gradients: dict[str, Tensor] = {}
@@ -181,7 +185,7 @@ class Pruner:
         planned_steps(self._method, training, num_examples, [self._sparsity])
         check_reachable(self._sparsity, masks.num_weights(self._parameters))
         self._attached = attach(self._method, self._sparsity, self)
-        check_layers(self._method, self.trainer, state_of(self._model))
+        check_layers(self._method, self.trainer, State(step=0, weights=tensors_of(self._model)))
         self._handles = self._register()
         try:
             if state is None:
@@ -212,11 +216,9 @@ class Pruner:
                 f"pruner.step(): optimizer.step() was not called since the last call, after {self.steps_done} steps; "
                 "call pruner.step() once after every optimizer.step(), and give scaler= if a GradScaler may skip some"
             )
-        self._stepped = False
+        self._stepped, self._depth = False, 0
         self.steps_done += 1
         self._since += 1
-        if self.mask is not None and (type(self._optimizer) not in KEEPS_ZEROS or self._ranks.size > 1):
-            self._apply(self.mask)
         return self.steps_done < self.trainer.training.steps and self._look()
 
     @property
@@ -268,7 +270,6 @@ class Pruner:
         at = self._attached.at
         content = {
             "at": {each.name: getattr(at, each.name) for each in fields(at)},
-            "mask": self.mask,
             "finding": self._finding,
             "since": self._since,
             "steps_done": self.steps_done,
@@ -296,11 +297,11 @@ class Pruner:
         tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         device = next(iter(self._parameters.values())).device  # the run may have been on another one
         found = unpack(content, tensors, device)
-        if found["mask"] is not None:
-            masks.check_fits(found["mask"], self._parameters)
+        if (mask := found["at"]["mask"]) is not None:
+            masks.check_fits(mask, self._parameters)
         self._attached.at = type(self._attached.at)(**found["at"])
         self._finding, self._since = found["finding"], found["since"]
-        self._set_mask(found["mask"])
+        self._set_mask(mask)
         self.steps_done = found["steps_done"]
         self._stepped, self._unchecked = False, True
 
@@ -365,12 +366,16 @@ class Pruner:
                 _reshard(self._model)
                 self._check_finite(name, member)
                 yield {n: parameter.detach() for n, parameter in self._parameters.items()}
+        except TrainingDiverged as error:
+            error.state = state_of(self._model, self.steps_done)  # the run's, which was put back
+            raise
         finally:
             self._copying, self.learning_rate_factor, self._rates = False, 1.0, None
             self._gradients.clear()
 
     def _call_train_step(self, batch: Any, whose: str) -> None:
         assert self._train_step is not None
+        self._depth = 0
         self._train_step(batch)
         if self._copy_updates != 1 and not (self._copy_updates == 0 and self._scaler is not None):
             raise ConfigError(
@@ -406,7 +411,7 @@ class Pruner:
         if broken is not None:
             problem = f"{name} (learning rate x {member.learning_rate_factor:.3g}) diverged: parameter {broken!r}"
             problem += " holds NaN or infinite values"
-            raise TrainingDiverged(problem, self.steps_done, state_of(self._model, self.steps_done), self.mask)
+            raise TrainingDiverged(problem, self.steps_done, State(step=self.steps_done, weights={}), self.mask)
 
     def _look(self) -> bool:
         """Let the method look at the weights, and put the mask in force that it may return."""
@@ -418,9 +423,10 @@ class Pruner:
             broken = first_not_finite(self._parameters)
             if broken is None:
                 raise
-            state = state_of(self._model, self.steps_done)
-            problem = f"parameter {broken!r} holds NaN or infinite values after {self.steps_done} steps"
-            raise TrainingDiverged(problem, self.steps_done, state, self.mask) from None
+            raise MaskError(
+                f"pruner: parameter {broken!r} holds NaN or infinite values after {self.steps_done} steps, so its "
+                f"weights have no rank, and nothing was pruned. Go back to a checkpoint before that. {SLOWER}"
+            ) from None
         if pruned is None:
             return False
         self._finding, self._since = self._finding + self._cost(self._since), 0
@@ -475,6 +481,17 @@ class Pruner:
         return hook
 
     def _before_update(self, *_: Any) -> None:
+        """Of an optimizer whose `step` calls that of its base class, both call the hooks; the outer call counts."""
+        if self._depth == 0:
+            self._begin_update()
+        self._depth += 1
+
+    def _after_update(self, *_: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._end_update()
+
+    def _begin_update(self) -> None:
         if self._copying:
             self._unscaled = [group["lr"] for group in self._optimizer.param_groups]
             if self._rates is None and self._scales:
@@ -492,7 +509,9 @@ class Pruner:
         if self._attached.observes and self._gradients:
             self._observe()
 
-    def _after_update(self, *_: Any) -> None:
+    def _end_update(self) -> None:
+        if self.mask is not None and (type(self._optimizer) not in KEEPS_ZEROS or self._ranks.size > 1):
+            self._apply(self.mask)
         if not self._copying:
             self._stepped = True
             return
@@ -529,7 +548,7 @@ class Pruner:
 
     def _pruned(self) -> tuple[int, int]:
         """Return how many weights are to be pruned, and how many are."""
-        return round(self._sparsity * masks.num_weights(self._parameters)), self._dropped
+        return num_pruned(self._sparsity, masks.num_weights(self._parameters)), self._dropped
 
     def _cost(self, steps: int) -> Cost:
         flops, sparse_flops = self.trainer.flops.steps(Counter({0: steps}), self.mask)
@@ -689,6 +708,4 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, 
 
 def _protocol(steps: int, batch_size: int) -> Training:
     """T and the batch size as methods ask for them; the learning rate is the loop's own, and never asked for."""
-    from isp.settings import parse
-
     return parse(Training, {"steps": steps, "batch_size": batch_size, "learning_rate": 1.0}, "Pruner")

@@ -49,7 +49,9 @@ def restored(
     modes = {module: module.training for module in model.modules()}
     buffers = {module: dict(module._buffers) for module in model.modules()}
     memory = {p: {key: _clone(value) for key, value in state.items()} for p, state in optimizer.state.items()}
-    groups = [{key: _clone(value) for key, value in group.items() if key != "params"} for group in _groups(optimizer)]
+    groups = [
+        {key: _clone(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
     states = {name: copy.deepcopy(other.state_dict()) for name, other in others.items()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     for p in kept.values():
@@ -91,10 +93,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
-
-
-def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    return optimizer.param_groups
 
 
 def _clone(value: Any) -> Any:

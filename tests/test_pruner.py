@@ -258,7 +258,12 @@ def everything(model: nn.Module, optimizer: Any, schedule: Any, scaler: Any) -> 
     states = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     found = {name: copy.deepcopy(each.state_dict()) for name, each in states.items()}
     state = np.random.get_state()
-    return {**found, "torch": torch.get_rng_state(), "numpy": torch.tensor(state[1]), "python": random.getstate()}
+    return {
+        **found,
+        "torch": torch.get_rng_state(),
+        "numpy": [*state[1].tolist(), *state[2:]],
+        "python": random.getstate(),
+    }
 
 
 def same_tree(a: Any, b: Any) -> bool:
@@ -444,9 +449,36 @@ def test_a_look_ahead_that_diverges_is_named_and_undone() -> None:
         loop.train_step((batch[0] * torch.inf, batch[1]))
 
     loop = looped("isp", train_step=step)
-    with pytest.raises(TrainingDiverged, match=r"look-ahead 0 of round 0 \(learning rate x .*\) diverged"):
+    with pytest.raises(TrainingDiverged, match=r"look-ahead 0 of round 0 \(learning rate x .*\) diverged") as raised:
         loop.run()
     assert all(p.isfinite().all() for p in loop.model.parameters())
+    assert equal(raised.value.state.weights, dict(loop.model.state_dict()))  # the run's, not the copy's
+
+
+def test_weights_that_are_nan_are_refused() -> None:
+    loop = looped("gradual").run(2)
+    with torch.no_grad():
+        loop.model.up.weight[0, 0] = torch.nan
+    loop.pruner._stepped = True
+    with pytest.raises(
+        MaskError, match=r"'up.weight' holds NaN or infinite values after 3 steps.* Lower"
+    ):
+        loop.pruner.step()
+
+
+def test_masked_weights_are_zero_in_look_aheads_whatever_the_optimizer() -> None:
+    checked = []
+
+    def step(batch: Any) -> None:
+        loop.train_step(batch)
+        for name, kept in (loop.pruner.mask or {}).items():
+            for tensor in per_weight(loop, name):
+                checked.append(not tensor[~kept].any())
+
+    loop = looped("isp", optimizer=OPTIMIZERS["Noisy"], train_step=step)
+    loop.run()
+    assert checked
+    assert all(checked)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,6 @@ class PruningCallback(TrainerCallback):
         self._sparsity, self._method, self._settings = sparsity, method, dict(settings or {})
         self._prunable, self._exclude, self._seed = prunable, exclude, seed
         self._trainer: Any = None
-        self._reached, self._current = False, 0.0
 
     def ticket(self) -> Ticket:
         """Return the ticket, as `isp.prune` does, for `isp.save_ticket` and `isp.export`.
@@ -127,7 +126,6 @@ class PruningCallback(TrainerCallback):
         self.close()
         self._trainer = trainer
         self.pruner = self._make_pruner(args, state, kwargs["train_dataloader"], checkpoint)
-        self._note()
         if checkpoint is None:
             self._log_rounds(0)
 
@@ -136,9 +134,7 @@ class PruningCallback(TrainerCallback):
         pruner = self._running()
         rounds = len(pruner.record)
         changed = pruner.step()
-        if changed:
-            self._note()
-        if changed or not self._reached:
+        if changed or not pruner.reached:
             state.best_metric = state.best_model_checkpoint = state.best_global_step = None
         if changed:
             self._log_rounds(rounds)
@@ -147,9 +143,9 @@ class PruningCallback(TrainerCallback):
         """Add the sparsity to what is logged."""
         if self.pruner is None or logs is None:
             return
-        logs["sparsity"] = self._current
+        logs["sparsity"] = self.pruner.sparsity
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
-            state.log_history[-1]["sparsity"] = self._current
+            state.log_history[-1]["sparsity"] = self.pruner.sparsity
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the pruner's state into the checkpoint that was just written."""
@@ -164,10 +160,10 @@ class PruningCallback(TrainerCallback):
         """Detach the pruner, and warn if the target sparsity was not reached."""
         pruner = self._running()
         self.close()
-        if not self._reached:
+        if not pruner.reached:
             warnings.warn(
                 f"PruningCallback: training ended after {pruner.steps_done} of {state.max_steps} updates at sparsity "
-                f"{self._current:.4f}, and {self._sparsity} was asked for; the model is denser than that. Train on "
+                f"{pruner.sparsity:.4f}, and {self._sparsity} was asked for; the model is denser than that. Train on "
                 "from a checkpoint, or plan fewer updates (max_steps, num_train_epochs), which the schedule then fits",
                 stacklevel=2,
             )
@@ -275,11 +271,6 @@ class PruningCallback(TrainerCallback):
         losses = [trainer.compute_loss(model, trainer._prepare_inputs(inputs)) for inputs in micro_batches]
         total: Tensor = sum(losses[1:], losses[0])
         return total / len(losses)
-
-    def _note(self) -> None:
-        """Remember the sparsity, which takes a pass over the mask, until that changes again."""
-        pruner = self._running()
-        self._current, self._reached = pruner.sparsity, pruner.reached
 
     def _log_rounds(self, before: int) -> None:
         """Log what the denoisers changed in the rounds after the first `before` ones."""
