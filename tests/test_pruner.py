@@ -460,9 +460,7 @@ def test_weights_that_are_nan_are_refused() -> None:
     with torch.no_grad():
         loop.model.up.weight[0, 0] = torch.nan
     loop.pruner._stepped = True
-    with pytest.raises(
-        MaskError, match=r"'up.weight' holds NaN or infinite values after 3 steps.* Lower"
-    ):
+    with pytest.raises(MaskError, match=r"'up.weight' holds NaN or infinite values after 3 steps.* Lower"):
         loop.pruner.step()
 
 
