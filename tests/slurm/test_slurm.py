@@ -215,7 +215,9 @@ class Training:
         return [job for job in jobs() if job["WorkDir"] == str(self.folder)]
 
     def log(self) -> str:
-        return (self.folder / "results/faults/logs/runs/clip_tiny/digits/seed0/dense/pretrained.log").read_text()
+        """What the stage said; nothing while there is no log: Snakemake deletes a job's before it runs it again."""
+        path = self.folder / "results/faults/logs/runs/clip_tiny/digits/seed0/dense/pretrained.log"
+        return path.read_text() if path.exists() else ""
 
     def finish(self) -> list[dict[str, str]]:
         """Wait; the weights must be those of the undisturbed run. The jobs there were."""
