@@ -1,10 +1,10 @@
-# make run | check | test | test-gpu | test-slurm | lint | report | lock | upgrade | clean. Everything is installed into .venv from requirements.lock.
+# make run | check | test | test-gpu | test-slurm | lint | docs | report | lock | upgrade | clean. Everything is installed into .venv from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2 # each takes a core and 1.5 GB
 PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: run check test test-inside test-gpu test-slurm lint report lock upgrade clean
+.PHONY: run check test test-inside test-gpu test-slurm lint docs report lock upgrade clean
 
 run: .venv/installed ## the default study, from nothing to tables, figures and a page of them (results/quick)
 	$(BIN)/snakemake
@@ -34,6 +34,9 @@ lint: .venv/installed
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 
+docs: .venv/installed ## the documentation site (build/docs/index.html), without a network; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 report: results/quick/snakemake_report.html ## Snakemake's own report of what make run made
 
 results/quick/snakemake_report.html: $(wildcard results/quick/*.csv results/quick/tables/* results/quick/figures/*) | .venv/installed
@@ -54,7 +57,7 @@ upgrade: UPGRADE := --upgrade
 lock upgrade:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra workflow --extra slurm --extra dev --universal --python-version 3.11 --fork-strategy fewest \
+	$(BIN)/uv pip compile pyproject.toml --extra workflow --extra slurm --extra docs --extra dev --universal --python-version 3.11 --fork-strategy fewest \
 		--no-annotate --no-header --quiet $(UPGRADE) --output-file requirements.lock
 	{ printf 'name: isp\nchannels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
 		sed 's/.*/      - "&"/' requirements.lock; } > environment.yml

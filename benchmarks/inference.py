@@ -13,10 +13,10 @@ ratio of two times in the same round: CPU time with one thread, elapsed time wit
 `--seconds` have passed, after at least three.
 
 `--output` appends the figures to a CSV file after each group; what the file has is not measured again, so that a part
-can be run at a time. `--tables` prints the tables of docs/inference.md from it. onnxruntime (with onnx), OpenVINO,
-numba and zstandard are left out where they are not installed. `--sizes` prints bytes of the tensors: dense, compressed
-by zstd, and as kept values with a bit per weight. `--ticket` takes a ticket of a study in the current folder, scores
-the validation examples with its model before and after `isp.accelerate`, and times a batch.
+can be run at a time. `--tables` prints the tables of docs/explanation/inference.md from it. onnxruntime (with onnx),
+OpenVINO, numba and zstandard are left out where they are not installed. `--sizes` prints bytes of the tensors: dense,
+compressed by zstd, and as kept values with a bit per weight. `--ticket` takes a ticket of a study in the current
+folder, scores the validation examples with its model before and after `isp.accelerate`, and times a batch.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ NAMES = {"bert_base": "BERT-base", "minilm": "MiniLM", "vit_b32": "ViT-B/32"}
 
 
 def tables(path: Path) -> None:
-    """Print the tables of docs/inference.md."""
+    """Print the tables of docs/explanation/inference.md."""
     rows = files.read_csv(path, "benchmarks/inference.py --output")
     groups = list(dict.fromkeys((row["model"], row["threads"], row["batch"]) for row in rows))
     groups.sort(key=lambda group: (list(NAMES).index(group[0]), group[1:]))

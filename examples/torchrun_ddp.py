@@ -53,5 +53,5 @@ if rank == 0:
     ticket = pruner.ticket()
     accuracy = (model(inputs).argmax(1) == labels).float().mean().item()
     print(f"sparsity {ticket.sparsity}, accuracy {accuracy:.3f} on its training data")
-    print("next: isp.save_ticket(path, ticket) on one process; docs/distributed.md says what else works")
+    print("next: isp.save_ticket(path, ticket) on one process; docs/how-to/distributed.md says what else works")
 dist.destroy_process_group()

@@ -264,7 +264,7 @@ def save_ticket(path: str | Path, ticket: Ticket) -> None:
     """Write a ticket to one safetensors file: the weights that its mask keeps, and the mask at one bit per weight.
 
     Values are stored in the model's types, those of a pruned parameter as a vector in the order of position. Parameters
-    that are not pruned, and buffers, are stored whole. docs/tickets.md describes the file.
+    that are not pruned, and buffers, are stored whole. docs/reference/tickets.md describes the file.
 
     Raises:
         IspError: The file cannot be written; nothing is left half-written.

@@ -2,7 +2,8 @@
 
 The paper prunes the 2-D weights inside the transformer blocks; embeddings, norms, biases and heads are never pruned. A
 backbone says so by name patterns. For any other module the default is the weight matrices of its layers, as
-`prunable_names` lists them, and a user narrows it by patterns; `docs/models.md` shows the choice for well-known models.
+`prunable_names` lists them, and a user narrows it by patterns; `docs/how-to/models.md` shows the choice for well-known
+models.
 """
 
 from __future__ import annotations

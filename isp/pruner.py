@@ -71,7 +71,7 @@ class Pruner:
     optimizer that has its own.
 
     Under FSDP2 masks and moments are sharded as the parameters are, and all ranks must call the constructor, `step`,
-    `ticket` and `load_state_dict`; docs/distributed.md says what works there.
+    `ticket` and `load_state_dict`; docs/how-to/distributed.md says what works there.
 
     Args:
         model: The model that is trained; one wrapped by `DistributedDataParallel` or `torch.compile` is unwrapped.

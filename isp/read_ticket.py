@@ -1,4 +1,4 @@
-"""The lines of NumPy that docs/tickets.md shows; `isp export --compact` puts them beside a ticket."""
+"""The lines of NumPy that docs/reference/tickets.md shows; `isp export --compact` puts them beside a ticket."""
 
 import json
 

@@ -1,7 +1,7 @@
 """Superposition: the noisy masks of look-ahead copies, combined into one mask of an exact sparsity.
 
 Jaiswal et al., ICML 2023, Algorithm 2 (DenoisedPrune) and section 2.2.1. Pure functions on tensors;
-docs/superposition.md compares the rules.
+docs/explanation/superposition.md compares the rules.
 """
 
 from __future__ import annotations

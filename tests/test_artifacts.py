@@ -265,7 +265,7 @@ def test_a_ticket_takes_what_its_information_takes(tmp_path: Path, dtype: torch.
 
 def test_twenty_lines_of_numpy_read_a_ticket(tmp_path: Path) -> None:
     """Those in its description."""
-    text = (Path(__file__).parents[1] / "docs/tickets.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "docs/reference/tickets.md").read_text(encoding="utf-8")
     code = text.split("```python\n")[1].split("```")[0]
     assert len(code.splitlines()) <= 25
     weights = {name: torch.randn(kept.shape).masked_fill_(~kept, 0) for name, kept in MASK.items()}

@@ -121,7 +121,7 @@ def test_a_folder_holds_the_ticket_to_the_bit(backbone: str, task: str, tmp_path
 
 
 def test_the_lines_of_the_docs_read_a_compact_folder(tmp_path: Path, texts: Path, inside: None) -> None:
-    code = (ROOT / "docs/tickets.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    code = (ROOT / "docs/reference/tickets.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     source = Path(read_ticket.__file__).read_text(encoding="utf-8")
     assert source.split('"""\n\n', 1)[1] == code
     isp.export(texts, None, tmp_path / "out", compact=True)
@@ -153,7 +153,7 @@ def test_the_lines_of_a_card_label_an_input(
     ((best, *_),) = prediction.predict(predictor, **given)
     assert printed == [best[0]]
     if kind == "pictures" and not compact:
-        docs = (ROOT / "docs/export.md").read_text(encoding="utf-8").split("```python\n")[2].split("```")[0]
+        docs = (ROOT / "docs/how-to/export.md").read_text(encoding="utf-8").split("```python\n")[2].split("```")[0]
         exec(docs, {"print": printed.append, "folder": tmp_path / "out", "picture": image})
         assert printed == [best[0]] * 2
 

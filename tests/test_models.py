@@ -1,4 +1,4 @@
-"""Pruning models of transformers, torchvision and timm: the default choice, the table in docs/models.md, whole runs."""
+"""Pruning models of transformers, torchvision and timm: the default choice, docs/how-to/models.md, whole runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def residual(layers: Sequence[int] = (2, 2, 2, 2), num_stages: int = 4, num_clas
 
 @dataclass(frozen=True)
 class Tried:
-    """A model of the table in docs/models.md.
+    """A model of the table in docs/how-to/models.md.
 
     Attributes:
         name: as the table has it.
@@ -254,7 +254,7 @@ def test_the_table_in_the_docs() -> None:
         if re.search(r"\| `(transformers|torchvision|timm)\.", line)
     ]
     expected = [row(tried) for tried in MODELS]
-    assert rows == expected, "docs/models.md must have these lines:\n" + "\n".join(expected)
+    assert rows == expected, "docs/how-to/models.md must have these lines:\n" + "\n".join(expected)
 
 
 @each_model

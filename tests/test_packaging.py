@@ -81,8 +81,8 @@ def test_what_is_installed_is_what_is_locked(name: str) -> None:
     ("study", "page"),
     [
         *(("quick", "README"), ("glue", "README"), ("mnist", "README")),
-        *(("full", "docs/full"), ("ablation_rule", "docs/superposition"), ("soups", "docs/soups")),
-        ("code", "docs/code"),
+        *(("full", "docs/explanation/full"), ("ablation_rule", "docs/explanation/superposition")),
+        *(("soups", "docs/explanation/soups"), ("code", "docs/explanation/code")),
     ],
 )
 def test_pages_show_the_reference_results(study: str, page: str) -> None:

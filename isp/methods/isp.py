@@ -10,7 +10,7 @@ section 2.2.1, where a simple union of the N look-ahead masks is sufficient: the
 union to the round's sparsity (`rule: union`, adjusted in every round). Algorithm 2 as printed also puts the current
 weights' own magnitude mask into the union, and the largest current weights inside it are then that own mask again,
 whatever the look-aheads found; `isp_literal` is this text, and equals ISP without denoisers. `isp_mean`, ours, averages
-the copies' magnitudes and cuts once; `rule: votes` counts the masks. docs/superposition.md compares them.
+the copies' magnitudes and cuts once; `rule: votes` counts the masks. docs/explanation/superposition.md compares them.
 
 Other things that the paper leaves open, as chosen here: a copy's learning rate (the run's times a factor of 0.5 to 2),
 its weight decay (one of three) and its data (half of the training set) are drawn at random.

@@ -1,7 +1,7 @@
 """Instant Soup Pruning with averaged magnitudes: the look-ahead copies' |w| are averaged, then cut once.
 
 Ours, from the abstract's "superpose them to average out the noise", with the average taken before the cut instead of
-after it. Otherwise as `isp`. Chosen among five rules by validation scores (docs/superposition.md).
+after it. Otherwise as `isp`. Chosen among five rules by validation scores (docs/explanation/superposition.md).
 """
 
 from __future__ import annotations

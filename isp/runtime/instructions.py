@@ -2,7 +2,8 @@
 
 ATen, MKL, oneDNN, OpenBLAS and NumPy choose kernels by the CPU, and kernels of different width round differently. Their
 environment variables limit the choice to AVX2, which every x86-64 CPU of the last ten years has, so that the same job
-gives the same bits on CPUs with and without AVX-512. docs/reproducibility.md says where this was seen to hold.
+gives the same bits on CPUs with and without AVX-512. docs/explanation/reproducibility.md says where this was seen to
+hold.
 
 Each library reads its variable once, so it must be set before the first import of torch or NumPy. Therefore the `isp`
 command sets the variables, never `import isp`. Only what is light is imported at the top.

@@ -1,0 +1,1 @@
+"""What builds the repository's documentation; not part of the package."""
