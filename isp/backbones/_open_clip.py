@@ -210,12 +210,7 @@ class ClipBackbone:
         from isp.exported import CLASSES, HEAD
 
         architecture = pretrained.architecture
-        preprocessing = {
-            **{"mode": "RGB", "mean": architecture["mean"], "std": architecture["std"]},
-            **{"interpolation": "bicubic", "resize_mode": "shortest"},
-        }
-        config = {"model_cfg": architecture["model"], "preprocess_cfg": preprocessing}
-        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(json.dumps(config_of(architecture), indent=1) + "\n", encoding="utf-8")
         classes = json.dumps(task.classes, indent=1, ensure_ascii=False)
         (folder / CLASSES).write_text(classes + "\n", encoding="utf-8")
         if plain:
@@ -243,6 +238,15 @@ def build(architecture: Mapping[str, Any], seed: int) -> open_clip.CLIP:
     with forked_rng():
         torch.manual_seed(named_seed("build", seed=seed))
         return open_clip.CLIP(**{key: value for key, value in model.items() if key != "custom_text"})
+
+
+def config_of(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `open_clip_config.json` for an architecture."""
+    preprocessing = {
+        **{"mode": "RGB", "mean": architecture["mean"], "std": architecture["std"]},
+        **{"interpolation": "bicubic", "resize_mode": "shortest"},
+    }
+    return {"model_cfg": architecture["model"], "preprocess_cfg": preprocessing}
 
 
 def check_model(where: str, model: Mapping[str, Any]) -> None:
@@ -307,6 +311,22 @@ def tokenize(texts: Sequence[str], context_length: int) -> Tensor:
     """CLIP's byte-pair tokens, int64 (n, context length)."""
     tokens: Tensor = _tokenizer()(list(texts), context_length=context_length)
     return tokens
+
+
+def symmetric_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """CLIP's loss where a batch has several images of a caption, which are not negatives of each other.
+
+    Images are classified among all captions, and each caption that is present spreads its target evenly over its
+    images.
+
+    Args:
+        logits: Of each image for each caption, (images, captions).
+        labels: The caption of each image, int64 (images,).
+    """
+    present, where = torch.unique(labels, return_inverse=True)
+    targets = F.one_hot(where, len(present)).T.float()
+    to_images = F.cross_entropy(logits.T[present], targets / targets.sum(1, keepdim=True))
+    return (F.cross_entropy(logits, labels) + to_images) / 2
 
 
 def classifier(clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence[str]) -> ImageClassifier:

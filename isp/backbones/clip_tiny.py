@@ -7,8 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from isp.backbones import Pretrained
-from isp.backbones._open_clip import ClipBackbone, build, image_size, tokenize
-from isp.lazy import F, torch
+from isp.backbones._open_clip import ClipBackbone, build, image_size, symmetric_loss, tokenize
 from isp.training import Training, make_trainer, state_of
 
 if TYPE_CHECKING:
@@ -31,19 +30,12 @@ TRAINING = Training(steps=600, batch_size=32, learning_rate=5e-4, weight_decay=0
 
 
 def contrastive_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """CLIP's symmetric loss with one caption a glyph.
-
-    A batch holds a glyph more than once, so the other pictures of a glyph are no negatives: pictures are classified
-    among the captions of all glyphs, and each caption spreads its target evenly over the pictures of its glyph.
-    """
+    """CLIP's symmetric loss with one caption a glyph; see `symmetric_loss`."""
     pictures, glyphs, tokens = batch
     features = model.encode_image(pictures, normalize=True)  # type: ignore[operator]
     texts = model.encode_text(tokens, normalize=True)  # type: ignore[operator]
     logits = model.logit_scale.exp() * features @ texts.T  # type: ignore[operator]
-    present, where = torch.unique(glyphs, return_inverse=True)
-    targets = F.one_hot(where, len(present)).T.float()
-    to_pictures = F.cross_entropy(logits.T[present], targets / targets.sum(1, keepdim=True))
-    return (F.cross_entropy(logits, glyphs) + to_pictures) / 2
+    return symmetric_loss(logits, glyphs)
 
 
 def pretrain(seed: int = 0, progress: Callable[[int], None] = lambda _: None) -> Pretrained:

@@ -36,7 +36,7 @@ def describe(
         "question": found.question,
         "variants": {name: _variant(found, name) for name in found.variants},
         "tasks": {name: _task(found, name) for name in dict.fromkeys(group.task for group in found.groups())},
-        "provenance": {"command": command, "isp": __version__, **_commit(), **_machine(), "packages": provenance()},
+        "provenance": {"command": command, "isp": __version__, **commit(), **_machine(), "packages": provenance()},
     }
     files.ready(output)
     files.write_json(output, content)
@@ -69,7 +69,7 @@ def _task(study: Study, name: str) -> dict[str, Any]:
     }
 
 
-def _commit() -> dict[str, Any]:
+def commit() -> dict[str, Any]:
     """The commit of the repository that this package lies in, and whether its files were changed since."""
 
     def git(*arguments: str) -> str:
