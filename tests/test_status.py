@@ -315,7 +315,7 @@ def test_the_study_is_found_by_its_name(here: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_described_study_is_the_study(here: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where its protocol is in epochs, which the description says beside what follows from them."""
-    monkeypatch.setattr("isp.stages.describe._commit", dict)  # asks git, in a process
+    monkeypatch.setattr("isp.stages.describe.commit", dict)  # asks git, in a process
     values = yaml.safe_load(path.read_text())
     describe(study=values, command="snakemake", output=Path(f"results/{values['study']}/study.json"))
     known, again = parse_study(values, "test"), find_study(values["study"])
@@ -338,7 +338,7 @@ def test_a_file_that_a_folder_of_results_names_is_not_run(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
     """Its jobs are known by what study.json says of it, as if it had been run."""
-    monkeypatch.setattr("isp.stages.describe._commit", dict)  # asks git, in a process
+    monkeypatch.setattr("isp.stages.describe.commit", dict)  # asks git, in a process
     monkeypatch.setattr(registry, "_stand_ins", {})
     put("results/tiny/mine.py", f"FAMILY = {family!r}\nVERSION = 1\n{METHODS[family]}")
     variants = {**STUDY["variants"], "mine": {"method": "results/tiny/mine.py"}}
