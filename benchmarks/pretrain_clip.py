@@ -55,7 +55,7 @@ BACKBONE = clip.ClipBackbone(
     }
 )
 PATCH_DROPOUT = 0.5
-PRETRAINING = Training(steps=7000, batch_size=128, learning_rate=1.5e-3, warmup_steps=400, weight_decay=0.1)
+PRETRAINING = Training(steps=4000, batch_size=128, learning_rate=1.5e-3, warmup_steps=300, weight_decay=0.1)
 
 COARSE = (
     "aquatic mammals",
