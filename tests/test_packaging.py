@@ -89,3 +89,48 @@ def test_pages_show_the_reference_results(study: str, page: str) -> None:
     """No number is typed into a table of scores."""
     assert (ROOT / "docs" / "results" / study / "tables" / "scores.md").read_text() in (ROOT / f"{page}.md").read_text()
     assert (ROOT / "docs" / "results" / study / "figures" / "score_by_sparsity.png").exists()
+
+
+# --- what a host of the repository reads ------------------------------------------------------------------------------
+
+
+def test_the_hosts_workflows_run_targets_that_the_makefile_has() -> None:
+    targets = set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.M))
+    (path,) = (ROOT / ".github" / "workflows").glob("*.yml")
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    assert set(jobs) == {"check", "smoke", "docs"}
+    commands = [step["run"].split() for job in jobs.values() for step in job["steps"] if "run" in step]
+    made = {words[1] for words in commands if words[0] == "make"}
+    assert made == {"check", "docs", ".venv/installed"}
+    assert made <= targets
+    for words in commands:
+        if "--configfile" in words:
+            assert (ROOT / words[words.index("--configfile") + 1]).is_file()
+    assert jobs["check"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+
+
+def test_the_hooks_before_a_commit_are_those_of_make_lint() -> None:
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
+    assert lint is not None
+    for hook in local["hooks"]:
+        assert f"$(BIN)/{hook['name']}" in lint[1]
+
+
+def test_the_workflow_catalogue_is_told_what_the_rules_can_do() -> None:
+    """Its page shows deployment by conda and apptainer, which every rule of the workflow must have."""
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert usage["software-stack-deployment"] == {"conda": True, "apptainer": True, "apptainer+conda": False}
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    assert rules.count("    shell:\n") == rules.count("    conda:\n")
+    assert 'container: "isp.sif"' in (ROOT / "workflow" / "Snakefile").read_text()
+    assert (ROOT / "config" / "README.md").is_file()
+
+
+def test_an_image_for_cpus_has_no_libraries_of_cuda() -> None:
+    (pattern,) = re.findall(r"sed -E '/(.*?)/d' requirements.lock", (ROOT / "Dockerfile").read_text())
+    kept = [line for line in LOCK if not re.search(pattern, line)]
+    left_out = {Requirement(line).name for line in LOCK} - {Requirement(line).name for line in kept}
+    assert {"torch", "torchvision", "numpy"} <= {Requirement(line).name for line in kept}
+    assert {"triton", "cuda-toolkit", "nvidia-cublas"} <= left_out
+    assert all(name.startswith(("nvidia-", "cuda-", "triton")) for name in left_out)

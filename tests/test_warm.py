@@ -389,6 +389,23 @@ def test_a_folder_with_a_long_path_is_not_taken(
     )
 
 
+def test_jobs_in_environments_of_their_own_do_not_go_through_the_server_of_this_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under `--sdm conda` or `--sdm apptainer` a child of the server would run with the packages of this process."""
+    from isp.workflow import running
+
+    monkeypatch.setattr(warm, "begin", lambda address: pytest.fail(f"a server began at {address}"))
+    for variable in ("ISP_WARM", "ISP_OWNER", "ISP_WARM_INSTRUCTION_SET"):
+        monkeypatch.setenv(variable, "old")
+    for methods, deployed in ((set(), False), ({"conda"}, True), ({"apptainer"}, True)):
+        workflow = SimpleNamespace(deployment_settings=SimpleNamespace(deployment_method=methods))
+        assert running._is_deployed(workflow) == deployed
+    running._warm_start("native", deployed=True)
+    assert "ISP_WARM" not in os.environ
+    assert os.environ["ISP_OWNER"] == str(os.getpid())
+
+
 def test_a_server_in_which_an_import_touched_cuda_refuses_to_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """No child could use the device: CUDA does not survive a fork."""
     cuda = SimpleNamespace(is_initialized=lambda: False)

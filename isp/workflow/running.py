@@ -68,7 +68,7 @@ def _serve_cluster_job(workflow: Any, study: Study) -> None:
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by shells, undone by stages that save what they have
     if submits_jobs(workflow) and num_target_jobs(sys.argv) > 1:
-        _warm_start(study.served_instructions)
+        _warm_start(study.served_instructions, deployed=_is_deployed(workflow))
 
 
 def num_target_jobs(arguments: Sequence[str]) -> int:
@@ -225,7 +225,7 @@ def start(workflow: Any, study: Study) -> None:
     check_device(study.device)
     if study.served_instructions == "avx2":
         instructions.check_supported("instruction_set: native in the study")
-    _warm_start(study.served_instructions)
+    _warm_start(study.served_instructions, deployed=_is_deployed(workflow))
 
 
 def _unwatched(workflow: Any) -> list[str]:
@@ -239,16 +239,23 @@ def _unwatched(workflow: Any) -> list[str]:
     )
 
 
-def _warm_start(instruction_set: str) -> None:
+def _is_deployed(workflow: Any) -> bool:
+    """Whether jobs run in environments or containers of their own (`--sdm`)."""
+    return bool(workflow.deployment_settings.deployment_method)
+
+
+def _warm_start(instruction_set: str, *, deployed: bool = False) -> None:
     """Let the jobs that this process runs end with it and start warm, or say why they start cold.
 
     Args:
         instruction_set: That of the server, which is not started on a CPU that lacks it: the jobs say so.
+        deployed: Whether jobs run in environments of their own; there is no server then, since its children would run
+            in this one.
     """
     os.environ["ISP_OWNER"] = str(os.getpid())
     os.environ[instructions.SERVED] = instruction_set if instructions.is_supported() else "native"
     os.environ.pop("ISP_WARM", None)
-    if not warm.available():
+    if deployed or not warm.available():
         return
     try:
         os.environ["ISP_WARM"] = warm.new_address(os.getpid())
