@@ -109,7 +109,7 @@ def test_a_study_that_runs_is_left_alone(finished: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as ended:
         cli.main(["clean", "tiny", "--yes"])
     assert ended.value.code == 2
-    assert "its job is running; wait until the study has ended" in " ".join(capsys.readouterr().err.split())
+    assert "its job is running; wait until the study has finished" in " ".join(capsys.readouterr().err.split())
     os.utime(marker(STATES[0]), (time.time() - 1000,) * 2)  # of a process that was killed
     with pytest.raises(SystemExit) as ended:
         cli.main(["clean", "tiny"])

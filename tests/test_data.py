@@ -338,7 +338,7 @@ def test_what_is_reused_is_said_and_other_files_in_its_place_are_refused(
     with monkeypatch.context() as patched:
         patched.setattr(reuse, "sha256", lambda path: pytest.fail(f"{path} was read"))
         assert "unchanged" in said()
-        assert said(moved) == "reused as prepared before: mnist (2 of its files are not in elsewhere)"
+        assert said(moved) == "reused as prepared before: mnist (2 of its files are missing in elsewhere)"
     shutil.copytree("data", "elsewhere")
     assert "unchanged, in elsewhere" in said(moved)
     write_mnist(Path("elsewhere"), "test", [1, 3])

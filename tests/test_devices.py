@@ -23,10 +23,10 @@ from isp.stages import _work
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from isp.runtime.devices import taken
+from isp.runtime.devices import reserve
 
 device, output, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
-with taken(device, str(output)):
+with reserve(device, str(output)):
     begun = time.monotonic()
     output.with_suffix(".has").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
     time.sleep(seconds)
@@ -34,8 +34,8 @@ with taken(device, str(output)):
 """
 FORK = """
 import os, sys, time
-from isp.runtime.devices import taken
-with taken("cuda", "parent"):
+from isp.runtime.devices import reserve
+with reserve("cuda", "parent"):
     if os.fork() == 0:
         time.sleep(30)
         os._exit(0)
@@ -104,7 +104,7 @@ def test_a_killed_holder_frees_its_device_and_those_who_wait_say_who_it_is(
     started.append(waiting := hold(tmp_path / "next.txt", 0))
     assert waiting.stderr is not None
     line = waiting.stderr.readline()
-    assert line.startswith("waiting for a GPU; who holds them: 7: process ")
+    assert line.startswith("waiting for a GPU, in use by: 7: process ")
     assert f"process {holder.pid} on " in line
     assert "holder.txt" in line
     assert not (tmp_path / "next.has").exists()
@@ -124,7 +124,7 @@ def test_a_lock_that_is_hostile_is_printed_as_escapes(
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
         devices._take({"7": "7"}, "x")
-    assert capsys.readouterr().err == "waiting for a GPU; who holds them: 7: \\x1b[2J\\u202e\n"
+    assert capsys.readouterr().err == "waiting for a GPU, in use by: 7: \\x1b[2J\\u202e\n"
 
 
 @pytest.mark.process
@@ -134,7 +134,7 @@ def test_what_a_dead_process_left_is_taken_over(tmp_path: Path, monkeypatch: pyt
     lock = tmp_path / "locks" / "0.lock"
     lock.parent.mkdir()
     lock.write_text(f"process {dead.pid} on here, results/x\n")
-    with devices.taken("cuda", "mine"):
+    with devices.reserve("cuda", "mine"):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
         assert lock.read_text().startswith(f"process {os.getpid()} on ")
         assert lock.read_text().endswith(", mine\n")
@@ -150,7 +150,7 @@ def test_a_forked_child_holds_nothing(started: list[subprocess.Popen[str]], monk
     assert process.stdout.readline() == "forked\n"
     process.wait(timeout=30)
     begun = time.monotonic()
-    with devices.taken("cuda", "mine"):
+    with devices.reserve("cuda", "mine"):
         assert time.monotonic() - begun < 10  # the child sleeps for 30
     os.killpg(process.pid, signal.SIGKILL)
 
@@ -164,9 +164,9 @@ def test_a_numbered_device_is_that_one(tmp_path: Path, started: list[subprocess.
     assert (tmp_path / "any.txt").read_text().startswith("0 ")
     started.append(same := hold(tmp_path / "same.txt", 0, "cuda:1"))
     assert same.stderr is not None
-    assert "who holds them: 1: process " in same.stderr.readline()
-    with pytest.raises(ConfigError, match=r"device 'cuda:2': the GPUs that may be taken here are 0, 1"):  # noqa: SIM117
-        with devices.taken("cuda:2", "x"):
+    assert "in use by: 1: process " in same.stderr.readline()
+    with pytest.raises(ConfigError, match=r"device 'cuda:2' does not exist; the usable GPUs are 0, 1"):  # noqa: SIM117
+        with devices.reserve("cuda:2", "x"):
             pass
 
 
@@ -182,7 +182,7 @@ def test_a_restricted_list_names_the_same_devices(
     assert wait_until_held(tmp_path / "any.txt") == "2"
     started.append(blocked := hold(tmp_path / "blocked.txt", 0, "cuda:1", CUDA_VISIBLE_DEVICES="0,1,2"))
     assert blocked.stderr is not None
-    assert "who holds them: 1: process " in blocked.stderr.readline()
+    assert "in use by: 1: process " in blocked.stderr.readline()
 
 
 @pytest.mark.process
@@ -191,7 +191,7 @@ def test_which_devices_are_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
     assert devices.visible() == {"1": "1"}  # both lists
     monkeypatch.setenv("ISP_GPUS", "2")
-    with pytest.raises(ConfigError, match=r"ISP_GPUS=2: names none of CUDA_VISIBLE_DEVICES=3,1"):
+    with pytest.raises(ConfigError, match=r"ISP_GPUS=2 contains no device of CUDA_VISIBLE_DEVICES=3,1"):
         devices.visible()
     monkeypatch.delenv("ISP_GPUS")
     assert list(devices.visible()) == ["3", "1"]
@@ -210,7 +210,7 @@ def test_which_devices_are_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("device", ["cpu", "tpu"])
 def test_nothing_is_taken_on_a_cpu(tmp_path: Path, device: str) -> None:
-    with devices.taken(device, "x"):
+    with devices.reserve(device, "x"):
         assert "CUDA_VISIBLE_DEVICES" not in os.environ
     assert not (tmp_path / "locks").exists()
 
@@ -218,7 +218,7 @@ def test_nothing_is_taken_on_a_cpu(tmp_path: Path, device: str) -> None:
 def test_the_one_gpu_of_a_slurm_job_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("ISP_GPUS", "1")
-    with devices.taken("cuda", "x"):
+    with devices.reserve("cuda", "x"):
         assert "CUDA_VISIBLE_DEVICES" not in os.environ
     assert not (tmp_path / "locks").exists()
 
@@ -232,10 +232,10 @@ def test_several_gpus_of_a_slurm_job_are_shared_out_among_its_processes(
     for job in ("17", "18"):
         monkeypatch.setenv("SLURM_JOB_ID", job)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        with devices.taken("cuda", "x"):
+        with devices.reserve("cuda", "x"):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-            with devices.taken("cuda", "y"):
+            with devices.reserve("cuda", "y"):
                 assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpus-17", "gpus-18"]
 
@@ -243,7 +243,7 @@ def test_several_gpus_of_a_slurm_job_are_shared_out_among_its_processes(
 def test_the_locks_are_for_all_users(tmp_path: Path) -> None:
     umask = os.umask(0o077)
     try:
-        with devices.taken("cuda", "x"):
+        with devices.reserve("cuda", "x"):
             pass
         assert os.umask(0o077) == 0o077
     finally:
@@ -256,7 +256,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "none" / "locks"):
         monkeypatch.setenv("ISP_GPU_LOCKS", str(folder))
-        with pytest.raises(IspError, match=f"{folder}: cannot be written to"), devices.taken("cuda", "x"):
+        with (
+            pytest.raises(IspError, match=f"{folder}: the folder .* cannot be written to"),
+            devices.reserve("cuda", "x"),
+        ):
             pass
 
 
@@ -273,8 +276,8 @@ def test_what_others_put_in_the_place_of_a_lock_is_named_and_does_no_harm(tmp_pa
         "hard link": lambda: lock.hardlink_to(other),
         "folder": lock.mkdir,
     }[kind]()
-    said = rf"0\.lock: not usable as the lock of a GPU \(.*, of user {os.getuid()}\)\. Have it deleted, or"
-    with pytest.raises(IspError, match=said), devices.taken("cuda", "x"):
+    said = rf"0\.lock: not usable as a GPU lock \(.*, of user {os.getuid()}\)\. Have it deleted, or"
+    with pytest.raises(IspError, match=said), devices.reserve("cuda", "x"):
         pass
     assert other.read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["locks", "other"]
@@ -284,16 +287,19 @@ def test_the_common_folder_of_locks_is_no_link(tmp_path: Path, monkeypatch: pyte
     """Another user may have made it; a folder that one names oneself may be one."""
     (tmp_path / "target").mkdir()
     (tmp_path / "gpus").symlink_to(tmp_path / "target")
-    with devices.taken("cuda", "x"):
+    with devices.reserve("cuda", "x"):
         pass
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("ISP_GPU_LOCKS", str(tmp_path / "gpus"))
-    with devices.taken("cuda", "x"):
+    with devices.reserve("cuda", "x"):
         assert [path.name for path in (tmp_path / "target").iterdir()] == ["0.lock"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.delenv("ISP_GPU_LOCKS")
     monkeypatch.setattr(devices, "FOLDER", str(tmp_path / "gpus"))
-    with pytest.raises(IspError, match=f"{tmp_path}/gpus: cannot be written to"), devices.taken("cuda", "x"):
+    with (
+        pytest.raises(IspError, match=f"{tmp_path}/gpus: the folder .* cannot be written to"),
+        devices.reserve("cuda", "x"),
+    ):
         pass
 
 

@@ -145,7 +145,7 @@ def test_a_stage_refuses_a_process_with_other_kernels(kernels: str, monkeypatch:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
     instructions.check_in_force("native")
     instructions.check_in_force(None)
-    with pytest.raises(ConfigError, match=f"without the variables of AVX2 .*{kernels}"):
+    with pytest.raises(ConfigError, match=f"without the AVX2 variables .*{kernels}"):
         instructions.check_in_force("avx2")
 
 

@@ -302,7 +302,7 @@ def test_a_ticket_of_another_sparsity_is_refused(here: Path) -> None:
 def test_a_mask_of_another_sparsity_is_refused_before_training(here: Path, inside: bool) -> None:
     options = only("retrain", TICKET) | {"sparsity": "0.6"}
     options |= {} if inside else {"output": Path("elsewhere/ticket.safetensors")}
-    with pytest.raises(ArtifactError, match=r"mask.safetensors: a mask of sparsity 0.5000, but 0.6000 is needed here"):
+    with pytest.raises(ArtifactError, match=r"mask.safetensors: must be a mask of sparsity 0.6000, got 0.5000"):
         retrain(**options)
     assert inside or not options["output"].exists()
 
@@ -364,7 +364,7 @@ def test_a_record_that_names_another_cell_is_refused(here: Path, key: str, value
     record = json.loads(path.read_text())
     assert set(collected()) == {"one_shot", "random"}
     path.write_text(json.dumps(record | {key: value}))
-    with pytest.raises(ArtifactError, match=f"{path}: is of {key} {value!r}, but {record[key]!r} belongs here"):
+    with pytest.raises(ArtifactError, match=f"{path}: must be a record of {key} {record[key]!r}, got {value!r}"):
         collected()
     path.write_text("[]")
     with pytest.raises(ArtifactError, match=f"{path}: .*; delete it and make it again"):
@@ -374,7 +374,7 @@ def test_a_record_that_names_another_cell_is_refused(here: Path, key: str, value
 def test_a_comparison_of_another_run_is_refused(here: Path) -> None:
     run = f"{RUNS}/clip_tiny/digits/seed"
     shutil.copy(f"{run}1/similarity.json", f"{run}0/similarity.json")
-    with pytest.raises(ArtifactError, match=r"seed0/similarity.json: is of seed 1, but 0 belongs here"):
+    with pytest.raises(ArtifactError, match=r"seed0/similarity.json: must be a record of seed 0, got 1"):
         collected()
 
 
@@ -383,7 +383,7 @@ def test_a_record_of_another_ticket_than_there_is_is_refused(here: Path, capsys:
     path, ticket = only("evaluate", EVALUATE)["output"], load_ticket(only("evaluate", EVALUATE)["ticket"])
     ticket.weights[next(iter(ticket.mask))].mul_(0.9)
     save_ticket(only("evaluate", EVALUATE)["ticket"], ticket)
-    with pytest.raises(ArtifactError, match=f"{path}: scores another .*ticket.safetensors than there is now"):
+    with pytest.raises(ArtifactError, match=f"{path}: scores an earlier version of .*ticket.safetensors"):
         collected()
     only("evaluate", EVALUATE)["ticket"].unlink()
     collected()
@@ -392,7 +392,7 @@ def test_a_record_of_another_ticket_than_there_is_is_refused(here: Path, capsys:
     path.write_text(json.dumps(record))
     capsys.readouterr()
     collected()
-    assert "1 of 2 records are of a version of isp that did not write down which ticket" in capsys.readouterr().err
+    assert "accepted 1 of 2 records from a version of isp that did not record which ticket" in capsys.readouterr().err
 
 
 # --- artifacts of earlier versions ------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def test_a_copy_that_fails_ends_the_others(
     waiting = [sys.executable, "-c", "import time; time.sleep(600)"]
     failing = [sys.executable, "-c", "raise SystemExit('isp: it went wrong')"]
     monkeypatch.setattr(Copies, "_command", lambda self, member, output: failing if member == 1 else waiting)
-    with pytest.raises(IspError, match="look-ahead 1 of round 1 ended with status 1; what it said is above"):
+    with pytest.raises(IspError, match="look-ahead 1 of round 1 exited with status 1; its error message is above"):
         prune_denoised(**round_, rule="votes", cores=2, output=tmp_path / "mask.safetensors")
     assert "isp: it went wrong" in capfd.readouterr().err
     assert names(tmp_path) == set()

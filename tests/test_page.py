@@ -552,8 +552,8 @@ def test_the_stage(contents: Contents, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("study.json", "{}", "no metrics.csv among the inputs"),
-        ("figure.gif", "", "figure.gif: not a file of a page; allowed are .json"),
+        ("study.json", "{}", "the inputs of a page must include metrics.csv"),
+        ("figure.gif", "", "figure.gif: a file of a page must be .json"),
         ("study.json", "{", "study.json: cannot be read"),
         ("a.png", None, "a.png: cannot be read"),
         ("metrics.csv", None, "metrics.csv: no such file; make it first"),

@@ -19,7 +19,7 @@ from isp.config import load_study, parse_study
 from isp.errors import DataError
 from isp.reporting import plan_tables
 from isp.workflow.jobs import Job, Jobs
-from isp.workflow.measuring import measured, stated, time_overhead
+from isp.workflow.measuring import measure_rates, rates_at, time_overhead
 from isp.workflow.plan import Plan
 from isp.workflow.rates import Rates
 from isp.workflow.rules import RULES
@@ -198,7 +198,7 @@ def test_selections_within_a_run_by_hand(golden: Callable[[str, str], None]) -> 
 
 def test_flops_are_those_that_training_counts() -> None:
     study = parse_study(STUDY, "test")
-    found = stated(study, "clip_tiny", "digits", throughput=1e9, overhead=3.0)
+    found = rates_at(study, "clip_tiny", "digits", throughput=1e9, overhead=3.0)
     assert found.prunable == 196_608
     assert found.job_seconds == 3
     assert found.step_seconds == found.step_flops / 1e9
@@ -317,9 +317,9 @@ def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_pat
         "grid": [{"backbone": "mine", "tasks": ["half_order"], "variants": ["dense"], "seeds": [0]}],
     }
     with pytest.raises(DataError, match=r"config.json"):
-        measured(parse_study(study, "test"), "mine", "half_order", 3.0)
+        measure_rates(parse_study(study, "test"), "mine", "half_order", 3.0)
     there = parse_study({**study, "data_root": str(tmp_path)}, "test")
-    found = measured(there, "mine", "half_order", 3.0)
+    found = measure_rates(there, "mine", "half_order", 3.0)
     assert min(found.step_seconds, found.example_seconds, found.selection_seconds) > 0
     assert found.job_seconds == 3
     beside = time_overhead(there, "mine", "half_order")
@@ -328,7 +328,7 @@ def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_pat
     assert found.known_lengths  # estimated from the texts, which are there
     study["grid"][0]["tasks"] = ["cola"]
     cola = parse_study({**study, "data_root": str(tmp_path)}, "test")
-    unknown = stated(cola, "mine", "cola", 1e9, 0)
+    unknown = rates_at(cola, "mine", "cola", 1e9, 0)
     assert not unknown.known_lengths  # taken for the longest
     assert unknown.step_flops > found.step_flops
     text = (ROOT / "workflow/rules/report.smk").read_text()

@@ -20,7 +20,7 @@ from isp.errors import ConfigError, DataError, IspError
 from isp.workflow import measuring, resources, slurm
 from isp.workflow.jobs import Jobs
 from isp.workflow.rates import Rates
-from isp.workflow.resources import BASE_MB, COPY_MB, Requests, at_most
+from isp.workflow.resources import BASE_MB, COPY_MB, Requests, bound_rates
 from isp.workflow.rules import RULES as RULES_AS_VALUES
 from isp.workflow.running import num_target_jobs, start
 from tests.support.studies import STUDY
@@ -46,7 +46,7 @@ RATES = Rates(
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
     """T = 100 steps of 30; two look-aheads of 50 steps; 300 MFLOP a second, so that a step takes ten."""
-    monkeypatch.setattr(resources, "at_most", lambda study, backbone, task: RATES)
+    monkeypatch.setattr(resources, "bound_rates", lambda study, backbone, task: RATES)
     return Requests(parse_study({**STUDY, "throughput": 3e8}, "test"))
 
 
@@ -74,7 +74,7 @@ def test_no_job_asks_for_more_minutes_than_a_partition_gives(
 @pytest.mark.parametrize("value", ["a day", "0", "nan", ""])
 def test_a_longest_time_that_is_none(requests: Requests, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("ISP_LONGEST_MINUTES", value)
-    with pytest.raises(ConfigError, match=f"ISP_LONGEST_MINUTES is '{value}'"):
+    with pytest.raises(ConfigError, match=f"ISP_LONGEST_MINUTES must be .*, got '{value}'"):
         requests.runtime(wildcards(), 1, "collect")
 
 
@@ -101,7 +101,7 @@ def test_megabytes_are_copies_of_the_weights_and_grow_with_the_attempt(requests:
 
 
 def test_on_a_gpu_activations_are_not_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "at_most", lambda study, backbone, task: RATES)
+    monkeypatch.setattr(resources, "bound_rates", lambda study, backbone, task: RATES)
     on_gpu = Requests(parse_study({**STUDY, "device": "cuda"}, "test"))
     assert on_gpu.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense") == BASE_MB + 1681
 
@@ -129,13 +129,13 @@ def test_a_backbone_that_is_not_there_yet_is_taken_for_a_large_one(monkeypatch: 
     def missing(*_: Any) -> Rates:
         raise DataError("no config.json")
 
-    monkeypatch.setattr(resources, "at_most", missing)
+    monkeypatch.setattr(resources, "bound_rates", missing)
     found = Requests(parse_study(STUDY, "test")).mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense")
     assert found > 12 * 1400
 
 
 def test_nothing_is_counted_where_nothing_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "at_most", lambda *_: pytest.fail("counted"))
+    monkeypatch.setattr(resources, "bound_rates", lambda *_: pytest.fail("counted"))
     local = Requests(parse_study(STUDY, "test"), asked=False)
     assert local.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense") == BASE_MB
 
@@ -143,15 +143,15 @@ def test_nothing_is_counted_where_nothing_is_limited(monkeypatch: pytest.MonkeyP
 def test_rates_are_counted_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study = parse_study(STUDY, "test")
-    found = at_most(study, "clip_tiny", "digits")
+    found = bound_rates(study, "clip_tiny", "digits")
     (kept,) = tmp_path.glob("resources/rates/clip_tiny.*.json")
     monkeypatch.setattr(measuring, "counted", lambda *_, **__: pytest.fail("counted again"))
-    assert at_most(study, "clip_tiny", "digits") == found
+    assert bound_rates(study, "clip_tiny", "digits") == found
     whole = json.loads(kept.read_text())
     monkeypatch.setattr(measuring, "counted", lambda *_, **__: found)
     for content in ({"of": "another version"}, [], {**whole, "weights": "1"}, {**whole, "weights": float("nan")}):
         kept.write_text(json.dumps(content))
-        assert at_most(study, "clip_tiny", "digits") == found
+        assert bound_rates(study, "clip_tiny", "digits") == found
         assert json.loads(kept.read_text()) == whole
 
 
@@ -248,4 +248,4 @@ def test_files_without_a_record_of_their_settings_are_named(
     known = SimpleNamespace(metadata=lambda path: {"recorded": "yes"}.get(path))
     workflow = SimpleNamespace(local_exec=False, dag=dag, persistence=known, global_resources={"turn": 1})
     start(workflow, parse_study(STUDY, "test"))
-    assert "no record of the settings of 1 of the files there, such as orphan:" in capsys.readouterr().err
+    assert "Snakemake has no record of the settings of 1 existing files, such as orphan:" in capsys.readouterr().err

@@ -91,5 +91,5 @@ def test_a_job_of_a_workflow_measures_only_how_jobs_start_there(monkeypatch: pyt
 @pytest.mark.process
 def test_a_command_that_fails_is_told(tmp_path: Path) -> None:
     assert run_timed([sys.executable, "-c", ""], {}, tmp_path) > 0
-    with pytest.raises(IspError, match=r"isp plan --calibrate: -c .* ended with status 1: ValueError: told"):
+    with pytest.raises(IspError, match=r"isp plan --calibrate: -c .* exited with status 1: ValueError: told"):
         run_timed([sys.executable, "-c", "raise ValueError('told')"], {}, tmp_path)

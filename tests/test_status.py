@@ -302,13 +302,13 @@ def test_the_study_is_found_by_its_name(here: Path, capsys: pytest.CaptureFixtur
     status, printed = run(capsys, "tiny")
     assert status == 2
     assert "results/tiny/study.json: no such file" in printed
-    assert "studies here: none" in printed
+    assert "Studies in this folder: none" in printed
     describe(study=STUDY, command="snakemake", output=Path("results/tiny/study.json"))
     assert run(capsys, "tiny")[0] == 0
-    assert "studies here: tiny. Give the file of another one" in run(capsys, "other")[1]
+    assert "Studies in this folder: tiny. For a study that has not started:" in run(capsys, "other")[1]
     assert run(capsys)[0] == run(capsys, "tiny", "--configfile", "tiny.yaml")[0] == 2
     put("results/tiny/study.json", "[]")
-    with pytest.raises(IspError, match=r"tiny/study.json: says no study; delete it"):
+    with pytest.raises(IspError, match=r"tiny/study.json: does not contain a study; delete it"):
         find_study("tiny")
 
 
@@ -368,7 +368,8 @@ def test_a_description_without_the_family_of_a_methods_file(
     put("mine.py", "open('was-run', 'w')")
     values = {**STUDY, "variants": {**STUDY["variants"], "mine": {"method": "mine.py"}}}
     put("results/tiny/study.json", json.dumps({"study": values, "variants": known}))
-    with pytest.raises(IspError, match=r"results/tiny/study.json: (says no study|unknown family ('other'|\[\]))"):
+    refusal = r"results/tiny/study.json: (does not contain a study|unknown family ('other'|\[\]))"
+    with pytest.raises(IspError, match=refusal):
         find_study("tiny")
     assert not Path("was-run").exists()
 

@@ -383,9 +383,9 @@ def test_a_folder_with_a_long_path_is_not_taken(
     assert os.environ["ISP_WARM_INSTRUCTION_SET"] == "native"
     size = len(os.fsencode(str(long))) + len(f"/isp-{os.getuid()}-{os.getpid()}-12345678/warm.sock")
     assert capsys.readouterr().err == (
-        f"no folder for the fork server's socket: {long}: the path of a socket in it has {size} bytes, at most 107 "
-        "are allowed; /tmp: Permission denied. To have one, let TMPDIR name a folder with a short path that you can "
-        "write to. Jobs start without it, which takes some seconds each.\n"
+        f"no folder for the fork server's socket: {long}: the path of a socket in it has {size} bytes, but the maximum "
+        "is 107; /tmp: Permission denied. Set TMPDIR to a writable folder with a short path. Jobs start without it, "
+        "which takes a few seconds per job.\n"
     )
 
 
@@ -412,7 +412,7 @@ def test_a_server_in_which_an_import_touched_cuda_refuses_to_serve(monkeypatch: 
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     warm._check_untouched()
     cuda.is_initialized = lambda: True
-    with pytest.raises(IspError, match="initialised CUDA when it was imported"):
+    with pytest.raises(IspError, match="importing a module has initialised CUDA"):
         warm._check_untouched()
 
 
@@ -454,7 +454,7 @@ def test_a_server_that_does_not_start_is_tried_once(run: Run, tmp_path: Path) ->
     (tmp_path / "sitecustomize.py").write_text(code)
     run.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
     first, second = cold(run), cold(run)
-    assert first == f"{warm.COLD}the fork server ended with status 1; the end of its log, {run.socket}.log:\n"
+    assert first == f"{warm.COLD}the fork server exited with status 1; the end of its log, {run.socket}.log:\n"
     assert "no server here" in run.socket.with_name("warm.sock.log").read_text()
     assert second == f"starting without the fork server: the fork server did not start; its log: {run.socket}.log\n"
 
@@ -490,10 +490,10 @@ def test_what_keeps_the_server_from_starting_is_said_once(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     warm.begin(str(run.socket))
     until(run.socket.with_name("warm.sock.failed").exists)
-    until(lambda: "starts the warm server" not in {thread.name for thread in threading.enumerate()})
+    until(lambda: "starts the fork server" not in {thread.name for thread in threading.enumerate()})
     assert capsys.readouterr().err == (
-        f"the fork server ended with status 1; the end of its log, {run.socket}.log:\nno server\\x1b here\n"
-        "Jobs start without it, which takes some seconds each.\n"
+        f"the fork server exited with status 1; the end of its log, {run.socket}.log:\nno server\\x1b here\n"
+        "Jobs start without it, which takes a few seconds per job.\n"
     )
 
 
@@ -549,7 +549,7 @@ def test_a_child_goes_on_where_its_server_is_stopped_and_ends_with_the_owner(run
     run.end_owner()
     _, stderr = client.communicate(timeout=SECONDS)
     assert client.returncode == 1
-    assert stderr == f"isp: process {run.owner.pid} (ISP_OWNER), for which this one worked, is gone\n"
+    assert stderr == f"isp: exited because its owner, process {run.owner.pid} (ISP_OWNER), is gone\n"
     until(lambda: gone(child))
     os.kill(server, signal.SIGCONT)
 

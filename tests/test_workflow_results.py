@@ -152,7 +152,7 @@ def test_a_collapsed_layer_is_warned_of(smoke: Path, tmp_path: Path, capsys: pyt
     assert found["whole"][0] == []
     assert "warning" not in found["whole"][1]
     assert found["emptied"][0] == [layer]
-    assert f"warning: layer collapse, no weight is left in {layer}\n" in found["emptied"][1]
+    assert f"warning: layer collapse, all weights are zero in {layer}\n" in found["emptied"][1]
 
 
 def test_a_ticket_is_what_isp_prune_gives_to_the_bit(smoke: Path) -> None:

@@ -1,1 +1,1 @@
-"""Processes of a job: the fork server, locks of GPUs, the marker of a running stage. Imports next to nothing."""
+"""Processes of a job: fork server, GPU locks, instruction set, marker of a running stage. Imports next to nothing."""

@@ -1,9 +1,9 @@
-"""The GPUs of this machine, one job each: a lock for every device, which ends with the process that holds it.
+"""GPU locks: one job per GPU of this machine, by a lock per device that is released when its holder exits.
 
-Snakemake counts the jobs on GPUs that it runs itself, but tells none of them which device is its own, and knows nothing
-of another Snakemake on the machine. So each job takes a free device and sees no other. A lock is an flock of a file in
-a folder that all users share; the kernel takes it back however its holder ends, so what is left of a killed one is a
-file that nobody holds. Only what is light is imported at the top.
+Snakemake counts the GPU jobs that it runs itself, but assigns no devices to them, and does not know about other
+Snakemake processes on the machine. Therefore each job reserves a free device and hides all others from itself. A lock
+is an flock on a file in a folder that all users share. The kernel releases it however its holder exits, so a killed job
+leaves only an unlocked file behind. Only light modules are imported at the top.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ from isp.errors import ConfigError, IspError
 from isp.untrusted import printable
 
 FOLDER = "/tmp/isp-gpus"
-"""Where the locks are. Not below TMPDIR: users, Snakemake and schedulers set it, and a lock must be one for all."""
+"""Folder of the locks. Not below TMPDIR, which users, Snakemake and schedulers set: all must share the same locks."""
 POLL_SECONDS = 0.2
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
 
 
 @contextmanager
-def taken(device: str, what: str) -> Iterator[None]:
-    """Hold a GPU of this machine; wait, and say so once on standard error, until one is free.
+def reserve(device: str, what: str) -> Iterator[None]:
+    """Reserve a GPU of this machine while the context is open. Waits until one is free, and says so once on stderr.
 
-    For "cuda" it is any, and CUDA_VISIBLE_DEVICES names it alone from then on, also afterwards: a process that has
-    looked at CUDA cannot change devices. For "cuda:N" it is number N of those that are visible. Nothing happens on a
-    CPU and without a GPU. Slurm gives out devices itself: in a job with one nothing happens, in a job with several its
-    own processes take one each.
+    For "cuda", any GPU is reserved, and CUDA_VISIBLE_DEVICES contains only that GPU from then on, even after the
+    context is closed, because a process that has used CUDA cannot change devices. For "cuda:N", it is number N of the
+    visible GPUs. Nothing happens on a CPU or if there is no GPU. Slurm assigns devices itself: nothing happens in a
+    job with one device, and in a job with several, each process of the job reserves one.
 
     Args:
         device: cpu, cuda or cuda:N.
-        what: the holder's output, for those who wait.
+        what: Output of the holder, shown to processes that wait.
 
     Environment variables:
-        ISP_GPUS: numbers or UUIDs of the devices that may be taken, with commas between them; else torch is asked.
-        ISP_GPU_LOCKS: another folder of locks.
+        ISP_GPUS: Comma-separated numbers or UUIDs of the usable devices. Default: all devices that torch sees.
+        ISP_GPU_LOCKS: Folder of the locks, instead of `FOLDER`.
 
     Raises:
-        ConfigError: there is no such device, or ISP_GPUS names none that is visible.
-        IspError: the folder of locks cannot be written, or something else is in the place of a lock.
+        ConfigError: The device does not exist, or ISP_GPUS contains no visible device.
+        IspError: The folder of locks is not writable, or a lock's path is not a regular file.
     """
     asked = re.fullmatch(r"cuda(?::(\d+))?", device)
     there = visible() if asked else {}
     given = len(there) == 1 and "SLURM_JOB_ID" in os.environ
-    if asked is None or not there or given:  # `check_device` refuses what torch does not know
+    if asked is None or not there or given:  # `check_device` refuses devices that torch does not know
         yield
         return
     names = list(there)
     if asked[1] and int(asked[1]) >= len(names):
-        raise ConfigError(f"device {device!r}: the GPUs that may be taken here are {', '.join(names)}")
+        raise ConfigError(f"device {device!r} does not exist; the usable GPUs are {', '.join(names)}")
     wanted = [names[int(asked[1])]] if asked[1] else names
     name, lock = _take({name: there[name] for name in wanted}, what)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names) if asked[1] else name
@@ -73,10 +73,10 @@ def taken(device: str, what: str) -> Iterator[None]:
 
 
 def visible() -> dict[str, str]:
-    """The devices that this process may take, in CUDA's order: the name that CUDA takes, and the physical id.
+    """Return the usable devices of this process in CUDA's order: CUDA's name and the physical id of each.
 
     Raises:
-        ConfigError: ISP_GPUS names none that CUDA_VISIBLE_DEVICES does.
+        ConfigError: ISP_GPUS and CUDA_VISIBLE_DEVICES have no device in common.
     """
     allowed, named = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("ISP_GPUS")
     if named is None and allowed is None:
@@ -88,25 +88,25 @@ def visible() -> dict[str, str]:
         return found
     both = set(_physical(_names(named)).values())
     if found and not both & set(found.values()):
-        raise ConfigError(f"ISP_GPUS={named}: names none of CUDA_VISIBLE_DEVICES={allowed}")
+        raise ConfigError(f"ISP_GPUS={named} contains no device of CUDA_VISIBLE_DEVICES={allowed}")
     return {name: device for name, device in found.items() if device in both}
 
 
 def _names(text: str | None) -> list[str]:
-    """The devices of a list; as CUDA does, it ends at the first that cannot be one, such as -1."""
-    found: list[str] = []
+    """Return the devices in a comma-separated list. Like CUDA, it stops at the first invalid name, such as -1."""
+    devices: list[str] = []
     for name in (text or "").split(","):
         if not re.fullmatch(r"\w[\w/.-]*", name.strip()):
             break
-        found.append(name.strip())
-    return found
+        devices.append(name.strip())
+    return devices
 
 
 def _physical(names: list[str]) -> dict[str, str]:
-    """The physical id of each device: its number, also where it is named by (the beginning of) its UUID.
+    """Return the physical id of each device: its number, even if it is named by (the beginning of) its UUID.
 
-    A UUID stands for itself where nvidia-smi is not there to ask. Its numbers are CUDA's where all GPUs are of one type
-    or CUDA_DEVICE_ORDER is PCI_BUS_ID.
+    Without nvidia-smi, a UUID is its own id. The numbers of nvidia-smi equal CUDA's if all GPUs are of one type or
+    CUDA_DEVICE_ORDER is PCI_BUS_ID.
     """
     numbers: dict[str, str] = {}
     if not all(name.isdecimal() for name in names):
@@ -124,14 +124,14 @@ def _physical(names: list[str]) -> dict[str, str]:
 
 
 def _folder() -> Path:
-    """Where the locks are; those of a job of Slurm by themselves, as every job may number its devices from 0."""
+    """Return the folder of the locks. Each Slurm job has its own, as every job may number its devices from 0."""
     job = os.environ.get("SLURM_JOB_ID")
-    chosen = os.environ.get("ISP_GPU_LOCKS")  # may be a link, as its user trusts it
+    chosen = os.environ.get("ISP_GPU_LOCKS")  # may be a link, because its user trusts it
     return Path(os.path.realpath(chosen)) if chosen else Path(f"{FOLDER}-{job}" if job else FOLDER)
 
 
 def _take(devices: Mapping[str, str], what: str) -> tuple[str, int]:
-    """Lock one of the devices; its name and the descriptor of its lock."""
+    """Lock one of the devices, and return its name and the descriptor of its lock."""
     folder, waiting = _folder(), False
     while True:
         for name, device in devices.items():
@@ -148,7 +148,7 @@ def _take(devices: Mapping[str, str], what: str) -> tuple[str, int]:
         if not waiting:
             waiting = True
             holders = "; ".join(f"{name}: {_holder(folder, device)}" for name, device in devices.items())
-            print(f"waiting for a GPU; who holds them: {printable(holders)}", file=sys.stderr, flush=True)
+            print(f"waiting for a GPU, in use by: {printable(holders)}", file=sys.stderr, flush=True)
         time.sleep(POLL_SECONDS)
 
 
@@ -159,19 +159,19 @@ def _lock_of(folder: Path, device: str) -> Path:
 def _holder(folder: Path, device: str) -> str:
     lock = _open(folder, device)
     try:
-        return os.pread(lock, 400, 0).decode(errors="replace").strip() or "somebody"
+        return os.pread(lock, 400, 0).decode(errors="replace").strip() or "unknown"
     finally:
         os.close(lock)
 
 
 def _open(folder: Path, device: str) -> int:
-    """Open the file of a lock; create it and its folder if need be, for all users.
+    """Open the file of a lock. The file and its folder are created if necessary, for all users.
 
-    All users may write to the folder. So a link in it is not followed, or what we write would go into the file of its
-    choice, and nothing but a regular file with this one name is taken for a lock.
+    All users may write to the folder. Therefore links in it are not followed, as they could redirect writes to any
+    file, and only a regular file with a single name is accepted as a lock.
 
     Raises:
-        IspError: the folder or the file cannot be used; says which, and what to do.
+        IspError: The folder or the file is not usable. The message says which one, and what to do.
     """
     path, umask = _lock_of(folder, device), os.umask(0)
     at = None
@@ -181,8 +181,8 @@ def _open(folder: Path, device: str) -> int:
         at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         raise IspError(
-            f"{folder}: cannot be written to ({error.strerror or error}), and it holds the locks of this machine's "
-            "GPUs; ISP_GPU_LOCKS names another folder"
+            f"{folder}: the folder of this machine's GPU locks cannot be written to ({error.strerror or error}); set "
+            "ISP_GPU_LOCKS to another folder"
         ) from None
     else:
         try:
@@ -190,8 +190,8 @@ def _open(folder: Path, device: str) -> int:
         except OSError as error:
             problem = f"{error.strerror or error}{_owner_in(at, path.name)}"
             raise IspError(
-                f"{path}: not usable as the lock of a GPU ({problem}). Have it deleted, or let ISP_GPU_LOCKS name "
-                "another folder, the same one for all who share the GPUs"
+                f"{path}: not usable as a GPU lock ({problem}). Have it deleted, or set ISP_GPU_LOCKS to another "
+                "folder, the same one for all users of the GPUs"
             ) from None
     finally:
         os.umask(umask)
@@ -203,30 +203,30 @@ def _open_in(folder: int, name: str) -> int:
     """Open a lock in an open folder.
 
     Raises:
-        OSError: it cannot be opened, or is not a regular file of one name.
+        OSError: The lock cannot be opened, or is not a regular file with a single name.
     """
-    # Without O_CREAT where it is there: Linux refuses that for files of others in such a folder.
+    # Without O_CREAT if the file exists: Linux refuses O_CREAT for other users' files in a sticky folder.
     for flags in (0, os.O_CREAT | os.O_EXCL, 0):
         with suppress(FileNotFoundError if not flags else FileExistsError):
             lock = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o666, dir_fd=folder)
-            found = os.fstat(lock)
-            if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+            status = os.fstat(lock)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
                 return lock
             os.close(lock)
-            raise OSError(errno.EINVAL, "a FIFO, a device or a file with another name elsewhere")
+            raise OSError(errno.EINVAL, "a FIFO, a device or a file with a second name")
     raise FileNotFoundError(errno.ENOENT, "deleted just now")
 
 
 def _owner_in(folder: int, name: str) -> str:
     try:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except OSError:
         return ""
-    return f"{', a link' if stat.S_ISLNK(found.st_mode) else ''}, of user {found.st_uid}"
+    return f"{', a link' if stat.S_ISLNK(status.st_mode) else ''}, of user {status.st_uid}"
 
 
 def _forget() -> None:
-    """In a forked child: a lock is its parent's, and must not live as long as the child."""
+    """Close the locks in a forked child: a lock belongs to the parent and must not live as long as the child."""
     for lock in _held:
         os.close(lock)
     _held.clear()

@@ -1,12 +1,12 @@
-"""The instruction set whose kernels compute on a CPU, chosen before the libraries that have the kernels are imported.
+"""Instruction set of the CPU kernels, chosen before the libraries that contain the kernels are imported.
 
-ATen, MKL, oneDNN, OpenBLAS and NumPy choose kernels by the CPU, and kernels of different width round differently. Their
-environment variables limit the choice to AVX2, which every x86-64 CPU of the last ten years has, so that the same job
-gives the same bits on CPUs with and without AVX-512. docs/explanation/reproducibility.md says where this was seen to
-hold.
+ATen, MKL, oneDNN, OpenBLAS and NumPy choose kernels by the CPU, and kernels of different widths round differently.
+Their environment variables limit the choice to AVX2, which every x86-64 CPU of the last ten years supports, so that a
+job gives the same bits on CPUs with and without AVX-512. docs/explanation/reproducibility.md lists where this was
+verified.
 
 Each library reads its variable once, so it must be set before the first import of torch or NumPy. Therefore the `isp`
-command sets the variables, never `import isp`. Only what is light is imported at the top.
+command sets the variables, never `import isp`. Only light modules are imported at the top.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Literal, get_args
 from isp.errors import ConfigError
 
 InstructionSet = Literal["avx2", "native"]
-"""avx2: kernels of AVX2 on every x86-64 CPU. native: kernels that the libraries choose by the CPU."""
+"""avx2: AVX2 kernels on every x86-64 CPU. native: the kernels that the libraries choose for the CPU."""
 
 VARIABLES: Mapping[str, str] = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -32,33 +32,33 @@ VARIABLES: Mapping[str, str] = {
     "OPENBLAS_CORETYPE": "Haswell",
     "NPY_DISABLE_CPU_FEATURES": "X86_V4,AVX512F,AVX512CD,AVX512_SKX,AVX512_CLX,AVX512_CNL,AVX512_ICL,AVX512_SPR",
 }
-"""Environment variables of "avx2". NumPy ignores names of features that its version does not have."""
+"""Environment variables of "avx2". NumPy ignores names of features that its version does not know."""
 
 SERVED = "ISP_WARM_INSTRUCTION_SET"
-"""Environment variable: the instruction set of the fork server at ISP_WARM; not set: native."""
+"""Environment variable with the instruction set of the fork server at ISP_WARM. Default: native."""
 
 _OPTION = "--instruction-set"
 _MKL_BRANCHES = {1: "off", 2: "AUTO", 3: "COMPATIBLE", 9: "AVX", 10: "AVX2", 12: "AVX512", 14: "AVX512_E1"}
-"""Names of the values of `mkl_cbwr_get`, as in MKL's reference."""
+"""Names of the return values of `mkl_cbwr_get`, from MKL's reference manual."""
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 def variables(chosen: str | None) -> Mapping[str, str]:
-    """Environment variables to set for an instruction set; none for "native", which leaves the user's own."""
+    """Return the environment variables to set for an instruction set; none for "native", which keeps the user's."""
     return VARIABLES if chosen == "avx2" else {}
 
 
 def choose(arguments: Sequence[str]) -> InstructionSet | None:
-    """Return the instruction set of a call of `isp`; None: it does not compute, or is to use what is in force.
+    """Return the instruction set for a call of `isp`. None if it does not compute, or uses the one in force.
 
-    Left out of a stage that computes, it is "avx2" for float32 on a CPU that has it. On a GPU the CPU computes next to
-    nothing, and bf16 needs units that AVX2 lacks.
+    The default of a stage that computes is "avx2" for float32 on a CPU that supports it, and "native" otherwise: with a
+    GPU, the CPU computes next to nothing, and bf16 needs units that AVX2 lacks.
 
     Args:
-        arguments: Command line, without the name of the program.
+        arguments: Command line without the name of the program.
 
     Raises:
-        ConfigError: The option has another value, or asks for AVX2 on a CPU without it.
+        ConfigError: The option has an invalid value, or requests AVX2 on a CPU without it.
     """
     given = _values(arguments, _OPTION)
     stage = arguments[0] if arguments else ""
@@ -76,43 +76,43 @@ def choose(arguments: Sequence[str]) -> InstructionSet | None:
 
 
 def _values(arguments: Sequence[str], option: str) -> list[str]:
-    """The values of an option, given as `--option VALUE` or `--option=VALUE`."""
+    """Return the values of an option, given as `--option VALUE` or `--option=VALUE`."""
     pairs = itertools.pairwise(arguments)
     joined = [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
     return [value for word, value in pairs if word == option] + joined
 
 
 def _computes(stage: str) -> bool:
-    """Whether a command is a stage with the option, found in its file, because a stage imports torch."""
+    """Whether a command is a stage with the option. Reads its source, because importing a stage imports torch."""
     path = Path(__file__).parents[1] / "stages" / f"{stage}.py"
     return stage.isidentifier() and path.is_file() and "InstructionSet" in path.read_text(encoding="utf-8")
 
 
 def is_supported() -> bool:
-    """Whether this machine's CPU can run kernels of AVX2 (which also use FMA)."""
+    """Whether this machine's CPU can run AVX2 kernels (which also use FMA)."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # another system than Linux
+    except OSError:  # not Linux
         return True
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
     return {"avx2", "fma"} <= set(flags)
 
 
 def default() -> InstructionSet:
-    """The instruction set of a study that names none: "avx2" where this machine's CPU has it."""
+    """Return the default instruction set of a study: "avx2" if this machine's CPU supports it, otherwise "native"."""
     return "avx2" if is_supported() else "native"
 
 
 def check_supported(remedy: str) -> None:
-    """Check that this CPU has AVX2.
+    """Check that this CPU supports AVX2.
 
     Args:
-        remedy: What to set where it does not.
+        remedy: Setting that the error message recommends.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: The CPU does not support AVX2.
     """
     if not is_supported():
         raise ConfigError(
@@ -122,10 +122,10 @@ def check_supported(remedy: str) -> None:
 
 
 def in_force() -> InstructionSet:
-    """Return the instruction set that this process computes with; imports torch.
+    """Return the instruction set with which this process computes. Imports torch.
 
     It is "avx2" only if ATen reports its AVX2 kernels and all variables are set. Whether MKL obeys its variable is not
-    part of it, because MKL ignores it on CPUs of other makers than Intel; see `mkl_branch`.
+    considered, because MKL ignores it on CPUs that are not made by Intel; see `mkl_branch`.
     """
     import torch
 
@@ -134,7 +134,7 @@ def in_force() -> InstructionSet:
 
 
 def check_in_force(asked: str | None) -> None:
-    """Check that this process computes with the kernels that a stage was asked to compute with.
+    """Check that this process computes with the requested kernels.
 
     Raises:
         ConfigError: torch was imported with other kernels.
@@ -144,16 +144,16 @@ def check_in_force(asked: str | None) -> None:
 
         kernels = torch.backends.cpu.get_cpu_capability()
         raise ConfigError(
-            f"{_OPTION} avx2: torch was imported in this process without the variables of AVX2 (its kernels: "
-            f"{kernels}); run the stage by the command `isp`, or set {' '.join(VARIABLES)} before Python starts"
+            f"{_OPTION} avx2: torch was imported in this process without the AVX2 variables (its kernels: {kernels}); "
+            f"run the stage with the command `isp`, or set {' '.join(VARIABLES)} before Python starts"
         )
 
 
 @cache
 def mkl_branch() -> str:
-    """Return the branch of kernels that MKL took, or why it is not known; imports torch.
+    """Return the kernel branch that MKL uses, or why it is not known. Imports torch.
 
-    On Intel CPUs it is the one that MKL_CBWR names, or "off". Elsewhere MKL ignores the name and takes AUTO.
+    On Intel CPUs, it is the branch that MKL_CBWR names, or "off". On other CPUs, MKL ignores the name and uses AUTO.
     """
     import torch
 
@@ -162,6 +162,6 @@ def mkl_branch() -> str:
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         branch = library.mkl_serv_cbwr_get(1)
-    except (OSError, AttributeError):  # MKL is a library of its own there
+    except (OSError, AttributeError):  # MKL is a separate library
         return "unknown"
     return _MKL_BRANCHES.get(branch, str(branch))

@@ -1,16 +1,17 @@
-"""A fork server: it imports torch, open_clip and transformers once and forks a child for every call of `isp`.
+"""Fork server: imports torch, open_clip and transformers once, and forks a child for every call of `isp`.
 
-A workflow of hundreds of small jobs would otherwise spend most of its time on imports. What a call prints, reads,
-writes and returns is as in a fresh process, for its child has the client's arguments, folder, environment, umask and
-standard streams. What differs: limits (ulimit), niceness and control groups are those of the first client; and what
-libraries read from the environment as they are imported is the server's, so their numbers of threads are set to one
-there, and a server has one instruction set (`isp.runtime.instructions`): the `isp` command takes only calls of that set
-to it. torch's is whatever a stage sets: the server computes nothing, so no pool of threads is lost in the fork. Nor
-does it touch CUDA: a child on a GPU makes a context of its own.
+A workflow of hundreds of small jobs would otherwise spend most of its time on imports. A call prints, reads, writes and
+returns the same as in a fresh process, because its child has the client's arguments, folder, environment, umask and
+standard streams. There are two differences. Limits (ulimit), niceness and control groups are those of the first client.
+And environment variables that libraries read at import are those of the server: it sets their numbers of threads to
+one, and it has one instruction set (`isp.runtime.instructions`), so the `isp` command sends it only calls with that
+instruction set. The number of torch threads is set by each stage: the server computes nothing, so the fork loses no
+thread pool. The server does not touch CUDA either: a child on a GPU creates its own context.
 
-Nobody outlives the one they work for: a child ends with its client and with the server, the server with its owner (the
-Snakemake process). SIGTERM and SIGUSR1 are passed on to the child, which ends as it likes, and its client with it. It
-takes Linux. Only what is light is imported at the top, since every client imports this module.
+No process outlives the one it works for: a child exits with its client and with the server, and the server exits with
+its owner (the Snakemake process). SIGTERM and SIGUSR1 are forwarded to the child, which decides how to exit, and the
+client exits with it. The server requires Linux. Only light modules are imported at the top, since every client imports
+this module.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from isp.runtime import instructions
 from isp.untrusted import printable
 
 RUN = "isp.cli:main"
-# The package's own modules are all imported; these are what they use, some of it late: in every child anew, that is.
+# Modules that the package uses, some of them by late imports, which every child would otherwise repeat. All modules of
+# the package itself are imported, too.
 MODULES = (
     "torch",
     "torch._dynamo",
@@ -51,45 +53,45 @@ MODULES = (
     "sklearn.datasets",
     "sklearn.metrics",
 )
-START_SECONDS = 120  # a cold disk may need a while; a server that died is noticed at once
+START_SECONDS = 120  # imports from a cold disk are slow; a server that died is noticed at once
 LARGEST_PID = 2**31 - 1
-LONGEST_PATH = 107  # what Linux takes for the address of a unix socket
-KILLED = "isp: the process of this stage ended without a status; it was killed (out of memory?) or its fork server was"
+LONGEST_PATH = 107  # Linux's limit for the address of a unix socket, in bytes
+KILLED = "isp: the process of this stage ended without a status: it or its fork server was killed (out of memory?)"
 
 COLD = "starting without the fork server: "
-"""Beginning of the line that says why a call runs in its own process."""
+"""Beginning of the log line that explains why a call runs without the fork server."""
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
-"""Signals that a client leaves to its child: a stage that trains keeps what it has (`isp.checkpoints`)."""
+"""Signals that a client forwards to its child, so that a stage that trains can save a checkpoint."""
 
 _SOCKET = "warm.sock"
-_TAKEN = b"\1"
-"""First byte from a child: from then on the call is the child's, whatever happens to the server. The status follows."""
+_ACCEPTED = b"\1"
+"""First byte from a child: it has accepted the call, whatever happens to the server. The exit status follows."""
 _ANSWER_SECONDS = 60
-"""Longest wait for a server that accepts neither a connection nor a request."""
-# It imports the same package as the client; nothing else in that folder, or in the current one, hides other modules.
+"""Maximum wait, in seconds, for a server that accepts neither a connection nor a request."""
+# The server imports the same package as the client. Other files in that folder or in the current one hide no modules.
 _SERVER = "import sys; sys.path.append(sys.argv.pop(1)); from isp.runtime.warm import main; main()"
 _THREADS = ("OMP", "OPENBLAS", "GOTO", "MKL", "NUMEXPR", "VECLIB")
 _HEADER = struct.Struct("!I")
 
 
 class UnavailableError(IspError):
-    """No fork server can take a call, which a process of its own can still do."""
+    """No fork server can accept a call, but a process without the server still can."""
 
 
 def available() -> bool:
-    """Whether this system can have a warm server."""
+    """Whether this system supports a fork server."""
     return sys.platform == "linux" and hasattr(os, "fork")
 
 
 def new_address(owner_pid: int) -> str:
-    """Make a folder that only this user can write to; the path of the socket of an owner's server in it.
+    """Create a folder that only this user can write to, and return the path of a server's socket in it.
 
-    It is in XDG_RUNTIME_DIR, in the folder of temporary files or in /tmp, whichever works first. Its name is random, so
-    nobody can have taken it.
+    The folder is in XDG_RUNTIME_DIR, in the folder of temporary files or in /tmp, whichever works first. Its name is
+    random, so that nobody else can have created it.
 
     Raises:
-        UnavailableError: None of them can be used; says why, and what would help.
+        UnavailableError: None of them is usable. The message says why, and what would help.
     """
     import tempfile
 
@@ -99,9 +101,7 @@ def new_address(owner_pid: int) -> str:
         prefix = f"isp-{os.getuid()}-{owner_pid}-"
         size = len(os.fsencode(os.path.join(folder, f"{prefix}{'x' * 8}", _SOCKET)))
         if size > LONGEST_PATH:
-            problems.append(
-                f"{folder}: the path of a socket in it has {size} bytes, at most {LONGEST_PATH} are allowed"
-            )
+            problems.append(f"{folder}: the path of a socket in it has {size} bytes, but the maximum is {LONGEST_PATH}")
             continue
         try:
             return os.path.join(tempfile.mkdtemp(prefix=prefix, dir=folder), _SOCKET)
@@ -109,15 +109,15 @@ def new_address(owner_pid: int) -> str:
             problems.append(f"{folder}: {error.strerror}")
     raise UnavailableError(
         f"no folder for the fork server's socket: {'; '.join(problems)}. "
-        "To have one, let TMPDIR name a folder with a short path that you can write to"
+        "Set TMPDIR to a writable folder with a short path"
     )
 
 
 def owner() -> int:
-    """The pid in ISP_OWNER.
+    """Return the PID in ISP_OWNER.
 
     Raises:
-        IspError: it is not set, or not a pid.
+        IspError: ISP_OWNER is not set, or is not a PID.
     """
     text = os.environ.get("ISP_OWNER", "")
     if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 0 < int(text) <= LARGEST_PID):
@@ -126,7 +126,7 @@ def owner() -> int:
 
 
 def end_with(pid: int) -> None:
-    """End this process, from a thread, as soon as another one is gone: a killed Snakemake leaves its jobs alive."""
+    """Exit this process, from a thread, when another one exits, because a killed Snakemake leaves its jobs running."""
     try:
         descriptor = _pidfd(pid)
     except ProcessLookupError:
@@ -144,16 +144,16 @@ def _end_after(pid: int, descriptor: int | None) -> None:
 
 
 def _end_at_once(pid: int) -> NoReturn:
-    # os.write, for the stream may be locked by the thread that was just printing.
-    os.write(2, f"isp: process {pid} (ISP_OWNER), for which this one worked, is gone\n".encode())
+    # os.write, because the thread that is printing may hold the lock of the stream.
+    os.write(2, f"isp: exited because its owner, process {pid} (ISP_OWNER), is gone\n".encode())
     os._exit(1)
 
 
 def _pidfd(pid: int) -> int | None:
-    """What becomes readable when a process ends; None where the system has no such thing.
+    """Return a descriptor that becomes readable when a process exits; None if the system has no pidfds.
 
     Raises:
-        ProcessLookupError: the process is gone already.
+        ProcessLookupError: The process no longer exists.
     """
     try:
         return os.pidfd_open(pid)
@@ -176,7 +176,7 @@ def _lives(pid: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process of this machine is stopped, by SIGSTOP or a debugger; False where the system cannot tell."""
+    """Whether a process of this machine is stopped, by SIGSTOP or a debugger; False if the system cannot tell."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
@@ -185,8 +185,8 @@ def is_stopped(pid: int) -> bool:
 
 
 def _wait_for(*descriptors: int, milliseconds: int | None = None) -> list[int]:
-    """Sleep until one of them is readable or closed on the other side; those that are (none after the time)."""
-    poll = select.poll()  # takes any descriptor, where select.select stops at 1024, and has none of its own
+    """Wait until a descriptor is readable or closed on the other side, and return those that are; none on timeout."""
+    poll = select.poll()  # no limit of 1024 as in select.select, and needs no descriptor itself
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
     return [descriptor for descriptor, _ in poll.poll(milliseconds)]
@@ -196,41 +196,41 @@ def _wait_for(*descriptors: int, milliseconds: int | None = None) -> list[int]:
 
 
 def call(arguments: Sequence[str], socket_path: str, server: Sequence[str] = ()) -> int:
-    """Run a command in a child of the warm server, which is started if nobody listens; the exit status.
+    """Run a command in a child of the fork server, which is started if nobody listens; return the exit status.
 
     Args:
-        arguments: those of the command, without its name.
-        socket_path: where the server listens; see `new_address`.
-        server: options of a server that has to be started, as on its command line.
+        arguments: Arguments of the command, without its name.
+        socket_path: Path of the server's socket; see `new_address`.
+        server: Command-line options for a server that has to be started.
 
     Raises:
-        UnavailableError: the path cannot be used, the server did not start, or it is stopped; says why. The command was
-            not begun.
+        UnavailableError: The path is not usable, the server did not start, or it is stopped. The message says which.
+            The command was not started.
         IspError: ISP_OWNER is not a PID.
     """
     path = os.path.abspath(socket_path)
     if (size := len(os.fsencode(path))) > LONGEST_PATH:
-        raise UnavailableError(f"{path}: the path of a socket has at most {LONGEST_PATH} bytes, this one has {size}")
+        raise UnavailableError(f"{path}: the path of a socket must have at most {LONGEST_PATH} bytes, got {size}")
     _check_private(os.path.dirname(path))
     _open_standard_streams()
     status = b""
     passed: list[int] = []
     try:
         with _connect(path) or _connect_to_new(path, server) as connection:
-            _check_awake(connection)  # before it gets our streams, which it would keep open
+            _check_awake(connection)  # before sending it our streams, which it would keep open
             _send_request(connection, arguments)
             with _passing_on(connection) as passed:
                 status = _wait_for_status(connection, passed)
-            if status:  # the locks and the memory of the child are free once it has ended
+            if status:  # the locks and the memory of the child are free once it has exited
                 _wait_for(connection.fileno(), milliseconds=1000)
     except ConnectionError:
-        pass  # it was killed while we wrote, or before it read everything
+        pass  # the server or the child was killed while we wrote, or before it read everything
     except BlockingIOError:
         raise UnavailableError(f"{path}: the fork server did not answer for {_ANSWER_SECONDS} s") from None
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     if not status and passed:
-        signal.raise_signal(passed[0])  # the child ended by it
+        signal.raise_signal(passed[0])  # the signal ended the child
     if not status:
         print(KILLED, file=sys.stderr)
         return 1
@@ -238,14 +238,14 @@ def call(arguments: Sequence[str], socket_path: str, server: Sequence[str] = ())
 
 
 def _wait_for_status(connection: socket.socket, passed: Sequence[int]) -> bytes:
-    """Wait for the status of the child; empty: it, or its server, was killed.
+    """Wait for the status byte of the child; empty if the child or its server was killed.
 
     Args:
-        connection: To the server, the request sent.
-        passed: Signals that were passed on until now.
+        connection: Connection to the server, over which the request was sent.
+        passed: Signals that were forwarded so far.
 
     Raises:
-        UnavailableError: The server is stopped (SIGSTOP) and no child has taken the call.
+        UnavailableError: The server is stopped (SIGSTOP) and no child has accepted the call.
     """
     owner_pid = owner() if "ISP_OWNER" in os.environ else None
     owner_end = None
@@ -253,30 +253,30 @@ def _wait_for_status(connection: socket.socket, passed: Sequence[int]) -> bytes:
         with suppress(ProcessLookupError):  # the server notices as well
             owner_end = _pidfd(owner_pid)
     watched = [connection.fileno(), *([] if owner_end is None else [owner_end])]
-    taken = False
+    accepted = False
     while True:
-        ready = _wait_for(*watched, milliseconds=None if taken else 1000)
+        ready = _wait_for(*watched, milliseconds=None if accepted else 1000)
         if connection.fileno() in ready:
             byte = connection.recv(1)
-            if taken or byte != _TAKEN:
+            if accepted or byte != _ACCEPTED:
                 return byte
-            taken = True
+            accepted = True
         elif ready and owner_pid is not None:
-            # The server ends with its owner, and its children with it, unless it is stopped.
+            # The server exits with its owner, and its children with it, unless it is stopped.
             if not _wait_for(connection.fileno(), milliseconds=5000):
                 _end_at_once(owner_pid)
             watched = watched[:1]
         elif not ready and not passed:
             _check_awake(connection)
         elif not ready and is_stopped(_peer(connection)[0]):
-            return b""  # nobody else will end for the signal
+            return b""  # no child will react to the signal
 
 
 def _check_awake(connection: socket.socket) -> None:
-    """Check that a server can take a call.
+    """Check that a server can accept a call.
 
     Raises:
-        UnavailableError: It is stopped.
+        UnavailableError: The server is stopped.
     """
     pid, _ = _peer(connection)
     if is_stopped(pid):
@@ -284,10 +284,10 @@ def _check_awake(connection: socket.socket) -> None:
 
 
 def begin(socket_path: str) -> None:
-    """Start a server from a thread; a call that comes before it listens waits for it.
+    """Start a server from a thread. A call that arrives before the server listens waits for it.
 
-    If it does not start, one message on standard error says so. A server that is stopped when this process exits is
-    resumed, so that it can exit with its owner.
+    If the server does not start, one message on standard error says so. A server that is stopped when this process
+    exits is resumed, so that it can exit with its owner.
     """
     import atexit
 
@@ -303,20 +303,20 @@ def begin(socket_path: str) -> None:
             _connect_to_new(socket_path, ()).close()
         except UnavailableError as error:
             print(
-                f"{printable(error)}\nJobs start without it, which takes some seconds each.",
+                f"{printable(error)}\nJobs start without it, which takes a few seconds per job.",
                 file=sys.stderr,
                 flush=True,
             )
 
     atexit.register(resume)
-    threading.Thread(target=start, daemon=True, name="starts the warm server").start()
+    threading.Thread(target=start, daemon=True, name="starts the fork server").start()
 
 
 def _check_private(folder: str) -> None:
-    """Check that only this user can write to a folder: the server gets our whole environment.
+    """Check that only this user can write to a folder, because the server receives our whole environment.
 
     Raises:
-        UnavailableError: It is missing, or others can write to it.
+        UnavailableError: The folder is missing, or others can write to it.
     """
     import stat
 
@@ -331,20 +331,20 @@ def _check_private(folder: str) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Put /dev/null where one of the three is closed, so that there are three to send."""
+    """Open /dev/null in place of each closed standard stream, so that there are three streams to send."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
 
 
 def _connect(path: str) -> socket.socket | None:
-    """A connection; None: nobody listens, or did so long ago and left the socket.
+    """Connect to a server; None if nobody listens, even if an earlier server left its socket behind.
 
     Raises:
-        UnavailableError: it cannot be used, or who listens is another user.
-        BlockingIOError: the server has not taken earlier connections for too long.
+        UnavailableError: The socket is not usable, or the listener belongs to another user.
+        BlockingIOError: The server has not accepted earlier connections for too long.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _ANSWER_SECONDS, 0))
@@ -361,7 +361,7 @@ def _connect(path: str) -> socket.socket | None:
         raise UnavailableError(f"{path}: the fork server's socket cannot be used ({error.strerror})") from None
     if (uid := _peer(connection)[1]) != os.getuid():
         connection.close()
-        raise UnavailableError(f"{path}: user {uid} listens here, where the fork server should")
+        raise UnavailableError(f"{path}: user {uid} listens here instead of the fork server")
     return connection
 
 
@@ -373,10 +373,10 @@ def _peer(connection: socket.socket) -> tuple[int, int]:
 
 
 def _connect_to_new(path: str, server: Sequence[str]) -> socket.socket:
-    """Start a server and connect; of many clients that do this at once, the first starts one for all.
+    """Start a server and connect to it. If many clients do this at once, the first one starts it for all.
 
     Raises:
-        UnavailableError: it did not start, now or when an earlier client tried.
+        UnavailableError: The server did not start, now or when an earlier client tried.
     """
     failed = f"{path}.failed"
     try:
@@ -406,9 +406,9 @@ def _locked(path: str) -> Iterator[None]:
 def _start(path: str, server: Sequence[str]) -> socket.socket:
     import subprocess
 
-    # The folder that this package is in, so that the server finds the same one however it came to be imported here.
+    # The folder that contains this package, so that the server imports the same one however it was found here.
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    # One thread each, whatever the job that happens to come first has: bits must not depend on that.
+    # One thread each, whatever the first job has, because results must not depend on which job is the first.
     environment = os.environ | {f"{name}_NUM_THREADS": "1" for name in _THREADS}
     environment |= instructions.variables(os.environ.get(instructions.SERVED))
     with open(f"{path}.log", "wb") as log:
@@ -419,7 +419,7 @@ def _start(path: str, server: Sequence[str]) -> socket.socket:
             stderr=log,
             cwd=root,
             env=environment,
-            start_new_session=True,  # Ctrl-C in the terminal is for Snakemake, which lets its jobs end
+            start_new_session=True,  # Ctrl-C in the terminal is for Snakemake, which lets its jobs finish
         )
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
@@ -431,7 +431,7 @@ def _start(path: str, server: Sequence[str]) -> socket.socket:
         process.kill()
         process.wait()
     else:
-        problem = f"ended with status {process.returncode}"
+        problem = f"exited with status {process.returncode}"
     raise UnavailableError(f"the fork server {problem}; the end of its log, {path}.log:\n{_end_of(path)}")
 
 
@@ -439,7 +439,7 @@ def _end_of(path: str) -> str:
     try:
         with open(f"{path}.log", encoding="utf-8", errors="replace") as file:
             return "".join(file.readlines()[-20:]).strip()
-    except FileNotFoundError:  # the server itself removes it when its owner is gone
+    except FileNotFoundError:  # the server removes it when its owner is gone
         return "(removed)"
 
 
@@ -454,13 +454,13 @@ def _send_request(connection: socket.socket, arguments: Sequence[str]) -> None:
 
 @contextmanager
 def _passing_on(connection: socket.socket) -> Iterator[list[int]]:
-    """A context in which signals that ask for an end are the child's to answer; a second of a kind ends the client."""
+    """Forward stop signals to the child while the context is open; a repeated signal ends the client itself."""
     passed: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
         passed.append(number)
-        with suppress(OSError):  # it is gone
+        with suppress(OSError):  # the child is gone
             connection.send(bytes([number]))
 
     before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
@@ -475,32 +475,32 @@ def _passing_on(connection: socket.socket) -> Iterator[list[int]]:
 
 
 def serve(socket_path: str, owner_pid: int, run: str = RUN, modules: Sequence[str] = ()) -> None:
-    """Import once, then fork a child for every connection, until the owner is gone.
+    """Import all modules once, then fork a child per connection until the owner is gone.
 
     Args:
-        socket_path: where to listen; what is there is replaced, so the caller holds the lock.
-        owner_pid: the process to end with.
+        socket_path: Path of the socket. An existing one is replaced, so the caller must hold the lock.
+        owner_pid: PID of the process to exit with.
         run: `module:function` that a child calls with its arguments.
-        modules: what to import; `MODULES` and the package's own if there are none.
+        modules: Modules to import. Default: `MODULES` and those of the package.
     """
     import gc
 
     try:
         owner_end = _pidfd(owner_pid)
     except ProcessLookupError:
-        raise IspError(f"the owner of the warm server, process {owner_pid}, is gone") from None
+        raise IspError(f"the owner of the fork server, process {owner_pid}, is gone") from None
     _remove_leftovers(os.path.dirname(socket_path))
-    gc.disable()  # until the children: a collection would write to, and so copy, the pages they share
+    gc.disable()  # enabled again in the children: a collection here would write to, and so copy, shared pages
     _import(modules or (*MODULES, *_own_modules()))
     _check_untouched()
-    # Executed again in every child, in milliseconds: rich's consoles look at the terminal and the environment then.
+    # Imported again in every child, in milliseconds, because rich's consoles read terminal and environment at import.
     sys.modules.pop(run.partition(":")[0], None)
     gc.freeze()
-    sys.stdout.flush()  # else what an import printed would be in the buffers of all children
+    sys.stdout.flush()  # otherwise the output of imports would be in the buffers of all children
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
-    for number in PASSED_ON:  # a scheduler sends them to all processes of a job; this one ends with its owner
+    for number in PASSED_ON:  # a scheduler sends them to all processes of a job; the server exits with its owner
         signal.signal(number, signal.SIG_IGN)
-    # No thread may start here before the fork: a child would inherit locks that nobody releases.
+    # No thread may start before the fork: a child would inherit locks that nobody releases.
     lifeline = os.pipe()
     with _listener(socket_path) as listener:
         try:
@@ -511,7 +511,7 @@ def serve(socket_path: str, owner_pid: int, run: str = RUN, modules: Sequence[st
 
 
 def _wait_for_client(listener: socket.socket, owner_pid: int, owner_end: int | None) -> bool:
-    """Wait for a client; False: the owner is gone."""
+    """Wait for a client. Returns False if the owner is gone."""
     if owner_end is not None:
         return owner_end not in _wait_for(listener.fileno(), owner_end)
     while not _wait_for(listener.fileno(), milliseconds=1000):
@@ -521,17 +521,17 @@ def _wait_for_client(listener: socket.socket, owner_pid: int, owner_end: int | N
 
 
 def _fork(listener: socket.socket, owner_end: int | None, lifeline: tuple[int, int], run: str) -> None:
-    """Take a connection and serve it in a child, which never returns from here."""
+    """Accept a connection and serve it in a child, which never returns from here."""
     connection, _ = listener.accept()
     with connection:
         try:
             child = os.fork() == 0
-        except OSError as error:  # no memory, too many processes: the client says that it got no status
+        except OSError as error:  # no memory, or too many processes: the client reports that it got no status
             print(f"cannot fork: {error}", file=sys.stderr, flush=True)
             return
         if child:
             try:
-                # With the writing end held by the server alone, its end is the end of the file here.
+                # Only the server holds the writing end, so its exit is the end of the file here.
                 os.close(lifeline[1])
                 listener.close()
                 if owner_end is not None:
@@ -553,18 +553,18 @@ def _listener(path: str) -> Iterator[socket.socket]:
 
 
 def _check_untouched() -> None:
-    """Check that no import has made a CUDA context, which no child could use.
+    """Check that no import has created a CUDA context, which no child could use.
 
     Raises:
-        IspError: One has.
+        IspError: An import has created one.
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        raise IspError("a module has initialised CUDA when it was imported, so no job can be forked from this process")
+        raise IspError("importing a module has initialised CUDA, so no job can be forked from this process")
 
 
 def _own_modules() -> list[str]:
-    """All modules of this package but the entry point and this one."""
+    """Return the names of all modules of this package except the entry point and this one."""
     import pkgutil
 
     import isp
@@ -574,7 +574,7 @@ def _own_modules() -> list[str]:
 
 
 def _import(modules: Sequence[str]) -> None:
-    """Import what can be: the rest is missed, and reported, by the stage that needs it."""
+    """Import modules. Failures are logged only: the stage that needs the module reports them."""
     import importlib
     import traceback
 
@@ -586,7 +586,7 @@ def _import(modules: Sequence[str]) -> None:
 
 
 def _remove(socket_path: str) -> None:
-    """Remove a server's files, and their folder if it is one of `new_address`."""
+    """Remove a server's files, and their folder if `new_address` created it."""
     for path in (socket_path, *(f"{socket_path}.{kind}" for kind in ("log", "lock", "failed"))):
         _unlink(path)
     folder = os.path.dirname(socket_path)
@@ -594,7 +594,7 @@ def _remove(socket_path: str) -> None:
         try:
             os.rmdir(folder)
         except OSError:
-            print(f"{folder}: not removed, something else is in it", file=sys.stderr)
+            print(f"{folder}: not removed because it contains other files", file=sys.stderr)
 
 
 def _unlink(path: str) -> None:
@@ -603,9 +603,9 @@ def _unlink(path: str) -> None:
 
 
 def _owner_of(folder: str) -> int | None:
-    """The owner's PID in the name of a folder of `new_address`; None: it is not one.
+    """Return the owner's PID in the name of a folder of `new_address`; None for other folders.
 
-    Anybody can give a file or folder such a name; nothing follows from that alone.
+    Any user can create a file or folder with such a name, so the name alone proves nothing.
     """
     *name, pid, _ = ["", "", *os.path.basename(folder).rsplit("-", 2)][-3:]
     own = name == [f"isp-{os.getuid()}"] and pid.isascii() and pid.isdecimal() and len(pid) <= 10
@@ -613,22 +613,22 @@ def _owner_of(folder: str) -> int | None:
 
 
 def _remove_leftovers(folder: str) -> None:
-    """Remove what servers of owners that are gone left beside this one's folder when they were killed."""
+    """Remove the folders that killed servers, whose owners are gone, left beside this server's folder."""
     if _owner_of(folder) is None:
         return
-    with suppress(OSError):  # a folder that may be written, but not listed
+    with suppress(OSError):  # the parent may be writable but not listable
         for entry in os.scandir(os.path.dirname(folder)):
             pid = _owner_of(entry.name)
             if pid is None or _lives(pid):
                 continue
-            with suppress(OSError, UnavailableError):  # another server may be removing it just now
+            with suppress(OSError, UnavailableError):  # another server may be removing it at the same time
                 _check_private(entry.path)
                 if not _listens(path := os.path.join(entry.path, _SOCKET)):
                     _remove(path)
 
 
 def _listens(path: str) -> bool:
-    """Whether a server does, be its owner a process of another container, which only looks as if it were gone."""
+    """Whether a server listens, even if its owner is in another container, where it only appears to be gone."""
     connection = _connect(path)
     if connection is None:
         return False
@@ -640,11 +640,11 @@ def _listens(path: str) -> bool:
 
 
 def _serve_client(connection: socket.socket, lifeline: int, run: str) -> NoReturn:
-    with suppress(OSError):  # it is gone
-        connection.sendall(_TAKEN)
+    with suppress(OSError):  # the client is gone
+        connection.sendall(_ACCEPTED)
     try:
         arguments = _become_client(connection)
-    except OSError as error:  # such as a folder that is gone
+    except OSError as error:  # e.g. the folder no longer exists
         print(f"isp: {printable(error)}", file=sys.stderr)
         status = 1
     else:
@@ -659,7 +659,7 @@ def _serve_client(connection: socket.socket, lifeline: int, run: str) -> NoRetur
 
 
 def _end_with_either(connection: socket.socket, lifeline: int) -> None:
-    """End with client or server; a byte from the client is the number of a signal for the main thread."""
+    """Exit with the client or the server. A byte from the client is the number of a signal for the main thread."""
     main = threading.main_thread().ident
     with suppress(OSError):
         while _wait_for(connection.fileno(), lifeline) == [connection.fileno()]:
@@ -671,14 +671,14 @@ def _end_with_either(connection: socket.socket, lifeline: int) -> None:
 
 
 def _become_client(connection: socket.socket) -> list[str]:
-    """Take over everything the client sent and what a fresh process would have; its arguments."""
+    """Adopt the client's streams, environment and folder and the state of a fresh process; return the arguments."""
     import atexit
     import gc
 
-    atexit._clear()  # what the server's imports registered is not ours, and takes longer than a small job
+    atexit._clear()  # handlers that the server's imports registered are not ours, and take longer than a small job
     header, streams, _, _ = socket.recv_fds(connection, _HEADER.size, 3)
     if len(header) < _HEADER.size:
-        os._exit(0)  # somebody only looked whether we listen
+        os._exit(0)  # a client only checked whether the server listens
     for descriptor, stream in enumerate(streams):
         os.dup2(stream, descriptor)
         os.close(stream)
@@ -686,7 +686,7 @@ def _become_client(connection: socket.socket) -> list[str]:
     request = json.loads(_receive(connection, *_HEADER.unpack(header)))
     for number, handler in (
         (signal.SIGCHLD, signal.SIG_DFL),
-        (signal.SIGTERM, signal.SIG_DFL),  # SIGUSR1 stays ignored: a notice, which stages that train take
+        (signal.SIGTERM, signal.SIG_DFL),  # SIGUSR1 stays ignored: it is a notice that only training stages handle
         (signal.SIGHUP, signal.SIG_DFL),
         (signal.SIGINT, signal.default_int_handler),
     ):
@@ -697,10 +697,10 @@ def _become_client(connection: socket.socket) -> list[str]:
     os.umask(request["umask"])
     os.chdir(request["folder"])
     _forget_environment()
-    if _is_closed(connection):  # this server was stopped, and the client does its work itself
+    if _is_closed(connection):  # the server was stopped, and the client runs the call itself
         os._exit(1)
     sys.argv = ["isp", *request["arguments"]]
-    # As the console script's, which is in no package: usage texts are made from it.
+    # Like the console script's, which belongs to no package: usage messages are built from it.
     sys.modules["__main__"] = type(sys)("__main__")
     gc.enable()
     return list(request["arguments"])
@@ -726,7 +726,7 @@ def _receive(connection: socket.socket, size: int) -> bytes:
 
 
 def _open_streams() -> None:
-    """Python's own streams anew, buffered as suits what the client's are."""
+    """Recreate Python's standard streams with the buffering that suits the client's streams."""
     encoding = sys.stdout.encoding
     stdin = io.BufferedReader(io.FileIO(0, closefd=False))
     stdout, stderr = (io.BufferedWriter(io.FileIO(number, "w", closefd=False)) for number in (1, 2))
@@ -736,7 +736,7 @@ def _open_streams() -> None:
 
 
 def _forget_environment() -> None:
-    """Make Python read again what it remembers of the environment; Snakemake sets TMPDIR for each job."""
+    """Make Python reread what it caches of the environment, because Snakemake sets TMPDIR for each job."""
     import tempfile
 
     tempfile.tempdir = None
@@ -744,7 +744,7 @@ def _forget_environment() -> None:
 
 
 def _status_of(run: str, arguments: list[str]) -> int:
-    """Call the function; the exit status that Python would have ended with."""
+    """Call the function, and return the exit status with which Python would have exited."""
     import importlib
 
     module, _, function = run.partition(":")
@@ -764,7 +764,7 @@ def _status_of(run: str, arguments: list[str]) -> int:
 
 
 def _flushed(status: int) -> int:
-    """Do what Python does at its end; the status, which is 120 where the output could not be written."""
+    """Do what Python does at exit. Returns the status, or 120 if the output could not be written."""
     import atexit
 
     atexit._run_exitfuncs()
@@ -777,7 +777,7 @@ def _flushed(status: int) -> int:
 
 
 def main() -> None:
-    """The server's command line: `SOCKET OWNER [--run MODULE:FUNCTION] [--modules A,B]`."""
+    """Run the server's command line: `SOCKET OWNER [--run MODULE:FUNCTION] [--modules A,B]`."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="isp.runtime.warm")

@@ -1,7 +1,8 @@
-"""What a stage shows of itself: a marker beside its output while it works, and the last line of its log in the end.
+"""State of a running stage, visible from outside: a marker beside its output, and the last line of its log.
 
-`isp status` reads both, also on another machine that shares the folder. A marker says who works and how far it is; its
-time of change is renewed while the process lives, and it is removed when the stage ends, however it ends but by a kill.
+`isp status` reads both, possibly on another machine that shares the folder. A marker contains the process and its
+progress. Its modification time is updated while the process lives, and it is removed when the stage exits in any way
+other than by SIGKILL.
 """
 
 from __future__ import annotations
@@ -23,48 +24,48 @@ from isp.runtime.warm import COLD
 
 RENEW_SECONDS = 20.0
 LOST_SECONDS = 120.0
-"""A marker that was not renewed for so long is of a process that was killed."""
+"""Age in seconds at which a marker is assumed to belong to a killed process."""
 _KINDS: dict[str, type] = {"host": str, "pid": int, "slurm_job": str, "started": float, "step": int}
-"""What a marker says, and of which kind."""
+"""Entries of a marker and their types."""
 _LONGEST = 10_000
-"""Characters of a marker."""
+"""Maximum length of a marker in characters."""
 _TOOK = re.compile(r"^wrote .* in ([\d.]+) s after ([\d.]+) s of start-up", re.MULTILINE)
 
 
 @dataclass
 class Shown:
-    """A working stage as its marker shows it.
+    """Contents of the marker of a running stage.
 
     Attributes:
-        steps: of training, how many it has made.
+        steps: Function that returns the number of training steps so far.
     """
 
     steps: Callable[[], int] = lambda: 0
     _about: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write the marker anew; what cannot be written is left: no stage may fail for it."""
+        """Rewrite the marker. Errors are ignored, because no stage may fail because of its marker."""
         with suppress(OSError):
             path.write_text(json.dumps(self._about | {"step": self.steps()}), encoding="utf-8")
 
 
 def marker(output: str) -> str:
-    """The path of the marker of a job, by its output."""
+    """Return the path of the marker of the job with this output."""
     folder, _, name = output.rpartition("/")
     return f"{folder}/.{name}.running"
 
 
 def marked(path: str) -> str | None:
-    """The output whose marker a path is; None: it is none."""
+    """Return the output of the job whose marker has this path; None if it is not the path of a marker."""
     folder, _, name = path.rpartition("/")
     return f"{folder}/{name[1:-8]}" if name.startswith(".") and name.endswith(".running") else None
 
 
 @contextmanager
 def showing(output: Path) -> Iterator[Shown]:
-    """Show that a stage works, if it is one of a study's cells: its output is below `results/<study>/runs/`.
+    """Maintain the marker of a stage while the context is open, if its output is below `results/<study>/runs/`.
 
-    A thread renews the marker; it keeps nothing alive.
+    A daemon thread updates the marker.
     """
     about = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
     if "SLURM_JOB_ID" in os.environ:
@@ -94,9 +95,9 @@ def showing(output: Path) -> Iterator[Shown]:
 
 
 def read_marker(path: Path) -> Mapping[str, Any]:
-    """What a marker says: host, pid, slurm_job (under Slurm), started, step; nothing while it is written.
+    """Read a marker: host, pid, slurm_job (under Slurm), started, step. Empty while the marker is being written.
 
-    What is not of its kind is left out.
+    Entries of the wrong type are omitted.
     """
     with suppress(OSError, ValueError, RecursionError):
         with path.open(encoding="utf-8") as file:
@@ -111,24 +112,24 @@ def _is_of(value: object, kind: type) -> bool:
 
 
 def took(log: str) -> tuple[float, float] | None:
-    """Seconds of work and of start-up by the last line of a log that says them; None: none does."""
+    """Return the seconds of work and of start-up from the last line of a log with them; None if there is none."""
     found = _TOOK.findall(log)
     return (float(found[-1][0]), float(found[-1][1])) if found else None
 
 
 def was_stopped(log: str) -> bool:
-    """Whether a log ends as that of a stage that was told to stop and saved how far it was (`isp.checkpoints`)."""
+    """Whether a log ends like that of a stage that was stopped and saved a checkpoint (`isp.checkpoints`)."""
     lines = log.strip().splitlines()
     return bool(lines) and lines[-1].startswith("isp: stopped by ")
 
 
 def is_starting(log: str) -> bool:
-    """Whether a log is that of a stage that has said nothing yet, except why it starts cold (`isp.runtime.warm`)."""
+    """Whether a stage has logged nothing yet, except why it starts without the fork server (`isp.runtime.warm`)."""
     lines = log.strip().splitlines()
     return not lines or lines[-1].startswith(COLD)
 
 
 def has_finished(log: str) -> bool:
-    """Whether a log ends as that of a stage that wrote its output."""
+    """Whether a log ends like that of a stage that wrote its output."""
     lines = log.strip().splitlines()
     return bool(lines) and took(lines[-1]) is not None

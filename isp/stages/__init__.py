@@ -1,8 +1,9 @@
-"""One file a stage of the workflow; its name is the file's stem. A stage reads artifacts, calls one function, writes.
+"""Stages of the workflow, one file per stage, named after the file's stem.
 
-Every file defines `VERSION`, raised when what the stage writes changes, and a function of the file's name. Its
-parameters are the options of `isp <stage>`, its docstring the manual. Files that begin with an underscore hold what
-stages share.
+A stage reads artifacts, calls one function and writes the result. Every file defines `VERSION`, which is raised when
+the output of the stage changes, and a function with the name of the file. The function's parameters are the options
+of `isp <stage>`, and its docstring is the manual. Files whose names begin with an underscore hold code that stages
+share.
 """
 
 from __future__ import annotations
@@ -10,4 +11,4 @@ from __future__ import annotations
 from isp import registry
 
 NAMES = registry.names("stage")
-"""The stages."""
+"""Names of the stages."""

@@ -1,4 +1,4 @@
-"""Look-ahead copies of a round as files, and in processes of their own, side by side."""
+"""Look-ahead copies of a round as files, trained in this process or in parallel child processes."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from isp.errors import IspError
 from isp.masks import Weights
 from isp.runtime import instructions
 from isp.settings import parse
-from isp.stages._work import Setup, inputs, spending, spent
+from isp.stages._work import Setup, inputs, read_spending, spending
 from isp.superposition import Contribution, Superposition
 from isp.workflow.running import by_file
 
 POLL_SECONDS = 0.02
-"""Between two looks at whether a copy has ended."""
+"""Interval at which running copies are polled, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """What the copies of a round are told.
+    """Configuration of the look-ahead copies of a round.
 
     Attributes:
-        setup: As every stage that trains.
-        state: The state that they begin from.
-        within: The current mask; None: all weights.
+        setup: The options that all training stages share.
+        state: File of the state from which the copies start.
+        within: File of the current mask; None means all weights.
         round_index: Number of the round.
-        sparsity: Of the round's mask.
-        settings: Of look-aheads.
-        contribution: What the rule of superposition needs of them.
-        scope: Whether layers are ranked together.
-        threads: Of torch.
+        sparsity: Target sparsity of the round's mask.
+        settings: Settings of the look-aheads.
+        contribution: What the superposition rule needs from each copy.
+        scope: How weights are ranked, see `isp.sparsity.Scope`.
+        threads: Number of torch threads.
     """
 
     setup: Setup
@@ -55,10 +55,10 @@ class Copies:
     threads: int
 
     def about(self, member: int, output: Path) -> dict[str, Any]:
-        """What the header of a copy's file says, but for what it cost: all that decides what is in it.
+        """Return the header of a copy's file without its cost: everything that determines the file's contents.
 
         Raises:
-            ArtifactError: As `inputs`.
+            ArtifactError: The inputs do not belong together, see `inputs`.
         """
         told = {"round": self.round_index, "member": member, "sparsity": self.sparsity, "settings": self.settings}
         told |= {"contribution": self.contribution, "scope": self.scope, "threads": self.threads}
@@ -68,12 +68,12 @@ class Copies:
         return {"stage": "weak_mask", **versions, **told, **self.setup.described(), **made_from}
 
     def save(self, member: int, output: Path, contributed: Weights, cost: Cost, measured: Measured) -> None:
-        """Write what a copy contributes."""
+        """Write the contribution of a copy."""
         save: Any = artifacts.save_weights if self.contribution == "magnitudes" else artifacts.save_mask
         save(output, contributed, {**self.about(member, output), **spending(cost, measured)})
 
     def add(self, superposed: Superposition, path: Path) -> tuple[Cost, Measured]:
-        """Add what a copy contributed, which then leaves memory; return what it cost and took.
+        """Add the contribution of a copy without keeping it in memory; return its cost and measurements.
 
         Raises:
             ArtifactError: The file is damaged.
@@ -81,21 +81,21 @@ class Copies:
         load: Any = artifacts.load_weights if self.contribution == "magnitudes" else artifacts.load_mask
         contributed, about = load(path)
         superposed.add(contributed)
-        return spent(about)
+        return read_spending(about)
 
     def run(self, outputs: Sequence[Path], at_once: int, progress: Callable[[int], None]) -> float:
-        """Write what the copies contribute, by processes side by side; files that an earlier attempt left are taken.
+        """Write the contributions of the copies, using parallel processes. Files of an earlier attempt are reused.
 
         Args:
-            outputs: Where to, one for each copy.
-            at_once: Number of processes.
-            progress: Called with the number of steps of every copy that has ended.
+            outputs: Output files, one per copy.
+            at_once: Number of parallel processes.
+            progress: Callback that receives the number of steps of each finished copy.
 
         Returns:
-            Seconds that this process waited for them.
+            Seconds for which this process waited.
 
         Raises:
-            IspError: A copy failed, for the reason that it has printed; the others are stopped.
+            IspError: A copy failed, for the reason that it printed; the other copies are stopped.
         """
         waiting = {
             member: self._command(member, output)
@@ -105,7 +105,7 @@ class Copies:
         steps = parse(LookAhead, self.settings, "--settings").look_ahead_steps
         progress(steps * (len(outputs) - len(waiting)))
         begun = time.monotonic()
-        environment = {**os.environ, "ISP_OWNER": str(os.getpid())}  # they end with this process
+        environment = {**os.environ, "ISP_OWNER": str(os.getpid())}  # the copies exit with this process
         running: dict[int, subprocess.Popen[bytes]] = {}
         try:
             while waiting or running:
@@ -115,11 +115,11 @@ class Copies:
                 for member in [member for member, process in running.items() if process.poll() is not None]:
                     if status := running.pop(member).returncode:
                         raise IspError(
-                            f"look-ahead {member} of round {self.round_index} ended with status {status}; "
-                            "what it said is above"
+                            f"look-ahead {member} of round {self.round_index} exited with status {status}; "
+                            "its error message is above"
                         )
                     progress(steps)
-        finally:  # also where this process is told to end: what they save is found by the next attempt
+        finally:  # also on a signal to stop: the next attempt resumes from the checkpoints of the copies
             for process in running.values():
                 process.terminate()
             for process in running.values():
@@ -145,7 +145,7 @@ def _text(value: object) -> str:
 
 
 def _is_of(path: Path, about: Mapping[str, Any]) -> bool:
-    """Whether a file is there and its header says the same; one that is damaged is refused when it is loaded."""
+    """Whether a file exists and its header contains the same values. Loading refuses a damaged file later."""
     header = lineage.read_header(path)
     return header is not None and all(
         header["about"].get(key) == value for key, value in json.loads(json.dumps(about, default=str)).items()

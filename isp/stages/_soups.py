@@ -1,4 +1,4 @@
-"""What the stages that mix members share."""
+"""Functions shared by the stages that average members of a soup."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from isp.costs import Measured
 from isp.families import Method, souped
 from isp.norms import check_no_statistics
 from isp.sparsity import parse_sparsity
-from isp.stages._work import Work, all_taken, taken
+from isp.stages._work import Work, measurements, total_measured
 from isp.tickets import Ticket, Validation, check_ticket
 
 
 def load_members(paths: Sequence[Path]) -> list[Ticket]:
-    """The members of a soup, in the order of their numbers."""
+    """Load the members of a soup, in the order of their numbers."""
     return [load_ticket(path) for path in paths]
 
 
 def members_of(method: Method, paths: Sequence[Path]) -> dict[str, Any]:
-    """What must hold of the members of a soup: its settings, at the sparsity that the first of them says."""
+    """Return what every member's header must contain: the soup's settings at the sparsity of the first member."""
     header = lineage.read_header(paths[0])
     if header is None or "sparsity" not in header["about"]:
-        return {}  # loading it will say what is wrong
+        return {}  # loading it reports the problem
     sparsity = str(header["about"]["sparsity"])
     return {"sparsity": sparsity, "settings": souped.settings_of(method).of_member(parse_sparsity(sparsity))}
 
@@ -41,13 +41,13 @@ def save_soup(
     made_from: Mapping[str, Any],
     validation: Validation | None = None,
 ) -> None:
-    """Mix the members and write the soup; what they took is part of what it took."""
+    """Average the members and write the soup. Its measurements include those of its members."""
     check_no_statistics(members[0].weights)
     first = members[0].origin
     soup = souped.mix(method, members, validation)
-    took = sum((all_taken(member.origin) for member in members), Measured()) + work.measured()
+    took = sum((total_measured(member.origin) for member in members), Measured()) + work.measured()
     kept = {key: first[key] for key in ("architecture", "backbone", "task", "seed", "training", "limits", "device")}
     about = {"stage": stage, "version": version, "settings": method.settings.model_dump(mode="json")}
-    soup = replace(soup, origin={**about, **kept, **made_from, **taken(took, Measured())})
+    soup = replace(soup, origin={**about, **kept, **made_from, **measurements(took, Measured())})
     check_ticket(soup)
     save_ticket(output, soup)

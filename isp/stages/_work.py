@@ -1,4 +1,4 @@
-"""What stages that train or prune share: measuring themselves, and a trainer made of artifacts."""
+"""Functions shared by the stages that train or prune: measuring a stage, and building a trainer from artifacts."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from isp.training import VERSION as TRAINING_VERSION
 from isp.training import Checkpoint, State, Trainer, Training, TrainingDiverged, make_trainer
 
 REPORT_EVERY = 30.0
-"""Seconds between two lines about the progress of a stage."""
+"""Interval between two progress lines of a stage, in seconds."""
 
 
 class Work:
-    """A running stage: measures it and says in its log how far it is.
+    """A running stage. Measures it and reports its progress in its log.
 
     Args:
-        device: that the stage works on.
+        device: Device that the stage computes on.
 
     Attributes:
-        checkpoint: of a stage that trains for long.
+        checkpoint: Checkpoint of a stage that trains for a long time, else None.
     """
 
     checkpoint: checkpoints.FileCheckpoint | None = None
@@ -58,7 +58,7 @@ class Work:
         self._steps = 0
 
     def progress(self, steps: int) -> None:
-        """Count training steps; now and then say how many there were."""
+        """Count training steps, and report the number every `REPORT_EVERY` seconds."""
         self._steps += steps
         now = time.monotonic()
         if now - self._reported > REPORT_EVERY:
@@ -66,7 +66,7 @@ class Work:
             print(f"{self._steps} steps in {now - self._begun:.0f} s", file=sys.stderr, flush=True)
 
     def measured(self) -> Measured:
-        """What this job took until now; with what was worked, before it was begun again, for what it went on from."""
+        """Return what this job took so far, including the work of earlier attempts up to its checkpoint."""
         earlier = self.checkpoint.earlier if self.checkpoint else 0.0
         return Measured(
             seconds=round(earlier + self.watch.lap(), 3),
@@ -81,17 +81,17 @@ class Work:
 def working(
     *outputs: Path, threads: int = 1, device: str = "cpu", instruction_set: str | None = None
 ) -> Iterator[Work]:
-    """The frame of a stage: it shows itself and has a GPU of its own; threads, a writable folder, no leftovers, a log.
+    """Run the body of a stage: mark it as running, reserve a GPU, set threads, prepare the outputs, log a summary.
 
     Raises:
-        ConfigError: torch was imported with other kernels than those of the instruction set.
-        IspError: the device is not there, the folder cannot be written, or training diverged; then the last good state
-            is kept beside the output.
+        ConfigError: torch was imported with kernels of another instruction set.
+        IspError: The device does not exist, the folder is not writable, or training diverged. If training diverged,
+            the last good state is saved beside the output.
     """
     instructions.check_in_force(instruction_set)
     with (
         showing(outputs[0]) as shown,
-        devices.taken(device, str(outputs[0])),
+        devices.reserve(device, str(outputs[0])),
         _measuring(*outputs, threads=threads, device=device) as work,
     ):
         shown.steps = lambda: work._steps
@@ -132,23 +132,24 @@ def resumable(
     grouped: bool = False,
     **options: Any,
 ) -> Iterator[Work]:
-    """The frame of a stage that trains for long: `working`, with a checkpoint that the same stage goes on from.
+    """Run the body of a stage that trains for a long time: `working`, with a checkpoint from which the stage resumes.
 
     Args:
-        output: that the stage writes.
-        stage: its name.
-        version: of it.
-        setup: what it is told, as all of them.
-        made_from: from `inputs`; files are the same if the checksums in their headers are.
-        threads: of torch.
-        instruction_set: that it is asked to compute with; None: any.
-        methods: whose versions count, too.
-        grouped: whether a cluster's job may hold a later stage, too. Fails that one, Snakemake deletes what this one
-            wrote and begins it again, so its checkpoint stays until the later one calls `checkpoints.forget`.
-        options: what else decides what is computed.
+        output: Artifact that the stage writes.
+        stage: Name of the stage.
+        version: Version of the stage.
+        setup: The options that all training stages share.
+        made_from: Result of `inputs`. Files are equal if the checksums in their headers are.
+        threads: Number of torch threads.
+        instruction_set: Requested instruction set; None means any.
+        methods: Modules whose versions are part of the checkpoint's identity.
+        grouped: Whether a cluster job may run this stage together with a later one. If the later one fails, Snakemake
+            deletes this stage's output and reruns it, so the checkpoint stays until the later stage calls
+            `checkpoints.forget`.
+        options: All other options that determine the result.
 
     Raises:
-        IspError: as `working`; or ISP_CHECKPOINT_SECONDS is no number of seconds.
+        IspError: As for `working`; or ISP_CHECKPOINT_SECONDS is not a number of seconds.
     """
     path, seconds = checkpoints.beside(output), checkpoints.period()
     with working(output, threads=threads, device=setup.device, instruction_set=instruction_set) as work:
@@ -174,17 +175,17 @@ def _checksums(named: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:
 
 
 def check_manifest(path: Path, data_root: Path) -> None:
-    """Hold downloaded files to what they were.
+    """Verify downloaded files against their manifest.
 
     Raises:
-        DataError: one is gone or altered.
+        DataError: A file is missing or was changed.
     """
     check(files.read_json(path, "download", Manifest)["files"], data_root)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What every stage that trains is told, as its options."""
+    """Options that all training stages share."""
 
     backbone: str
     task: str
@@ -201,7 +202,7 @@ class Setup:
         progress: Callable[[int], None] = lambda _: None,
         checkpoint: Checkpoint | None = None,
     ) -> Trainer:
-        """A trainer of the model that `state` is of; the FLOPs of its step are known from `about` or counted."""
+        """Build a trainer of the model of `state`. The FLOPs of a step are read from `about`, or counted."""
         backbone, architecture = backbone_of(self.backbone), about["architecture"]
         model = backbone.restore(state.weights, architecture).to(self.device)
         limits = parse(TaskLimits, self.limits, "--limits")
@@ -216,16 +217,16 @@ class Setup:
         return replace(made, checkpoint=checkpoint)
 
     def told(self) -> dict[str, Any]:
-        """Facts that the headers of its input artifacts must agree with."""
+        """Return the facts with which the headers of all input artifacts must agree."""
         return {key: getattr(self, key) for key in ("backbone", "task", "seed", "training", "limits")}
 
     def described(self) -> dict[str, Any]:
-        """The same for headers of artifacts."""
+        """Return the options in the form in which headers of artifacts contain them."""
         kept = {key: value for key, value in asdict(self).items() if key != "data"}
         return {**kept, "training_version": TRAINING_VERSION}
 
 
-def choosing(
+def make_validation(
     weights: Mapping[str, Tensor],
     architecture: Mapping[str, Any],
     backbone: str,
@@ -234,7 +235,17 @@ def choosing(
     validation: Path,
     device: str,
 ) -> Validation:
-    """A choice by the first metric of a task over its validation examples, among weights like the given ones."""
+    """Return a function that scores weights by the first metric of a task on its validation examples.
+
+    Args:
+        weights: Any weights of the model, which give it its form.
+        architecture: Architecture of the model.
+        backbone: Name or definition of the backbone.
+        task: Name or definition of the task.
+        limits: Limits of the task.
+        validation: File of the prepared validation examples.
+        device: Device to score on.
+    """
     made, definition, allowed = backbone_of(backbone), task_of(task), parse(TaskLimits, limits, "--limits")
     model = made.restore(weights, architecture).to(device)
     tensors = limited(artifacts.load_examples(validation, "validation")[0], allowed.num_validation)
@@ -245,15 +256,15 @@ def choosing(
 def inputs(
     output: Path, told: Mapping[str, Any] | None = None, **paths: Path | Sequence[Path] | None
 ) -> dict[str, Any]:
-    """Check that the inputs of an artifact belong together, and return the entries of its header about them.
+    """Check that the inputs of an artifact belong together, and return its header entries about them.
 
     Args:
-        output: the artifact.
-        told: facts about the inputs from the options of the stage, such as the backbone; see `isp.lineage.check`.
-        paths: the files, by name.
+        output: Path of the artifact.
+        told: Facts about the inputs from the options of the stage, such as the backbone; see `isp.lineage.check`.
+        paths: Input files, by name.
 
     Raises:
-        ArtifactError: one is in the place of another, or was made for another cell; names both.
+        ArtifactError: An input is in the place of another one, or was made for another cell. The message names both.
     """
     named = {
         name: [str(each) for each in path] if isinstance(path, Sequence) else str(path)
@@ -265,47 +276,47 @@ def inputs(
 
 
 def model_facts(architecture: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
-    """What a state says of its model: how to build it, its prunable weights, and the FLOPs of a step.
+    """Return the header entries of a state about its model: its architecture, prunable weights and FLOPs per step.
 
-    So no later stage need count them.
+    With them, no later stage has to count FLOPs.
     """
     flops = {"batch_size": trainer.training.batch_size, "flops": asdict(trainer.flops)}
     return {"architecture": architecture, "prunable": list(trainer.prunable), "step_flops": flops}
 
 
 def facts_of(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as the header of an earlier state of the model says it."""
+    """Return the same entries as `model_facts`, read from the header of an earlier state of the model."""
     return {"architecture": about["architecture"], "prunable": prunable_of(about), "step_flops": about["step_flops"]}
 
 
 def prunable_of(about: Mapping[str, Any]) -> list[str]:
-    """Names of the prunable weights, as a state says them; those of earlier versions say them with the FLOPs."""
+    """Read the names of the prunable weights from a state's header; earlier versions stored them with the FLOPs."""
     return list(about["prunable"] if "prunable" in about else about["step_flops"]["flops"]["by_weight"])
 
 
 def step_flops_of(known: Mapping[str, Any]) -> StepFlops:
-    """FLOPs of a step as a state says them."""
+    """Read the FLOPs of a step from the header entry of a state."""
     flops = known["flops"]
     by_weight = {name: tuple(coefficients) for name, coefficients in flops["by_weight"].items()}
     return StepFlops(total=tuple(flops["total"]), by_weight=by_weight)
 
 
-def spent(about: Mapping[str, Any]) -> tuple[Cost, Measured]:
-    """What was spent until and on an artifact."""
+def read_spending(about: Mapping[str, Any]) -> tuple[Cost, Measured]:
+    """Read from a header what an artifact cost, including all that it was made from."""
     return Cost(**about["cost"]), Measured(**about["measured"])
 
 
 def spending(cost: Cost, measured: Measured) -> dict[str, Any]:
-    """The same, as it is written."""
+    """Return the header entries that `read_spending` reads."""
     return {"cost": asdict(cost), "measured": asdict(measured)}
 
 
-def all_taken(origin: Mapping[str, Any]) -> Measured:
-    """What a ticket of this origin took, finding and retraining together."""
+def total_measured(origin: Mapping[str, Any]) -> Measured:
+    """Return the measurements of a ticket of this origin, finding and retraining together."""
     before = origin["measured"]
     return Measured(**before["finding"]) + Measured(**before["retraining"])
 
 
-def taken(finding: Measured, retraining: Measured) -> dict[str, Any]:
-    """The two parts of what a ticket took, as they are written."""
+def measurements(finding: Measured, retraining: Measured) -> dict[str, Any]:
+    """Return the header entry with the two parts of a ticket's measurements."""
     return {"measured": {"finding": asdict(finding), "retraining": asdict(retraining)}}

@@ -1,4 +1,4 @@
-"""The uniform soup: the average of all its members."""
+"""The uniform soup: the average of all members."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ VERSION = 1
 
 
 def average_members(
-    member: Annotated[list[Path], typer.Option(help="From `isp train_member`; once for each, in their order.")],
+    member: Annotated[
+        list[Path], typer.Option(help="Member from `isp train_member`; repeat for each, in their order.")
+    ],
     method: MethodName,
     settings: MethodSettings,
     output: Output,
 ) -> None:
-    """Write the average of the members as a ticket; its cost is theirs."""
+    """Write the average of the members as a ticket. Its cost is the total cost of the members."""
     chosen = make_method(method, settings, "--settings")
     with working(output) as work:
         made_from = inputs(output, members_of(chosen, member), members=member)

@@ -1,4 +1,4 @@
-"""A soup of those members that make it better on validation examples."""
+"""The greedy soup: the average of the members that improve it on validation examples."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from isp.stages._options import (
     ValidationData,
 )
 from isp.stages._soups import load_members, members_of, save_soup
-from isp.stages._work import choosing, inputs, working
+from isp.stages._work import inputs, make_validation, working
 
 VERSION = 1
 
 
 def choose_members(
-    member: Annotated[list[Path], typer.Option(help="From `isp train_member`; once for each, in their order.")],
+    member: Annotated[
+        list[Path], typer.Option(help="Member from `isp train_member`; repeat for each, in their order.")
+    ],
     method: MethodName,
     settings: MethodSettings,
     backbone: Backbone,
@@ -39,12 +41,12 @@ def choose_members(
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Write the average of the chosen members as a ticket; its cost is that of all members and of every evaluation."""
+    """Write the average of the chosen members as a ticket. Its cost includes all members and every evaluation."""
     chosen = make_method(method, settings, "--settings")
     with working(output, threads=threads, device=device, instruction_set=instruction_set) as work:
         told = {"backbone": backbone, "task": task, **members_of(chosen, member)}
         made_from = inputs(output, told, members=member, validation=validation)
         members = load_members(member)
         architecture = members[0].origin["architecture"]
-        chooses = choosing(members[0].weights, architecture, backbone, task, limits, validation, device)
+        chooses = make_validation(members[0].weights, architecture, backbone, task, limits, validation, device)
         save_soup(output, "choose_members", VERSION, chosen, members, work, made_from, chooses)

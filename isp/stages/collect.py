@@ -1,4 +1,4 @@
-"""Gather the records of a study's tickets, and the comparisons of their masks, into CSV files."""
+"""Collect the records of a study's tickets and the comparisons of their masks into CSV files."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from isp.shapes import Comparison, Record
 
 VERSION = 3
 NAMES = ("metrics", "timings", "rounds", "layers", "agreement", "similarity", "similarity_layers")
-"""The CSV files."""
+"""Names of the CSV files."""
 
 
 class Blocks(list[dict[str, Any]]):
-    """Blocks of cells: {backbone, tasks, seeds, variants: {name: [sparsities]}}. A class, for typer repeats lists."""
+    """Blocks of cells: {backbone, tasks, seeds, variants: {name: [sparsities]}}.
+
+    It is a class of its own because typer treats a plain list as a repeated option.
+    """
 
 
 def blocks(text: str) -> Blocks:
-    """Blocks from YAML text.
+    """Parse blocks from YAML text.
 
     Raises:
-        IspError: not a list of blocks.
+        IspError: The text is not a list of blocks.
     """
     try:
         found = load_yaml(text)
@@ -36,22 +39,22 @@ def blocks(text: str) -> Blocks:
             return Blocks(found)
     except (yaml.YAMLError, AttributeError, TypeError):
         pass
-    raise IspError(f"--cells {shown(text)}: not a list of {{backbone, tasks, seeds, variants: {{name: [sparsities]}}}}")
+    raise IspError(
+        f"--cells {shown(text)} is not a list of {{backbone, tasks, seeds, variants: {{name: [sparsities]}}}}"
+    )
 
 
 def collect(
-    runs: Annotated[Path, typer.Option(help="Folder of the study's runs; records of other cells in it are left out.")],
-    cells: Annotated[
-        Blocks, typer.Option(parser=blocks, metavar="YAML", help="The cells, as blocks, in the order of the rows.")
-    ],
+    runs: Annotated[Path, typer.Option(help="Folder of the study's runs; records of other cells in it are ignored.")],
+    cells: Annotated[Blocks, typer.Option(parser=blocks, metavar="YAML", help="The cells, as blocks, in row order.")],
     output: Annotated[Path, typer.Option(help=f"Folder to write {', '.join(f'{name}.csv' for name in NAMES)} to.")],
     similarity: Annotated[
-        list[Path] | None, typer.Option(help="From `isp compare_masks`; once for each run of the study.")
+        list[Path] | None, typer.Option(help="Comparison from `isp compare_masks`; repeat for each run of the study.")
     ] = None,
 ) -> None:
-    """Read the record of every cell and write one row a ticket, a round, a layer or a pair of masks.
+    """Read the record of every cell, and write one row per ticket, round, layer or pair of masks.
 
-    All files but timings.csv hold only what is the same in every run; that one holds what was measured.
+    All files except timings.csv are the same in every run; timings.csv holds measured times and memory.
     """
     records = [
         _read(runs / block["backbone"] / task / f"seed{seed}" / variant / sparsity / "metrics.json", "evaluate", Record)
@@ -62,8 +65,8 @@ def collect(
         for sparsity in sparsities
     ]
     if silent := sum("ticket" not in record for record in records):
-        print(f"{silent} of {len(records)} records are of a version of isp that did not write down which ticket they "
-              f"score; accepted", file=sys.stderr, flush=True)  # fmt: skip
+        print(f"accepted {silent} of {len(records)} records from a version of isp that did not record which ticket "
+              f"was scored", file=sys.stderr, flush=True)  # fmt: skip
     comparisons = [_read(path, "compare_masks", Comparison) for path in similarity or []]
     for path, comparison in zip(similarity or [], comparisons, strict=True):
         _check_layers(path, comparison, records)
@@ -90,29 +93,28 @@ def _check_layers(path: Path, comparison: dict[str, Any], records: list[dict[str
             if layer["layer"] not in known:
                 raise ArtifactError(
                     f"{path}: compares layer {shown(layer['layer'])}, which no record of {' on '.join(place)} has; "
-                    "delete it and make it again (stage: compare_masks)"
+                    "delete it and rerun the stage (compare_masks)"
                 )
 
 
 def _read(path: Path, made_by: str, shape: Any) -> dict[str, Any]:
-    """Read a record, and compare it with the cell in its path and with the ticket that is there now.
+    """Read a record, and compare it with the cell in its path and with the ticket that now exists.
 
     Raises:
-        ArtifactError: it is of another cell, or the ticket is another one; names both.
+        ArtifactError: The record belongs to another cell or scores another ticket. The message names both.
     """
     record: dict[str, Any] = files.read_json(path, made_by, shape)
     for key, value in lineage.cell(path).items():
         if record.get(key) != value:
             raise ArtifactError(
-                f"{path}: is of {key} {shown(record.get(key))}, but {value!r} belongs here; delete it and make it "
-                f"again (stage: {made_by})"
+                f"{path}: must be a record of {key} {value!r}, got {shown(record.get(key))}; delete it and rerun the "
+                f"stage ({made_by})"
             )
     ticket = record.get("ticket")
     if isinstance(ticket, dict) and ticket.get("content"):
         header = lineage.read_header(Path(str(ticket.get("file"))))
         if header is not None and header.get("content", ticket["content"]) != ticket["content"]:
             raise ArtifactError(
-                f"{path}: scores another {ticket['file']} than there is now; delete it and make it again "
-                f"(stage: {made_by})"
+                f"{path}: scores an earlier version of {ticket['file']}; delete it and rerun the stage ({made_by})"
             )
     return record

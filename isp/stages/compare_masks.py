@@ -1,4 +1,4 @@
-"""Compare the masks of a run's tickets, pair by pair at equal sparsity."""
+"""Compare the masks of a run's tickets pairwise at equal sparsity."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def compare_masks(
     ],
     cell: Annotated[
         dict[str, Any],
-        typer.Option(parser=mapping, metavar="YAML", help="What the record begins with: study, task, seed, …"),
+        typer.Option(parser=mapping, metavar="YAML", help="First entries of the record: study, task, seed, …"),
     ],
     output: Output,
 ) -> None:
-    """Write cosine, Jaccard and Hamming similarity of every two tickets' masks of one sparsity, in all and by layer."""
+    """Write the cosine, Jaccard and Hamming similarity of each pair of masks of equal sparsity, total and per layer."""
     if not all(isinstance(paths, dict) for paths in tickets.values()):
-        raise IspError(f"--tickets {tickets}: not {{sparsity: {{variant: path}}}}")
+        raise IspError(f"--tickets must be {{sparsity: {{variant: path}}}}, got {tickets}")
     with working(output):
         pairs = []
-        for sparsity, paths in tickets.items():  # the masks of one sparsity are in memory, a byte a weight
+        for sparsity, paths in tickets.items():  # the masks of one sparsity are in memory, one byte per weight
             told = {"sparsity": str(parse_sparsity(sparsity)), **{key: cell[key] for key in ("seed",) if key in cell}}
             lineage.check(output, told, [Path(path) for path in paths.values()])
             masks = {variant: artifacts.load_ticket_mask(Path(path))[0] for variant, path in paths.items()}

@@ -1,4 +1,4 @@
-"""A study's plan beside what its run took."""
+"""Compare a study's plan with the measurements of its run."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ VERSION = 2
 
 
 def compare_plan(
-    plan: Annotated[Path, typer.Option(help="From `isp plan --output`.")],
-    study: Annotated[dict[str, Any], typer.Option(parser=mapping, metavar="YAML", help="What the study's file says.")],
+    plan: Annotated[Path, typer.Option(help="The plan, from `isp plan --output`.")],
+    study: Annotated[
+        dict[str, Any], typer.Option(parser=mapping, metavar="YAML", help="The study, with the contents of its file.")
+    ],
     metrics: Metrics,
     output: Annotated[Path, typer.Option(help="The table to write, as Markdown.")],
 ) -> None:
-    """Write the table. What jobs took is read from their logs below the current folder."""
+    """Write the table. The durations of jobs are read from their logs below the current folder."""
     found = parse_study(study, "--study")
     planned, rows = files.read_json(plan, "plan", Plan), read(metrics, "metrics")
     seconds: dict[str, list[float]] = {rule["rule"]: [] for rule in planned["rules"]}
@@ -38,11 +40,13 @@ def compare_plan(
         try:
             times = took(path.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:
-            raise IspError(f"{path}: cannot be read ({error.strerror}); it says what the job took") from None
+            raise IspError(
+                f"{path}: cannot be read ({error.strerror}); the duration of the job is read from it"
+            ) from None
         if times is None:
-            raise IspError(f"{path}: does not say what the job took; make {job.output} again")
+            raise IspError(f"{path}: does not contain the duration of the job; make {job.output} again")
         if job.rule not in seconds:
-            raise IspError(f"{plan}: plans no job of rule {job.rule}; delete it and make it again (stage: plan)")
+            raise IspError(f"{plan}: contains no job of rule {job.rule}; delete it and rerun the stage (plan)")
         seconds[job.rule].append(times[0])
     files.ready(output)
     tables = plan_tables.comparison(planned, seconds, rows)

@@ -1,4 +1,4 @@
-"""Bring a downloaded model's files into the form that all backbones share: weights, architecture, vocabulary."""
+"""Convert a downloaded model to the form that all backbones share: weights, architecture, vocabulary."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ VERSION = 1
 
 
 def convert(backbone: Backbone, data_root: DataRoot, manifest: Manifest, output: Output) -> None:
-    """Read the files, check that they are the model's that the backbone is, and write them as one artifact, in fp32."""
+    """Read the files, check that they are those of the backbone's model, and write them as one fp32 artifact."""
     made = backbone_of(backbone)
     if made.source is None:
-        raise ConfigError(f"backbone {backbone!r} has no files, it is pre-trained here (stage: pretrain)")
+        raise ConfigError(f"backbone {backbone!r} has no files to convert; pre-train it instead (isp pretrain)")
     with working(output):
         check_manifest(manifest, data_root)
         pretrained = made.convert(made.source.where(data_root))

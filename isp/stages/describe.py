@@ -1,4 +1,4 @@
-"""Write down what a study is: its file with every default, its methods, and what it was run with."""
+"""Describe a study: its file with all defaults, its methods, and its provenance."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ VERSION = 1
 
 def describe(
     study: Annotated[
-        dict[str, Any], typer.Option(parser=mapping, metavar="YAML", help="The study, as its file says it.")
+        dict[str, Any], typer.Option(parser=mapping, metavar="YAML", help="The study, with the contents of its file.")
     ],
-    command: Annotated[str, typer.Option(help="The command that runs it.")],
+    command: Annotated[str, typer.Option(help="Command that runs the study.")],
     output: Output,
     instruction_set: InstructionSet = None,
 ) -> None:
     """Write study.json: the study, the settings of every variant, the tasks, and provenance.
 
-    With the instruction set of the study's jobs its provenance is the one that they have on this machine.
+    Given the instruction set of the study's jobs, the provenance equals that of the jobs on this machine.
     """
     found = parse_study(study, "--study")
     content = {
@@ -70,7 +70,7 @@ def _task(study: Study, name: str) -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the repository that this package lies in, and whether its files were changed since."""
+    """Return the commit of the repository that contains this package, and whether its files were modified."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

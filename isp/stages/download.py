@@ -1,4 +1,4 @@
-"""Fetch a task's data set or a backbone's weights, or find them in a folder; the only stage that may use a network."""
+"""Download a task's dataset or a backbone's weights, or find them in a folder; the only stage that uses a network."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ VERSION = 2
 def download(
     data_root: DataRoot,
     output: Output,
-    task: Annotated[str | None, typer.Option(help="The task whose data set is wanted.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Or the backbone whose weights are wanted.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task whose dataset to download.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Backbone whose weights to download, instead of a task.")] = None,
 ) -> None:
-    """Make sure that files are there, and write what they are: the hub's commit, names, sizes, checksums.
+    """Make sure that the files exist, and write a manifest of them: the hub's commit, names, sizes, checksums.
 
-    Files that DATA_ROOT lacks are fetched from the Hugging Face hub into it, at the revision that the task or backbone
-    names. Embedded tasks and backbones have no files.
+    Files that DATA_ROOT lacks are downloaded into it from the Hugging Face hub, at the revision that the task or
+    backbone defines. Embedded tasks and backbones have no files.
     """
     if (task is None) == (backbone is None):
-        raise IspError("isp download: give either --task or --backbone")
+        raise IspError("isp download: exactly one of --task and --backbone must be given")
     with working(output):
         if task is not None:
             found = task_of(task).source.fetch(data_root)

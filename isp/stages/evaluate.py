@@ -25,22 +25,24 @@ VERSION = 3
 
 
 def evaluate(
-    ticket: Annotated[Path, typer.Option(help="From `isp retrain` or `isp finetune_dense`.")],
+    ticket: Annotated[Path, typer.Option(help="The ticket to score, e.g. from `isp retrain` or `isp finetune_dense`.")],
     backbone: Backbone,
     task: Task,
     limits: Limits,
     validation: Annotated[Path, typer.Option(help="Prepared validation examples.")],
-    test: Annotated[Path, typer.Option(help="Prepared examples of the official test split. Choose nothing by them.")],
+    test: Annotated[
+        Path, typer.Option(help="Prepared examples of the official test split. Never choose anything by them.")
+    ],
     cell: Annotated[
         dict[str, Any],
-        typer.Option(parser=mapping, metavar="YAML", help="What the record begins with: study, seed, variant, …"),
+        typer.Option(parser=mapping, metavar="YAML", help="First entries of the record: study, seed, variant, …"),
     ],
     output: Output,
     threads: Threads = 1,
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Write the record of a ticket: scores in percent, its sparsity counted on the weights, costs, layers, rounds."""
+    """Write the record of a ticket: scores in percent, sparsity counted on the weights, costs, layers, rounds."""
     allowed = parse(TaskLimits, limits, "--limits")
     with working(output, threads=threads, device=device, instruction_set=instruction_set) as work:
         told = {"backbone": backbone, "task": task, **{key: cell[key] for key in ("seed",) if key in cell}}
@@ -73,7 +75,9 @@ def evaluate(
         ]
         collapsed = [layer["layer"] for layer in layers if layer["zero_weights"] == layer["weights"]]
         if collapsed:
-            print(f"warning: layer collapse, no weight is left in {', '.join(collapsed)}", file=sys.stderr, flush=True)
+            print(
+                f"warning: layer collapse, all weights are zero in {', '.join(collapsed)}", file=sys.stderr, flush=True
+            )
         record: dict[str, Any] = {
             **cell,
             "method": found.method,

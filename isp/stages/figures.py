@@ -1,4 +1,4 @@
-"""Draw a figure of a study: as PNG, as PDF, and what it shows as CSV."""
+"""Draw a figure of a study as PNG and PDF, and write its data as CSV."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERSION = 4
 
 
 def figures(
-    figure: Annotated[str, typer.Option(help=f"One of {', '.join(FIGURES)}.")],
+    figure: Annotated[str, typer.Option(help=f"Name of the figure: one of {', '.join(FIGURES)}.")],
     metrics: Metrics,
     rounds: Rounds,
     layers: Layers,

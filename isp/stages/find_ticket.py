@@ -1,4 +1,4 @@
-"""A ticket in one job: of methods that prune within one run, or whose rounds are not known beforehand."""
+"""Find a ticket in one job, for methods that prune within one run or whose rounds are not known in advance."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from isp.stages._options import (
     Threads,
     Training,
 )
-from isp.stages._work import Setup, inputs, resumable, taken
+from isp.stages._work import Setup, inputs, measurements, resumable
 
 VERSION = 2
 
 
 def find_ticket(
-    initial: Annotated[Path, typer.Option(help="The state to begin from, from `isp initialise`.")],
+    initial: Annotated[Path, typer.Option(help="The state to start from, from `isp initialise`.")],
     method: MethodName,
     settings: MethodSettings,
     sparsity: Sparsity,
@@ -49,12 +49,12 @@ def find_ticket(
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Run a method from the initial state to step T and write the ticket; all its seconds count as finding."""
+    """Run a method from the initial state to step T, and write the ticket. All of its time counts as finding."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
     made_from = inputs(output, setup.told(), initial=initial, data=data)
     told = {"method": method, "settings": settings, "sparsity": sparsity}
-    methods = (chosen.module, copies)  # whose version is that of a whole family's mathematics
+    methods = (chosen.module, copies)  # the version of `copies` covers the mathematics of a whole family
     with resumable(
         output, "find_ticket", VERSION, setup, made_from, threads, instruction_set, methods, grouped=True, **told
     ) as work:
@@ -68,7 +68,7 @@ def find_ticket(
             "architecture": about["architecture"],
             **setup.described(),
             **made_from,
-            **taken(work.measured(), Measured()),
+            **measurements(work.measured(), Measured()),
         }
         weights = {name: tensor.cpu() for name, tensor in ticket.weights.items()}
         mask = {name: kept.cpu() for name, kept in ticket.mask.items()}

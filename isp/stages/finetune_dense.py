@@ -1,4 +1,4 @@
-"""Dense fine-tuning, T steps without a mask: the dense ticket, and round 0 of iterative methods."""
+"""Dense fine-tuning for T steps without a mask: gives the dense ticket and round 0 of iterative methods."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from isp.artifacts import save_ticket
 from isp.costs import Measured
 from isp.families import dense
 from isp.stages._options import Backbone, Data, Device, InstructionSet, Limits, Output, Seed, Task, Threads, Training
-from isp.stages._work import Setup, inputs, resumable, taken
+from isp.stages._work import Setup, inputs, measurements, resumable
 
 VERSION = 1
 
 
 def finetune_dense(
-    initial: Annotated[Path, typer.Option(help="The state to begin from, from `isp initialise`.")],
+    initial: Annotated[Path, typer.Option(help="The state to start from, from `isp initialise`.")],
     backbone: Backbone,
     task: Task,
     seed: Seed,
@@ -31,7 +31,7 @@ def finetune_dense(
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Fine-tune all T steps and write the ticket of sparsity 0."""
+    """Fine-tune for T steps and write the ticket of sparsity 0."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     made_from = inputs(output, setup.told(), initial=initial, data=data)
     with resumable(output, "finetune_dense", VERSION, setup, made_from, threads, instruction_set) as work:
@@ -45,4 +45,4 @@ def finetune_dense(
             **setup.described(),
             **made_from,
         }
-        save_ticket(output, replace(ticket, origin=origin | taken(Measured(), work.measured())))
+        save_ticket(output, replace(ticket, origin=origin | measurements(Measured(), work.measured())))

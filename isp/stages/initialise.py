@@ -1,4 +1,4 @@
-"""The state that a run begins from: pre-trained (or random) weights under the task's head."""
+"""Create the initial state of a run: pre-trained (or random) weights with the task's head."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def initialise(
     training: Training,
     limits: Limits,
     output: Output,
-    initial: Annotated[Initial, typer.Option(help="Weights to begin from; under the same head.")],
+    initial: Annotated[Initial, typer.Option(help="Weights to start from; the head is the same.")],
     threads: Threads = 1,
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Write the state of step 0, and count the FLOPs of a training step for the stages after it."""
+    """Write the state of step 0, and count the FLOPs of a training step for later stages."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     with working(output, threads=threads, device=device, instruction_set=instruction_set):
         made_from = inputs(output, setup.told(), weights=weights, data=data)

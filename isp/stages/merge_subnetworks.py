@@ -1,4 +1,4 @@
-"""Interpolate the initial weights with weak subnetworks, chosen on validation examples: where fine-tuning begins."""
+"""Interpolate the initial weights with weak subnetworks, chosen on validation examples, before fine-tuning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from isp.stages._options import (
     Threads,
     ValidationData,
 )
-from isp.stages._work import choosing, facts_of, inputs, prunable_of, spending, spent, working
+from isp.stages._work import facts_of, inputs, make_validation, prunable_of, read_spending, spending, working
 
 VERSION = 1
 
@@ -37,15 +37,15 @@ def merge_subnetworks(
     limits: Limits,
     validation: ValidationData,
     state: Annotated[Path, typer.Option(help="The state to write.")],
-    output: Annotated[Path, typer.Option(help="The mask to write: it keeps everything, for `isp retrain`.")],
+    output: Annotated[Path, typer.Option(help="The mask to write, which keeps all weights, for `isp retrain`.")],
     subnetwork: Annotated[
-        list[Path] | None, typer.Option(help="From `isp train_subnetwork`; once for each, in their order.")
+        list[Path] | None, typer.Option(help="Subnetwork from `isp train_subnetwork`; repeat for each, in their order.")
     ] = None,
     threads: Threads = 1,
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Write the merged state and the mask to fine-tune it under; the mask's cost is that of finding the state."""
+    """Write the merged state and the mask for its fine-tuning. The cost of finding the state is that of the mask."""
     chosen = instant.settings_of(make_method(method, settings, "--settings"))
     with working(output, state, threads=threads, device=device, instruction_set=instruction_set) as work:
         told = {"backbone": backbone, "task": task, "settings": chosen.of_subnetwork()}
@@ -55,10 +55,10 @@ def merge_subnetworks(
         weak, took = [], Measured()
         for path in subnetwork or []:
             weights, header = artifacts.load_weights(path)
-            cost, measured = spent(header)
+            cost, measured = read_spending(header)
             took += measured
             weak.append(instant.Subnetwork(sparsity=parse_sparsity(header["sparsity"]), weights=weights, cost=cost))
-        chooses = choosing(start.weights, about["architecture"], backbone, task, limits, validation, device)
+        chooses = make_validation(start.weights, about["architecture"], backbone, task, limits, validation, device)
         merged, cost, records = instant.merge(chosen, start, weak, chooses)
         header = {"stage": "merge_subnetworks", "version": VERSION, "settings": settings, **made_from}
         header_of_state = header | lineage.at(state) | facts_of(about)

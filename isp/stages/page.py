@@ -1,4 +1,4 @@
-"""Put a study on one page: verdict, figures, tables, settings and provenance, in an HTML file that needs no other."""
+"""Render a study as one self-contained HTML page: verdict, figures, tables, settings and provenance."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def page(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="Files of the study: metrics.csv, and what there is of study.json, other collected csv files, "
-            "tables/*.{csv,md}, figures/*.{png,csv,pdf}.",
+            help="Files of the study: metrics.csv and, if available, study.json, the other collected CSV files, "
+            "tables/*.{csv,md} and figures/*.{png,csv,pdf}.",
             show_default=False,
         ),
     ],
@@ -34,14 +34,14 @@ def page(
     captions: Annotated[
         dict[str, Any] | None,
         typer.Option(
-            parser=mapping, metavar="YAML", help="Of tables by name, and under `figures` that of all figures."
+            parser=mapping, metavar="YAML", help="Captions of tables by name; `figures` is the caption of all figures."
         ),
     ] = None,
     reference: Annotated[
-        str, typer.Option(help="The variant that the verdict compares with others; empty: none.", show_default=False)
+        str, typer.Option(help="Variant that the verdict compares with the others. Default: none.", show_default=False)
     ] = "",
 ) -> None:
-    """Write the page of a study; it links what lies beside it."""
+    """Write the page of a study, with links to the files beside it."""
     study: Mapping[str, Any] = {}
     metrics: list[Row] | None = None
     layers: Iterable[Row] = ()
@@ -69,10 +69,10 @@ def page(
             case _, (".csv" | ".md" | ".txt" | ".pdf" | ".tex"):
                 pass  # only linked
             case _:
-                raise ConfigError(f"{path}: not a file of a page; allowed are .json, .csv, .png, .md, .txt, .pdf, .tex")
+                raise ConfigError(f"{path}: a file of a page must be .json, .csv, .png, .md, .txt, .pdf or .tex")
         links.append(Path(os.path.relpath(path, output.parent)).as_posix())
     if metrics is None:
-        raise ConfigError(f"no metrics.csv among the inputs ({', '.join(map(str, inputs))}); a page needs it")
+        raise ConfigError(f"the inputs of a page must include metrics.csv, got {', '.join(map(str, inputs))}")
     captions = captions or {}
     shown = {f"tables/{name}": made.caption_of(captions[name]) for name in tables if name in captions}
     shown |= {f"figures/{name}": made.caption_of(captions.get("figures", ""), figure=name) for name in figures}

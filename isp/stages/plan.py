@@ -1,4 +1,4 @@
-"""What a study will take, before it runs: jobs, steps, FLOPs, hours, disk, and what sharing saves."""
+"""Estimate a study before it runs: jobs, steps, FLOPs, hours, disk space, and the savings by sharing."""
 
 from __future__ import annotations
 
@@ -20,44 +20,51 @@ from isp.workflow.starts import Starts, measure_starts
 
 VERSION = 2
 FLAT = 20.0
-"""Seconds of a job beside its work, where nothing is measured and nothing said."""
+"""Default overhead of a job in seconds, if it is neither measured nor given."""
 
 
 def plan(
     configfile: Annotated[Path | None, typer.Option(help="The study file.")] = None,
     study: Annotated[
-        dict[str, Any] | None, typer.Option(parser=mapping, metavar="YAML", help="Or what it says.")
+        dict[str, Any] | None,
+        typer.Option(parser=mapping, metavar="YAML", help="Contents of the study file, instead of its path."),
     ] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Folder of models in the hub's layout.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of datasets and models in the hub's layout.")] = None,
     throughput: Annotated[
         float | None,
         typer.Option(
-            min=1, help="FLOPs a second that a job sustains; hours follow from it. Left out: as the study says."
+            min=1, help="Sustained FLOPs per second of a job, which determines the hours. Default: as in the study."
         ),
     ] = None,
     overhead: Annotated[
         float | None,
-        typer.Option(min=0, help="Seconds of a job beside its work: start, reading, writing. Left out: 20."),
+        typer.Option(min=0, help="Overhead of a job in seconds: start, reading, writing. Default: 20."),
     ] = None,
     calibrate: Annotated[
         bool,
         typer.Option(
             "--calibrate",
-            help="Measure on this machine: starts, reading, writing, ranking (without --overhead), and steps, on the "
-            "study's device and threads (without --throughput).",
+            help="Measure on this machine: starts, reading, writing and ranking (unless --overhead is given), and "
+            "training steps on the study's device and threads (unless --throughput is given).",
         ),
     ] = False,
     parallel: Annotated[
-        int | None, typer.Option(min=1, help="Jobs side by side; left out: one GPU, or as many as there are cores.")
+        int | None,
+        typer.Option(
+            min=1, help="Number of parallel jobs. Default: one on a GPU, otherwise as many as the cores allow."
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Also write it here, as JSON.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON file to write the plan to, in addition to printing it.")
+    ] = None,
 ) -> None:
     """Print the plan of a study.
 
-    Texts that are not prepared yet are as long as those of the data set seem to be, or the longest if it is not there.
+    The lengths of texts that are not prepared yet are estimated from the dataset; without the dataset, all texts are
+    assumed to have the maximum length.
     """
     if (configfile is None) == (study is None):
-        raise IspError("isp plan: give a study by --configfile FILE")
+        raise IspError("isp plan: a study must be given, by --configfile FILE")
     found = load_study(configfile) if configfile else parse_study(study or {}, "--study")
     if data_root:
         found = found.model_copy(update={"data_root": data_root})
@@ -66,7 +73,7 @@ def plan(
     if calibrate and overhead is None:
         beside = measure_starts(found, configfile)
     if calibrate and throughput is None:
-        with devices.taken(found.device, "isp plan"):
+        with devices.reserve(found.device, "isp plan"):
             check_device(found.device)
             content = make_plan(found, None, beside, side_by_side).as_json()
     else:

@@ -24,7 +24,7 @@ from isp.stages._options import (
     Threads,
     ValidationData,
 )
-from isp.stages._work import all_taken, choosing, inputs, taken, working
+from isp.stages._work import inputs, make_validation, measurements, total_measured, working
 from isp.tickets import check_ticket
 
 VERSION = 1
@@ -32,7 +32,7 @@ VERSION = 1
 
 def pool_tickets(
     ticket: Annotated[Path, typer.Option(help="The ticket of the target sparsity.")],
-    candidate: Annotated[list[Path], typer.Option(help="The dense ticket, then those of the rounds; once for each.")],
+    candidate: Annotated[list[Path], typer.Option(help="The dense ticket, then those of the rounds; repeat for each.")],
     method: MethodName,
     settings: MethodSettings,
     backbone: Backbone,
@@ -44,7 +44,7 @@ def pool_tickets(
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Write the pooled ticket; its cost is that of all tickets and of every evaluation."""
+    """Write the pooled ticket. Its cost includes all tickets and every evaluation."""
     chosen = make_method(method, settings, "--settings")
     with working(output, threads=threads, device=device, instruction_set=instruction_set) as work:
         told = {"backbone": backbone, "task": task}
@@ -52,10 +52,10 @@ def pool_tickets(
         found = load_ticket(ticket)
         check_no_statistics(found.weights)
         architecture = found.origin["architecture"]
-        chooses = choosing(found.weights, architecture, backbone, task, limits, validation, device)
+        chooses = make_validation(found.weights, architecture, backbone, task, limits, validation, device)
         rounds = [load_ticket(path).weights for path in candidate]
         best = pooled.pool(chosen, found, rounds, chooses)
-        took = all_taken(found.origin) + work.measured()
+        took = total_measured(found.origin) + work.measured()
         kept: dict[str, Any] = {key: found.origin[key] for key in ("architecture", "training", "seed", "limits")}
         origin: dict[str, Any] = {
             "stage": "pool_tickets",
@@ -66,7 +66,7 @@ def pool_tickets(
             "task": task,
             "device": device,
             **made_from,
-            **taken(took, Measured()),
+            **measurements(took, Measured()),
         }
         best = replace(best, origin=origin)
         check_ticket(best)

@@ -1,4 +1,4 @@
-"""Turn a task's raw data into tensors for a backbone, once: training, validation and test examples."""
+"""Convert a task's raw data to tensors for a backbone, once: training, validation and test examples."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ def prepare(
     task: Task,
     data_root: DataRoot,
     manifest: Manifest,
-    split: Annotated[Path, typer.Option(help="From `isp split`.")],
+    split: Annotated[Path, typer.Option(help="The split, from `isp split`.")],
     weights: Weights,
-    train: Annotated[Path, typer.Option(help="To write: training examples.")],
-    validation: Annotated[Path, typer.Option(help="To write: validation examples, carved from the training split.")],
-    test: Annotated[Path, typer.Option(help="To write: the official test split. Only `isp evaluate` reads it.")],
+    train: Annotated[Path, typer.Option(help="File to write: training examples.")],
+    validation: Annotated[
+        Path, typer.Option(help="File to write: validation examples, carved from the training split.")
+    ],
+    test: Annotated[Path, typer.Option(help="File to write: the official test split. Only `isp evaluate` reads it.")],
 ) -> None:
-    """Decode and resize pictures, or turn texts into token ids by the backbone's vocabulary."""
+    """Decode and resize images, or convert texts to token ids of the backbone's vocabulary."""
     paths: dict[artifacts.Part, Path] = {"train": train, "validation": validation, "test": test}
     with working(*paths.values()):
         check_manifest(manifest, data_root)

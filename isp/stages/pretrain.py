@@ -1,4 +1,4 @@
-"""Pre-train an embedded backbone; the weights of others are downloaded and converted."""
+"""Pre-train an embedded backbone. The weights of all other backbones are downloaded and converted."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ VERSION = 3
 
 
 def pretrain(backbone: Backbone, output: Output, instruction_set: InstructionSet = None) -> None:
-    """Pre-train a backbone from random weights by its own protocol, seed 0, on one thread of the CPU.
+    """Pre-train a backbone from random weights by its own protocol, with seed 0, on one CPU thread.
 
-    All studies share what it writes, so nothing of a study can change it: it computes with kernels of AVX2 on every CPU
-    that has it, whatever the instruction set of the study.
+    All studies share the result, so it must not depend on a study: AVX2 kernels are used on every CPU that supports
+    them, whatever the instruction set of the study.
     """
     module = registry.load("backbone", backbone)
     with working(output, instruction_set=instruction_set) as work:

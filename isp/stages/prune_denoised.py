@@ -1,4 +1,4 @@
-"""The mask of a round of Instant Soup Pruning: look-ahead copies, superposed."""
+"""Find the mask of a round of Instant Soup Pruning by superposing the weak masks of look-ahead copies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from isp.stages._options import (
     Training,
     Within,
 )
-from isp.stages._work import Setup, inputs, prunable_of, resumable, spending, spent
+from isp.stages._work import Setup, inputs, prunable_of, read_spending, resumable, spending
 from isp.superposition import Rule, Superposition, contribution_to
 
 VERSION = 1
@@ -43,7 +43,9 @@ def prune_denoised(
     state: RoundState,
     round_: Round,
     sparsity: Sparsity,
-    denoisers: Annotated[int, typer.Option(min=0, help="N, look-ahead copies; 0: plain magnitude pruning.")],
+    denoisers: Annotated[
+        int, typer.Option(min=0, help="Number of look-ahead copies (N); 0 is plain magnitude pruning.")
+    ],
     rule: Annotated[Rule, typer.Option(help="How the weak masks are superposed.")],
     settings: LookAheadSettings,
     backbone: Backbone,
@@ -57,17 +59,17 @@ def prune_denoised(
     scope: Scope = "global",
     threads: Threads = 1,
     cores: Annotated[
-        int, typer.Option(min=1, help="Where they are enough, copies run side by side, with THREADS each.")
+        int, typer.Option(min=1, help="CPU cores. Copies run in parallel if there are enough for THREADS per copy.")
     ] = 1,
     keep_weak: Annotated[
-        bool, typer.Option(help="Keep what each copy contributes, as weak<number> beside the mask.")
+        bool, typer.Option(help="Keep the contribution of each copy as weak<number> beside the mask.")
     ] = False,
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Train copies for C steps each, superpose their weak masks into one of exactly SPARSITY, and record the round.
+    """Train copies for C steps each, superpose their weak masks to a mask of exactly SPARSITY, and record the round.
 
-    The copies run one after another in this process, or side by side in processes of their own: the bits are the same.
+    The copies run one after another in this process or in parallel child processes, with bit-identical results.
     """
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     protocol, target = parse(LookAhead, settings, "--settings"), parse_sparsity(sparsity)
@@ -92,7 +94,7 @@ def prune_denoised(
         start, about = artifacts.load_state(state)
         mask = artifacts.load_mask(within)[0] if within else None
         superposed = Superposition(rule=rule, sparsity=target, within=mask, scope=scope)
-        (cost, took), waited = spent(about), 0.0
+        (cost, took), waited = read_spending(about), 0.0
         if (at_once := min(cores // threads, denoisers)) > 1:
             waited = of_round.run(weak, at_once, work.progress)
             for path in weak:

@@ -1,4 +1,4 @@
-"""A round of iterative magnitude pruning: the mask of the largest weights at the end of the round before."""
+"""Prune a round of iterative magnitude pruning: keep the largest weights at the end of the previous round."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from isp.artifacts import load_ticket
 from isp.families import iterative
 from isp.sparsity import parse_sparsity
 from isp.stages._options import Output, Round, Scope, Sparsity
-from isp.stages._work import all_taken, inputs, spending, working
+from isp.stages._work import inputs, spending, total_measured, working
 
 VERSION = 1
 
 
 def prune_iterative(
-    ticket: Annotated[Path, typer.Option(help="The ticket of the round before; for round 0 the dense one.")],
+    ticket: Annotated[Path, typer.Option(help="The ticket of the previous round; for round 0 the dense one.")],
     round_: Round,
     sparsity: Sparsity,
     output: Output,
@@ -31,6 +31,6 @@ def prune_iterative(
         found = load_ticket(ticket)
         weights = {name: found.weights[name] for name in found.mask}
         mask, record = iterative.prune(weights, target, found.mask, scope, round_, found.retraining.steps)
-        took = all_taken(found.origin) + work.measured()
+        took = total_measured(found.origin) + work.measured()
         about = {"stage": "prune_iterative", "version": VERSION, "rounds": [*found.rounds, record]}
         artifacts.save_mask(output, mask, about | made_from | spending(found.cost, took))

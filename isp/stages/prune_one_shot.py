@@ -1,4 +1,4 @@
-"""The mask of a one-shot method: scores at the initial weights, the highest are kept."""
+"""Find the mask of a one-shot method: score the initial weights and keep the highest scores."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def prune_one_shot(
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Find the mask of a one-shot method before training, usually that of the highest scores, and write it."""
+    """Find the mask of a one-shot method before training, usually by the highest scores, and write it."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = make_method(method, settings, "--settings"), parse_sparsity(sparsity)
     with working(output, threads=threads, device=device, instruction_set=instruction_set) as work:

@@ -1,4 +1,4 @@
-"""Train what is left of the budget under a mask: the ticket."""
+"""Train under a mask for the remaining steps of the budget, which gives the ticket."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from isp.stages._options import (
     Threads,
     Training,
 )
-from isp.stages._work import Setup, inputs, resumable, spent, taken
+from isp.stages._work import Setup, inputs, measurements, read_spending, resumable
 from isp.tickets import Ticket, check_ticket
 
 VERSION = 1
 
 
 def retrain(
-    start: Annotated[Path, typer.Option(help="The state to train from: the initial one, or of ISP's last round.")],
+    start: Annotated[Path, typer.Option(help="The state to train from: the initial one, or that of ISP's last round.")],
     mask: Annotated[Path, typer.Option(help="The mask to train under.")],
     method: MethodName,
     sparsity: Sparsity,
@@ -47,7 +47,7 @@ def retrain(
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Train from a state to step T under a mask and write the ticket: weights, mask, costs, a record of the rounds."""
+    """Train from a state to step T under a mask, and write the ticket: weights, mask, costs, record of the rounds."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     made_from = inputs(output, setup.told(), start=start, mask=mask, data=data)
     with resumable(
@@ -66,10 +66,10 @@ def retrain(
         kept, found = artifacts.load_mask(mask)
         target = parse_sparsity(sparsity)
         if masks.num_kept(kept) != (total := masks.num_weights(kept)) - num_pruned(target, total):
-            raise ArtifactError(f"{mask}: a mask of sparsity {masks.sparsity(kept):.4f}, but {target} is needed here")
+            raise ArtifactError(f"{mask}: must be a mask of sparsity {target}, got {masks.sparsity(kept):.4f}")
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         final, cost = trainer.run(state, trainer.training.steps, kept)
-        finding, took = spent(found)
+        finding, took = read_spending(found)
         ticket = Ticket(
             method=method,
             sparsity=target,
@@ -84,7 +84,7 @@ def retrain(
                 "architecture": about["architecture"],
                 **setup.described(),
                 **made_from,
-                **taken(took, work.measured()),
+                **measurements(took, work.measured()),
             },
         )
         check_ticket(ticket)

@@ -11,7 +11,7 @@ VERSION = 1
 
 
 def split(task: Task, data_root: DataRoot, manifest: Manifest, output: Output) -> None:
-    """Write which examples of the official training split are for training and which for validation."""
+    """Write which examples of the official training split are used for training and which for validation."""
     with working(output):
         check_manifest(manifest, data_root)
         definition = task_of(task)

@@ -1,4 +1,4 @@
-"""Tables for people (Markdown, text, LaTeX) and for programs (CSV): scores, costs, masks, statistics, the paper's."""
+"""Write tables to read (Markdown, text, LaTeX) and to process (CSV): scores, costs, masks, statistics, the paper's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tables(
     rounds: Rounds,
     layers: Layers,
     similarity: Similarity,
-    reference: Annotated[str, typer.Option(help="The variant that statistics compare the others with.")],
+    reference: Annotated[str, typer.Option(help="Variant with which the statistics compare the others.")],
     output: Annotated[
         Path,
         typer.Option(
@@ -33,7 +33,7 @@ def tables(
         ),
     ],
 ) -> None:
-    """Write the tables of a study: mean and deviation over seeds, how sure they are, and in the paper's form."""
+    """Write the tables of a study: mean and deviation over seeds, confidence statistics, and the paper's layout."""
     found, took, events = read(metrics, "metrics"), read(timings, "timings"), read(rounds, "rounds")
     pairs, by_layer = read(similarity, "similarity"), stream(layers, "layers")
     if found and reference not in (variants := tabular.distinct(found, "variant")):

@@ -1,4 +1,4 @@
-"""One member of a soup, trained to the end under a protocol of its own."""
+"""Train one member of a soup to the end, under its own protocol."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from isp.stages._options import (
     Threads,
     Training,
 )
-from isp.stages._work import Setup, inputs, resumable, taken
+from isp.stages._work import Setup, inputs, measurements, resumable
 from isp.tickets import check_ticket
 
 VERSION = 1
 
 
 def train_member(
-    initial: Annotated[Path, typer.Option(help="The state to begin from, from `isp initialise`.")],
+    initial: Annotated[Path, typer.Option(help="The state to start from, from `isp initialise`.")],
     member: Annotated[int, typer.Option(min=0, help="Number of the member, from 0.")],
     sparsity: Sparsity,
     settings: MethodSettings,
@@ -51,10 +51,10 @@ def train_member(
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Fine-tune a member of a soup all T steps and write it as a ticket.
+    """Fine-tune a member of a soup for T steps, and write it as a ticket.
 
-    SETTINGS are those of members only: learning_rate_factors, weight_decays, data_fraction, and above sparsity 0 masks,
-    prune_at, scope.
+    SETTINGS contains the settings of members only: learning_rate_factors, weight_decays, data_fraction and, above
+    sparsity 0, masks, prune_at, scope.
     """
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen, target = parse(uniform_soup.Settings, settings, "--settings"), parse_sparsity(sparsity)
@@ -73,7 +73,7 @@ def train_member(
             "settings": settings,
             **setup.described(),
             **made_from,
-            **taken(Measured(), work.measured()),
+            **measurements(Measured(), work.measured()),
         }
         ticket = replace(ticket, mask={name: kept.cpu() for name, kept in ticket.mask.items()}, origin=origin)
         ticket = replace(ticket, weights={name: tensor.cpu() for name, tensor in ticket.weights.items()})

@@ -1,4 +1,4 @@
-"""A segment of Instant Soup Pruning: training from the last prune event to the next."""
+"""Train a segment of Instant Soup Pruning: from one prune event to the next."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from isp.stages._options import (
     Training,
     Within,
 )
-from isp.stages._work import Setup, facts_of, inputs, resumable, spending, spent
+from isp.stages._work import Setup, facts_of, inputs, read_spending, resumable, spending
 
 VERSION = 1
 
 
 def train_segment(
-    start: Annotated[Path, typer.Option(help="The state to go on from: of the round before, or the initial one.")],
+    start: Annotated[
+        Path, typer.Option(help="The state to start from: that of the previous round, or the initial one.")
+    ],
     until: Annotated[int, typer.Option(min=1, help="The step of the run to train to.")],
     backbone: Backbone,
     task: Task,
@@ -42,7 +44,7 @@ def train_segment(
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Go on training from a state to step UNTIL of the run's one schedule, under the current mask."""
+    """Train from a state to step UNTIL of the run's single schedule, under the current mask."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     made_from = inputs(output, setup.told(), start=start, within=within, data=data)
     with resumable(
@@ -52,7 +54,7 @@ def train_segment(
         mask, before = artifacts.load_mask(within) if within else (None, None)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         done, cost = trainer.run(state, until, mask)
-        cost_before, took_before = spent(before) if before else (Cost(), Measured())
+        cost_before, took_before = read_spending(before) if before else (Cost(), Measured())
         header = {"stage": "train_segment", "version": VERSION, **setup.described()}
         header |= made_from
         header |= {"rounds": before["rounds"] if before else []}

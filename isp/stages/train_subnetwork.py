@@ -1,4 +1,4 @@
-"""One weak subnetwork of Instant Model Soup: the initial weights, pruned and trained for a few steps."""
+"""Train one weak subnetwork of Instant Model Soup: prune the initial weights and train them for a few steps."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def train_subnetwork(
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Prune the initial weights by magnitude, train them under a protocol and data of their own, and write them.
+    """Prune the initial weights by magnitude, train them under their own protocol and data, and write them.
 
-    SETTINGS are those of instant_model_soup, without `subnetworks` and `coefficients`.
+    SETTINGS contains the settings of instant_model_soup except `subnetworks` and `coefficients`.
     """
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     chosen = parse(instant_model_soup.Settings, settings, "--settings")

@@ -1,4 +1,4 @@
-"""One look-ahead copy of a round of Instant Soup Pruning, pruned to a weak mask, in a process of its own."""
+"""Train one look-ahead copy of a round of Instant Soup Pruning in its own process, and prune it to a weak mask."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def weak_mask(
     output: Output,
     within: Within = None,
     contribution: Annotated[
-        Contribution, typer.Option(help="What to write: the mask, or (for the rule mean_score) the magnitudes.")
+        Contribution, typer.Option(help="Output: the mask or, for the rule mean_score, the magnitudes.")
     ] = "mask",
     scope: Scope = "global",
     threads: Threads = 1,
     device: Device = "cpu",
     instruction_set: InstructionSet = None,
 ) -> None:
-    """Train a copy for C steps under a protocol and data of its own, and prune it."""
+    """Train a copy for C steps under its own protocol and data, and prune it."""
     setup = Setup(backbone=backbone, task=task, seed=seed, data=data, training=training, limits=limits, device=device)
     protocol, target = parse(LookAhead, settings, "--settings"), parse_sparsity(sparsity)
     of_round = Copies(

@@ -1,1 +1,1 @@
-"""The workflow as values: its paths, rules and jobs, what they take, and what the Snakefile does beside its rules."""
+"""The workflow as values: paths, rules, jobs and their needs, and the functions of the Snakefile besides its rules."""

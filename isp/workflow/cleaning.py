@@ -1,4 +1,4 @@
-"""What a study needs no more: files that a run without `notemp` deletes on the way, and what interrupted jobs left."""
+"""Files that a study no longer needs: temporary outputs kept by `notemp`, and leftovers of interrupted jobs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ LAST_GOOD = (".last_good_state.safetensors", ".last_good_mask.safetensors")
 
 
 def unneeded(jobs: Jobs, seen: Seen) -> dict[str, list[str]]:
-    """Files that can be deleted without anything being made again, by the rule that made them or what they are.
+    """Return the files that can be deleted without any rerun, by the rule that made them or by their kind.
 
-    These are the temporary outputs of rules that only finished jobs need, and checkpoints and last good states of
-    finished jobs.
+    These are temporary outputs that only finished jobs need, and checkpoints and last good states of finished jobs.
 
     Args:
         jobs: Jobs of the study.
-        seen: What lies in its folder.
+        seen: Contents of the study's folder.
 
     Raises:
         IspError: A job of the study is running.
@@ -31,7 +30,7 @@ def unneeded(jobs: Jobs, seen: Seen) -> dict[str, list[str]]:
     running = sorted(output for output, mark in seen.marks.items() if mark.lives and _is_of(jobs, output))
     if running:
         more = f" and {len(running) - 1} more" if len(running) > 1 else ""
-        raise IspError(f"{running[0]}: its job is running{more}; wait until the study has ended, or end it")
+        raise IspError(f"{running[0]}: its job is running{more}; wait until the study has finished, or stop it")
     states = states_of(jobs, seen)
     needed = {path for job in jobs.by_output.values() if states[job.output] != "done" for path in job.inputs}
     found: dict[str, list[str]] = {}
@@ -56,7 +55,7 @@ def _is_done(stem: str, states: Mapping[str, State]) -> bool:
 
 
 def sizes(found: Mapping[str, list[str]]) -> dict[str, tuple[int, int]]:
-    """The number of files and their bytes, by what they are."""
+    """Return the number of files and their size in bytes, by kind."""
     return {kind: (len(paths), sum(map(_size, paths))) for kind, paths in found.items()}
 
 
@@ -70,7 +69,7 @@ def delete(found: Mapping[str, list[str]]) -> None:
     """Delete files.
 
     Raises:
-        IspError: One cannot be deleted; the ones before it are gone.
+        IspError: A file cannot be deleted; those before it are already deleted.
     """
     for path in (path for paths in found.values() for path in paths):
         try:

@@ -1,6 +1,6 @@
-"""The jobs of a study, as Snakemake finds them: from the records back through the inputs that its rules name.
+"""Jobs of a study, derived as Snakemake derives them: backwards from the records through the inputs of the rules.
 
-A test holds the two to the same numbers.
+A test compares both.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from isp.workflow.rules import RULES, make_dag
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Work):
-    """One job of a study, and the work that it does.
+    """A job of a study and its work.
 
     Attributes:
-        rule: Name of the rule that makes it.
-        output: Path that it is known by.
-        inputs: Paths that other jobs of the study are known by.
-        place: Backbone and task.
-        variant: Whose it is; "" for what variants share.
-        beside: Paths of what else it makes.
+        rule: Name of the job's rule.
+        output: Output that identifies the job.
+        inputs: Outputs that identify the jobs on which it depends.
+        place: Names of the backbone and the task.
+        variant: Name of the variant; "" for jobs that variants share.
+        beside: Paths of its other outputs.
     """
 
     rule: str
@@ -39,25 +39,25 @@ class Job(Work):
 
     @property
     def temporary(self) -> bool:
-        """Whether the output is deleted when nothing needs it any more."""
+        """Whether the output is deleted when no job needs it any more."""
         return RULES[self.rule].temporary
 
     @property
     def passing(self) -> tuple[str, ...]:
-        """What it makes that is deleted when nothing needs it any more."""
+        """Outputs that are deleted when no job needs them any more."""
         rule = RULES[self.rule]
         return (self.output,) * rule.temporary + self.beside * rule.temporary_beside
 
 
 class Jobs:
-    """The jobs of a study by output; those in `resources/`, which studies share, are only counted."""
+    """Jobs of a study by output. Those in `resources/`, which studies share, are only counted."""
 
     def __init__(self, study: Study) -> None:
         self.study, self.dag = study, make_dag(study)
 
     @cached_property
     def by_output(self) -> dict[str, Job]:
-        """All of them."""
+        """All jobs of the study's cells, by output."""
         jobs: dict[str, Job] = {}
         wanted = [*self.dag.records(), *self.dag.similarities()]
         while wanted:
@@ -69,11 +69,11 @@ class Jobs:
 
     @cached_property
     def shared(self) -> Counter[str]:
-        """How many jobs of each rule make what studies share, and what people read."""
+        """Number of jobs of each rule that make files shared by studies, or reports."""
         return Counter({rule.name: len(rule.jobs(self.study)) for rule in RULES.values() if rule.jobs})
 
     def within(self, output: str) -> set[str]:
-        """The outputs of all jobs that one needs, its own included: what it takes by itself."""
+        """Return the outputs of a job and of all jobs that it depends on, directly or indirectly."""
         outputs, wanted = set(), [output]
         while wanted:
             path = wanted.pop()
@@ -83,7 +83,7 @@ class Jobs:
         return outputs
 
     def job(self, path: str) -> Job:
-        """The one that makes a file."""
+        """Return the job that makes a file."""
         rule, w = self._rule_of(path)
         inputs = rule.inputs(self.dag, w).values()
         files = [path for each in inputs for path in ([each] if isinstance(each, str) else each)]
@@ -98,7 +98,7 @@ class Jobs:
         )
 
     def _known_by(self, path: str) -> str:
-        """The output that the job is known by which makes a file."""
+        """Return the output that identifies the job which makes a file."""
         for rule, _, besides in self._patterns:
             for beside in besides:
                 if match := beside.fullmatch(path):
@@ -113,9 +113,11 @@ class Jobs:
 
     @cached_property
     def _patterns(self) -> list[tuple[Rule, re.Pattern[str], list[re.Pattern[str]]]]:
-        """The rules whose jobs are found from the records back, with what their outputs look like."""
+        """Rules whose jobs are derived from the records, with the patterns of their outputs."""
         rules = [self.dag.rule(name) for name, rule in RULES.items() if rule.jobs is None]
-        rules.sort(key=lambda each: not each.rule.rounds_only)  # before those that make the same output at all
+        rules.sort(
+            key=lambda each: not each.rule.rounds_only
+        )  # before the rules that make the same output at any sparsity
         return [
             (
                 each.rule,

@@ -1,7 +1,7 @@
-"""Count, and measure, what a training step, a scored example and a job take, before a study runs.
+"""Count and measure the needs of a training step, a scored example and a job before a study runs.
 
-FLOPs are counted on a model of the backbone's shape with random weights. Seconds follow from a stated throughput, or
-are measured on that model, here.
+FLOPs are counted on a model with the backbone's architecture and random weights. Seconds are derived from a given
+throughput, or measured with that model on this machine.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from isp.workflow.rates import Rates, selection_seconds
 from isp.workflow.rule import FORWARD
 
 COUNTED = 2
-"""Examples of the batch whose FLOPs are counted; those of others are in proportion."""
+"""Number of examples in the batch whose FLOPs are counted; FLOPs of other batches are proportional."""
 CALIBRATION = 3.0
-"""Seconds that steps are timed for, at most."""
+"""Maximum time for which steps are timed, in seconds."""
 ENOUGH = 25
-"""Times that work is repeated for its mean, if the seconds allow it."""
+"""Maximum number of repetitions of timed work, within the time limit."""
 SAMPLED = 5000
-"""Texts whose lengths are estimated, where they are not prepared yet."""
+"""Number of texts whose lengths are estimated if the texts are not prepared yet."""
 SCORED = 512
-"""Examples whose scoring is timed."""
+"""Number of examples whose scoring is timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Shape:
-    """A model of a backbone's shape, and the FLOPs of a step on `COUNTED` examples."""
+    """A model with a backbone's architecture, and the FLOPs of a step on `COUNTED` examples."""
 
     model: nn.Module
     architecture: dict[str, Any]
@@ -61,7 +61,7 @@ class _Shape:
     activations: int
 
 
-@lru_cache(maxsize=2)  # a study may have many, and they are whole models
+@lru_cache(maxsize=2)  # limited because a study may have many backbones, and these are whole models
 def _shape(backbone: str, task: str, data_root: Path) -> _Shape:
     definition = backbone_of(backbone)
     model, architecture, tensors = definition.blank(task_of(task), 4 * COUNTED, data_root)
@@ -79,7 +79,7 @@ def _shape(backbone: str, task: str, data_root: Path) -> _Shape:
 
 
 def _kept_for_backward(model: nn.Module, batch: Any) -> int:
-    """Bytes of what a forward pass keeps for the backward pass, weights left out."""
+    """Return the bytes that a forward pass saves for the backward pass, except weights."""
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -90,16 +90,16 @@ def _kept_for_backward(model: nn.Module, batch: Any) -> int:
         return tensor
 
     with forked_rng(torch.device("cpu")), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = default_loss(model.train(), batch)  # what it kept is alive as long as the loss is
+        loss = default_loss(model.train(), batch)  # the saved tensors live as long as the loss
     del loss
     return sum(kept.values())
 
 
 def check_layers(study: Study) -> None:
-    """Refuse a variant whose N:M scope does not fit into the layers of its backbone.
+    """Refuse variants whose N:M scope does not fit the layers of their backbone.
 
     Raises:
-        ConfigError: names the variant and the parameter.
+        ConfigError: A scope does not fit. The message names the variant and the parameter.
     """
     for group in {(group.backbone, group.variant): group for group in study.groups()}.values():
         pattern = parse_scope(scope_of(study.method(group.variant, group.backbone)))
@@ -112,18 +112,18 @@ def check_layers(study: Study) -> None:
             raise ConfigError(f"variants.{group.variant}: {error}") from None
 
 
-def stated(study: Study, backbone: str, task: str, throughput: float, overhead: float) -> Rates:
-    """What work takes at a throughput.
+def rates_at(study: Study, backbone: str, task: str, throughput: float, overhead: float) -> Rates:
+    """Return the rates at a given throughput.
 
     Args:
-        study: the study.
-        backbone: its name.
-        task: its name; the head of another task's may be counted in its place, a millionth of the model.
-        throughput: FLOPs a second that a job sustains.
-        overhead: seconds of a job beside its work.
+        study: The study.
+        backbone: Name of the backbone.
+        task: Name of the task. Its head, a millionth of the model, may be counted as that of another task.
+        throughput: Sustained FLOPs per second of a job.
+        overhead: Overhead of a job in seconds.
     """
     same = next(group.task for group in study.groups() if group.backbone == backbone)
-    rates = counted(study, backbone, task, same)
+    rates = count_rates(study, backbone, task, same)
     return replace(
         rates,
         step_seconds=rates.step_flops / throughput,
@@ -133,14 +133,16 @@ def stated(study: Study, backbone: str, task: str, throughput: float, overhead: 
     )
 
 
-def measured(study: Study, backbone: str, task: str, overhead: float) -> Rates:
-    """What work takes here, on the study's device and threads; on random weights, and prepared examples if any.
+def measure_rates(study: Study, backbone: str, task: str, overhead: float) -> Rates:
+    """Measure the rates on this machine, with the study's device and threads.
+
+    The weights are random. Prepared examples are used if they exist.
 
     Args:
-        study: the study.
-        backbone: its name.
-        task: its name.
-        overhead: seconds of a job beside its work.
+        study: The study.
+        backbone: Name of the backbone.
+        task: Name of the task.
+        overhead: Overhead of a job in seconds.
     """
     definition, training = study.backbone(backbone), study.protocol(backbone, task)
     shape = _shape(study.defined("backbone", backbone), study.defined("task", task), study.data_root)
@@ -154,13 +156,14 @@ def measured(study: Study, backbone: str, task: str, overhead: float) -> Rates:
     examples = definition.examples(tensors, shape.architecture, study.limits(task).augmentation)
     trainer = make_trainer(model, examples, default_loss, training, list(shape.prunable), 0, flops=shape.flops)
     scored = definition.examples(limited(tensors, SCORED), shape.architecture, "none")
-    return _timed(replace(counted(study, backbone, task, task), job_seconds=overhead), trainer, scored)
+    return _add_times(replace(count_rates(study, backbone, task, task), job_seconds=overhead), trainer, scored)
 
 
-def counted(study: Study, backbone: str, task: str, of: str, prepared: bool = True) -> Rates:
-    """FLOPs and sizes, counted under the head of the task `of`, at the lengths of the prepared examples if any.
+def count_rates(study: Study, backbone: str, task: str, of: str, prepared: bool = True) -> Rates:
+    """Count FLOPs and sizes with the head of the task `of`, at the lengths of the prepared examples if they exist.
 
-    Else texts are as long as those of the data set seem to be, if it is there, or else as long as they may be.
+    Without prepared examples, lengths of texts are estimated from the dataset. Without the dataset, all texts are
+    assumed to have the maximum length.
     """
     shape = _shape(study.defined("backbone", backbone), study.defined("task", of), study.data_root)
     training, tensors = study.protocol(backbone, task), _prepared(study, backbone, task) if prepared else None
@@ -190,19 +193,19 @@ def counted(study: Study, backbone: str, task: str, of: str, prepared: bool = Tr
 
 
 def _lengths_of_batches(lengths: Tensor, batch_size: int) -> Counter[int]:
-    """How many batches of an epoch have which length, that of their longest example."""
+    """Return the number of batches per epoch by length, which is that of the longest example of a batch."""
     order = BatchOrder(len(lengths), batch_size, 0, lengths=lengths)
     return Counter(int(lengths[order(step)].max()) for step in range(order.steps_per_epoch))
 
 
 def _estimated_lengths(study: Study, backbone: str, task: str) -> Tensor | None:
-    """Lengths of as many texts as are trained on, estimated from some of the data set; None: it is not there."""
+    """Estimate the lengths of all training texts from a sample of the dataset; None if the dataset is missing."""
     max_length = getattr(study.backbone(backbone), "max_length", None)
     if max_length is None:
         return None
     try:
         columns = study.task(task).source.read("train", study.data_root).columns
-    except IspError:  # not downloaded yet, or damaged, which the stage that needs it will say
+    except IspError:  # not downloaded yet, or damaged, which the stage that needs it reports
         return None
     rows = len(columns[0])
     some = torch.linspace(0, rows - 1, min(rows, SAMPLED)).round().to(torch.int64).tolist()
@@ -218,8 +221,8 @@ def _prepared(study: Study, backbone: str, task: str) -> Mapping[str, Tensor] | 
     return limited(artifacts.load_examples(path, "train")[0], study.limits(task).num_train)
 
 
-def _timed(counted: Rates, trainer: Trainer, scored: Any) -> Rates:
-    """With the seconds of a step, of scoring an example, and of selecting a mask."""
+def _add_times(rates: Rates, trainer: Trainer, scored: Any) -> Rates:
+    """Add the measured seconds of a step, of scoring an example, and of selecting a mask."""
     state, _ = trainer.run(state_of(trainer.model), 2)  # the first steps warm up
     step = _repeated(lambda: trainer.run(state, state.step + 4), CALIBRATION)
     example = _repeated(lambda: outputs_of(trainer.model, scored), CALIBRATION / 3)
@@ -230,7 +233,7 @@ def _timed(counted: Rates, trainer: Trainer, scored: Any) -> Rates:
         masks.keep_top(weights, sparsity=Decimal("0.6"), ties=weights, within=within)
 
     return replace(
-        counted,
+        rates,
         step_seconds=step / 4,
         example_seconds=example / len(scored),
         selection_seconds=_repeated(select, CALIBRATION / 3),
@@ -238,10 +241,10 @@ def _timed(counted: Rates, trainer: Trainer, scored: Any) -> Rates:
 
 
 def time_overhead(study: Study, backbone: str, task: str) -> dict[str, Any]:
-    """Measure what jobs do beside their work: build a model, read and write a byte of an artifact, rank the weights.
+    """Measure the overhead of jobs: building a model, reading and writing a byte of an artifact, ranking the weights.
 
-    On random weights and on the CPU, where all of this but the ranking is done. A file is read while it is in memory.
-    The shortest of several times counts, for other work on the machine only adds.
+    It is measured with random weights and on the CPU, where jobs do all of this except the ranking. Files are read from
+    the page cache. The shortest of several times counts, because other work on the machine only adds to it.
 
     Returns:
         Fields of `Rates`.
@@ -265,7 +268,7 @@ def time_overhead(study: Study, backbone: str, task: str) -> dict[str, Any]:
 
 
 def _repeated(work: Callable[[], Any], seconds: float) -> float:
-    """Measure the seconds of doing something once: the mean over `ENOUGH` times, or as many as fit into `seconds`."""
+    """Return the mean seconds of a call over `ENOUGH` repetitions, or as many as fit into `seconds`."""
     times, begun = 0, time.perf_counter()
     while times == 0 or (times < ENOUGH and time.perf_counter() - begun < seconds):
         work()
@@ -274,7 +277,7 @@ def _repeated(work: Callable[[], Any], seconds: float) -> float:
 
 
 def _shortest(work: Callable[[], Any], seconds: float) -> float:
-    """Measure the seconds of doing something once: the shortest of twice, or of as often as it fits into `seconds`."""
+    """Return the shortest time of a call in seconds, over two repetitions, or as many as fit into `seconds`."""
     times: list[float] = []
     while len(times) < 2 or (len(times) < ENOUGH and sum(times) < seconds):
         begun = time.perf_counter()

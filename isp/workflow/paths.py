@@ -1,4 +1,4 @@
-"""Every path of the workflow, as patterns with wildcards in braces, and what a wildcard may be."""
+"""All paths of the workflow, as patterns with wildcards in braces, and the values that wildcards may have."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ WILDCARDS = {
     "member": r"\d+",
     "step": r"\d+",
 }
-"""What a wildcard may be. Fixed forms: a sparsity has four decimals."""
+"""Patterns of wildcard values. A sparsity always has four decimals."""
 
 NOTHING = r"(?!)"
-"""A pattern that nothing matches: of a family without variants."""
+"""Pattern that matches nothing, for a family without variants."""
 
 
 def log(path: str) -> str:
-    """Where the job that makes `path` logs to; mirrors the path below the study's folder."""
+    """Return the path of the log of the job that makes `path`; it mirrors the path below the study's folder."""
     folder = f"{STUDY}/logs"
     stem = path.removesuffix(".safetensors").removesuffix(".json")
     return f"{folder}/{stem.removeprefix(STUDY + '/')}.log"
 
 
 class Wildcards(Protocol):
-    """The wildcards of a job, as Snakemake hands them out: all values are text."""
+    """Wildcards of a job, as Snakemake passes them: all values are strings."""
 
     study: str
     backbone: str
@@ -75,7 +75,7 @@ class Wildcards(Protocol):
 
 
 def fill(pattern: str, w: Wildcards, **changed: Any) -> str:
-    """A path with the wildcards of a job, some of them changed."""
+    """Fill a pattern with the wildcards of a job, some of them changed."""
     values: Mapping[str, Any] = {key: getattr(w, key) for key in _keys(pattern) if key not in changed}
     return pattern.format(**values, **{key: value for key, value in changed.items() if key in _keys(pattern)})
 

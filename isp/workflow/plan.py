@@ -1,4 +1,4 @@
-"""What a study takes, known before it runs: its jobs, their steps and FLOPs, hours, disk, and what sharing saves."""
+"""Plan of a study, before it runs: its jobs, their steps and FLOPs, hours, disk space, and the savings by sharing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from isp.config import Study
 from isp.workflow.jobs import Job, Jobs
-from isp.workflow.measuring import check_layers, measured, stated, time_overhead
+from isp.workflow.measuring import check_layers, measure_rates, rates_at, time_overhead
 from isp.workflow.rates import Rates
 from isp.workflow.rules import RULES
 from isp.workflow.starts import Starts
@@ -17,14 +17,14 @@ from isp.workflow.starts import Starts
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The jobs of a study and what each takes.
+    """Jobs of a study and the resources that each needs.
 
     Attributes:
-        jobs: of the study.
-        rates: by backbone and task.
-        throughput: that was stated, FLOPs a second; None: measured.
-        parallel: jobs side by side.
-        starts: measured here; None: an overhead was stated.
+        jobs: Jobs of the study.
+        rates: Rates by backbone and task.
+        throughput: Given throughput in FLOPs per second; None if it was measured.
+        parallel: Number of parallel jobs.
+        starts: Measured start times; None if an overhead was given.
     """
 
     jobs: Jobs
@@ -34,20 +34,20 @@ class Plan:
     starts: Starts | None = None
 
     def flops(self, job: Job) -> int:
-        """Of a job, executed."""
+        """Return the executed FLOPs of a job."""
         rate = self.rates[job.place]
         return job.steps * rate.step_flops + job.scored * rate.example_flops
 
     def seconds(self, job: Job) -> float:
-        """Of a job."""
+        """Return the duration of a job in seconds."""
         rate = self.rates[job.place]
         trained = job.steps * rate.step_seconds + self.selection_seconds(job)
         return self.overhead_seconds(job) + trained + job.scored * rate.example_seconds
 
     def overhead_seconds(self, job: Job) -> float:
-        """Of these the seconds beside steps, scores and selections: its start, building, reading, ranking, writing."""
+        """Return the part of `seconds` for the start, building, reading, ranking and writing."""
         rule, rate = RULES[job.rule], self.rates[job.place]
-        on_gpu = bool(rule.reads) and self.jobs.study.device != "cpu"  # what reads no examples ranks on a CPU
+        on_gpu = bool(rule.reads) and self.jobs.study.device != "cpu"  # stages that read no examples rank on the CPU
         return (
             self._processes(job)
             * (rate.job_seconds + rate.build_seconds * bool(rule.reads) + rate.read_seconds * self.read(job))
@@ -56,11 +56,11 @@ class Plan:
         )
 
     def _processes(self, job: Job) -> int:
-        """Of a job; copies apart are started, and read, like jobs."""
+        """Return the number of processes of a job; separate look-aheads start, and read, like jobs."""
         return 1 + job.copies * (self.jobs.study.look_aheads == "apart")
 
     def read(self, job: Job) -> int:
-        """Bytes that it reads: what other jobs of the study made for it, and prepared examples."""
+        """Return the bytes that a job reads: outputs of other jobs of the study, and prepared examples."""
         rate, dag = self.rates[job.place], self.jobs.dag
         task = job.place[1]
         sizes = {"train": dag.study.num_train, "validation": dag.num_validation, "test": dag.num_test}
@@ -73,24 +73,24 @@ class Plan:
         )
 
     def selection_seconds(self, job: Job) -> float:
-        """Of these the seconds in which a job selects masks while it trains."""
+        """Return the part of `seconds` in which a job selects masks during training."""
         return job.selections * self.rates[job.place].selection_seconds
 
     def disk(self, job: Job) -> int:
-        """Bytes of its output: kept and unpruned weights, and what it has for every prunable weight."""
+        """Return the bytes of a job's output: nonzero weights, and the bits for each prunable weight."""
         rate = self.rates[job.place]
         per_weight = job.bits / 8 - 4 * job.weights * float(job.sparsity)
         return round(job.weights * rate.weights + per_weight * rate.prunable)
 
     def passing(self, job: Job) -> int:
-        """Of these the bytes that are deleted when nothing needs them any more."""
+        """Return the part of `disk` that is deleted when no job needs it any more."""
         rule, rate = RULES[job.rule], self.rates[job.place]
         if rule.temporary:
             return self.disk(job)
         return round(job.weights * (rate.weights - 4 * float(job.sparsity) * rate.prunable)) * rule.temporary_beside
 
     def as_json(self) -> dict[str, Any]:
-        """What is written and shown: by rule, by variant, in all."""
+        """Return the plan as written and shown: by rule, by variant and in total."""
         jobs = self.jobs.by_output.values()
         total = self._sum(jobs)
         alone = self._variants()
@@ -117,7 +117,7 @@ class Plan:
         }
 
     def _starts(self, starts: Starts) -> dict[str, Any]:
-        """What was measured, and the overhead of all jobs if each is an entry of a cluster's queue."""
+        """Return the measured start times, and the overhead of all jobs if each is a separate job of a cluster."""
         rates = {backbone: rate for (backbone, _), rate in self.rates.items()}
         jobs, cluster = self.jobs.by_output.values(), None
         if starts.on_cluster is not None:
@@ -144,7 +144,7 @@ class Plan:
         }
 
     def _variants(self) -> list[dict[str, Any]]:
-        """By backbone and variant: what its jobs take, and what its tickets would if each were made by itself."""
+        """Return the needs of the jobs by backbone and variant, and of the tickets if each were made on its own."""
         by_output, records = self.jobs.by_output, self.jobs.dag.records()
         rows = []
         for (backbone, variant), own in _by(
@@ -166,11 +166,10 @@ class Plan:
         return rows
 
     def _disk(self) -> dict[str, Any]:
-        """Bytes by what they are: what stays, what is written to be deleted, and the most that lies there at a time.
+        """Return the bytes of permanent files and of temporary files, by kind, and the peak disk usage.
 
-        A chain of rounds that is being made holds two states and the copies of a round, or the tickets of its rounds
-        if others are pooled of them; a soup all that is mixed. One chain or soup for each job that runs beside others
-        is counted.
+        A chain of rounds in progress holds two states and the copies of a round, or the tickets of its rounds if they
+        are pooled. A soup in progress holds all its members. One chain or soup is counted per parallel job.
         """
         kept, temporary = Counter[str](), Counter[str]()
         for job in self.jobs.by_output.values():
@@ -198,7 +197,7 @@ class Plan:
 
 
 def _costs(jobs: Iterable[Job]) -> Iterator[Job]:
-    """Without evaluations, which are no cost of a ticket, and rewind points: they lie on the dense run's way."""
+    """Return the jobs that count as cost: not evaluations, nor rewind points, which the dense run passes anyway."""
     return (job for job in jobs if RULES[job.rule].is_cost)
 
 
@@ -210,9 +209,9 @@ def _by(jobs: Iterable[Job], key: Callable[[Job], Any]) -> dict[Any, list[Job]]:
 
 
 def _chain_and_round(output: str) -> tuple[str, str]:
-    """The chain and the round that a temporary file belongs to; what a soup is mixed of has a folder and no round.
+    """Return the chain and the round of a temporary file; members of a soup have a folder and no round.
 
-    Tickets of rounds, which may all be pooled at the end of the chain, have its folder.
+    Tickets of rounds have the folder of the chain, because all of them may be pooled at its end.
     """
     if output.endswith("/ticket.safetensors"):
         return output.rsplit("/", 2)[0], ""
@@ -221,16 +220,16 @@ def _chain_and_round(output: str) -> tuple[str, str]:
 
 
 def make_plan(study: Study, throughput: float | None, overhead: float | Starts, parallel: int) -> Plan:
-    """The plan of a study. Prepared tensors below the current folder are looked at.
+    """Make the plan of a study. Prepared tensors below the current folder are used if they exist.
 
     Args:
-        study: the study.
-        throughput: FLOPs a second that a job sustains; None: steps are timed here.
-        overhead: seconds of a job beside its work; or what its start takes, and the rest is timed here.
-        parallel: jobs side by side.
+        study: The study.
+        throughput: Sustained FLOPs per second of a job; None to time steps on this machine.
+        overhead: Overhead of a job in seconds; or the start times, to time the rest on this machine.
+        parallel: Number of parallel jobs.
 
     Raises:
-        ConfigError: an N:M scope does not fit into a layer.
+        ConfigError: An N:M scope does not fit a layer.
     """
     check_layers(study)
     jobs = Jobs(study)
@@ -239,7 +238,7 @@ def make_plan(study: Study, throughput: float | None, overhead: float | Starts, 
     timed: dict[str, dict[str, Any]] = {}
     for place in dict.fromkeys(job.place for job in jobs.by_output.values()):
         seconds = overhead.here if isinstance(overhead, Starts) else overhead
-        rates = stated(study, *place, throughput, seconds) if throughput else measured(study, *place, seconds)
+        rates = rates_at(study, *place, throughput, seconds) if throughput else measure_rates(study, *place, seconds)
         if starts and place[0] not in timed:
             timed[place[0]] = time_overhead(study, *place)
         found[place] = replace(rates, **timed.get(place[0], {}))

@@ -1,34 +1,35 @@
-"""What a training step, a scored example and a job take on a backbone and task; `isp.workflow.measuring` counts it."""
+"""Rates: what a training step, a scored example and a job need, by backbone and task. See `isp.workflow.measuring`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 SELECTION = {"cpu": 3.5e-8, "cuda": 5e-10}
-"""Seconds that the selection of a mask takes per prunable weight. On a CPU as measured by scores, with ties, within a
-mask: 3 s for the 85 million of BERT-base or ViT-B/32. On a GPU estimated from the memory traffic: 40 ms for as many."""
+"""Time to select a mask, in seconds per prunable weight. On a CPU, measured for selection by scores with a tie key and
+a current mask: 3 s for the 85 million weights of BERT-base or ViT-B/32. On a GPU, estimated from the memory traffic:
+40 ms for the same number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What work on a backbone and task takes.
+    """Needs of work on a backbone and task.
 
     Attributes:
-        step_flops: of a training step, executed, mean over an epoch.
-        example_flops: of scoring an example.
-        step_seconds: of a training step.
-        example_seconds: of scoring an example.
-        selection_seconds: of selecting a mask.
-        job_seconds: of every job beside its work: its start, or all of it where an overhead is stated.
-        weights: bytes of all weights at four bytes each.
-        prunable: how many weights are prunable.
-        activations: bytes that a training step keeps of an example until its backward pass, for the longest example.
-        example: bytes of a prepared example, at most.
-        build_seconds: of building a model.
-        read_seconds: of reading a byte of an artifact and checking it.
-        write_seconds: of writing a byte.
-        ranking_seconds: of ranking the prunable weights once, on a CPU.
-        known_lengths: False where the lengths of texts are not known yet, so that all are taken for the longest.
+        step_flops: Executed FLOPs of a training step, mean over an epoch.
+        example_flops: FLOPs of scoring an example.
+        step_seconds: Time of a training step.
+        example_seconds: Time of scoring an example.
+        selection_seconds: Time of selecting a mask.
+        job_seconds: Overhead of every job: its start, or the whole overhead if one was given.
+        weights: Bytes of all weights at four bytes each.
+        prunable: Number of prunable weights.
+        activations: Bytes per example that a training step saves for its backward pass, for the longest example.
+        example: Maximum bytes of a prepared example.
+        build_seconds: Time of building a model.
+        read_seconds: Time of reading and verifying one byte of an artifact.
+        write_seconds: Time of writing one byte.
+        ranking_seconds: Time of ranking the prunable weights once, on a CPU.
+        known_lengths: False if the lengths of texts are not known yet; all texts then count as the longest.
     """
 
     step_flops: int
@@ -49,5 +50,5 @@ class Rates:
 
 
 def selection_seconds(device: str, num_weights: int) -> float:
-    """What selecting a mask takes on a device, where it is not measured."""
+    """Return the estimated time of selecting a mask on a device, in seconds."""
     return SELECTION[device.partition(":")[0]] * num_weights

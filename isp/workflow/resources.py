@@ -1,10 +1,9 @@
-"""What a job asks of a cluster, memory and time, by the estimates that `isp plan` makes.
+"""Memory and time that a job requests from a cluster, by the estimates of `isp plan`.
 
-Memory is what a stage holds: copies of the model's weights, what training keeps of a batch until its backward pass
-(on a CPU; on a GPU that is the device's), masks and scores, mapped examples, and beside it Python, its imports and
-Snakemake's two processes of a job. Time is the steps and scored examples at the throughput that the study states.
-Both are upper bounds: an attempt that met its limit is followed by one with more, and training goes on from a
-checkpoint.
+Memory is that of a stage: copies of the model's weights, the activations that training saves for the backward pass (on
+a CPU; on a GPU they are in device memory), masks and scores, mapped examples, and in addition Python, its imports and
+the two Snakemake processes of a job. Time is that of the steps and scored examples at the study's throughput. Both are
+upper bounds. If an attempt exceeds its limits, the next one requests more, and training resumes from a checkpoint.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from isp.workflow.rules import RULES
 
 MB = 10**6
 BASE_MB = 2500
-"""Python and its imports in the stage (700 MB at most), and in the two Snakemakes of a job on a cluster."""
+"""Memory of Python and its imports in the stage (at most 700 MB) and in the two Snakemake processes of a job."""
 COPY_MB = 800
-"""Python and its imports in the process of a look-ahead that runs beside others."""
+"""Memory of Python and its imports in the process of a separate look-ahead."""
 OVERHEAD_MINUTES = 10
-"""Of a job beside its work: starts, imports, reading, writing, a slow file system."""
+"""Overhead of a job: starts, imports, reading, writing, a slow file system."""
 MARGIN = 2.0
-"""How much longer than estimated work may take."""
+"""Safety factor on the estimated time."""
 CODE_MINUTES = 30
-"""Of a job that runs no model of the study's: reports, downloads, pre-training of what is tiny."""
+"""Time limit of jobs that run no model of the study: reports, downloads, pre-training of tiny backbones."""
 UNKNOWN = Rates(
     step_flops=10**15,
     example_flops=10**13,
@@ -55,19 +54,19 @@ UNKNOWN = Rates(
     activations=100 * MB,
     example=3 * 384**2,
 )
-"""Of a backbone whose files are not there yet: about BERT-large's, batches of 128."""
+"""Rates of a backbone whose files do not exist yet: about those of BERT-large with batches of 128."""
 COUNTED = 1
-"""Raised when what is counted changes."""
+"""Version of the counting; raised when it changes."""
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Memory and time of the jobs of a study; the rules call `mem_mb` and `runtime` with Snakemake's arguments.
+    """Memory and time requests of a study's jobs. The rules call `mem_mb` and `runtime` with Snakemake's arguments.
 
     Attributes:
-        study: the study.
-        asked: False where nothing limits either, as on one's own machine: then nothing is estimated, and all jobs say
-            the same.
+        study: The study.
+        asked: False if nothing limits memory and time, as on a local machine. Nothing is estimated then, and all jobs
+            request the same.
     """
 
     study: Study
@@ -89,14 +88,14 @@ class Requests:
         except ValueError:
             minutes = 0.0
         if not minutes > 0:
-            raise ConfigError(f"ISP_LONGEST_MINUTES is {text!r}: allowed are minutes, such as 1440")
+            raise ConfigError(f"ISP_LONGEST_MINUTES must be a number of minutes such as 1440, got {text!r}")
         return minutes
 
     def _rates_of(self, place: tuple[str, str]) -> Rates:
         if place not in self._rates:
             try:
-                self._rates[place] = at_most(self.study, *place)
-            except DataError:  # its architecture is not downloaded yet
+                self._rates[place] = bound_rates(self.study, *place)
+            except DataError:  # the architecture is not downloaded yet
                 self._rates[place] = UNKNOWN
         return self._rates[place]
 
@@ -105,7 +104,7 @@ class Requests:
         return {}
 
     def _needs(self, rule: Rule, w: Any) -> tuple[int, float, int] | None:
-        """Bytes, seconds and look-aheads of a job of the study; None: it is none of its cells'."""
+        """Return the bytes, seconds and look-aheads of a job; None if it belongs to no cell of the study."""
         if rule.jobs is not None:
             return None
         output = paths.fill(rule.output, w)
@@ -115,9 +114,9 @@ class Requests:
         return self._found[output]
 
     def mem_mb(self, wildcards: Any, attempt: int, rulename: str, threads: int = 1) -> int:
-        """Megabytes; half as many again with every further attempt.
+        """Return the memory request in megabytes; each further attempt adds half of the first request.
 
-        Look-aheads that run side by side hold as much as the job, each.
+        Each parallel look-ahead needs as much memory as the job itself.
         """
         if not self.asked:
             return BASE_MB
@@ -142,7 +141,7 @@ class Requests:
         return math.ceil((BASE_MB + held / MB + beside) * (1 + 0.5 * (attempt - 1)))
 
     def runtime(self, wildcards: Any, attempt: int, rulename: str) -> int:
-        """Minutes; as many again with every further attempt, up to ISP_LONGEST_MINUTES, a partition's limit."""
+        """Return the time request in minutes; it grows with each attempt, up to ISP_LONGEST_MINUTES."""
         if not self.asked:
             return CODE_MINUTES
         needs = self._needs(RULES[rulename], wildcards)
@@ -150,14 +149,14 @@ class Requests:
         return math.ceil(min(minutes * attempt, self._longest))
 
     def seconds(self, job: Job) -> float:
-        """Of the work of a job, its steps and examples at the study's throughput."""
+        """Return the time of a job's steps, examples and selections at the study's throughput."""
         rates = self._rates_of(job.place)
         flops = job.steps * rates.step_flops + job.scored * rates.example_flops
         selecting = job.selections * selection_seconds(self.study.device, rates.prunable)
         return flops / self.study.sustained() + selecting
 
     def held(self, job: Job) -> int:
-        """Bytes that a stage holds on the host at its peak."""
+        """Return the peak host memory of a stage in bytes."""
         rates = self._rates_of(job.place)
         batch = rates.activations * self.study.protocol(*job.place).batch_size if self.study.device == "cpu" else 0
         sizes = Sizes(
@@ -172,13 +171,13 @@ class Requests:
         return memory(sizes) if memory else 0
 
 
-def at_most(study: Study, backbone: str, task: str) -> Rates:
-    """FLOPs and sizes with all texts as long as they may be, whatever is prepared already; no seconds.
+def bound_rates(study: Study, backbone: str, task: str) -> Rates:
+    """Return upper bounds of FLOPs and sizes: all texts have the maximum length, whatever is prepared. No seconds.
 
-    Counted once: `resources/rates/` holds what was.
+    They are counted once and cached in `resources/rates/`.
 
     Raises:
-        DataError: the backbone's shape is in a file that is not there yet.
+        DataError: The backbone's architecture is in a file that does not exist yet.
     """
     same = next(group.task for group in study.groups() if group.backbone == backbone)
     training = study.protocol(backbone, task)
@@ -187,9 +186,9 @@ def at_most(study: Study, backbone: str, task: str) -> Rates:
     path = Path(f"resources/rates/{backbone}.{digest}.json")
     try:
         return Rates(**files.read_json(path, "plan", dict[str, Number | StrictBool]))
-    except (ArtifactError, TypeError):  # not there, or of another version
-        from isp.workflow.measuring import counted
+    except (ArtifactError, TypeError):  # missing, or from another version
+        from isp.workflow.measuring import count_rates
 
-        rates = counted(study, backbone, task, same, prepared=False)
+        rates = count_rates(study, backbone, task, same, prepared=False)
         files.write_json(path, asdict(rates))
         return rates

@@ -1,4 +1,4 @@
-"""Check that the data and model files behind reused artifacts are still the same."""
+"""Check that the data and model files from which reused artifacts were made have not changed."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from isp.files import read_json, sha256, write_json
 from isp.workflow.paths import MANIFEST
 
 KNOWN = Path(".snakemake/isp-files.json")
-"""Cache of checksums, by size and times of a file, so that a plain rerun reads no data file."""
+"""Cache of checksums by the size and times of a file, so that a rerun reads no data files."""
 
 
 def check_reused(study: Study) -> str:
-    """Compare the files below `data_root` with the manifests of earlier runs, and say in one line what is reused.
+    """Compare the files below `data_root` with the manifests of earlier runs, and summarise in one line what is reused.
 
-    Nothing that was prepared from the files of a manifest in `resources/` is prepared again, wherever `data_root`
-    points now. Missing files do no harm. Other files in their place do: somebody meant them to be used.
+    Data that were prepared from the files of a manifest in `resources/` are not prepared again, wherever `data_root`
+    points now. Missing files are accepted. Other files in their place are not, because they are meant to be used.
 
     Returns:
-        The line; empty if nothing that is reused was made of files.
+        The line; empty if no reused data were made from files.
 
     Raises:
-        DataError: A file is not the one that its manifest lists; says how to keep the results or make them again.
+        DataError: A file differs from the one in its manifest. The message says how to keep or remake the results.
     """
     groups = list(study.groups())
     names = [("task", group.task) for group in groups] + [("backbone", group.backbone) for group in groups]
@@ -51,11 +51,11 @@ def check_reused(study: Study) -> str:
                 raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
             if problem:
                 raise DataError(
-                    f"{path}: {problem} than {kind} {name!r} was prepared from ({manifest}). To keep what was made of "
-                    f"it, point data_root to the old files; to use the new ones, delete {manifest}"
+                    f"{path}: {problem} than {kind} {name!r} was prepared from ({manifest}). To keep the results, "
+                    f"point data_root to the old files; to use the new files, delete {manifest}"
                 )
         missing = [path for path in paths if not path.is_file()]
-        there = f"{len(missing)} of its files are not" if missing else f"{len(paths)} files, unchanged,"
+        there = f"{len(missing)} of its files are missing" if missing else f"{len(paths)} files, unchanged,"
         said.append(f"{name} ({there} in {study.data_root})")
     if {**known, **seen} != known:
         with suppress(IspError):  # not writable: the next start reads the files again
@@ -64,7 +64,7 @@ def check_reused(study: Study) -> str:
 
 
 def _entries(manifest: Path) -> list[Mapping[str, Any]]:
-    """The files of a manifest; empty if it is missing or damaged, which the stages that need it report."""
+    """Return the files of a manifest; empty if it is missing or damaged, which the stages that need it report."""
     try:
         content = read_json(manifest, "download")
         entries = [entry for entry in content["files"] if {"file", "sha256"} <= entry.keys()]
@@ -82,7 +82,7 @@ def _read_known() -> dict[str, list[Any]]:
 
 
 def _checksum(path: Path, known: Mapping[str, Any]) -> list[Any]:
-    """Size, times and SHA-256 of a file; it is read only if the cache lacks them."""
+    """Return the size, times and SHA-256 of a file, which is read only if the cache lacks them."""
     status = path.stat()
     identity = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     before = known.get(str(path.absolute()))
@@ -92,7 +92,7 @@ def _checksum(path: Path, known: Mapping[str, Any]) -> list[Any]:
 
 
 def _replaced(path: Path, listed: Collection[Path]) -> str:
-    """Describe other files of the same split in the place of a missing file; empty if there are none."""
+    """Describe other files of the same split that replace a missing file; empty if there are none."""
     split = re.match(r"(.+)-\d+-of-\d+", path.name)
     others = path.parent.glob(f"{glob.escape(split[1])}-*-of-*.parquet") if split else ()
     names = sorted(other.name for other in others if other not in listed)

@@ -1,8 +1,8 @@
-"""What a rule of the workflow is, as a value.
+"""Rules of the workflow as values.
 
-A `Rule` says how its jobs are known, what they need and take, and what makes them run again; the rule of the same name
-in `workflow/rules/` says the same to Snakemake, and asks this one. Plans, resources, the status of a study and the
-stages' part in messages follow from the values in `isp/workflow/rules/`, one file for each file of rules.
+A `Rule` defines the outputs, inputs and needs of its jobs, and what makes them rerun. The rule with the same name in
+`workflow/rules/` asks it and tells Snakemake. Plans, resources, the status of a study and the names of stages in
+messages are derived from the values in `isp/workflow/rules/`, which has one file per file of `workflow/rules/`.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from isp.lineage import Kind
 from isp.workflow.paths import Wildcards
 
 Context = Any
-"""What the functions of a rule are given: an `isp.workflow.dag.Dag`, which stands above this module."""
+"""Type of a rule's context: an `isp.workflow.dag.Dag`, which this module cannot import."""
 Inputs = Mapping[str, str | list[str]]
-"""Paths that other jobs of a study make, by the names that a rule gives them."""
+"""Outputs of other jobs of a study, by the name of the rule's input."""
 
 FORWARD = 3
-"""A training step is taken for three forward passes."""
+"""Assumed cost of a training step in forward passes."""
 RANKS = 6
-"""Numbers of four bytes for every prunable weight that ranking holds."""
+"""Number of four-byte values per prunable weight that ranking holds in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a job does, in units that a backbone and a task put a price on.
+    """Work of a job, in units whose costs depend on the backbone and the task.
 
     Attributes:
-        steps: Of training; at most, where they follow from what is measured on the way.
-        scored: Examples that it scores, in forward passes.
-        selections: Masks that it selects while it trains, at most.
-        rankings: How often it ranks all prunable weights beside.
-        copies: Look-aheads among what it trains, which may run side by side in processes of their own.
-        weights: How often it writes all weights; the optimizer's two moments count as two.
-        sparsity: Share of the prunable weights that a mask drops from these; zeros are not written.
-        bits: How often it writes a bit for every prunable weight.
-        borrowed: How often it names all weights in the weights file instead of writing them.
+        steps: Training steps; an upper bound if they depend on measurements during the run.
+        scored: Scored examples, in forward passes.
+        selections: Maximum number of masks selected during training.
+        rankings: Number of further rankings of all prunable weights.
+        copies: Number of look-aheads among the trained copies, which may run in parallel processes.
+        weights: Number of full sets of weights written; the optimizer's two moments count as two.
+        sparsity: Fraction of the prunable weights that a mask removes from these; zeros are not written.
+        bits: Number of bits written per prunable weight.
+        borrowed: Number of full sets of weights that are references to the weights file instead of copies.
     """
 
     steps: int = 0
@@ -56,16 +56,16 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What the memory of a job is estimated from, in bytes, but for the number of inputs.
+    """Sizes from which the memory of a job is estimated, in bytes unless stated otherwise.
 
     Attributes:
         weights: All weights at four bytes each.
-        prunable: A byte for every prunable weight, as a mask in memory takes.
-        inputs: Number of files that other jobs of the study made for it.
-        copies: Look-aheads that it trains.
-        examples: Training examples that are mapped into memory.
-        prepared: Examples that are prepared for a backbone.
-        batch: What a training step keeps of a batch until its backward pass; 0 on a GPU, where it is the device's.
+        prunable: One byte per prunable weight, the size of a mask in memory.
+        inputs: Number of input files that other jobs of the study make.
+        copies: Number of look-aheads that the job trains.
+        examples: Training examples that are memory-mapped.
+        prepared: Examples that are being prepared for a backbone.
+        batch: Activations that a training step saves for its backward pass; 0 on a GPU, where they are on the device.
     """
 
     weights: int
@@ -78,17 +78,17 @@ class Sizes:
 
     @property
     def ranked(self) -> int:
-        """What ranking the prunable weights holds."""
+        """Memory for ranking the prunable weights."""
         return 4 * RANKS * self.prunable
 
 
 def training_memory(sizes: Sizes) -> int:
-    """The first state, model, gradients, two moments and their update, the last state, a checkpoint."""
+    """Return the memory of training: first state, model, gradients, moments, update, last state and checkpoint."""
     return 12 * sizes.weights + sizes.ranked + sizes.examples + 2 * sizes.batch
 
 
 def scoring_memory(sizes: Sizes) -> int:
-    """Models that are averaged, and batches that go forward only."""
+    """Return the memory of scoring: models that are averaged, and batches in forward passes."""
     return (sizes.inputs + 4) * sizes.weights + sizes.ranked + sizes.examples + sizes.batch // 3
 
 
@@ -97,31 +97,32 @@ class Rule:
     """A rule of the workflow.
 
     Attributes:
-        name: As in `workflow/rules/`.
-        stage: The stage that its jobs run; empty: that of the rule's name.
-        starts: Stages that they start in processes of their own.
-        output: Pattern of the path by which a job is known.
-        beside: Patterns of what else it makes.
-        makes: Kind of artifact that the output is; None: no artifact.
-        rounds_only: Whether it makes its output only at sparsities that no record of the variant has, in the place of a
-            rule that makes it at all.
-        routes: The routes (`isp.families.Method.route`) whose variants it is for; none: it is not for a variant, or
-            for all of them.
-        inputs: What it needs of the study's other jobs.
-        reads: Parts of the prepared examples that it reads, and builds a model for.
-        settings: Its part of the command line: what it depends on beside what all jobs of a kind are told.
-        work: What a job does, given the number of its inputs.
-        versions: What its results depend on beside its stage, by the names in `isp.workflow.dag`.
-        memory: Bytes that a job holds on the host at its peak, beside Python; None: next to nothing.
-        memory_of: A rule whose largest job holds as much.
-        temporary: Whether the output is deleted when nothing needs it any more.
-        temporary_beside: Whether what is made beside the output is, all the weights that the job writes.
-        carries: Whether the next job of a chain begins from the output, so that two of them lie there at a time.
-        is_ticket: Whether the output is the ticket of a variant on one of its routes.
-        is_cost: Whether its work is part of what a ticket costs.
-        jobs: The wildcards of its jobs in a study, where studies share them or they belong to no cell; None: they are
-            found from the records back.
-        log: Pattern of the log of these jobs; that of others mirrors the path of the output.
+        name: Name of the rule, as in `workflow/rules/`.
+        stage: Stage that its jobs run; if empty, the stage with the rule's name.
+        starts: Stages that its jobs start as child processes.
+        output: Pattern of the output that identifies a job.
+        beside: Patterns of further outputs.
+        makes: Kind of artifact of the output; None if it is not an artifact.
+        rounds_only: Whether it makes its output only at sparsities that no record of the variant has, in place of the
+            rule that makes the same output at all other sparsities.
+        routes: Routes (`isp.families.Method.route`) of the variants that it applies to; empty if it applies to all
+            variants or to none.
+        inputs: Inputs that other jobs of the study make.
+        reads: Parts of the prepared examples that it reads; if it reads any, it builds a model.
+        settings: Its part of the command line: the options in addition to those of all jobs of its kind.
+        work: Work of a job, given the number of its inputs.
+        versions: Versions on which its results depend besides its stage, by their names in `isp.workflow.dag`.
+        memory: Peak host memory of a job in bytes, without Python; None if it is negligible.
+        memory_of: Name of a rule whose largest job needs the same memory.
+        temporary: Whether the output is deleted when no job needs it any more.
+        temporary_beside: Whether the further outputs, which then contain all weights that the job writes, are deleted
+            when no job needs them any more.
+        carries: Whether the next job of a chain starts from the output, so that two outputs exist at a time.
+        is_ticket: Whether the output is the ticket of a variant of one of its routes.
+        is_cost: Whether its work is part of the cost of a ticket.
+        jobs: Wildcards of its jobs in a study, if studies share them or they belong to no cell; None if they are
+            derived from the records.
+        log: Pattern of the logs of these jobs; logs of other jobs mirror the path of the output.
     """
 
     name: str
@@ -149,17 +150,17 @@ class Rule:
 
     @property
     def run(self) -> str:
-        """The stage that its jobs run."""
+        """Name of the stage that its jobs run."""
         return self.stage or self.name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retraining:
-    """How the rule `retrain` trains the tickets of a route.
+    """Inputs of the rule `retrain` for the tickets of a route.
 
     Attributes:
         inputs: The state to train from (start) and the mask to train under (mask).
-        begins: The step that the state is of.
+        begins: Step of that state.
     """
 
     inputs: Callable[[Context, Wildcards], Inputs]
@@ -168,12 +169,12 @@ class Retraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The rules of the workflow.
+    """Rules of the workflow.
 
     Attributes:
-        by_name: All of them.
-        retrained: How `retrain` trains the tickets of a route, by route.
-        hidden_variants: Variants that a study does not name, but whose jobs its own need.
+        by_name: All rules by name.
+        retrained: Inputs of `retrain`, by route.
+        hidden_variants: Function that returns the variants that a study does not define but whose jobs it needs.
     """
 
     by_name: Mapping[str, Rule]

@@ -1,4 +1,4 @@
-"""What the Snakefile does beside its rules: read the study, take the folder over from a killed run, start warm."""
+"""Functions of the Snakefile besides its rules: read the study, unlock the folder after a kill, start the server."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from isp.workflow.reuse import check_reused
 LOCK = Path(".snakemake/isp.lock")
 OPTIONS = Path(".snakemake/isp-options")
 LONGEST_OPTIONS = 50_000
-"""Bytes of a part of a command line. A command is one argument of a shell, and Linux takes 128 KiB of each."""
+"""Maximum bytes of a part of a command line. A command is one argument of a shell, which Linux limits to 128 KiB."""
 _held: list[Any] = []
-"""Keeps the lock's file open as long as this process lives."""
+"""Keeps the lock file open while this process lives."""
 
 
 def load(workflow: Any, config: Mapping[str, Any]) -> Study:
-    """The study that Snakemake was given; the environment of its jobs is set up.
+    """Parse the study that was passed to Snakemake, and set up the environment of its jobs.
 
     Raises:
-        ConfigError: names the key, the value and what is allowed.
+        ConfigError: A setting is invalid. The message names the key, the value and the allowed values.
     """
     paths = [Path(path) for path in workflow.configfiles]
     for path in paths:
-        read_study_file(path)  # refuses a key that is there twice, which Snakemake does not see
+        read_study_file(path)  # refuses duplicate keys, which Snakemake does not notice
     study = parse_study(config, ", ".join(map(_short, paths)) or "the configuration")
-    os.environ["ISP_STUDY"] = study.study  # for the lines about progress
-    # Not a parameter of jobs: data sets may be moved without anything being made again.
+    os.environ["ISP_STUDY"] = study.study  # for the progress lines
+    # Not a parameter of jobs, so that datasets can be moved without any rerun.
     os.environ["ISP_DATA_ROOT"] = str(study.data_root)
-    # No Python that is started from here looks for modules in the current folder, where a yaml.py may lie.
+    # Python processes started from here do not search the current folder for modules, which may contain a yaml.py.
     os.environ["PYTHONSAFEPATH"] = "1"
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     if workflow.is_main_process:
@@ -60,21 +60,21 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
 
 
 def _serve_cluster_job(workflow: Any, study: Study) -> None:
-    """In a job of a cluster: the stages of a group start warm, and a notice of the time limit is for them.
+    """Set up a job of a cluster: a fork server for the stages of a group, and the notice of the time limit for them.
 
-    There are two kinds of Snakemake there. One lives as long as the job, and starts one of the other kind for each
-    member of its group; so the first has the fork server, and begins it at once. A job of one member has none: to
-    import everything takes longer than one stage takes to start.
+    Two kinds of Snakemake processes run in such a job. The first lives as long as the job, and starts one of the second
+    kind for each member of its group. Therefore the first one starts the fork server, at once. A job with one member
+    has no server, because importing everything takes longer than starting one stage.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by shells, undone by stages that save what they have
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by shells, undone by stages that save a checkpoint
     if submits_jobs(workflow) and num_target_jobs(sys.argv) > 1:
         _warm_start(study.served_instructions, deployed=_is_deployed(workflow))
 
 
 def num_target_jobs(arguments: Sequence[str]) -> int:
-    """Number of the jobs that a command line of Snakemake names, as that of a cluster's job does its members.
+    """Return the number of jobs in a Snakemake command line; the command line of a cluster job lists its members.
 
-    Snakemake itself does not know them yet while the Snakefile is read.
+    Snakemake itself does not know them while it reads the Snakefile.
     """
     option = "--target-jobs"
     after = arguments[arguments.index(option) + 1 :] if option in arguments else ()
@@ -82,18 +82,18 @@ def num_target_jobs(arguments: Sequence[str]) -> int:
 
 
 def submits_jobs(workflow: Any) -> bool:
-    """Whether jobs leave this process for a cluster, or for a step of a cluster's job.
+    """Whether this process submits its jobs to a cluster, or to a step of a cluster job.
 
-    For use while the Snakefile is read: `workflow.local_exec` is always true then, since the executor is set later.
+    Use it while the Snakefile is read: `workflow.local_exec` is always true then, since the executor is set later.
     """
     return workflow.resource_settings.nodes is not None
 
 
 def cores_of_copies(workflow: Any, dag: Dag) -> Callable[[Any], int]:
-    """The threads of a job whose look-aheads may run side by side: those of one process, or of as many as there may be.
+    """Return a function for the threads of a job whose look-aheads may run in parallel, one process per look-ahead.
 
-    A study says so by `look_aheads`. Where it does not, they run side by side on the cores that its chains of rounds
-    leave idle; on a GPU and on a cluster, where that is not known, one after another.
+    The study decides by `look_aheads`. By default, look-aheads use the cores that the chains of rounds leave idle. On a
+    GPU and on a cluster, where idle cores are not known, they run one after another.
     """
     study, of_rule = dag.study, dag.prune_denoised
     at_once: float = 1
@@ -113,17 +113,17 @@ def cores_of_copies(workflow: Any, dag: Dag) -> Callable[[Any], int]:
 
 
 def limits_jobs(workflow: Any) -> bool:
-    """Whether memory and time of jobs matter: on a cluster, or where the command line limits them."""
+    """Whether memory and time of jobs are limited, by a cluster or by the command line."""
     return submits_jobs(workflow) or not {"mem_mb", "runtime"}.isdisjoint(workflow.resource_settings.resources)
 
 
 def command(workflow: Any) -> str:
-    """What runs the study again, from the repository's folder; FOLDER stands for a `data_root` of the command line."""
+    """Return the command that reruns the study in the repository's folder; FOLDER replaces a given `data_root`."""
     given = workflow.config_settings
     words = ["snakemake"]
     for path in given.configfiles:
         words += ["--configfile", _short(Path(path))]
-    # How look-aheads run decides nothing, and must make nothing again.
+    # How look-aheads run does not affect results and must not cause reruns.
     values = {key: value for key, value in given.config.items() if key != "look_aheads"}
     if values:
         values |= {"data_root": "FOLDER"} if "data_root" in values else {}
@@ -132,14 +132,15 @@ def command(workflow: Any) -> str:
 
 
 def verbatim(text: str) -> Callable[[Any], str]:
-    """A param of a rule that Snakemake takes as it is; in a text it would replace names in braces by wildcards."""
+    """Return a param that Snakemake passes on unchanged; in a plain string it would replace names in braces."""
     return lambda wildcards: text
 
 
 def by_file(options: str) -> str:
-    """Options for a command line; too long ones are written to a file, and the option `--options-from` names it.
+    """Shorten options of a command line: options that are too long are written to a file for `--options-from`.
 
-    The file is named by what it holds, so the same options are the same param of a job everywhere, and others rerun it.
+    The file is named after the digest of its contents. Therefore equal options are equal params of a job everywhere,
+    and other options rerun it.
     """
     content = options.encode()
     if len(content) <= LONGEST_OPTIONS:
@@ -151,21 +152,21 @@ def by_file(options: str) -> str:
 
 
 def unlock_if_abandoned(on_this_machine: bool = True) -> None:
-    """Remove Snakemake's locks if no Snakemake is alive in this folder; the one that took them was killed.
+    """Remove Snakemake's locks if no Snakemake is alive in this folder, so that the one that left them was killed.
 
-    Snakemake's locks do not say whose they are. Every one that lives holds a share of ours, which the kernel takes back
-    however it ends; who gets it whole is alone.
+    Snakemake's locks do not name their owner. Therefore every live Snakemake holds a shared lock of ours, which the
+    kernel releases however the process exits. A process that gets the exclusive lock is alone.
 
     Args:
-        on_this_machine: whether the jobs of this one end with it. On a cluster they live on: nothing is removed.
+        on_this_machine: Whether the jobs of this process exit with it. On a cluster they do not; nothing is removed.
 
     Raises:
-        IspError: the current folder cannot be written.
+        IspError: The current folder is not writable.
     """
     file = _open_lock()
     _held.append(file)
     if on_this_machine:
-        with suppress(OSError):  # somebody is alive
+        with suppress(OSError):  # another Snakemake is alive
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(".snakemake/locks", ignore_errors=True)
     fcntl.lockf(file, fcntl.LOCK_SH)
@@ -173,17 +174,17 @@ def unlock_if_abandoned(on_this_machine: bool = True) -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """A context in which no Snakemake works in the current folder; one that is started meanwhile waits for its end.
+    """Keep Snakemake out of the current folder while the context is open; one that is started meanwhile waits.
 
     Raises:
-        IspError: One does, or the current folder cannot be written.
+        IspError: A Snakemake works in the folder, or the folder is not writable.
     """
     with _open_lock() as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise IspError(
-                f"{Path.cwd()}: a Snakemake works in this folder; wait until it has ended, or end it"
+                f"{Path.cwd()}: a Snakemake process works in this folder; wait until it has finished, or stop it"
             ) from None
         yield
 
@@ -197,11 +198,11 @@ def _open_lock() -> BinaryIO:
 
 
 def start(workflow: Any, study: Study) -> None:
-    """Called when jobs are about to run: jobs of this machine end with this process, and start warm.
+    """Prepare to run jobs: check the folder and the device, tie local jobs to this process, start the fork server.
 
     Raises:
-        IspError: the device is not there, the folder of results cannot be written, jobs of an earlier run are in the
-            queue of the cluster, or its profile is not the one that counts.
+        IspError: The device does not exist, the folder of results is not writable, jobs of an earlier run are in the
+            queue of the cluster, or the cluster's profile is not in effect.
     """
     check_writable(Path("results") / study.study)
     if not workflow.local_exec or slurm.LOGS.exists():
@@ -209,17 +210,18 @@ def start(workflow: Any, study: Study) -> None:
     unwatched = _unwatched(workflow)
     if unwatched:
         print(
-            f"no record of the settings of {len(unwatched)} of the files there, such as {printable(unwatched[0])}: "
-            "they were finished when Snakemake had been killed, or copied. A change of settings would not make them "
-            "again. If they are of the study as it is now, record that: the same command with --touch --forceall.",
+            f"Snakemake has no record of the settings of {len(unwatched)} existing files, such as "
+            f"{printable(unwatched[0])}: they were copied, or finished after Snakemake had been killed. A change of "
+            "settings would not remake them. If they belong to the study as it is now, record that by running the same "
+            "command with --touch --forceall.",
             file=sys.stderr,
             flush=True,
         )
     if not workflow.local_exec:
         if "turn" not in workflow.global_resources:
             raise IspError(
-                "the profile of the cluster says `resources: turn: 1`, but another profile's resources are in its "
-                "place; give it as --workflow-profile, not as --profile, beside which the one of this machine is loaded"
+                "the cluster's profile defines `resources: turn: 1`, but the resources of another profile are in "
+                "effect; pass it as --workflow-profile, not as --profile, which also loads the profile of this machine"
             )
         return
     check_device(study.device)
@@ -229,7 +231,7 @@ def start(workflow: Any, study: Study) -> None:
 
 
 def _unwatched(workflow: Any) -> list[str]:
-    """Outputs that are taken as they are, but of which Snakemake has no record: jobs of a cluster outlived theirs."""
+    """Return reused outputs of which Snakemake has no record, because cluster jobs outlived their Snakemake."""
     done = (job for job in workflow.dag.jobs if not workflow.dag.needrun(job))
     return sorted(
         str(path)
@@ -240,17 +242,18 @@ def _unwatched(workflow: Any) -> list[str]:
 
 
 def _is_deployed(workflow: Any) -> bool:
-    """Whether jobs run in environments or containers of their own (`--sdm`)."""
+    """Whether jobs run in their own environments or containers (`--sdm`)."""
     return bool(workflow.deployment_settings.deployment_method)
 
 
 def _warm_start(instruction_set: str, *, deployed: bool = False) -> None:
-    """Let the jobs that this process runs end with it and start warm, or say why they start cold.
+    """Tie the jobs of this process to it, and start a fork server for them, or print why there is none.
 
     Args:
-        instruction_set: That of the server, which is not started on a CPU that lacks it: the jobs say so.
-        deployed: Whether jobs run in environments of their own; there is no server then, since its children would run
-            in this one.
+        instruction_set: Instruction set of the server. On a CPU without it, the server is "native", and the jobs
+            report the error.
+        deployed: Whether jobs run in their own environments. There is no server then, because its children would run
+            in the environment of this process.
     """
     os.environ["ISP_OWNER"] = str(os.getpid())
     os.environ[instructions.SERVED] = instruction_set if instructions.is_supported() else "native"
@@ -260,7 +263,11 @@ def _warm_start(instruction_set: str, *, deployed: bool = False) -> None:
     try:
         os.environ["ISP_WARM"] = warm.new_address(os.getpid())
     except warm.UnavailableError as error:
-        print(f"{printable(error)}. Jobs start without it, which takes some seconds each.", file=sys.stderr, flush=True)
+        print(
+            f"{printable(error)}. Jobs start without it, which takes a few seconds per job.",
+            file=sys.stderr,
+            flush=True,
+        )
     else:
         warm.begin(os.environ["ISP_WARM"])
 

@@ -1,4 +1,4 @@
-"""What a run on Slurm must know of the queue: whether jobs of a Snakemake that is gone still make the same files."""
+"""Check of the Slurm queue: jobs of an earlier, killed Snakemake may still make the same files."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pathlib import Path
 from isp.errors import IspError
 
 FORMAT = "%j|%Z"
-"""What is asked of squeue: a job's name and its folder."""
+"""Output format of squeue: the name of a job and its folder."""
 LOGS = Path(".snakemake/slurm_logs")
-"""Where Snakemake lets Slurm log; it is there if jobs were submitted from this folder."""
+"""Folder of the Slurm logs of Snakemake; it exists if jobs were submitted from this folder."""
 _RUN = re.compile(r"([\w-]+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""Names of jobs that Snakemake submits: the run's id behind the profile's prefix."""
+"""Names of jobs that Snakemake submits: the profile's prefix and the run's id."""
 
 
 def runs_in(listing: str, folder: Path) -> Counter[str]:
-    """How many jobs of each Snakemake run work or wait in a folder, from lines in `FORMAT`."""
+    """Return the number of running and waiting jobs of each Snakemake run in a folder, from lines in `FORMAT`."""
     jobs = (line.partition("|") for line in listing.splitlines())
     return Counter(name for name, _, place in jobs if _RUN.fullmatch(name) and Path(place) == folder)
 
 
 def refuse_twice(folder: Path) -> None:
-    """Refuse to start where jobs of an earlier Snakemake are in the queue: its restart would run them twice.
+    """Refuse to start if jobs of an earlier Snakemake are in the queue, because a restart would run them twice.
 
-    A Snakemake that was killed leaves its jobs to Slurm and its lock in the folder; `--unlock` takes only that away.
+    A killed Snakemake leaves its jobs in the queue and its lock in the folder; `--unlock` removes only the lock.
 
     Raises:
-        IspError: names the runs, and says what to do; or the queue cannot be asked.
+        IspError: Such jobs exist (the message names the runs, and says what to do), or squeue failed.
     """
     if shutil.which("squeue") is None:
         return
@@ -42,8 +42,8 @@ def refuse_twice(folder: Path) -> None:
     if listing.returncode:
         said = listing.stderr.strip() or f"exit status {listing.returncode}"
         raise IspError(
-            f"{' '.join(asked)}: {said}; a start must know whether jobs of an earlier run are in the queue. Try again "
-            "when the cluster's controller answers"
+            f"{' '.join(asked)}: {said}; the queue must be checked for jobs of an earlier run before a start. Try "
+            "again when the cluster's controller responds"
         )
     running = runs_in(listing.stdout, folder)
     if running:
@@ -51,6 +51,6 @@ def refuse_twice(folder: Path) -> None:
         cancel = " ".join(f"scancel --name={name};" for name in sorted(running)).rstrip(";")
         raise IspError(
             f"{folder}: jobs of another Snakemake are in the queue ({runs}); starting now would run them twice. If it "
-            f"lives, let it end. If it was killed, cancel its jobs, {cancel!r}, or wait until they are gone from "
-            "squeue; then run the same command again"
+            f"is still running, let it finish. If it was killed, cancel its jobs ({cancel!r}) or wait until they are "
+            "gone from squeue; then run the same command again"
         )

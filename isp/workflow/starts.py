@@ -1,8 +1,7 @@
-"""Measure what a job costs before its stage does anything: starts of processes, imports, and Snakemake's own part.
+"""Measure the start of a job, before its stage does anything: processes, imports, and Snakemake's overhead.
 
-The stage that is started does nothing: it prints its help. By hand both ways of starting one are measured. A job of a
-workflow measures only its own, through the fork server that it has or else in a process of its own, so that a run is
-not made longer by what it does not use.
+The measured stage only prints its help. On the command line, both ways of starting a stage are measured. A job of a
+workflow measures only the way it uses itself (the fork server, or a fresh process), which keeps the run short.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from isp.untrusted import printable
 from isp.workflow import paths
 
 TIMES = 2
-"""How often each start is measured; the shortest counts, for other work on the machine only adds."""
+"""Number of measurements per start; the shortest counts, because other work on the machine only adds to it."""
 ROOT = Path(__file__).parents[2]
-"""Where this package is imported from, in a clone also that of the workflow."""
+"""Folder that contains this package; in a clone, also the workflow."""
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
 JOBS = 11
-"""Jobs of the workflow by which Snakemake's part in one is measured, beside a workflow of one job."""
+"""Number of jobs of a workflow that is compared with one of a single job, to measure Snakemake's overhead per job."""
 NOTHING = ("-m", "isp", "retrain", "--help")
-"""A stage that does nothing, as arguments of Python."""
+"""Python arguments that run a stage which does nothing."""
 LIBRARIES = {"pictures": "open_clip", "texts": "transformers.models.bert.modeling_bert"}
-"""What a stage imports beside this package, by what its backbone takes."""
+"""Libraries that a stage imports besides this package, by the inputs of its backbone."""
 _WORKFLOW = """\
 rule all:
     input:
@@ -45,18 +44,18 @@ rule one:
 """
 
 Seconds = Callable[[Sequence[str], Mapping[str, str], Path], float]
-"""Runs a command under an environment in a folder; the seconds that it took."""
+"""Function that runs a command with an environment in a folder, and returns the duration in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Starts:
-    """Seconds of starts; None: not measured.
+    """Durations of starts in seconds; None if not measured.
 
     Attributes:
-        warm: A stage through the fork server.
-        cold: A stage in a process of its own, with all that it imports.
-        snakemake_job: Snakemake's part in a job on this machine.
-        snakemake_start: A start of Snakemake that reads the study.
+        warm: Start of a stage through the fork server.
+        cold: Start of a stage in a fresh process, including all imports.
+        snakemake_job: Snakemake's overhead of a job on this machine.
+        snakemake_start: Start of a Snakemake that reads the study.
     """
 
     warm: float | None = None
@@ -66,13 +65,13 @@ class Starts:
 
     @property
     def here(self) -> float:
-        """A job on this machine, before and beside its stage."""
+        """Overhead of a job on this machine."""
         start = self.warm if self.warm is not None else self.cold
         return (start or 0.0) + (self.snakemake_job or 0.0)
 
     @property
     def on_cluster(self) -> float | None:
-        """A job of a cluster that shares no entry of the queue: Snakemake starts twice for it, its stage cold."""
+        """Overhead of an ungrouped cluster job, for which Snakemake starts twice and its stage without a server."""
         if self.cold is None or self.snakemake_start is None:
             return None
         return self.cold + 2 * self.snakemake_start
@@ -82,12 +81,12 @@ def measure_starts(study: Study, configfile: Path | None, run: Seconds | None = 
     """Measure starts on this machine.
 
     Args:
-        study: The study, for what its stages import.
-        configfile: Its file, which a start of Snakemake reads; None: Snakemake is not measured.
-        run: Measures one command.
+        study: The study, which determines the imports of its stages.
+        configfile: File of the study, for a start of Snakemake; None to not measure Snakemake.
+        run: Function that measures one command.
 
     Raises:
-        IspError: A command failed; its last line of output is in the message.
+        IspError: A command failed. The message contains its last line of output.
     """
     run = run or run_timed
     inherited = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))}
@@ -124,7 +123,7 @@ def measure_starts(study: Study, configfile: Path | None, run: Seconds | None = 
 
 
 def _snakemake_of(jobs: int, folder: Path) -> list[str]:
-    """A workflow of jobs that do next to nothing; all of them run each time."""
+    """Return the command for a workflow of trivial jobs, all of which run each time."""
     snakefile = folder / f"{jobs}.smk"
     snakefile.write_text(_WORKFLOW.format(jobs=jobs), encoding="utf-8")
     options = ["--cores", "1", "--scheduler", "greedy", "--forceall", "--workflow-profile", "none"]
@@ -132,17 +131,17 @@ def _snakemake_of(jobs: int, folder: Path) -> list[str]:
 
 
 def _snakemake_on(study: Study, configfile: Path) -> list[str]:
-    """A dry run of the study's workflow that asks for one file."""
+    """Return the command for a dry run of the study's workflow with one target."""
     split = paths.SPLIT.format(task=next(group.task for group in study.groups()))
     options = ["--configfile", str(configfile.absolute()), "--dry-run", "--quiet", "all"]
     return [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *options, "--", split]
 
 
 def run_timed(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> float:
-    """Run a command; the seconds on the clock that it took.
+    """Run a command, and return its duration in seconds of wall-clock time.
 
     Raises:
-        IspError: It failed.
+        IspError: The command failed.
     """
     begun = time.perf_counter()
     done = subprocess.run(
@@ -152,5 +151,5 @@ def run_timed(command: Sequence[str], environment: Mapping[str, str], folder: Pa
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         last = printable(said[-1]) if said else "it printed nothing"
-        raise IspError(f"isp plan --calibrate: {' '.join(command[1:4])} ended with status {done.returncode}: {last}")
+        raise IspError(f"isp plan --calibrate: {' '.join(command[1:4])} exited with status {done.returncode}: {last}")
     return seconds

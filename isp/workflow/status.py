@@ -1,7 +1,7 @@
-"""How far a study is: which jobs are done, running, failed or left, and about how long the rest takes.
+"""Progress of a study: which jobs are done, running, failed or left, and an estimate of the remaining time.
 
-It reads only files, so it works while Snakemake runs, wherever its jobs do. `look` reads, `report` reckons. What
-Snakemake would make again because a setting changed is not seen: a file that is there counts as done.
+Only files are read, so it works while Snakemake runs, wherever the jobs run. `look` reads and `report` computes.
+Existing files count as done, even if Snakemake would remake them because of a changed setting.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from isp.workflow.jobs import Job, Jobs
 from isp.workflow.rules import RULES
 
 State = Literal["done", "running", "lost", "failed", "left"]
-"""Of a job; lost: its process was killed."""
+"""State of a job; lost means that its process was killed."""
 SAMPLED = 10
-"""Logs that are read for the time that a rule takes on a backbone and task."""
+"""Number of logs that are read for the mean duration of a rule on a backbone and task."""
 END_LINES = 6
 _ERROR = re.compile(r"^(isp: |(\w+\.)*\w*(Error|Exception|Interrupt)\b)")
 
 
 @dataclass(frozen=True)
 class Log:
-    """The end of a log, and the seconds since it was written to."""
+    """End of a log, and the seconds since its last modification."""
 
     text: str
     age: float
@@ -47,9 +47,10 @@ class Log:
 
 @dataclass(frozen=True)
 class Mark:
-    """A marker (see `isp.runtime.watch`): seconds since it was renewed, what it says, whether its process is stopped.
+    """Marker of a running job (see `isp.runtime.watch`): its age in seconds, its entries, whether the job is stopped.
 
-    A stopped process (SIGSTOP) renews nothing, but lives. It is known of processes of this machine only.
+    A stopped process (SIGSTOP) does not update its marker, but is alive. This is known only for processes of this
+    machine.
     """
 
     age: float
@@ -58,19 +59,19 @@ class Mark:
 
     @property
     def lives(self) -> bool:
-        """Whether its process does."""
+        """Whether the process of the job is alive."""
         return self.stopped or self.age < watch.LOST_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What lies in the folder of a study.
+    """Contents of the folder of a study.
 
     Attributes:
-        files: paths that are there.
-        marks: by output.
-        log: gives a log by its path; None: there is none.
-        now: seconds since the epoch.
+        files: Paths of the existing files.
+        marks: Markers of running jobs, by output.
+        log: Function that returns a log by its path, or None if it does not exist.
+        now: Time of the reading, in seconds since the epoch.
     """
 
     files: set[str]
@@ -80,17 +81,17 @@ class Seen:
 
 
 def log_of(study: str, output: str) -> str:
-    """The path of the log of a job."""
+    """Return the path of the log of a job."""
     return paths.log(output.replace(paths.STUDY.format(study=study), paths.STUDY, 1)).format(study=study)
 
 
 def report(jobs: Jobs, seen: Seen, plan: Mapping[str, Any] | None) -> dict[str, Any]:
-    """How far a study is, as `isp status --json` prints it.
+    """Return the progress of a study, as printed by `isp status --json`.
 
     Args:
-        jobs: of the study.
-        seen: in its folder.
-        plan: that was made before it ran, if there is one.
+        jobs: Jobs of the study.
+        seen: Contents of its folder.
+        plan: Plan that was made before the run, if there is one.
     """
     order, states = _order(jobs), states_of(jobs, seen)
     groups = _tickets(jobs, order, states)
@@ -122,16 +123,16 @@ def _count(states: Iterable[State]) -> dict[str, int]:
 
 
 def _order(jobs: Jobs) -> list[str]:
-    """The outputs of all jobs, each after what it needs."""
+    """Return the outputs of all jobs in topological order."""
     return list(TopologicalSorter({job.output: job.inputs for job in jobs.by_output.values()}).static_order())
 
 
 def states_of(jobs: Jobs, seen: Seen) -> dict[str, State]:
-    """The state of each job, by output. What is deleted on the way is done when all that needs it is.
+    """Return the state of each job by output. Deleted temporary outputs count as done if all jobs that need them are.
 
     Args:
         jobs: Jobs of the study.
-        seen: What lies in its folder.
+        seen: Contents of its folder.
     """
     order = _order(jobs)
     states: dict[str, State] = {}
@@ -157,13 +158,13 @@ def _state(output: str, used: bool, log: str, seen: Seen) -> State:
     said = seen.log(log)
     if said is None or watch.has_finished(said.text) or watch.was_stopped(said.text):
         return "left"
-    if watch.is_starting(said.text):  # it is starting, or was killed before it could say anything
+    if watch.is_starting(said.text):  # starting, or killed before its first output
         return "running" if said.age < watch.LOST_SECONDS else "lost"
     return "failed"
 
 
 def _tickets(jobs: Jobs, order: list[str], states: Mapping[str, State]) -> list[dict[str, Any]]:
-    """By backbone, task and variant how many tickets are done; failed, running: where something that they need is."""
+    """Count tickets by state for each backbone, task and variant. A ticket fails or runs if one of its inputs does."""
     needs: dict[str, set[State]] = {}
     for output in order:
         state = states[output]
@@ -189,7 +190,7 @@ def _tickets(jobs: Jobs, order: list[str], states: Mapping[str, State]) -> list[
 
 
 def _running(job: Job, seen: Seen) -> dict[str, Any]:
-    """A job at work: where, since when, and how far; without a marker it is starting."""
+    """Return where and since when a job runs, and its progress. A job without a marker is starting."""
     mark = seen.marks.get(job.output)
     says = mark.says if mark else {}
     return {
@@ -206,14 +207,14 @@ def _running(job: Job, seen: Seen) -> dict[str, Any]:
 
 
 def _end(seen: Seen, path: str) -> dict[str, Any]:
-    """A log and its last lines."""
+    """Return the path of a log and its last lines."""
     said = seen.log(path)
     lines = [line.rstrip() for line in said.text.splitlines() if line.strip()] if said else []
     return {"log": path if said else None, "lines": lines[-END_LINES:]}
 
 
 def _others(study: Study, seen: Seen) -> list[dict[str, Any]]:
-    """Jobs that are of no cell, where their logs end in an error: what studies share, and what people read."""
+    """Return failed jobs that belong to no cell (shared files and reports), recognised by an error in the log."""
     failures = []
     for rule, output, log in _shared(study):
         end = _end(seen, log)
@@ -223,7 +224,7 @@ def _others(study: Study, seen: Seen) -> list[dict[str, Any]]:
 
 
 def _shared(study: Study) -> list[tuple[str, str | None, str]]:
-    """Rule, output (None: not known here) and log of the jobs that are of no cell."""
+    """Return rule, output (None if not known here) and log of the jobs that belong to no cell."""
     shared: list[tuple[str, str | None, str]] = []
     for rule in RULES.values():
         for wildcards in rule.jobs(study) if rule.jobs else []:
@@ -232,7 +233,7 @@ def _shared(study: Study) -> list[tuple[str, str | None, str]]:
     return shared
 
 
-# --- how long ---------------------------------------------------------------------------------------------------------
+# --- remaining time ---------------------------------------------------------------------------------------------------
 
 
 def _left(
@@ -242,11 +243,12 @@ def _left(
     seen: Seen,
     plan: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What is left: jobs, seconds of work, seconds on the clock.
+    """Return the remaining jobs, seconds of work, and seconds of wall-clock time.
 
-    A job is taken for the mean of those that are done of its rule on its backbone and task, else of its rule, else for
-    the plan's mean of its rule, times what jobs took so far over what they were planned to take. Running jobs have had
-    a part of it. `seconds` is None where nothing is known; `unknown` are rules that it leaves out.
+    The duration of a job is estimated by the mean over finished jobs of its rule on its backbone and task, otherwise
+    over those of its rule, otherwise by the plan's mean for its rule, corrected by the ratio of measured to planned
+    durations so far. The elapsed time of running jobs is subtracted. `seconds` is None if nothing is known; `unknown`
+    lists the rules that are left out.
     """
     times = _Times(jobs, states, seen, plan)
     elapsed = {each["output"]: each["seconds"] or 0.0 for each in running}
@@ -273,11 +275,11 @@ def _left(
 
 
 class _Times:
-    """What jobs take, start-up included, by the logs of those that are done and by the plan.
+    """Durations of jobs including start-up, from the logs of finished jobs and from the plan.
 
     Attributes:
-        measured: how many logs were read.
-        planned: whether the plan was asked.
+        measured: Number of logs that were read.
+        planned: Whether the plan was used.
     """
 
     def __init__(self, jobs: Jobs, states: Mapping[str, State], seen: Seen, plan: Mapping[str, Any] | None) -> None:
@@ -303,7 +305,7 @@ class _Times:
         self._ratio = taken / planned if planned else 1.0
 
     def of(self, job: Job) -> float | None:
-        """Seconds of a job; None: nothing is known."""
+        """Return the estimated duration of a job in seconds; None if nothing is known."""
         known = self._by_place.get((job.rule, job.place)) or self._by_rule.get(job.rule)
         if known:
             return sum(known) / len(known)
@@ -317,12 +319,12 @@ class _Times:
 
 
 def look(study: Study) -> Seen:
-    """What lies in the folders of a study and in `resources/`, below the current one."""
+    """Read the folders of a study and `resources/` below the current folder."""
     now, there = time.time(), set[str]()
     for folder in (paths.STUDY.format(study=study.study), "resources"):
         for where, folders, names in os.walk(folder):
             if where == "resources":
-                folders[:] = [name for name in folders if name != "data"]  # whole data sets
+                folders[:] = [name for name in folders if name != "data"]  # whole datasets
             there.update(f"{where}/{name}" for name in names)
     marks: dict[str, Mark] = {}
     for path in there:
@@ -334,14 +336,14 @@ def look(study: Study) -> Seen:
                     says = watch.read_marker(Path(path))
                     here = says.get("host") == socket.gethostname() and "pid" in says
                     marks[output] = Mark(now - about.st_mtime, says, here and is_stopped(says["pid"]))
-            except OSError:  # it ended just now
+            except OSError:  # it has just finished
                 continue
 
     def log(path: str) -> Log | None:
         if path not in there:
             return None
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # of a pipe nothing may ever come
+            if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe may block forever
                 return None
             with open(path, "rb") as file:
                 file.seek(max(file.seek(0, os.SEEK_END) - 8192, 0))
@@ -353,19 +355,19 @@ def look(study: Study) -> Seen:
 
 
 def find_study(name: str) -> Study:
-    """The study of a folder of results below the current one, as its study.json says it.
+    """Return the study of a folder of results below the current folder, from its study.json.
 
-    No code runs that it names: a method's file is known by what study.json says of it.
+    Code of the study is not executed: a method's file is represented by its description in study.json.
 
     Raises:
-        IspError: there is none; says which there are.
+        IspError: The study does not exist. The message lists the existing ones.
     """
     path = Path(paths.DESCRIPTION.format(study=name))
     if not path.exists():
         known = sorted(each.parent.name for each in Path("results").glob("*/study.json"))
         raise IspError(
-            f"{path}: no such file, the study has not begun or is not in this folder; studies here: "
-            f"{', '.join(known) or 'none'}. Give the file of another one: isp status --configfile FILE"
+            f"{path}: no such file, so the study has not started or is not in this folder. Studies in this folder: "
+            f"{', '.join(known) or 'none'}. For a study that has not started: isp status --configfile FILE"
         )
     content = files.read_json(path, "describe")
     try:
@@ -376,12 +378,12 @@ def find_study(name: str) -> Study:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except (TypeError, KeyError, AttributeError):
-        raise IspError(f"{path}: says no study; delete it and make it again (stage: describe)") from None
+        raise IspError(f"{path}: does not contain a study; delete it and rerun the stage (describe)") from None
     return parse_study(values, str(path))
 
 
 def _described(variant: Mapping[str, Any], known: Any) -> Mapping[str, Any]:
-    """Return a variant of study.json; of a method's file, the family and settings count that are written there."""
+    """Return a variant of study.json; for a method's file, its recorded family and settings are used."""
     source = variant["method"]
     if not (isinstance(source, str) and source.endswith(".py")):
         return variant
@@ -390,16 +392,16 @@ def _described(variant: Mapping[str, Any], known: Any) -> Mapping[str, Any]:
 
 
 def _given(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol as a file gives it: its steps or its epochs."""
+    """Return a protocol as in a study file, with either steps or epochs."""
     unset = "epochs" if protocol.get("epochs") is None else "steps"
     return {key: value for key, value in protocol.items() if key != unset}
 
 
 def read_plan(study: Study) -> Mapping[str, Any] | None:
-    """The plan of a study, if it was made already."""
+    """Read the plan of a study; None if it does not exist yet."""
     path = Path(paths.PLAN.format(study=study.study))
     try:
         plan: Mapping[str, Any] = files.read_json(path, "plan", Plan)
-    except IspError:  # not made yet, or of another shape, which the stage that needs it will say
+    except IspError:  # not made yet, or of another shape, which the stage that needs it reports
         return None
     return plan

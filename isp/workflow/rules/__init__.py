@@ -1,9 +1,9 @@
-"""The rules of the workflow as values: one file for each file in `workflow/rules/`, found by its name.
+"""Rules of the workflow as values: one file per file in `workflow/rules/`, found by its name.
 
-A file defines its rules (`isp.workflow.rule.Rule`) and, of a family of methods, where it has any:
+A file defines its rules (`isp.workflow.rule.Rule`) and optionally:
 
-- `RETRAINED`, by route, how `retrain` trains its tickets;
-- `hidden_variants(study)`, variants that a study does not name, but whose jobs its own need.
+- `RETRAINED`, the inputs of `retrain` by route;
+- `hidden_variants(study)`, the variants that a study does not define but whose jobs it needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODULES: tuple[ModuleType, ...] = tuple(
 RETRAINED: Mapping[str, Retraining] = {
     route: retraining for module in MODULES for route, retraining in getattr(module, "RETRAINED", {}).items()
 }
-"""How tickets are trained under a mask, by route."""
+"""Inputs of the rule `retrain`, by route."""
 
 
 def _rules() -> Iterator[Rule]:
@@ -37,11 +37,11 @@ def _rules() -> Iterator[Rule]:
 
 
 RULES: Mapping[str, Rule] = {rule.name: rule for rule in _rules()}
-"""All rules, by name."""
+"""All rules by name."""
 
 
 def make_dag(study: Study, shorten: Callable[[str], str] = str) -> Dag:
-    """The jobs of a study under these rules; see `Dag`."""
+    """Return the jobs of a study under these rules; see `Dag`."""
     return Dag(study, Rules(by_name=RULES, retrained=RETRAINED, hidden_variants=_hidden_variants), shorten)
 
 
@@ -54,6 +54,6 @@ def _hidden_variants(study: Study) -> dict[str, Variant]:
 
 
 def made_by(kind: str) -> str:
-    """The stages that make a kind of artifact, for messages."""
+    """Return the names of the stages that make a kind of artifact, for messages."""
     stages = list(dict.fromkeys(rule.run for rule in RULES.values() if rule.makes == kind))
     return " or ".join(filter(None, [", ".join(stages[:-1]), *stages[-1:]]))

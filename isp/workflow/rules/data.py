@@ -1,4 +1,4 @@
-"""Data sets and pre-trained weights: shared by all studies, so they lie in `resources/`."""
+"""Rules for datasets and pre-trained weights, which all studies share and which are therefore in `resources/`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _preparations(study: Study) -> list[dict[str, str]]:
 
 
 def _files(dag: Dag, w: Wildcards) -> str:
-    """What a download is of."""
+    """Format the option for the task or backbone of a download."""
     return dag.options(**{w.kind: dag.study.defined(w.kind, w.name)})
 
 

@@ -1,4 +1,4 @@
-"""Instant Soup Pruning: a segment of training, look-ahead copies, their masks superposed into one, and on."""
+"""Rules for Instant Soup Pruning: alternately train a segment, and superpose the masks of look-ahead copies."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def _steps_per_epoch(dag: Dag, w: Wildcards) -> int:
 
 
 def _until(dag: Dag, w: Wildcards, round_: int) -> int:
-    """The step at which a round prunes; 0 before the first."""
+    """Return the step at which a round prunes; 0 before the first round."""
     return isp.steps_until(_settings(dag, w), round_, _steps_per_epoch(dag, w)) if round_ >= 0 else 0
 
 
 def _protocol(dag: Dag, w: Wildcards) -> LookAhead:
-    """The settings that a look-ahead copy depends on."""
+    """Return the settings on which a look-ahead copy depends."""
     return _settings(dag, w).look_ahead(_steps_per_epoch(dag, w))
 
 
 def _within(dag: Dag, w: Wildcards) -> Inputs:
-    """The mask that round `w.round` trains under: that of the round before."""
+    """Return the mask under which round `w.round` trains: that of the previous round."""
     index = int(w.round) - 1
     if index < 0:
         return {}
@@ -41,14 +41,14 @@ def _within(dag: Dag, w: Wildcards) -> Inputs:
 
 
 def _segment(dag: Dag, w: Wildcards) -> Inputs:
-    """A segment goes on from the state and mask of the round before."""
+    """Return the inputs of a segment: the state and mask of the previous round."""
     index = int(w.round) - 1
     start = dag.initial(w) if index < 0 else paths.fill(paths.STATE, w, round=index)
     return {"start": start, **_within(dag, w)}
 
 
 def _segment_work(dag: Dag, w: Wildcards, _: int) -> Work:
-    """Train a segment, and write weights and moments under the mask of the round before."""
+    """Return the work of a segment: training, and writing weights and moments under the previous round's mask."""
     index = int(w.round)
     steps = _until(dag, w, index) - _until(dag, w, index - 1)
     sparsity = dag.nominal(w, index - 1) if index else Decimal(0)
@@ -56,12 +56,12 @@ def _segment_work(dag: Dag, w: Wildcards, _: int) -> Work:
 
 
 def _round(dag: Dag, w: Wildcards) -> Inputs:
-    """A round's copies start from its state, under the current mask."""
+    """Return the inputs of a round's copies: its state and the current mask."""
     return {"state": paths.fill(paths.STATE, w), **_within(dag, w)}
 
 
 def _pruning_settings(dag: Dag, w: Wildcards) -> str:
-    """The settings of the copies, how many there are, and how their masks become one."""
+    """Format the options for the copies, their number, and the superposition of their masks."""
     settings = _settings(dag, w)
     copies = _protocol(dag, w).model_dump(mode="json")
     kept = " --keep-weak" if dag.study.keep_weak_masks else ""
@@ -69,14 +69,14 @@ def _pruning_settings(dag: Dag, w: Wildcards) -> str:
 
 
 def _pruning_work(dag: Dag, w: Wildcards, _: int) -> Work:
-    """Train the copies, rank each, all of them and the weights as they are, and write one mask."""
+    """Return the work of pruning: train the copies, rank each, their sum and the weights, and write one mask."""
     denoisers = _settings(dag, w).denoisers
     steps = denoisers * _protocol(dag, w).look_ahead_steps
     return Work(steps=steps, copies=denoisers, rankings=denoisers + 2, bits=1)
 
 
 def _retraining(dag: Dag, w: Wildcards) -> Inputs:
-    """A ticket goes on from its last round."""
+    """Return the inputs of retraining: the state and mask of the last round."""
     last = len(dag.chain(w)) - 1
     return {"start": paths.fill(paths.STATE, w, round=last), "mask": paths.fill(paths.ROUND_MASK, w, round=last)}
 
@@ -106,7 +106,7 @@ PRUNE_DENOISED = Rule(
     reads=("train",),
     work=_pruning_work,
     versions=("training", "method", "isp"),
-    # Beside training, one copy's magnitudes, their sum in fp64, and a bit of each copy's mask.
+    # In addition to training: one copy's magnitudes, their sum in fp64, and one bit per weight for each copy's mask.
     memory=lambda sizes: training_memory(sizes) + 12 * sizes.prunable + sizes.copies * sizes.prunable // 8,
 )
 RETRAINED = {

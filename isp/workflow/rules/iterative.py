@@ -1,7 +1,7 @@
-"""Iterative magnitude pruning: each round prunes the ticket of the round before; `retrain` trains the next.
+"""Rules for iterative magnitude pruning: each round prunes the previous round's ticket, and `retrain` trains the next.
 
-Pooled tickets are interpolations of those of the rounds: of an equal iterative variant of the study, or of rounds that
-nothing else needs, which are a hidden variant of their own.
+Pooled tickets interpolate the tickets of the rounds. The rounds are those of an equal iterative variant of the study,
+or, if there is none, those of a hidden variant.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from isp.workflow.rule import Inputs, Retraining, Rule, Work, scoring_memory, tr
 
 
 def hidden_variants(study: Study) -> dict[str, Variant]:
-    """Chains of rounds that nothing but a pooled variant needs."""
+    """Return the chains of rounds that only a pooled variant needs."""
     chains: dict[str, Variant] = {}
     for name, variant in study.variants.items():
         if study.method(name).route != "pooled":
@@ -37,7 +37,7 @@ def _without_coefficients(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _equal_chain(study: Study, variant: str, backbone: str) -> str | None:
-    """An iterative variant of the study whose rounds are those that a pooled one needs."""
+    """Return an iterative variant of the study with the rounds that a pooled variant needs; None if there is none."""
     pooled: Any = study.method(variant, backbone).settings
     wanted = pooled.model_dump(exclude={"coefficients"})
     for name, other in study.variants.items():
@@ -49,7 +49,7 @@ def _equal_chain(study: Study, variant: str, backbone: str) -> str | None:
 
 
 def _previous_ticket(dag: Dag, w: Wildcards) -> Inputs:
-    """A round of iterative pruning prunes the ticket of the round before; round 0 the dense one."""
+    """Return the ticket that a round prunes: that of the previous round, or the dense one in round 0."""
     index = int(w.round) - 1
     if index < 0:
         return {"ticket": dag.dense(w)}
@@ -57,14 +57,14 @@ def _previous_ticket(dag: Dag, w: Wildcards) -> Inputs:
 
 
 def _pooling(dag: Dag, w: Wildcards) -> Inputs:
-    """A pooled ticket is made of that of its sparsity, the dense one, and those of the rounds before."""
+    """Return the inputs of a pooled ticket: the ticket of its sparsity, the dense one, and those of earlier rounds."""
     chain = _equal_chain(dag.study, w.variant, w.backbone) or f"{w.variant}{CHAIN}"
     before = [paths.fill(paths.TICKET, w, variant=chain, sparsity=value) for value in dag.chain(w)[:-1]]
     return {"ticket": paths.fill(paths.TICKET, w, variant=chain), "candidates": [dag.dense(w), *before]}
 
 
 def _score_pools(dag: Dag, w: Wildcards, inputs: int) -> Work:
-    """Score the ticket, and with every coefficient each candidate."""
+    """Return the work of pooling: score the ticket, and each candidate with every coefficient."""
     settings: Any = dag.method_of(w).settings
     evaluations = 1 + len(settings.coefficients) * (inputs - 1)
     scored = evaluations * dag.num_validation(w.task)
@@ -72,7 +72,7 @@ def _score_pools(dag: Dag, w: Wildcards, inputs: int) -> Work:
 
 
 def _retraining(dag: Dag, w: Wildcards) -> Inputs:
-    """Every round trains from the rewind point or the initial state."""
+    """Return the inputs of retraining: the rewind point or the initial state, and the mask of the last round."""
     step = iterative.rewind_step(dag.method_of(w))
     initial = dag.all_variants[w.variant].initial
     start = paths.fill(paths.REWIND_POINT, w, initial=initial, step=step) if step else dag.initial(w)
@@ -90,7 +90,7 @@ TRAIN_TO_REWIND_POINT = Rule(
     versions=("training", "isp"),
     memory=training_memory,
     temporary=True,
-    is_cost=False,  # it lies on the dense run's way
+    is_cost=False,  # the dense run passes this point anyway
 )
 PRUNE_ITERATIVE = Rule(
     name="prune_iterative",

@@ -1,4 +1,4 @@
-"""One-shot methods: a mask before training."""
+"""Rules for one-shot methods, which find a mask before training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from isp.workflow.rule import FORWARD, Retraining, Rule, Work, training_memory
 
 
 def _scores(dag: Dag, w: Wildcards, _: int) -> Work:
-    """Scores from batches or in rounds; each is taken for a training step."""
+    """Return the work of scoring by batches or rounds, each of which counts as a training step."""
     settings = dag.method_of(w).settings
     passes = getattr(settings, "batches", 0) * dag.training(w).batch_size + getattr(settings, "rounds", 0)
     return Work(rankings=1, scored=FORWARD * passes, bits=1)

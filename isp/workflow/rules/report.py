@@ -1,4 +1,4 @@
-"""From records to what people read: one job each a study."""
+"""Rules for reports from the records, with one job per study each."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from isp.workflow.rule import Rule
 
 
 def _described(dag: Dag, _: Wildcards) -> str:
-    """The study as its file says it, but for where data lie and how look-aheads run, on which no result depends."""
+    """Format the option for the study, without the settings that do not affect results: data_root and look_aheads."""
     return dag.options(
         study=dag.study.model_dump(mode="json", exclude={"data_root", "look_aheads"}, exclude_unset=True)
     )
 
 
 def _described_by_jobs(dag: Dag, w: Wildcards) -> str:
-    """The same, and the instruction set of the study's jobs on a CPU, for provenance as they have it."""
+    """Format the same, with the instruction set of the study's CPU jobs, so that the provenance equals theirs."""
     kernels = {"instruction-set": dag.study.served_instructions} if dag.study.device == "cpu" else {}
     return " ".join(filter(None, [_described(dag, w), dag.options(**kernels)]))
 
 
 def _cells(dag: Dag, _: Wildcards) -> str:
-    """The blocks of the grid with the sparsities of each variant, in the order of the study."""
+    """Format the blocks of the grid with the sparsities of each variant, in the order of the study."""
     blocks = []
     for block in dag.study.grid:
         of_block = dag.study.model_copy(update={"grid": [block]}).groups()
@@ -35,7 +35,7 @@ def _cells(dag: Dag, _: Wildcards) -> str:
 
 
 def _reference(dag: Dag, _: Wildcards) -> str:
-    """The variant that the others are compared with."""
+    """Format the option for the variant with which the others are compared."""
     return dag.options(reference=dag.study.reference_variant())
 
 
@@ -56,7 +56,7 @@ PLAN = Rule(
     settings=_described,
     jobs=_once,
     log=_log("plan"),
-    memory_of="finetune_dense",  # it trains every model for some steps, one after another
+    memory_of="finetune_dense",  # it trains every model for a few steps, one after another
 )
 COLLECT = Rule(name="collect", settings=_cells, jobs=_once, log=_log("collect"))
 COMPARE_PLAN = Rule(name="compare_plan", settings=_described, jobs=_once, log=_log("compare_plan"))

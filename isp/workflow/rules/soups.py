@@ -1,4 +1,4 @@
-"""Soups: members side by side, and their average; weak subnetworks side by side, and what `retrain` goes on with."""
+"""Rules for soups: parallel members and their average; parallel weak subnetworks and their merge for `retrain`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from isp.workflow.rule import Inputs, Retraining, Rule, Work, scoring_memory, tr
 
 
 def _of_member(dag: Dag, variant: str, w: Wildcards) -> dict[str, Any] | None:
-    """What a member of a variant's soups depends on; None if it has none."""
+    """Return the settings that determine a member of a variant's soups; None if the variant has no soups."""
     settings = dag.methods[variant, w.backbone].settings
     if not isinstance(settings, uniform_soup.Settings):
         return None
@@ -22,7 +22,7 @@ def _of_member(dag: Dag, variant: str, w: Wildcards) -> dict[str, Any] | None:
 
 
 def _members(dag: Dag, w: Wildcards) -> Inputs:
-    """The members of a soup; they lie with the first variant whose members are the same, however many there are.
+    """Return the members of a soup. They are in the folder of the first variant with equal members, of any number.
 
     The first member of a dense soup is the dense run.
     """
@@ -34,20 +34,20 @@ def _members(dag: Dag, w: Wildcards) -> Inputs:
 
 
 def _score_soups(dag: Dag, w: Wildcards, inputs: int) -> Work:
-    """Score each member alone, and all averages that are tried."""
+    """Return the work of choosing: score each member alone, and every average that is tried."""
     scored = (2 * inputs - 1) * dag.num_validation(w.task)
     return Work(scored=scored, weights=1, sparsity=Decimal(w.sparsity), bits=1)
 
 
 def _subnetworks(dag: Dag, w: Wildcards) -> Inputs:
-    """The initial state, and the weak subnetworks that are merged into it."""
+    """Return the inputs of merging: the initial state, and the weak subnetworks that are merged into it."""
     count = instant.settings_of(dag.method_of(w)).subnetworks
     subnetworks = [paths.fill(paths.SUBNETWORK, w, member=index) for index in range(count)]
     return {"initial": dag.initial(w), "subnetworks": subnetworks}
 
 
 def _score_merges(dag: Dag, w: Wildcards, inputs: int) -> Work:
-    """Score the initial state, and with every coefficient above 0 each subnetwork."""
+    """Return the work of merging: score the initial state, and each subnetwork with every coefficient above 0."""
     coefficients = list(filter(None, instant.settings_of(dag.method_of(w)).coefficients))
     return Work(scored=(1 + len(coefficients) * (inputs - 1)) * dag.num_validation(w.task), weights=1, bits=1)
 

@@ -1,4 +1,4 @@
-"""What every run of a seed starts from: the initial state and the dense run."""
+"""Rules for the common start of all runs of a seed: the initial state and the dense run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INITIALISE = Rule(
     reads=("train",),
     work=lambda dag, w, _: Work(weights=int(w.initial == "random"), borrowed=int(w.initial != "random")),
     versions=("training", "backbone", "task"),
-    memory=lambda sizes: 6 * sizes.weights + sizes.examples + sizes.batch,  # a step is counted
+    memory=lambda sizes: 6 * sizes.weights + sizes.examples + sizes.batch,  # the FLOPs of a step are counted
 )
 FINETUNE_DENSE = Rule(
     name="finetune_dense",

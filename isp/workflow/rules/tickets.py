@@ -1,4 +1,4 @@
-"""Tickets of every family, how alike their masks are, and their scores."""
+"""Rules for tickets of every family, the similarity of their masks, and their scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _retraining_work(dag: Dag, w: Wildcards, _: int) -> Work:
 
 
 def _one_job(dag: Dag, w: Wildcards, _: int) -> Work:
-    """A whole run, and the masks that it selects on its way."""
+    """Return the work of a whole run, including the masks that it selects during training."""
     method, training, target = dag.method_of(w), dag.training(w), Decimal(w.sparsity)
     steps = planned_steps(method, training, dag.study.num_train(w.task), [target])
     num_events = getattr(method.family, "num_events", None)
@@ -51,7 +51,7 @@ RETRAIN_ROUND = replace(
     temporary=True,
     is_ticket=False,
 )
-"""Tickets of rounds that are no result: the next round's mask needs them, and those that pool tickets."""
+"""Rule for tickets of rounds that are not results: the next round's mask and pooled tickets need them."""
 FIND_TICKET = Rule(
     name="find_ticket",
     output=paths.TICKET,
