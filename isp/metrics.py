@@ -62,6 +62,15 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
+CORRELATIONS = ("matthews", "pearson", "spearman")
+"""Metrics whose lowest value is -100 %; that of the others is 0."""
+
+
+def value_range(metric: str) -> tuple[float, float]:
+    """The lowest and the highest value of a metric, in percent."""
+    return (-100.0 if metric in CORRELATIONS else 0.0), 100.0
+
+
 def allowed_metrics(num_classes: int) -> tuple[str, ...]:
     """Metrics for so many classes; 0: for a regression."""
     if num_classes == 0:

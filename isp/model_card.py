@@ -13,8 +13,10 @@ import yaml
 from isp import masks, registry
 from isp.costs import Cost
 from isp.exported import Library
+from isp.metrics import value_range
+from isp.reporting import tabular
 from isp.reporting.statistics import interval
-from isp.reporting.tables import si
+from isp.reporting.tables import over_seeds, si
 from isp.tickets import Ticket
 from isp.untrusted import printable
 
@@ -173,8 +175,9 @@ def _scores(facts: Facts) -> str:
         return _NO_SCORES
     seed = facts.ticket.origin.get("seed")
     own = next((record for record in facts.records if record["seed"] == seed), facts.records[0])
+    sure = "95 % interval of the mean" if len(facts.records) >= tabular.FEWEST else "both seeds"
     lines = [
-        f"| | seed {own['seed']} (these weights) | mean over {len(facts.records)} seeds | 95 % interval of the mean |",
+        f"| | seed {own['seed']} (these weights) | mean over {len(facts.records)} seeds | {sure} |",
         "|---|---|---|---|",
     ]
     if len(facts.records) == 1:
@@ -185,10 +188,13 @@ def _scores(facts: Facts) -> str:
             name = "always the most frequent label" if metric == "majority" else metric
             cells = [f"{name}, {part}", f"{own[part][metric]:.2f}"]
             if len(values) > 1:
-                around = interval(values)
-                cells += [f"{statistics.fmean(values):.2f}", f"{around[0]:.2f} to {around[1]:.2f}" if around else ""]
+                around = interval(values, value_range(metric))
+                shown = f"{around[0]:.2f} to {around[1]:.2f}" if around else ""
+                cells += [f"{statistics.fmean(values):.2f}", over_seeds(values) if len(values) == 2 else shown]
             lines.append(f"| {' | '.join(cells)} |")
-    note = "In percent. The interval is Student's t over seeds." if len(facts.records) > 1 else "In percent."
+    note = "In percent."
+    if len(facts.records) >= tabular.FEWEST:
+        note += " The interval is Student's t over seeds, cut to the range of the metric."
     return "\n".join(lines) + f"\n\n{note} Choices were made on validation examples only."
 
 

@@ -49,7 +49,7 @@ def test_equal_rows_are_equal_whatever_the_study_is_called() -> None:
     assert summarise(comparison) == "your run against the reference: 2 of 2 cells equal to the bit"
     assert notes(comparison) == [summarise(comparison)]
     assert tables(comparison)[0][1] == [
-        ["isp", "0.9", "2", "equal to the bit", "90.50 ± 0.71", "90.50 ± 0.71", ""],
+        ["isp", "0.9", "2", "equal to the bit", "90.00 / 91.00", "90.00 / 91.00", ""],
     ]
 
 
@@ -76,6 +76,12 @@ def test_the_prediction_interval_by_hand() -> None:
     assert (low, high) == pytest.approx((90 - 4.9683, 90 + 4.9683), abs=1e-3)
     assert prediction_interval([90]) is None
     assert prediction_interval([90, 90]) is None
+
+
+def test_the_range_of_a_seed_stays_within_that_of_the_metric() -> None:
+    (found,) = compared([row(test=97)], seeds(98, 99)).groups
+    assert found.interval == (pytest.approx(98.5 - 11.0039, abs=1e-3), 100.0)
+    assert found.verdicts == {"0": "within"}
 
 
 @pytest.mark.parametrize(

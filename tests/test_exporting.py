@@ -178,6 +178,18 @@ def test_a_card_says_scores_with_intervals_over_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("inside")
+def test_a_card_of_two_seeds_has_both_scores(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((60.0, 62.0)):
+        ticket = workflow_ticket(tmp_path, "bert_tiny", "half_order", seed)
+        write_record(ticket, accuracy)
+    isp.export(ticket, None, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "| | seed 1 (these weights) | mean over 2 seeds | both seeds |" in card
+    assert "| accuracy, test | 62.00 | 61.00 | 60.00 / 62.00 |" in card
+    assert "interval" not in card
+
+
+@pytest.mark.usefixtures("inside")
 @pytest.mark.parametrize(
     ("accuracies", "content", "says"),
     [((), None, "not scored"), ((60.0,), None, "seed 0, the only one"), ((60.0,), "xxh3:0", "not scored")],

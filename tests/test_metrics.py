@@ -4,7 +4,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from isp.errors import ConfigError
-from isp.metrics import METRICS, allowed_metrics, majority, score
+from isp.metrics import METRICS, allowed_metrics, majority, score, value_range
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = RNG.normal(size=(50, 2)), RNG.integers(0, 2, 50)
@@ -38,6 +38,18 @@ def test_higher_is_better(name: str) -> None:
     else:
         good = np.eye(2)[LABELS]
         assert score(name, good, LABELS) > score(name, LOGITS, LABELS) > score(name, 1 - good, LABELS)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_scores_lie_within_the_range(name: str) -> None:
+    """The best outputs and the worst ones reach its ends."""
+    low, high = value_range(name)
+    if name in ("pearson", "spearman"):
+        ends = score(name, -TARGETS[:, None], TARGETS), score(name, TARGETS[:, None], TARGETS)
+    else:
+        good = np.eye(2)[LABELS]
+        ends = score(name, 1 - good, LABELS), score(name, good, LABELS)
+    assert ends == pytest.approx((low, high))
 
 
 def test_unknown() -> None:

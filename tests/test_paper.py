@@ -187,11 +187,19 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
 
 
 def test_a_match_is_no_less_than_the_dense_mean_less_a_deviation(tmp_path: Path) -> None:
-    dense = scored("dense", "0.0000", 96.0, 98.0)  # 97 ± 1.4142: a level of 95.5858
-    pruned = [*scored("a", "0.5000", 95.58), *scored("b", "0.5000", 95.59)]
+    dense = scored("dense", "0.0000", 96.0, 97.0, 98.0)  # 97 ± 1
+    pruned = [*scored("a", "0.5000", 95.99), *scored("b", "0.5000", 96.0)]
     found = paper.csv_rows(rows_of([*dense, *pruned], tmp_path))
     assert [row["matches_dense"] for row in found] == ["", "", "yes"]
-    one = paper.csv_rows(rows_of([dense[0], *scored("a", "0.5000", 95.9), *scored("b", "0.5000", 96.0)], tmp_path))
+
+
+def test_a_match_of_two_dense_seeds_is_no_less_than_the_lower_one(tmp_path: Path) -> None:
+    pruned = [*scored("a", "0.5000", 95.99), *scored("b", "0.5000", 96.0)]
+    rows = rows_of([*scored("dense", "0.0000", 96.0, 98.0), *pruned], tmp_path)
+    assert [row["matches_dense"] for row in paper.csv_rows(rows)] == ["", "", "yes"]
+    assert "| dense | 96.00 / 98.00 |" in paper.markdown(rows)
+    single = [*scored("dense", "0.0000", 96.0), *scored("a", "0.5000", 95.9), *scored("b", "0.5000", 96.0)]
+    one = paper.csv_rows(rows_of(single, tmp_path))
     assert [row["matches_dense"] for row in one] == ["", "", "yes"]  # one seed: its score
     # means of 97 and 96.99995, of scores that are recorded to four decimals
     equal = [*scored("dense", "0.0000", 97.0, 97.0), *scored("a", "0.5000", 96.3333, 97.6666)]

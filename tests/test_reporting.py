@@ -14,7 +14,7 @@ from isp.errors import IspError
 from isp.files import write_csv
 from isp.reporting import FIGURES, collect, drawing, figures, mask_figures, paper_figures, tables, verdict
 from isp.reporting import statistics as how_sure
-from isp.reporting.tabular import by_chance, chain, percent, short_names
+from isp.reporting.tabular import by_chance, chain, percent, seeds_note, short_names, summary
 from tests.support.records import LAYERS, NOMINAL, Rows, cost, only, overlap, record, study, way
 
 
@@ -120,10 +120,42 @@ def test_counts(value: float, text: str) -> None:
     assert tables.si(value) == text
 
 
-def test_mean_and_sample_deviation() -> None:
-    assert tables.mean_and_deviation([]) == ""
-    assert tables.mean_and_deviation([1.0]) == "1.00"
-    assert tables.mean_and_deviation([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+def test_values_over_seeds() -> None:
+    assert tables.over_seeds([]) == ""
+    assert tables.over_seeds([1.0]) == "1.00"
+    assert tables.over_seeds([3.0, 1.0]) == "3.00 / 1.00"
+    assert tables.over_seeds([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "table", "bars", "means"),
+    [
+        ([1], "one seed, so no deviations", "one seed, so no deviations", "one seed"),
+        ([2], "both values of two seeds", "mean and both values (bars) of two seeds", "mean over 2 seeds"),
+        ([1, 2], "both values of two seeds, or one seed", None, "mean over 1 to 2 seeds"),
+        ([3], "mean ± standard deviation over 3 seeds", "mean and standard deviation (bars) over 3 seeds", None),
+        ([3, 2], "mean ± standard deviation over 2 to 3 seeds (of two seeds: both values)", None, None),
+    ],
+)
+def test_notes_of_seeds(seeds: list[int], table: str, bars: str | None, means: str | None) -> None:
+    rows = [{"seeds": count} for count in seeds]
+    assert seeds_note(rows, "table") == table
+    assert bars in (None, seeds_note(rows, "bars"))
+    assert means in (None, seeds_note(rows))
+
+
+def test_ends_of_error_bars() -> None:
+    """Of two seeds both values, of more one deviation, within the range of the metric."""
+
+    def row(*values: float, metric: str = "accuracy") -> dict[str, Any]:
+        return {"metric": metric} | summary("test", values)
+
+    assert drawing.ends(row(90.0), "test") == (90.0, 90.0)
+    assert drawing.ends(row(92.0, 90.0), "test") == (90.0, 92.0)
+    assert drawing.ends(row(90.0, 91.0, 92.0), "test") == (90.0, 92.0)
+    assert drawing.ends(row(96.0, 99.0, 100.0), "test") == (pytest.approx(98.3333 - 2.0817, abs=1e-3), 100.0)
+    assert drawing.ends(row(0.0, 6.0, 0.0), "test") == (0.0, pytest.approx(2 + 3.4641, abs=1e-3))
+    assert drawing.ends(row(0.0, 6.0, 0.0, metric="matthews"), "test")[0] == pytest.approx(2 - 3.4641, abs=1e-3)
 
 
 @pytest.mark.parametrize(("sparsity", "text"), [("0.9000", "90"), ("0.8322", "83.22"), ("0.0000", "0")])
@@ -135,11 +167,11 @@ def test_scores_by_hand(rows: Rows) -> None:
     ((header, body),) = tables.scores(rows.metrics)
     assert header == ["b on t", "0", "0.4", "0.5", "steps"]
     assert body == [
-        ["dense", "98.50 ± 0.71", "", "", "200"],
-        ["one_shot", "", "93.00 ± 1.41", "", "200"],
-        ["isp_n0", "", "96.50 ± 2.12", "94.50 ± 2.12", "300"],
-        ["isp_n4", "", "96.50 ± 2.12", "94.50 ± 2.12", "300"],
-        ["lth", "", "97.00 ± 0.00", "", "300"],
+        ["dense", "98.00 / 99.00", "", "", "200"],
+        ["one_shot", "", "92.00 / 94.00", "", "200"],
+        ["isp_n0", "", "95.00 / 98.00", "93.00 / 96.00", "300"],
+        ["isp_n4", "", "95.00 / 98.00", "93.00 / 96.00", "300"],
+        ["lth", "", "97.00 / 97.00", "", "300"],
     ]
 
 
@@ -156,8 +188,8 @@ def test_costs_by_hand(rows: Rows) -> None:
         "b on t": "isp_n4",
         "sparsity": "0.4",
         "seeds": "2",
-        "validation": "96.50 ± 2.12",
-        "test": "94.50 ± 2.12",
+        "validation": "95.00 / 98.00",
+        "test": "93.00 / 96.00",
         "finding": "100",
         "retraining": "200",
         "FLOP": "300 G",
@@ -190,7 +222,7 @@ def test_tables_for_machines_have_numbers_apart(rows: Rows) -> None:
     found = tables.costs_csv(rows.metrics, rows.timings, rows.rounds)
     assert all(tuple(row) == tables.COSTS for row in found)
     row = only(found, variant="isp_n4", sparsity="0.5000")
-    assert (row["validation_mean"], row["validation_sd"]) == (94.5, 2.1213)
+    assert (row["validation_mean"], row["validation_sd"], row["validation_values"]) == (94.5, "", "93.0 96.0")
     assert (row["finding_steps"], row["flops"], row["seconds_mean"]) == (100, 300 * 10**9, 68)
     assert (row["changed_least"], row["changed_most"]) == (0.01, pytest.approx(0.041))
     assert all(tuple(row) == tables.SCORES for row in tables.scores_csv(rows.metrics))
@@ -228,9 +260,9 @@ def test_similarity_by_hand(rows: Rows) -> None:
         "one_shot, isp_n0",
         "0.4",
         "2",
-        "0.508 ± 0.012 (0.600)",
-        "0.341 ± 0.011 (0.429)",
-        "0.590 ± 0.014 (0.480)",
+        "0.500 / 0.517 (0.600)",
+        "0.333 / 0.348 (0.429)",
+        "0.600 / 0.580 (0.480)",
     ]
     assert [line[:2] for line in body[3:5]] == [["isp_n0, isp_n4", "0.4"], ["isp_n0, isp_n4", "0.5"]]
     found = tables.similarity_csv(rows.similarity)
@@ -346,17 +378,27 @@ def test_figures_say_what_they_draw(rows: Rows) -> None:
         assert all(tuple(row) == columns for row in drawn)
 
 
-def test_drawn_scores_are_means_and_deviations(rows: Rows) -> None:
+def test_deviations_of_three_seeds(tmp_path: Path) -> None:
+    rows = Rows(study(seeds=[0, 1, 2]), tmp_path)
+    row = only(tables.scores_csv(rows.metrics), variant="isp_n4", sparsity="0.5000")
+    assert (row["validation_mean"], row["validation_sd"]) == (96.0, 3.0)
+    (_, body), *_ = tables.scores(rows.metrics)
+    assert body[3] == ["isp_n4", "", "98.00 ± 3.00", "96.00 ± 3.00", "300"]
+
+
+def test_drawn_scores_are_means_and_both_values(rows: Rows) -> None:
     figure, drawn = figures.score_by_sparsity(rows.metrics)
     row = only(drawn, variant="isp_n4", sparsity="0.5000")
     assert row["validation_mean"] == statistics.fmean([93, 96])
-    assert row["validation_sd"] == round(statistics.stdev([93, 96]), 4)
+    assert (row["validation_sd"], row["validation_values"]) == ("", "93.0 96.0")
     assert only(drawn, variant="dense")["seeds"] == 2
     (axes,) = figure.axes
     heights = [list(line.get_ydata()) for line in axes.get_lines()]
     assert [96.5, 94.5] in heights  # isp's line
     assert [98.5, 98.5] in heights  # dense, across
     assert [93.0] in heights  # one_shot has one of the two sparsities
+    bars = [end for bar in axes.collections if hasattr(bar, "get_segments") for end in bar.get_segments()]
+    assert [93.0, 96.0] in [[float(height) for _, height in bar] for bar in bars]  # of two seeds both scores
     assert [label.get_text() for label in axes.get_xticklabels()] == ["40", "50"]
 
 
@@ -402,7 +444,7 @@ def test_drawn_rounds_by_hand(rows: Rows) -> None:
         (3, "0.5000", "yes"),
     ]
     assert drawn[1]["changed_mean"] == pytest.approx(statistics.fmean([0.02, 0.021]))
-    assert drawn[1]["changed_sd"] == round(statistics.stdev([0.02, 0.021]), 6)
+    assert (drawn[1]["changed_sd"], drawn[1]["changed_values"]) == ("", "0.02 0.021")
     assert drawn[1]["agreement_mean"] == pytest.approx(0.91)
     assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["3\n50", "2\n49", "1\n36", "0\n20"]
 

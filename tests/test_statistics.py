@@ -1,4 +1,4 @@
-"""Intervals, paired differences and ranks, every number held to scipy or to a hand."""
+"""Intervals, paired differences and ranks, every number compared with scipy or computed by hand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from isp.metrics import value_range
 from isp.reporting import statistics as s
 from isp.reporting import tables
 from tests.support.records import Rows, only, record
@@ -40,7 +41,7 @@ def rows_of(tasks: dict[str, dict[str, dict[str, list[float]]]], folder: Path) -
     return Rows(records, folder).metrics
 
 
-@pytest.mark.parametrize("count", [2, 3, 5, 30])
+@pytest.mark.parametrize("count", [3, 5, 30])
 def test_intervals_and_p_values_are_scipys(count: int) -> None:
     generator = random.Random(count)
     values = [generator.gauss(1, 2) for _ in range(count)]
@@ -51,10 +52,58 @@ def test_intervals_and_p_values_are_scipys(count: int) -> None:
     assert s.p_value(differences) == pytest.approx(stats.ttest_rel(values, others).pvalue)
 
 
-@pytest.mark.parametrize("values", [[], [3.0], [2.0, 2.0, 2.0], [0.1 + 0.2, 0.3], [-1.3334, -1.3333]])
-def test_what_has_no_spread_has_no_interval(values: list[float]) -> None:
+@pytest.mark.parametrize("count", [3, 4, 10, 50])
+def test_the_detectable_difference_has_80_percent_power(count: int) -> None:
+    """By the noncentral t distribution of scipy; the chance that T is significant with the wrong sign is below 1e-4."""
+    generator = random.Random(count)
+    differences = [generator.gauss(1, 2) for _ in range(count)]
+    found = s.detectable_difference(differences)
+    assert found is not None
+    noncentrality = found / stats.sem(differences)
+    assert stats.nct.sf(stats.t.ppf(0.975, count - 1), count - 1, noncentrality) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_the_detectable_difference_by_hand() -> None:
+    """The legend's 5.65 for three differences; 1, 2 and 3 have the standard error 1 / sqrt(3)."""
+    assert s.detectable_difference([1.0, 2.0, 3.0]) == pytest.approx(5.65349 / 3**0.5, abs=1e-4)
+    assert s.detectable_difference([-1.0, 0.0, 1.0, 0.0, 0.0]) == pytest.approx(3.76106 * (0.5 / 5) ** 0.5, abs=1e-4)
+
+
+def test_intervals_stay_within_the_range_of_a_metric() -> None:
+    low, high = s.interval([95.0, 99.0, 100.0], (0.0, 100.0)) or (0.0, 0.0)
+    assert (low, high) == (pytest.approx(98 - 4.30265 * 7**0.5 / 3**0.5, abs=1e-4), 100.0)
+    assert s.interval([-95.0, 90.0, 80.0], value_range("matthews")) == (-100.0, 100.0)
+    assert s.interval([2.0, 0.0, 10.0], value_range("accuracy")) == (0.0, pytest.approx(17.145, abs=1e-3))
+    assert s.prediction_interval([99.0, 100.0], (0.0, 100.0)) == (pytest.approx(99.5 - 11.0039, abs=1e-3), 100.0)
+
+
+@pytest.mark.parametrize(("metric", "low"), [("accuracy", 95.0), ("matthews", -95.0)])
+def test_no_interval_of_a_table_leaves_the_range(metric: str, low: float, tmp_path: Path) -> None:
+    """Scores near the ends of the range, differences near its width."""
+    scores = {"isp": {"0.8000": [low, low + 4, low + 2]}, "lth": {"0.8000": [99.5, 97.0, 100.0]}}
+    records = [
+        record(variant, "0.8000", seed)
+        | {"metrics": [metric]}
+        | {part: {metric: score, "majority": 10.0} for part in ("validation", "test")}
+        for variant, by_sparsity in scores.items()
+        for seed, score in enumerate(by_sparsity["0.8000"])
+    ]
+    least, most = value_range(metric)
+    rows = Rows(records, tmp_path).metrics
+    for row in (*s.cells_csv(rows, "isp"), *s.runs_csv(rows, "isp")):
+        assert row["low"] == "" or least <= row["low"] <= row["high"] <= most
+        assert row["difference_low"] == "" or least - most <= row["difference_low"] <= row["difference_high"]
+        assert row["difference_high"] == "" or row["difference_high"] <= most - least
+
+
+@pytest.mark.parametrize(
+    "values", [[], [3.0], [1.0, 2.0], [2.0] * 3, [0.1 + 0.2, 0.3, 0.3], [-1.3334, -1.3333, -1.3333]]
+)
+def test_few_or_equal_values_have_no_interval(values: list[float]) -> None:
+    """Two values have one of 18 times their distance, which says nothing that the two do not say better."""
     assert s.interval(values) is None
     assert s.p_value(values) is None
+    assert s.detectable_difference(values) is None
 
 
 @pytest.mark.parametrize("scores", [[3.0, 1.0, 2.0], [1.0, 1.0, 2.0, 0.0], [5.0] * 4, [7.0]])
@@ -76,6 +125,9 @@ def test_cells_by_scipy(metrics: list[dict[str, str]]) -> None:
     assert row["difference_low"] == pytest.approx(interval.low, abs=1e-4)
     assert row["difference_high"] == pytest.approx(interval.high, abs=1e-4)
     assert row["p"] == pytest.approx(paired.pvalue, rel=1e-2)
+    differences = [a - b for a, b in zip(own, theirs, strict=True)]
+    assert row["difference_values"] == "-0.5 1.0 2.0" == " ".join(map(str, differences))
+    assert row["detectable"] == pytest.approx(5.65349 * stats.sem(differences), abs=1e-3)
     assert row["to_dense"] == pytest.approx(np.mean(own) - np.mean(SCORES["dense"]["0.0000"]), abs=1e-4)
     assert only(found, part="test", variant="lth", sparsity="0.9000")["mean"] == pytest.approx(row["mean"] - 2)
 
@@ -114,32 +166,64 @@ def test_one_seed_says_so(tmp_path: Path) -> None:
         ""
     }
     ((_, body),) = s.cells(metrics, "isp")
-    assert body[1] == ["lth", "0.8", "1", "90.00", "one seed", "", "1", "+2.00", "one seed", ""]
+    assert body[1] == ["lth", "0.8", "1", "90.00", "one seed", "", "1", "+2.00", "one seed", "", ""]
+
+
+def test_two_seeds_show_both_values(tmp_path: Path) -> None:
+    metrics = rows_of({"t": {"isp": {"0.8000": [90.0, 91.0]}, "lth": {"0.8000": [92.0, 94.5]}}}, tmp_path)
+    row = only(s.cells_csv(metrics, "isp"), part="test", variant="lth")
+    assert (row["mean"], row["values"], row["difference"], row["difference_values"]) == (
+        91.25,
+        "90.0 92.5",
+        2.75,
+        "2.0 3.5",
+    )
+    empty = ("sd", "low", "high", "difference_sd", "difference_low", "difference_high", "p", "detectable")
+    assert {row[name] for name in empty} == {""}
+    ((_, body),) = s.cells(metrics, "isp")
+    assert body[1][3:] == ["90.00 / 92.50", "two seeds", "", "2", "+2.00 / +3.50", "two seeds", "", ""]
+    _, (_, over_all) = s.runs(metrics, "isp")
+    assert over_all[1][1:-2] == ["2", "1", "+2.00 / +3.50", "two seeds", "", ""]
 
 
 def test_equal_differences_say_so(tmp_path: Path) -> None:
-    metrics = rows_of({"t": {"isp": {"0.8000": [90.0, 91.0]}, "lth": {"0.8000": [92.0, 93.0]}}}, tmp_path)
+    metrics = rows_of({"t": {"isp": {"0.8": [90.0, 91.0, 92.0]}, "lth": {"0.8": [92.0, 93.0, 94.0]}}}, tmp_path)
     row = only(s.cells_csv(metrics, "isp"), part="test", variant="lth")
     assert (row["difference"], row["difference_sd"], row["difference_low"], row["p"]) == (2.0, 0.0, "", "")
     ((_, body),) = s.cells(metrics, "isp")
-    assert body[1][-2:] == ["all equal", ""]
+    assert body[1][-3:] == ["all equal", "", ""]
 
 
 def test_runs_by_hand(tmp_path: Path) -> None:
-    """A run's value is a mean over the sparsities that both have; runs are those of all tasks."""
+    """A run's value is a mean over the sparsities that both have; the sample is the means of the tasks."""
     other = {"isp": {"0.5000": [80.0, 82.0]}, "lth": {"0.5000": [81.0, 85.0], "0.7000": [1.0, 1.0]}}
-    metrics = rows_of({"t": SCORES, "u": other}, tmp_path)
-    # first task: (1 - 0.5) / 2, (0.5 + 1) / 2, (2 + 2) / 2; second task, at 50 % only: 1, 3
-    differences = [0.25, 0.75, 2.0, 1.0, 3.0]
+    third = {"isp": {"0.5000": [70.0]}, "lth": {"0.5000": [70.5]}}
+    metrics = rows_of({"t": SCORES, "u": other, "v": third}, tmp_path)
+    # first task: (1 - 0.5) / 2, (0.5 + 1) / 2, (2 + 2) / 2; second task, at 50 % only: 1, 3; third task: 0.5
+    differences = [statistics.fmean([0.25, 0.75, 2.0]), 2.0, 0.5]
     row = only(s.runs_csv(metrics, "isp"), part="validation", variant="lth")
-    assert (row["of"], row["pairs"], row["difference"]) == ("runs", 5, statistics.fmean(differences))
+    assert (row["of"], row["pairs"], row["tasks"]) == ("runs", 6, 3)
+    assert (row["difference"], row["difference_values"]) == (round(statistics.fmean(differences), 4), "1.0 2.0 0.5")
     expected = stats.ttest_1samp(differences, 0)
     interval = expected.confidence_interval(0.95)
     assert row["difference_low"] == pytest.approx(interval.low, abs=1e-4)
     assert row["difference_high"] == pytest.approx(interval.high, abs=1e-4)
     assert row["p"] == pytest.approx(expected.pvalue, rel=1e-2)
     late = only(s.runs_csv(metrics, "isp"), part="validation", variant="late")
-    assert (late["pairs"], late["difference"]) == (2, -3.5)  # at 90 % only
+    assert (late["pairs"], late["tasks"], late["difference"]) == (2, 1, -3.5)  # at 90 % only
+
+
+def test_runs_of_one_task_are_no_sample_of_tasks(tmp_path: Path) -> None:
+    """Twelve seeds of two tasks give no interval; one task alone has that of its seeds."""
+    scores = {"isp": {"0.5": [80.0] * 12}, "lth": {"0.5": [81.0 + seed % 3 for seed in range(12)]}}
+    two = only(s.runs_csv(rows_of({"t": scores, "u": scores}, tmp_path), "isp"), part="test", variant="lth")
+    assert (two["pairs"], two["tasks"], two["difference_values"], two["difference_low"]) == (24, 2, "2.0 2.0", "")
+    one = only(s.runs_csv(rows_of({"t": scores}, tmp_path), "isp"), part="test", variant="lth")
+    assert (one["pairs"], one["tasks"]) == (12, 1)
+    expected = stats.ttest_1samp([1.0, 2.0, 3.0] * 4, 0).confidence_interval(0.95)
+    assert one["difference_low"] == pytest.approx(expected.low, abs=1e-4)
+    _, (_, body) = s.runs(rows_of({"t": scores, "u": scores}, tmp_path), "isp")
+    assert body[1][1:5] == ["24", "2", "+2.00 / +2.00", "two tasks"]
 
 
 def test_ranks_by_hand(tmp_path: Path) -> None:
@@ -197,19 +281,20 @@ def test_dense_variants_are_compared_where_nothing_is_pruned(tmp_path: Path) -> 
 
 def test_the_legend_says_what_rows_are_over() -> None:
     legend = s.RUNS_LEGEND.format(reference="isp")
-    for words in ("rows over different runs are not to be", "one of accuracy counts", "Runs of one task are not indep"):
+    for words in ("over different runs cannot be compared", "one of accuracy counts", "Runs of one task are not indep"):
         assert words in legend
 
 
 def test_tables_for_people(metrics: list[dict[str, str]]) -> None:
     validation, test = s.runs(metrics, "isp")
     assert validation[0][0] == "all runs, validation"
-    assert test[0] == ["all runs, test", "runs", "difference to isp", "95 % interval", "p", "rank", "cells"]
+    names = ["runs", "tasks", "difference to isp", "95 % interval", "p", "detectable", "rank", "cells"]
+    assert test[0] == ["all runs, test", *names]
     assert [line[0] for line in test[1]] == ["isp", "lth", "late"]
-    assert test[1][0] == ["isp", "", "", "", "", "2.00", "2"]
+    assert test[1][0] == ["isp", "", "", "", "", "", "", "2.00", "2"]
     assert [line[-2:] for line in test[1][1:]] == [["1.00", "2"], ["", ""]]  # late is at 90 % only
     low, high = stats.ttest_1samp([0.25, 0.75, 2.0], 0).confidence_interval(0.95)
-    assert test[1][1][2:4] == ["+1.00", f"{tables.signed(low)} to {tables.signed(high)}"]
+    assert test[1][1][3:5] == ["+1.00", f"{tables.signed(low)} to {tables.signed(high)}"]
     ((header, body),) = s.cells(metrics, "isp")
     assert header[0] == "b on t"
     lth = next(line for line in body if line[:2] == ["lth", "0.9"])

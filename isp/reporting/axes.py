@@ -1,6 +1,6 @@
 """The axes that several figures share: scores and cosines over sparsities, levels of dense ones, limits, logarithms.
 
-Rows are as drawn; of what is drawn, `name`, they have the columns `<name>_mean` and `<name>_sd`.
+Rows are as drawn; of what is drawn, `name`, they have the columns `<name>_mean` and `<name>_values`.
 """
 
 from __future__ import annotations
@@ -75,10 +75,9 @@ def _line_and_level(
         drawing.error_bars(axes, places, points, name, look)
     for row in rows:
         if row["sparsity"] not in sparsities:
-            mean, spread = row[f"{name}_mean"], row[f"{name}_sd"] or 0
-            ends = (-0.5, max(len(sparsities), 1) - 0.5)
-            axes.plot(ends, (mean, mean), color=look.color, linestyle=look.line, linewidth=1)
-            axes.fill_between(ends, mean - spread, mean + spread, color=look.color, alpha=0.1, linewidth=0)
+            mean, sides = row[f"{name}_mean"], (-0.5, max(len(sparsities), 1) - 0.5)
+            axes.plot(sides, (mean, mean), color=look.color, linestyle=look.line, linewidth=1)
+            axes.fill_between(sides, *drawing.ends(row, name), color=look.color, alpha=0.1, linewidth=0)
 
 
 def _name_levels(axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: Mapping[str, Look], end: float) -> None:
@@ -167,8 +166,8 @@ def limit(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> None:
 
 
 def limits(rows: Sequence[dict[str, Any]], name: str) -> tuple[float, float]:
-    """The least and the greatest of means with their deviations, and some margin."""
-    ends = [row[f"{name}_mean"] + sign * (row[f"{name}_sd"] or 0) for row in rows for sign in (-1, 1)]
+    """The least and the greatest end of error bars, and some margin."""
+    ends = [end for row in rows for end in drawing.ends(row, name)]
     margin = 0.06 * (max(ends) - min(ends)) or 1.0
     return min(ends) - margin, max(ends) + margin
 

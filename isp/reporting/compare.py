@@ -27,10 +27,11 @@ from typing import Any, Literal
 
 from isp import files
 from isp.errors import ArtifactError, ConfigError, IspError
+from isp.metrics import value_range
 from isp.reporting.collected import read
 from isp.reporting.statistics import LEVEL, prediction_interval
-from isp.reporting.tables import Table, mean_and_deviation, title
-from isp.reporting.tabular import CELL, Row, cell, deviation, distinct, group, numbers
+from isp.reporting.tables import Table, over_seeds, title
+from isp.reporting.tabular import CELL, OVER_SEEDS, Row, cell, deviation, distinct, group, numbers
 from isp.shapes import Description
 
 Verdict = Literal["equal", "within", "outside", "unjudged"]
@@ -45,9 +46,9 @@ IDENTITY = (*CELL, "variant", "method", "sparsity", "metric")
 """Columns that identify a cell, apart from its seed. Scores of another method or metric are not comparable."""
 LEGEND = (
     "equal to the bit: all columns of metrics.csv are equal. within: the test score lies in the "
-    "95 % prediction interval of one further seed of the reference (Student's t), as 19 of 20 scores of further "
-    "seeds do. no deviation known: the reference has one seed, or equal scores. test, reference: test scores in "
-    "percent, mean ± standard deviation over seeds."
+    "95 % prediction interval of one further seed of the reference (Student's t, cut to the metric's range), as 19 of "
+    "20 scores of further seeds do. no deviation known: the reference has one seed, or equal scores. test, reference: "
+    f"test scores in percent, {OVER_SEEDS}."
 )
 _SETTINGS = 3
 """Number of differing settings that are named."""
@@ -184,7 +185,7 @@ def compare(run: Side, reference: Side) -> Comparison:
     groups = []
     for identity, rows in group(common, *IDENTITY).items():
         reference_scores = numbers(all_seeds[identity], "test")
-        interval = prediction_interval(reference_scores)
+        interval = prediction_interval(reference_scores, value_range(cell(rows[0], "metric")))
         verdicts = {}
         for row in rows:
             seed = cell(row, "seed")
@@ -292,8 +293,8 @@ def tables(comparison: Comparison) -> list[Table]:
             f"{float(each.identity['sparsity']):g}",
             str(len(each.verdicts)),
             _verdicts_text(each.verdicts),
-            mean_and_deviation(each.scores),
-            mean_and_deviation(each.reference_scores),
+            over_seeds(each.scores),
+            over_seeds(each.reference_scores),
             f"{each.interval[0]:.2f} to {each.interval[1]:.2f}" if each.interval and differs else "",
         ]
         by_place.setdefault(names, ([title(names), *header], []))[1].append(line)

@@ -21,6 +21,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from isp.files import write_bytes
+from isp.metrics import value_range
 from isp.reporting import tabular
 
 Drawing = tuple[Figure, list[dict[str, Any]]]
@@ -95,6 +96,19 @@ def render(figure: Figure, format: Literal["png", "pdf"]) -> bytes:
     return content.getvalue()
 
 
+def ends(row: Mapping[str, Any], name: str) -> tuple[float, float]:
+    """The ends of the error bar of a row: one standard deviation down and up; of two seeds, both values.
+
+    Bars of scores do not leave the range of the row's metric.
+    """
+    mean = row[f"{name}_mean"]
+    low, high = tabular.spread(tabular.split(row.get(f"{name}_values") or str(mean)))
+    if name in ("validation", "test"):
+        least, most = value_range(row.get("metric", ""))
+        low, high = max(low, least), min(high, most)
+    return min(low, mean), max(high, mean)
+
+
 def error_bars(
     axes: Axes,
     places: Sequence[float],
@@ -104,13 +118,13 @@ def error_bars(
     marker: str = "",
     scale: float = 1,
 ) -> None:
-    """A line through means with a bar of one deviation up and down where there is one."""
+    """A line through means with a bar between the `ends` of each."""
     means = [row[f"{name}_mean"] * scale for row in rows]
-    spreads = [(row[f"{name}_sd"] or 0) * scale for row in rows]
+    bars = [[abs(row[f"{name}_mean"] - ends(row, name)[side]) * scale for row in rows] for side in (0, 1)]
     axes.errorbar(
         places,
         means,
-        yerr=spreads if any(spreads) else None,
+        yerr=bars if any(map(any, bars)) else None,
         color=look.color,
         linestyle=look.line,
         linewidth=1.3,
@@ -162,7 +176,7 @@ def legend_of(
         drawn: rows; variants that have only sparsity 0 are lines without markers.
         markers: whether markers tell variants apart; without, every variant has a dot.
     """
-    figure.suptitle(tabular.seeds_note(drawn), fontsize=9, x=0.01, ha="left")
+    figure.suptitle(tabular.seeds_note(drawn, "bars"), fontsize=9, x=0.01, ha="left")
     pruned = {row["variant"] for row in drawn if float(row["sparsity"])}
     levels = set(styles) - pruned if markers else set()  # drawn as a line across, without markers
     chosen = {row["variant"] for row in drawn if row.get("chosen_on")}

@@ -21,7 +21,7 @@ from isp.reporting.tabular import Row
 
 _SCORE = (
     *("task", "backbone", "variant", "sparsity", "metric", "seeds"),
-    *("validation_mean", "validation_sd", "chosen_on"),
+    *("validation_mean", "validation_sd", "validation_values", "chosen_on"),
 )
 SCORE_BY_SPARSITY = _SCORE
 """Columns of what `score_by_sparsity` draws."""
@@ -29,7 +29,7 @@ SCORE_BY_COST = (*_SCORE, "flops")
 """Columns of what `score_by_cost` draws; flops is a mean over seeds."""
 DENOISERS = (
     *("task", "backbone", "variant", "round", "sparsity", "on_line", "seeds"),
-    *("changed_mean", "changed_sd", "agreement_mean", "agreement_sd"),
+    *("changed_mean", "changed_sd", "changed_values", "agreement_mean", "agreement_sd", "agreement_values"),
 )
 """Columns of what `denoisers` draws; on_line: "yes" on the line, "no" for a ticket that left it in that round."""
 
@@ -77,7 +77,7 @@ def score_by_cost(metrics: Sequence[Row]) -> Drawing:
         )
         legend.set_title("variant")
         figure.suptitle(
-            f"{tabular.seeds_note(drawn)},\ntickets of equal cost side by side", fontsize=9, x=0.01, ha="left"
+            f"{tabular.seeds_note(drawn, 'bars')},\ntickets of equal cost side by side", fontsize=9, x=0.01, ha="left"
         )
         handles = [
             Line2D([], [], color="#555555", marker=marker, linestyle="", label=f"{tabular.percent(sparsity)} %")

@@ -109,9 +109,9 @@ def _texts(column: str, cells: Sequence[Cell]) -> set[str]:
 
 
 def _parts(column: str, columns: Sequence[str]) -> list[str]:
-    """The column that is shown within this one: its deviation, the upper end of an interval, or the second summand."""
+    """Columns shown within this one: its deviation and values, the upper end of an interval, or a second summand."""
     stem = column.removesuffix("mean").removesuffix("score").rstrip("_") if column != "low" else ""
-    found = [f"{stem}_{ending}".lstrip("_") for ending in ("sd", "std")]
+    found = [f"{stem}_{ending}".lstrip("_") for ending in ("sd", "std", "values")]
     if column.endswith("low"):
         found = [f"{column.removesuffix('low')}high"]
     if column.startswith(FINDING):
@@ -121,20 +121,34 @@ def _parts(column: str, columns: Sequence[str]) -> list[str]:
 
 def _cells(column: str, columns: Sequence[str], rows: Sequence[Row]) -> list[Cell]:
     values = [number(row[column]) for row in rows]
+    parts = _parts(column, columns)
     if any(value is None and row[column] for value, row in zip(values, rows, strict=True)):
         return [Cell(row[column] or "—") for row in rows]
-    other = next(iter(_parts(column, columns)), None)
+    other = next((part for part in parts if not part.endswith("values")), None)
+    listed = next((part for part in parts if part.endswith("values")), None)
+    seeds = [[number(text) for text in row[listed].split()] if listed else [] for row in rows]
     beside = [number(row[other]) if other else None for row in rows]
     sums = column.startswith(FINDING)
-    write = _writer(column, [value for value in (*values, *(beside if sums else ())) if value is not None])
+    pairs = [value for own in seeds if len(own) == 2 for value in own]
+    write = _writer(column, [value for value in (*values, *pairs, *(beside if sums else ())) if value is not None])
     return [
-        _cell(column, value, more, write, sums) if value is not None else Cell("—")
-        for value, more in zip(values, beside, strict=True)
+        _cell(column, value, more, own, write, sums) if value is not None else Cell("—")
+        for value, more, own in zip(values, beside, seeds, strict=True)
     ]
 
 
-def _cell(column: str, value: float, more: float | None, write: Callable[[float], str], sums: bool) -> Cell:
+def _cell(
+    column: str,
+    value: float,
+    more: float | None,
+    seeds: Sequence[float | None],
+    write: Callable[[float], str],
+    sums: bool,
+) -> Cell:
     text = write(value)
+    both = [each for each in seeds if each is not None]
+    if len(seeds) == len(both) == 2:
+        return Cell(" / ".join(map(write, both)), value)
     if sums and more is not None:
         return Cell(f"{text} + {write(more)}", value + more)
     if more is not None:

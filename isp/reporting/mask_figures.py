@@ -32,12 +32,12 @@ LAYER_SPARSITY = (
 """Columns of what `layer_sparsity` draws, as fractions; collapsed_seeds: in how many the layer keeps no weight."""
 MASK_SIMILARITY = (
     *("task", "backbone", "sparsity", "variant_a", "variant_b", "seeds"),
-    *("cosine_mean", "cosine_sd", "cosine_by_chance"),
+    *("cosine_mean", "cosine_sd", "cosine_values", "cosine_by_chance"),
 )
 """Columns of what `mask_similarity` draws."""
 MASK_SIMILARITY_BY_SPARSITY = (
     *("task", "backbone", "reference", "variant", "sparsity", "seeds"),
-    *("cosine_mean", "cosine_sd", "cosine_by_chance"),
+    *("cosine_mean", "cosine_sd", "cosine_values", "cosine_by_chance"),
 )
 """Columns of what `mask_similarity_by_sparsity` draws."""
 MASK_SIMILARITY_BY_LAYER = (
@@ -86,7 +86,7 @@ def layer_sparsity(layers: Sequence[Row]) -> Drawing:
                 for sparsity, same in _by_sparsity(rows)
             ]
         )
-    note = f"sparsity of each layer, {tabular.seeds_note(drawn, spread=False)}"
+    note = f"sparsity of each layer, {tabular.seeds_note(drawn)}"
     return _maps_of_layers(lines, note, "sparsity (%)", "keeps no weight at all in some seed"), drawn
 
 
@@ -124,7 +124,7 @@ def agreement_by_layer(agreement: Sequence[Row]) -> Drawing:
             title = f"{variant}\n{backbone} on {task}"
             panels.append(_Panel(title=title, rows=rounds, value="agreement_mean", colors=colors, marked=_nothing_left))
         lines.append(panels)
-    note = f"agreement of the weak masks of each round, {tabular.seeds_note(drawn, spread=False)}"
+    note = f"agreement of the weak masks of each round, {tabular.seeds_note(drawn)}"
     mark = "no weak mask keeps a weight"
     return _maps_of_layers(lines, note, "mean Jaccard index", mark, "round: sparsity it prunes to"), drawn
 
@@ -180,7 +180,7 @@ def mask_similarity(similarity: Sequence[Row]) -> Drawing:
         bar = figure.colorbar(scale, ax=panels, shrink=min(1, 2 / size[1]), aspect=15, anchor=(0, 1))
         bar.set_ticks([0, 1], labels=["as by chance", "equal masks"])
         bar.outline.set_visible(False)
-        seeds = tabular.seeds_note(drawn, spread=False)
+        seeds = tabular.seeds_note(drawn)
         note = f"cosine similarity of masks, {seeds}\ncolours run from chance to equal masks"
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
     return figure, drawn
@@ -268,7 +268,7 @@ def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence
                 for sparsity, same in _by_sparsity(rows)
             ]
         )
-    note = f"similarity of each layer's mask to that of one variant, {tabular.seeds_note(drawn, spread=False)}"
+    note = f"similarity of each layer's mask to that of one variant, {tabular.seeds_note(drawn)}"
     note += "\n0: as random masks that keep as many weights of the layer, 1: equal masks"
     return _maps_of_layers(lines, note, "cosine above chance", "one of the two keeps no weight in some seed"), drawn
 

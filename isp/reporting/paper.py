@@ -14,7 +14,8 @@ from isp.reporting import published, tables, tabular
 from isp.reporting.tabular import Row
 
 COLUMNS = (
-    *("backbone", "task", "variant", "method", "sparsity", "metric", "seeds", "test_mean", "test_sd", "majority"),
+    *("backbone", "task", "variant", "method", "sparsity", "metric"),
+    *("seeds", "test_mean", "test_sd", "test_values", "majority"),
     *("best", "matches_dense", "published_as", "published", "published_sd", "difference", "source", "note"),
 )
 """Columns of `csv_rows`.
@@ -36,8 +37,8 @@ _LEGEND = (
     "Test scores in percent ({metrics}), {seeds}. Choices were made on validation data; test data were evaluated once, "
     "on finished tickets. Bold: the best of a column of its table; variants that are on few columns stand apart, with "
     f"the others of their method. {_MATCHES}: matches the dense model, that is, the mean is at least the dense model's "
-    f"less one standard deviation of the latter (of one dense seed: its score). {_MISSING}: not run. Above what is "
-    "pruned stand dense models, with one score a task in all of its columns."
+    f"less one standard deviation of the latter (of two dense seeds: the lower score; of one: its score). "
+    f"{_MISSING}: not run. Above what is pruned stand dense models, with one score a task in all of its columns."
 )
 _GUESSED = (
     "Nothing is marked on {tasks}: there the dense model scores no more than always answering the most frequent label."
@@ -113,7 +114,7 @@ def _mark(cells: Cells, dense: str | None) -> None:
     """Mark what is best and what matches the dense model among the cells of a backbone.
 
     Best is the highest score of a task and sparsity and what is equal to it as printed, where any is lower; of dense
-    models only where these are compared. What matches has at least the dense mean less its deviation. Nothing is
+    models only where these are compared. What matches has at least `tabular.matching_level`. Nothing is
     marked on a task whose dense model only guesses.
     """
     guessed, levels = _guessed(cells, dense), _levels(cells, dense)
@@ -136,7 +137,7 @@ def _mark_best(cells: Cells) -> None:
 def _levels(cells: Cells, dense: str | None) -> dict[str, float]:
     """The least mean that matches the dense model, by task."""
     found = [cell for cell in cells if cell["variant"] == dense and cell["test_mean"] != ""]
-    return {cell["task"]: cell["test_mean"] - (cell["test_sd"] or 0) - tabular.ROUNDING for cell in found}
+    return {cell["task"]: tabular.matching_level(tabular.split(cell["test_values"])) for cell in found}
 
 
 def _guessed(cells: Cells, dense: str | None) -> list[str]:
@@ -347,7 +348,7 @@ def _legend(shown: Sequence[_Table]) -> list[str]:
     guessed = dict.fromkeys(f"{table.backbone} on {task}" for table in shown for task in table.guessed)
     notes = "; ".join(cell["note"] for cell in cells)
     return [
-        _LEGEND.format(metrics=metrics, seeds=tabular.seeds_note(cells)),
+        _LEGEND.format(metrics=metrics, seeds=tabular.seeds_note(cells, "table")),
         *([_GUESSED.format(tasks=", ".join(guessed))] if guessed else []),
         *([_BESIDE] if any(cell["published"] != "" for cell in cells) else []),
         *(f"{mark}: {note}." for note, mark in _NOTED.items() if note in notes),
@@ -355,11 +356,10 @@ def _legend(shown: Sequence[_Table]) -> list[str]:
 
 
 def _text(cell: Mapping[str, Any] | None, bold: Callable[[str], str], escape: Callable[[str], str] = str) -> str:
-    """Mean ± deviation, marks, in brackets the published score and the difference; a dash for what is missing."""
+    """Scores over seeds, marks, in brackets the published score and the difference; a dash for what is missing."""
     if cell is None or cell["test_mean"] == "":
         return escape(_MISSING)
-    spread = f" ± {cell['test_sd']:.2f}" if cell["test_sd"] != "" else ""
-    score = escape(f"{cell['test_mean']:.2f}{spread}")
+    score = escape(tables.over_seeds(tabular.split(cell["test_values"])))
     score = bold(score) if cell["best"] else score
     notes = "".join(mark for note, mark in _NOTED.items() if note in cell["note"])
     marks = escape((_MATCHES if cell["matches_dense"] else "") + notes)

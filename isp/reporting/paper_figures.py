@@ -29,11 +29,11 @@ from isp.reporting.tabular import Row
 
 _SCORE = (
     *("task", "backbone", "variant", "sparsity", "metric", "seeds"),
-    *("test_mean", "test_sd", "published_as", "published", "source"),
+    *("test_mean", "test_sd", "test_values", "published_as", "published", "source"),
 )
-PAPER_FIGURE_1 = (*_SCORE, "flops_mean", "flops_sd")
+PAPER_FIGURE_1 = (*_SCORE, "flops_mean", "flops_sd", "flops_values")
 """Columns of what `paper_figure_1` draws; flops: executed in training, finding and retraining together."""
-_COSINE = ("cosine_mean", "cosine_sd", "cosine_by_chance", "published_cosine")
+_COSINE = ("cosine_mean", "cosine_sd", "cosine_values", "cosine_by_chance", "published_cosine")
 PAPER_FIGURE_3 = (*_SCORE, *_COSINE)
 """Columns of what `paper_figure_3` draws; the cosine of the masks of LTH and one-shot stands with LTH."""
 
@@ -124,7 +124,7 @@ def _lth_and_one_shot(metrics: Sequence[Row], similarity: Sequence[Row]) -> list
             place = (row["task"], row["backbone"], row["sparsity"])
             masks: dict[str, Any] = dict.fromkeys(_COSINE, "")
             if row["variant"] == chosen[1] and place in alike:
-                masks |= {column: alike[place][column] for column in _COSINE[:3]}
+                masks |= {column: alike[place][column] for column in _COSINE[:-1]}
                 masks |= {"published_cosine": theirs.get(place, "")}
             drawn.append(row | masks)
     return drawn
@@ -150,7 +150,7 @@ def _pairs_of_panels(
 
 def _with_theirs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of scores, and the published ones as if they were some."""
-    return [*rows, *({"test_mean": row["published"], "test_sd": ""} for row in rows if row["published"] != "")]
+    return [*rows, *({"test_mean": row["published"]} for row in rows if row["published"] != "")]
 
 
 def _score_panel(axes: Axes, rows: Sequence[dict[str, Any]], styles: Mapping[str, Look], room: float) -> None:

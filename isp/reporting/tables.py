@@ -20,12 +20,13 @@ Table = tuple[list[str], list[list[str]]]
 
 SCORES = (
     *("task", "backbone", "variant", "method", "sparsity", "metric", "seeds"),
-    *("validation_mean", "validation_sd", "chosen_on"),
+    *("validation_mean", "validation_sd", "validation_values", "chosen_on"),
 )
 """Columns of `scores_csv`; chosen_on: as in metrics.csv."""
 COSTS = (
-    *(*SCORES, "test_mean", "test_sd", "finding_steps", "retraining_steps", "flops", "sparse_flops"),
-    *("seconds_mean", "seconds_sd", "changed_least", "changed_most"),
+    *(*SCORES, "test_mean", "test_sd", "test_values"),
+    *("finding_steps", "retraining_steps", "flops", "sparse_flops"),
+    *("seconds_mean", "seconds_sd", "seconds_values", "changed_least", "changed_most"),
 )
 """Columns of `costs_csv`."""
 _SPENT = tuple(f"{part}_{key}" for part in ("finding", "retraining") for key in (*COST, "seconds"))
@@ -33,16 +34,16 @@ SPENDING = ("task", "backbone", "variant", "method", "sparsity", "seeds", *_SPEN
 """Columns of `spending_csv`."""
 SIMILARITY = (
     *("task", "backbone", "variant_a", "variant_b", "sparsity", "seeds"),
-    *(f"{name}_{part}" for name in tabular.SIMILARITIES for part in ("mean", "sd", "by_chance")),
+    *(f"{name}_{part}" for name in tabular.SIMILARITIES for part in ("mean", "sd", "values", "by_chance")),
 )
 """Columns of `similarity_csv`."""
 
 SCORES_LEGEND = (
-    "Validation scores in percent by sparsity, mean ± standard deviation over seeds. steps: optimizer steps, finding "
-    "and retraining together, that the ticket of the row's highest sparsity took, mean over seeds."
+    f"Validation scores in percent by sparsity, {tabular.OVER_SEEDS}. steps: optimizer steps, finding and retraining "
+    "together, that the ticket of the row's highest sparsity took, mean over seeds."
 )
 COSTS_LEGEND = (
-    "Scores in percent, mean ± standard deviation over seeds; all else is a mean over seeds. finding, retraining: "
+    f"Scores in percent, {tabular.OVER_SEEDS}; all else is a mean over seeds. finding, retraining: "
     "optimizer steps before and after the mask was known. FLOP: executed, all in all; sparse FLOP: the same without "
     "masked weights (theoretical). seconds: measured, finding and retraining. changed: share of the kept weights that "
     "the denoisers changed, least and most of all rounds on the ticket's way (0 without look-aheads)."
@@ -54,7 +55,7 @@ SPENDING_LEGEND = (
     "fine-tuning the dense model."
 )
 SIMILARITY_LEGEND = (
-    "How alike the masks of two variants' tickets of one sparsity are, mean ± standard deviation over seeds, in "
+    f"How alike the masks of two variants' tickets of one sparsity are, {tabular.OVER_SEEDS}, in "
     "brackets what random masks of that sparsity have on average. cosine: of the masks as 0/1 vectors; Jaccard: "
     "weights that both keep over weights that any keeps; Hamming: share of the weights on which they differ."
 )
@@ -81,12 +82,16 @@ def signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
-def mean_and_deviation(values: Sequence[float], places: int = 2) -> str:
-    """Mean and sample standard deviation as text, "97.10 ± 0.32"; for one value without the latter, for none empty."""
-    if not values:
-        return ""
-    spread = tabular.deviation(values)
-    return f"{statistics.fmean(values):.{places}f}" + ("" if spread is None else f" ± {spread:.{places}f}")
+def over_seeds(values: Sequence[float], places: int = 2) -> str:
+    """Values over seeds as text.
+
+    Three or more: mean and sample standard deviation, "97.10 ± 0.32". Two: both, "97.00 / 97.20", since a deviation of
+    two says no more. One: that value. None: empty.
+    """
+    around = tabular.deviation(values)
+    if around is None:
+        return " / ".join(f"{value:.{places}f}" for value in values)
+    return f"{statistics.fmean(values):.{places}f} ± {around:.{places}f}"
 
 
 def scores(metrics: Sequence[Row]) -> list[Table]:
@@ -97,7 +102,7 @@ def scores(metrics: Sequence[Row]) -> list[Table]:
         body = []
         for own in tabular.group(rows, "variant").values():
             found = tabular.group(own, "sparsity")
-            texts = [mean_and_deviation(tabular.numbers(found.get((column,), []), "validation")) for column in columns]
+            texts = [over_seeds(tabular.numbers(found.get((column,), []), "validation")) for column in columns]
             sparsest = found[(tabular.sparsities(own)[-1],)]
             steps = statistics.fmean(tabular.numbers(sparsest, _FINDING, _RETRAINING))
             body.append([tabular.name_marked(own), *texts, f"{steps:,.0f}"])
@@ -122,8 +127,8 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
             tabular.name_marked(rows),
             f"{float(sparsity):g}",
             str(len(rows)),
-            mean_and_deviation(tabular.numbers(rows, "validation")),
-            mean_and_deviation(tabular.numbers(rows, "test")),
+            over_seeds(tabular.numbers(rows, "validation")),
+            over_seeds(tabular.numbers(rows, "test")),
             *(f"{statistics.fmean(tabular.numbers(rows, column)):,.0f}" for column in (_FINDING, _RETRAINING)),
             *(si(statistics.fmean(tabular.numbers(rows, *_flops(kind)))) for kind in ("flops", "sparse_flops")),
             f"{statistics.fmean(seconds[key]):,.0f}" if seconds.get(key) else "",
@@ -188,10 +193,7 @@ def similarity(similarity: Sequence[Row]) -> list[Table]:
     tables: dict[tuple[str, ...], Table] = {}
     for (*of, a, b, sparsity), rows in _pairs(similarity).items():
         chance = tabular.by_chance(rows)
-        texts = [
-            f"{mean_and_deviation(tabular.numbers(rows, name), 3)} ({chance[name]:.3f})"
-            for name in tabular.SIMILARITIES
-        ]
+        texts = [f"{over_seeds(tabular.numbers(rows, name), 3)} ({chance[name]:.3f})" for name in tabular.SIMILARITIES]
         header = [title(of), "sparsity", "seeds", "cosine", "Jaccard", "Hamming"]
         line = [f"{a}, {b}", f"{float(sparsity):g}", str(len(rows)), *texts]
         tables.setdefault(tuple(of), (header, []))[1].append(line)

@@ -79,14 +79,24 @@ def numbers(rows: Iterable[Row], *columns: str) -> list[float]:
         raise IspError(f"column {' or '.join(map(repr, columns))}: {error}; collect it again") from None
 
 
+FEWEST = 3
+"""Smallest number of values that get a deviation or an interval; two values are shown themselves."""
+
+
 def deviation(values: Sequence[float]) -> float | None:
-    """Sample standard deviation; one value has none."""
-    return statistics.stdev(values) if len(values) > 1 else None
+    """Sample standard deviation; None for fewer than three values."""
+    return statistics.stdev(values) if len(values) >= FEWEST else None
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of an error bar: mean ± standard deviation; of one or two values the lower and the higher value."""
+    mean, around = statistics.fmean(values), deviation(values)
+    return (min(values), max(values)) if around is None else (mean - around, mean + around)
 
 
 def matching_level(dense: Sequence[float]) -> float:
-    """The least mean that matches the dense model: its own less one standard deviation over its seeds, if any."""
-    return statistics.fmean(dense) - (deviation(dense) or 0) - ROUNDING
+    """The least mean that matches the dense model: the lower end of `spread` over its seeds."""
+    return spread(dense)[0] - ROUNDING
 
 
 def majority(rows: Iterable[Row], part: str) -> float | None:
@@ -123,21 +133,49 @@ def name_marked(rows: Sequence[Row]) -> str:
 
 
 def summary(name: str, values: Sequence[float], places: int = 4) -> dict[str, float | str]:
-    """Mean and sample standard deviation as two columns, empty where there is none."""
-    spread = deviation(values)
+    """Columns of the mean, the sample standard deviation (empty for fewer than three values), and all values."""
+    around = deviation(values)
     return {
         f"{name}_mean": round(statistics.fmean(values), places) if values else "",
-        f"{name}_sd": "" if spread is None else round(spread, places),
+        f"{name}_sd": "" if around is None else round(around, places),
+        f"{name}_values": joined(values, places),
     }
 
 
-def seeds_note(made: Iterable[Mapping[str, Any]], spread: bool = True) -> str:
-    """How many seeds rows with a column `seeds` are means over, and with `spread` what stands beside the mean."""
-    seeds = sorted({row["seeds"] for row in made})
+def joined(values: Iterable[float], places: int = 4) -> str:
+    """Values as the text of one column, separated by spaces."""
+    return " ".join(str(round(value, places)) for value in values)
+
+
+def split(text: str) -> list[float]:
+    """The values of a column that `joined` wrote."""
+    return [float(value) for value in text.split()]
+
+
+OVER_SEEDS = "mean ± standard deviation over seeds (of two seeds: both values)"
+"""How tables show values over seeds; see `tables.over_seeds`."""
+
+
+def seeds_note(rows: Iterable[Mapping[str, Any]], shown: str = "") -> str:
+    """Number of seeds that rows with a column `seeds` are over, and how their spread is shown.
+
+    Args:
+        rows: Rows of a table or figure.
+        shown: "table" for values as `tables.over_seeds` writes them, "bars" for error bars; empty where only means are
+            shown.
+    """
+    seeds = sorted({int(row["seeds"]) for row in rows})
     if seeds == [1]:
-        return "one seed" + (", so no deviations" if spread else "")
-    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return f"mean {'± standard deviation ' if spread else ''}over {count} seeds"
+        return "one seed" + (", so no deviations" if shown else "")
+    count = " to ".join(dict.fromkeys(str(value) for value in (seeds[0], seeds[-1])))
+    if not shown:
+        return f"mean over {count} seeds"
+    if seeds[-1] == 2:
+        both = "both values" if shown == "table" else "mean and both values (bars)"
+        return f"{both} of two seeds" if seeds == [2] else f"{both} of two seeds, or one seed"
+    mean = "mean ± standard deviation" if shown == "table" else "mean and standard deviation (bars)"
+    two = {"table": " (of two seeds: both values)", "bars": "; of two seeds, bars end at both values"}[shown]
+    return f"{mean} over {count} seeds{two if 2 in seeds else ''}"
 
 
 def by_chance(pairs: Sequence[Row]) -> dict[str, float]:

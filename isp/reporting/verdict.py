@@ -1,4 +1,4 @@
-"""What a study found, for people: validation scores of each task and backbone, marks, and sentences about them.
+"""The results of a study for its page: validation scores of each task and backbone, marks, and sentences about them.
 
 All of it follows from metrics.csv. Sentences say how many seeds there are, and no more than means and deviations do.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from isp.reporting import tabular
-from isp.reporting.tables import mean_and_deviation, signed
+from isp.reporting.tables import over_seeds, signed
 from isp.reporting.tabular import Row
 
 
@@ -25,7 +25,7 @@ class Score:
     """No variant of this sparsity has a higher mean; of dense models only where several are compared. Those whose
     method chose by these examples are left aside."""
     matching: bool = False
-    """Its mean is at least that of the dense model less one standard deviation of the latter."""
+    """Its mean is at least `tabular.matching_level` of the dense model."""
     bar: float = 0
     """Where the mean lies between the lowest and the highest of the table, in percent."""
 
@@ -37,10 +37,10 @@ class Score:
     @property
     def text(self) -> str:
         """As in the table of scores."""
-        return mean_and_deviation(self.values)
+        return over_seeds(self.values)
 
     def level_with(self, other: Score) -> bool:
-        """Whether the means are no further apart than the larger deviation; never known of one seed."""
+        """Whether the means are no further apart than the larger deviation; not known of fewer than three seeds."""
         spreads = [tabular.deviation(score.values) for score in (self, other)]
         return None not in spreads and abs(self.mean - other.mean) <= max(spread or 0 for spread in spreads)
 
@@ -91,18 +91,21 @@ def verdicts(metrics: Sequence[Row], reference: str = "") -> list[Verdict]:
 
 
 def seeds_note(metrics: Sequence[Row], intervals: bool) -> str:
-    """How many seeds there are, and what ± is."""
+    """Number of seeds, and what their spread says."""
     counts = sorted({len(rows) for rows in tabular.group(metrics, *tabular.CELL, "variant", "sparsity").values()})
     if not counts:
         return "No tickets yet."
     count = " to ".join(dict.fromkeys(str(value) for value in (counts[0], counts[-1])))
     if counts[-1] == 1:
         note = "n = 1 seed: there are no deviations, so nothing here says which differences are noise."
+    elif counts[-1] == 2:
+        note = f"n = {count} seeds, whose scores are shown: two do not say which differences are noise."
     else:
         note = (
             f"n = {count} seeds; ± is one sample standard deviation over seeds, not an interval. Differences of the "
             "size of the deviations are within the noise."
         )
+        note += " Of two seeds both scores are shown." if 2 in counts else ""
     return f"{note} {'Intervals stand under Statistics.' if intervals else 'No intervals are given.'}"
 
 

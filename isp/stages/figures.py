@@ -19,7 +19,7 @@ from isp.reporting.drawing import Drawing, save
 from isp.reporting.tabular import Row, distinct
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
-VERSION = 4
+VERSION = 5
 
 
 def figures(

@@ -16,7 +16,7 @@ from isp.reporting import tables as made
 from isp.reporting.collected import read, stream
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
-VERSION = 9
+VERSION = 10
 
 
 def tables(
