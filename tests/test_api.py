@@ -133,7 +133,7 @@ def test_the_default_prunes_layers_and_neither_embeddings_nor_norms() -> None:
         ({"settings": {"rates": 0.1}}, "settings of method 'isp_mean': unknown key 'rates'; did you mean 'rate'"),
         ({"learning_rat": 0.1}, "training: unknown key 'learning_rat'; did you mean 'learning_rate'"),
         ({"learning_rate": 0}, "training: learning_rate = 0: input should be greater than 0"),
-        ({"steps": 5}, "overrun the budget"),
+        ({"steps": 5}, "exceed the budget"),
         ({"batch_size": 81}, "batch_size = 81: larger than the 80"),
         ({"prunable": ["encoder.*"]}, "unknown prunable pattern"),
     ],
@@ -206,7 +206,7 @@ def test_what_a_method_chooses_by() -> None:
     assert by_function.finding == by_examples.finding
     assert by_function.rounds[-1]["evaluations"] == 4  # the ticket's own, and with dense and two rounds
     assert by_function.finding.samples == 4 * 3 * 16 + 4 * 40
-    with pytest.raises(ConfigError, match=r"chooses by validation examples: give some \(validation\)"):
+    with pytest.raises(ConfigError, match=r"chooses by validation examples: pass some as `validation`"):
         isp.prune(tiny_model(), DATA, **protocol)
 
 
@@ -220,7 +220,7 @@ def test_soups(method: str) -> None:
     assert equal(found.weights, model.state_dict())
     assert all(kept.all() for kept in found.mask.values())
     assert found.rounds[-1]["evaluations"] == (3 if method == "greedy_soup" else 1 + 2 * 10)
-    with pytest.raises(ConfigError, match=r"chooses by validation examples: give some \(validation\)"):
+    with pytest.raises(ConfigError, match=r"chooses by validation examples: pass some as `validation`"):
         isp.prune(tiny_model(), DATA, sparsity=0, method=method, settings=settings, **SHORT)
 
 

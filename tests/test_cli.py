@@ -119,7 +119,7 @@ def test_collecting_and_reporting_need_no_torch() -> None:
         ("run --task digits --method ips", "unknown method 'ips'; did you mean 'isp'?"),
         ("run --task digits --backbone clip", "unknown backbone 'clip'; did you mean 'clip_tiny'?"),
         ("run --task digits --sparsity 1.2", "sparsity 1.2: outside [0, 1)"),
-        ("run --task digits --sparsity 0.9999", "the rounds overrun the budget"),
+        ("run --task digits --sparsity 0.9999", "the rounds exceed the budget"),
         ("run --task digits --set training.step=3", "unknown key training.clip_tiny 'step'; did you mean 'steps'?"),
         ("run --task digits --set steps=3", "--set steps=3: allowed are method.KEY=VALUE, training.KEY=VALUE"),
         ("run --task digits --set method.rule=[", "'[' is not a YAML value"),

@@ -167,7 +167,7 @@ MALFORMED = [
     (f"{BLOCK}.sparsities", [0.0], "grid.0: method 'isp' prunes: give sparsities above 0"),
     (f"{BLOCK}.sparsities", [], "grid.0: method 'isp' prunes: give sparsities above 0"),
     ("variants.isp", {"method": "greedy_soup", "settings": {"members": 0}}, "members = 0: input should be"),
-    ("variants.isp", {"method": "instant_model_soup", "settings": {"coefficients": [1]}}, "in [0, 1], 0 among them"),
+    ("variants.isp", {"method": "instant_model_soup", "settings": {"coefficients": [1]}}, "in [0, 1], including 0"),
     ("variants.isp", {"method": "uniform_soup", "settings": {"data_fraction": 0.02}}, "a member's 18 of 900 training"),
     (f"{BLOCK}.seeds", [-1], "grid.0.seeds.0 = -1: input should be greater than or equal to 0"),
     (f"{BLOCK}.tasks", [], "grid.0.tasks = []: list should have at least 1 item"),
@@ -177,10 +177,18 @@ MALFORMED = [
     ("tasks", {"digits": {"num_validation": 301}}, "tasks.digits: num_validation = 301: allowed are 1 to 300"),
     ("tasks", {"digits": {"augmentation": "flip"}}, "tasks.digits.augmentation = 'flip': input should be 'none' or"),
     # impossible schedules
-    (f"{ISP}.rate", 0.01, "variants.isp, on task 'digits': the rounds overrun the budget: sparsity 0.8000 takes 161"),
-    (f"{TRAINING}.steps", 20, "variants.isp, on task 'digits': the rounds overrun the budget"),
+    (
+        f"{ISP}.rate",
+        0.01,
+        "variants.isp, on task 'digits': the rounds exceed the budget: reaching sparsity 0.8000 takes 161",
+    ),
+    (f"{TRAINING}.steps", 20, "variants.isp, on task 'digits': the rounds exceed the budget"),
     (f"{TRAINING}.batch_size", 901, "batch_size = 901: larger than the 900 training examples there are"),
-    (f"{ISP}.data_fraction", 0.02, "data_fraction = 0.02: a look-ahead's 18 of 900 training examples make no batch"),
+    (
+        f"{ISP}.data_fraction",
+        0.02,
+        "data_fraction = 0.02: a look-ahead's 18 of 900 training examples do not fill a batch",
+    ),
     # equal budgets, methods from files
     ("reference", "ips", "reference: unknown variant to compare with 'ips'; did you mean 'isp'? (allowed: isp)"),
     ("reference", "dense", "reference: unknown variant to compare with 'dense' (allowed: isp)"),  # not pruned
@@ -247,7 +255,7 @@ MALFORMED = [
     ("define.backbones.mine", {"family": "bert", "id": "a/b", "revision": "../x"}, "revision: file name '../x' is"),
     ("define.backbones.mine", {"family": "bert", "id": "a/.."}, "id: file name 'a/..' is absolute or has"),
     # cells that are there twice
-    (f"{BLOCK}.sparsities", [0.9, "0.90"], "grid.0: sparsities 0.9000, 0.9000: one is given twice"),
+    (f"{BLOCK}.sparsities", [0.9, "0.90"], "grid.0: sparsities 0.9000, 0.9000: each must be given only once"),
     (f"{BLOCK}.seeds", [0, 0], "the cell clip_tiny/digits/dense/0/0.0000 is there twice"),
     (f"{BLOCK}.variants", ["dense", "isp", "isp"], "the cell clip_tiny/digits/isp/0/0.8000 is there twice"),
     (f"{BLOCK}.tasks", ["digits", "digits"], "the cell clip_tiny/digits/dense/0/0.0000 is there twice"),

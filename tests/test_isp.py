@@ -491,7 +491,7 @@ def test_only_one_key_says_how_long_copies_train(method: str) -> None:
 
 
 def test_an_adjustment_at_the_target_needs_a_union() -> None:
-    with pytest.raises(ConfigError, match="adjust = 'target' with rule = 'mean_score'"):
+    with pytest.raises(ConfigError, match="rule = 'mean_score': must be 'union' or 'literal' with adjust = 'target'"):
         make_method("isp", {"rule": "mean_score", "adjust": "target"})
 
 

@@ -297,7 +297,7 @@ def test_packed_experts_are_refused_by_name() -> None:
     ):
         prunable_names(model)
     with pytest.raises(
-        ConfigError, match=r"'2:4': parameter 'model.layers.0.mlp.experts.gate_up_proj' is not the weight of"
+        ConfigError, match=r"'2:4': parameter 'model.layers.0.mlp.experts.gate_up_proj' does not belong to"
     ):
         run(MODELS[3], model, "2:4")
     assert not any("experts" in name for name in prunable_names(model, exclude=["*.mlp.*"]))

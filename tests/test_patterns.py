@@ -477,7 +477,7 @@ class Shared(nn.Module):
 
 @pytest.mark.parametrize(("model", "name"), [(Unknown, "matrix"), (Shared, "one.weight")])
 def test_a_parameter_whose_inputs_are_not_known_is_refused_by_name(model: type[nn.Module], name: str) -> None:
-    with pytest.raises(ConfigError, match=f"scope '2:4': parameter '{name}' is not the weight of one known kind"):
+    with pytest.raises(ConfigError, match=f"scope '2:4': parameter '{name}' does not belong to exactly one known kind"):
         prune(model(), prunable=[name])
     prune(model(), prunable=[name], settings={})
 

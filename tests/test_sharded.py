@@ -478,7 +478,7 @@ def check_after_an_evaluation() -> None:
 def check_refused() -> None:
     """What is not supported, in the constructor, on all ranks."""
     for method in ("snip", "wanda", "synflow"):
-        with pytest.raises(ConfigError, match="not supported where parameters are sharded"):
+        with pytest.raises(ConfigError, match="not supported for sharded parameters"):
             loop(fsdp_model(), method)
     for size, names in (((1, 2), ("outer", "inner")), ((2, 1), ("outer", "inner"))):
         model = whole_model()

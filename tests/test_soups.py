@@ -248,7 +248,7 @@ def test_who_chooses_must_have_something_to_choose_by(make: MakeTrainer) -> None
         return list(find_tickets(make_method(name), make(), state_of(tiny_model()), [Decimal("0.0000")]))
 
     for name in ("greedy_soup", "instant_model_soup"):
-        with pytest.raises(ConfigError, match=f"'{name}' chooses by validation examples: give some"):
+        with pytest.raises(ConfigError, match=f"'{name}' chooses by validation examples: pass some"):
             run(name)
     assert run("uniform_soup")
 
@@ -265,14 +265,14 @@ def test_a_member_that_diverges_is_named(make: MakeTrainer) -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        ("uniform_soup", {"data_fraction": 0.1}, "data_fraction = 0.1: a member's 8 of 80 training examples make no"),
+        ("uniform_soup", {"data_fraction": 0.1}, "= 0.1: a member's 8 of 80 training examples do not fill a batch"),
         ("uniform_soup", {"learning_rate_factors": [2, 1]}, "allowed are two numbers with 0 < low <= high"),
         ("greedy_soup", {"weight_decays": [-1]}, "weight_decays = .*: allowed are numbers >= 0"),
         ("greedy_soup", {"masks": "none"}, "masks = 'none': input should be 'shared' or 'own'"),
-        ("instant_model_soup", {"data_fraction": 0.1}, "a weak subnetwork's 8 of 80 training examples make no batch"),
-        ("instant_model_soup", {"coefficients": [0.5]}, "coefficients: .*allowed are numbers in .*, 0 among them"),
-        ("instant_model_soup", {"coefficients": [0, 1.5]}, "coefficients: .*allowed are numbers in .*, 0 among them"),
-        ("instant_model_soup", {"sparsities": [0]}, r"sparsities: .*allowed are decimals in \(0, 1\)"),
+        ("instant_model_soup", {"data_fraction": 0.1}, "subnetwork's 8 of 80 training examples do not fill a batch"),
+        ("instant_model_soup", {"coefficients": [0.5]}, "coefficients: .*must be numbers in .*, including 0"),
+        ("instant_model_soup", {"coefficients": [0, 1.5]}, "coefficients: .*must be numbers in .*, including 0"),
+        ("instant_model_soup", {"sparsities": [0]}, r"sparsities: .*must be decimals in \(0, 1\)"),
         ("instant_model_soup", {"sparsities": [1.5]}, r"sparsity 1.5: outside \[0, 1\)"),
         ("instant_model_soup", {"sparsities": []}, "sparsities"),
     ],

@@ -520,7 +520,7 @@ def test_what_cannot_be_is_refused_before_an_update(tmp_path: Path) -> None:
             pruning(**{"method": "isp", **given})
     before = dict(bert().state_dict())
     for callback, changed, message in (
-        (pruning("isp"), {"max_steps": 2}, "rounds overrun the budget.*the budget is 2 steps"),
+        (pruning("isp"), {"max_steps": 2}, "rounds exceed the budget.*the budget is 2 steps"),
         (pruning("lth"), {}, "method 'lth'.*trains the model more than once"),
     ):
         trainer = make(tmp_path, callback, **changed)

@@ -1,8 +1,8 @@
-"""How the methods of each family are run, in process: the reference for every other way of running them.
+"""Families of methods and how each is run in process, the reference for every other way of running it.
 
-A family is one file: what a method of it defines (its docstring), what is true of all of them (`TRAITS`), the steps
-that they are made of, `planned_steps`, and `tickets`, which composes the steps. `find_tickets` picks the family of a
-method.
+A family is one file. Its docstring says what a method must define, and `TRAITS` what its methods share. The file
+contains the steps of these methods, `planned_steps`, and `tickets`, which composes the steps. `find_tickets` runs a
+method through its family.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What a family says of its methods, so that nothing else asks for a family by name.
+    """Properties that the methods of a family share, so that no other code depends on a family's name.
 
     Attributes:
         settings: Base class of the settings of its methods.
         prunes: Whether its tickets are sparse: always, never (their only sparsity is 0), or also at sparsity 0.
-        chooses: Whether it chooses by validation examples, whatever the method.
+        chooses: Whether every method of the family chooses by validation examples.
         one_run: Whether a ticket is one run of T steps, so that T may be raised to the steps of another variant.
-        mathematics: The version of what its methods share, by the name under which workflow jobs know it.
-        route: How the workflow makes the tickets of a method: the name of its rules, if it is not that of the family.
+        mathematics: Version of the code that its methods share, under the name that workflow jobs use for it.
+        route: Function from a method to the name of the workflow rules for its tickets; None: the family's name.
         patterns: Whether its tickets can have N:M sparsity.
     """
 
@@ -60,10 +60,10 @@ class Method:
     """A method with its settings.
 
     Attributes:
-        name: the stem of its file.
-        source: what it is asked for by: its name, or the path of a file that is not in the package.
-        module: its file.
-        settings: of it.
+        name: Stem of its file.
+        source: Name under which the user asked for it, or path of a file outside the package.
+        module: Module of its file.
+        settings: Validated settings.
     """
 
     name: str
@@ -73,25 +73,25 @@ class Method:
 
     @property
     def family(self) -> ModuleType:
-        """The module in `isp.families` that runs it."""
+        """Module in `isp.families` that runs the method."""
         return load_family(self.module.FAMILY)
 
     @property
     def traits(self) -> Traits:
-        """What its family says of it."""
+        """Traits of the method's family."""
         return traits_of(self.module)
 
     @property
     def route(self) -> str:
-        """How the workflow makes its tickets."""
+        """Name of the workflow rules that make the method's tickets."""
         return self.traits.route(self) if self.traits.route else str(self.module.FAMILY)
 
 
 def load_family(name: str) -> ModuleType:
-    """The module of a family.
+    """Import the module of a family.
 
     Raises:
-        ConfigError: There is no such family.
+        ConfigError: If there is no such family.
     """
     if name not in registry.names("family"):
         raise ConfigError(unknown("family", name, registry.names("family")))
@@ -99,41 +99,41 @@ def load_family(name: str) -> ModuleType:
 
 
 def traits_of(module: ModuleType) -> Traits:
-    """What its family says of a method, given the method's file."""
+    """Return the traits of a method's family, given the method's module."""
     traits: Traits = load_family(module.FAMILY).TRAITS
     return traits
 
 
 def make_method(name: str, settings: dict[str, Any] | None = None, where: str = "") -> Method:
-    """A method by name, or by the path of its file, its settings validated.
+    """Load a method by name or by the path of its file, and validate its settings.
 
     Raises:
-        ConfigError: unknown method or setting, or a value that is not allowed.
+        ConfigError: If the method or a setting is unknown, or a value is invalid.
     """
     module = registry.load("method", name)
     where = f"{where}: settings of method {name!r}" if where else f"settings of method {name!r}"
     method = Method(name=Path(name).stem, source=name, module=module, settings=parse(module.Settings, settings, where))
     if parse_scope(scope_of(method)) and not method.traits.patterns:
         raise ConfigError(
-            f"{where}: scope = {scope_of(method)!r}: this method mixes weights of several models, which have no N:M "
-            "pattern in common; scope must be 'global' or 'layer'"
+            f"{where}: scope = {scope_of(method)!r}: must be 'global' or 'layer', because this method mixes weights of "
+            "several models, which do not share an N:M pattern"
         )
     return method
 
 
 def scope_of(method: Method) -> Scope:
-    """How a method ranks weights; "global" for one without that setting."""
+    """Return how a method ranks weights; "global" for a method without that setting."""
     return str(getattr(method.settings, "scope", "global"))
 
 
 def describe_method(family: str) -> ModuleType:
-    """Return a module that stands in for a method's file where its code must not run: enough to know its jobs.
+    """Return a substitute for a method's file where its code must not run, sufficient to know its jobs.
 
-    Its settings may have any keys beside those that the family's methods share. Its steps are those of its family; at
-    which of them a single-pass method looks at the weights is not known.
+    Its settings accept any keys in addition to those that the family's methods share. Its steps are those of its
+    family, but the steps at which a single-pass method looks at the weights are unknown.
 
     Raises:
-        ConfigError: There is no such family.
+        ConfigError: If there is no such family.
     """
     base: type[Settings] = load_family(family).TRAITS.settings
 
@@ -146,24 +146,25 @@ def describe_method(family: str) -> ModuleType:
 
 
 def chooses(method: Method) -> bool:
-    """Whether a method chooses by validation examples: weights, coefficients or members of a soup."""
+    """Return whether a method uses validation examples to choose weights, coefficients or members of a soup."""
     return method.traits.chooses or hasattr(method.module, "choose")
 
 
 def sparsities_of(method: Method, asked: Sequence[Decimal]) -> tuple[Decimal, ...]:
-    """The sparsities of a method's tickets where these are asked for: 0 if it never prunes, or may and none is."""
+    """Return the sparsities of a method's tickets: the requested ones, or 0 if it never prunes or none is requested."""
     prunes = method.traits.prunes
     dense = prunes == "never" or (prunes == "optionally" and not asked)
     return (Decimal("0.0000"),) if dense else tuple(asked)
 
 
 def check_sparsities(method: Method, sparsities: Sequence[Decimal]) -> None:
-    """A method that never prunes has no sparsity but 0; others need at least one, most above 0, each only once.
+    """Refuse sparsities that a method cannot have.
 
-    With an N:M scope the only one is that of the pattern.
+    A method that never prunes has only sparsity 0. Others need at least one sparsity, most of them above 0, each given
+    once. With an N:M scope, the only sparsity is that of the pattern.
 
     Raises:
-        ConfigError: says which value is wrong.
+        ConfigError: If a value is wrong; the message names it.
     """
     prunes = method.traits.prunes
     if prunes == "never":
@@ -171,7 +172,7 @@ def check_sparsities(method: Method, sparsities: Sequence[Decimal]) -> None:
             raise ConfigError(f"method {method.name!r} does not prune: its only sparsity is 0, not {max(sparsities)}")
     elif prunes == "optionally":
         if not sparsities:
-            raise ConfigError(f"method {method.name!r}: give sparsities; 0 is one of a dense model")
+            raise ConfigError(f"method {method.name!r}: give at least one sparsity; 0 is that of a dense model")
     elif not sparsities or min(sparsities) <= 0:
         raise ConfigError(f"method {method.name!r} prunes: give sparsities above 0 (method 'dense' is sparsity 0)")
     pattern = parse_scope(scope_of(method))
@@ -182,22 +183,22 @@ def check_sparsities(method: Method, sparsities: Sequence[Decimal]) -> None:
                 f"so its only sparsity is {pattern.sparsity}, not {sparsity}"
             )
     if len(set(sparsities)) != len(sparsities):
-        raise ConfigError(f"sparsities {', '.join(map(str, sparsities))}: one is given twice")
+        raise ConfigError(f"sparsities {', '.join(map(str, sparsities))}: each must be given only once")
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
-    """Steps that `find_tickets` will train, what the tickets share counted once.
+    """Return the number of steps that `find_tickets` will train, counting once what tickets share.
 
-    At most, where the number of rounds follows from what is measured on the way (`rounds: measured`).
+    This is an upper bound if the number of rounds depends on measured sparsities (`rounds: measured`).
 
     Args:
-        method: from `make_method`.
-        training: the protocol.
-        num_examples: size of the training set.
-        sparsities: from `parse_sparsity`.
+        method: Method from `make_method`.
+        training: Training protocol.
+        num_examples: Size of the training set.
+        sparsities: Target sparsities from `parse_sparsity`.
 
     Raises:
-        ConfigError: the schedule overruns the budget.
+        ConfigError: If the schedule exceeds the budget.
     """
     check_sparsities(method, sparsities)
     BatchOrder(num_examples, training.batch_size, seed=0)  # refuses a batch larger than the training set
@@ -211,22 +212,22 @@ def find_tickets(
     sparsities: Sequence[Decimal],
     validation: Validation | None = None,
 ) -> Iterator[Ticket]:
-    """The method's tickets at the given sparsities, in rising order; what they have in common is computed once.
+    """Yield the method's tickets at the given sparsities, ascending; shared steps are computed once.
 
-    A ticket does not depend on which others are asked for.
+    A ticket does not depend on the other requested sparsities.
 
     Args:
-        method: from `make_method`.
-        trainer: model, training examples, protocol and seed.
-        initial: the pre-trained weights and head, step 0.
-        sparsities: from `parse_sparsity`.
-        validation: what a method that `chooses` does it by; no other looks at it.
+        method: Method from `make_method`.
+        trainer: Model, training examples, protocol and seed.
+        initial: Pre-trained weights and head, at step 0.
+        sparsities: Target sparsities from `parse_sparsity`.
+        validation: Validation scores for a method that `chooses`; other methods do not use them.
 
     Raises:
-        ConfigError: the schedule overruns the budget, a sparsity keeps no weight, the groups of an N:M scope do not fit
-            into a layer, or there is nothing to choose by.
-        MaskError: a method's own mask has not the pattern of its N:M scope.
-        TrainingDiverged: a loss that is not finite.
+        ConfigError: If the schedule exceeds the budget, a sparsity keeps no weight, a layer cannot be divided into the
+            groups of an N:M scope, or validation examples are missing.
+        MaskError: If a method's own mask does not have the pattern of its N:M scope.
+        TrainingDiverged: If a loss is not finite.
     """
     planned_steps(method, trainer.training, len(trainer.examples), sparsities)
     for sparsity in sparsities:
@@ -241,12 +242,12 @@ def find_tickets(
         "seed": trainer.seed,
         "device": str(next(iter(initial.weights.values())).device),
     }
-    chosen_by = {}
+    choice = {}
     if chooses(method):
         if validation is None:
-            raise ConfigError(f"method {method.name!r} chooses by validation examples: give some (validation)")
-        chosen_by = {"validation": validation}
-    for ticket in method.family.tickets(method, trainer, initial, sorted(sparsities), **chosen_by):
+            raise ConfigError(f"method {method.name!r} chooses by validation examples: pass some as `validation`")
+        choice = {"validation": validation}
+    for ticket in method.family.tickets(method, trainer, initial, sorted(sparsities), **choice):
         check_ticket(ticket)
         if pattern is not None:
             masks.check_pattern(ticket.mask, pattern, trainer.input_dims)
@@ -254,51 +255,51 @@ def find_tickets(
 
 
 def check_reachable(sparsity: Decimal, total: int) -> None:
-    """Refuse a sparsity at which none of `total` prunable weights is kept.
+    """Refuse a sparsity that would keep none of `total` prunable weights.
 
     Raises:
-        ConfigError: says so.
+        ConfigError: If the sparsity keeps no weight.
     """
     if num_pruned(sparsity, total) == total:
-        raise ConfigError(f"sparsity {sparsity} is not reachable: it keeps none of {total} prunable weights")
+        raise ConfigError(f"sparsity {sparsity} is not reachable: it would keep none of {total} prunable weights")
 
 
 class Loop(Protocol):
-    """What a method that is attached to somebody else's training loop may ask of that loop.
+    """The part of an existing training loop that an attached method may use.
 
     Attributes:
-        trainer: The model, the names of its prunable parameters, the seed, T, and the examples; it is never run.
-        steps_per_epoch: Optimizer updates of an epoch.
+        trainer: The model, the names of its prunable parameters, the seed, T, and the examples. It is never run.
+        steps_per_epoch: Optimizer updates per epoch.
     """
 
     trainer: Trainer
     steps_per_epoch: int
 
     def spend(self, cost: Cost) -> None:
-        """Count the cost of work beside the loop's own steps."""
+        """Count the cost of work in addition to the loop's own steps."""
         ...
 
     def look_ahead(
         self, settings: LookAhead, members: Mapping[str, Member], contribute: Callable[[Weights], Weights]
     ) -> Iterator[Weights]:
-        """Train copies by the loop's own step, and put everything back.
+        """Train copies with the loop's own step, then restore the model, the optimizer and everything else.
 
         Args:
-            settings: Of the copies.
-            members: Their protocols and data, by their names for errors.
-            contribute: What is wanted of a copy, given its prunable weights, which are those of the model.
+            settings: Settings of the copies.
+            members: Protocols and data of the copies, by the copies' names in error messages.
+            contribute: Function from a copy's prunable weights, which are those of the model, to its contribution.
 
         Yields:
-            What each copy contributes, in the order of the members.
+            Contribution of each copy, in the order of the members.
         """
         ...
 
 
 class Attached(Protocol):
-    """A method that is attached to somebody else's training loop.
+    """A method attached to an existing training loop.
 
     Attributes:
-        at: Where the run is: a dataclass of what `isp.checkpoints.pack` takes, whose `mask` is the current one.
+        at: Progress of the run, a dataclass that `isp.checkpoints.pack` accepts, whose `mask` is the current one.
     """
 
     at: Any
@@ -310,11 +311,11 @@ class Attached(Protocol):
 
     @property
     def rounds(self) -> Sequence[dict[str, Any]]:
-        """A record of each round so far."""
+        """Records of the rounds so far."""
         ...
 
     def observe(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Look at the trained parameters and their gradients, masked and not clipped."""
+        """Read the trained parameters and their gradients, masked and not clipped."""
         ...
 
     def prune(self, step: int, parameters: Mapping[str, Tensor]) -> Mask | None:
@@ -323,40 +324,40 @@ class Attached(Protocol):
 
 
 def attach(method: Method, sparsity: Decimal, loop: Loop) -> Attached:
-    """Return a method for a training loop that is not ours.
+    """Attach a method to an existing training loop.
 
     Raises:
-        ConfigError: methods of this family bring a loop of their own, or the schedule overruns T.
+        ConfigError: If methods of this family need their own loop, or the schedule exceeds T.
     """
     family = method.family
     if not hasattr(family, "attach"):
         raise ConfigError(
-            f"method {method.name!r} (family {method.module.FAMILY!r}) trains the model more than once, which a loop "
-            f"that trains it once cannot do; use isp.prune(…, method={method.name!r}), which brings its own loop, or "
-            "one of the methods " + ", ".join(attachable())
+            f"method {method.name!r} (family {method.module.FAMILY!r}) trains the model more than once, which is not "
+            f"possible in a loop that trains it once; use isp.prune(…, method={method.name!r}), which has its own "
+            "loop, or one of the methods " + ", ".join(attachable())
         )
     attached: Attached = family.attach(method, sparsity, loop)
     return attached
 
 
 def attachable() -> list[str]:
-    """Names of the methods that can be attached to somebody else's training loop."""
+    """Return the names of the methods that can be attached to an existing training loop."""
     names = registry.names("method")
     return [name for name in names if hasattr(load_family(registry.load("method", name).FAMILY), "attach")]
 
 
 def check_layers(method: Method, trainer: Trainer, initial: State) -> None:
-    """Refuse a model whose layers the groups of a method's N:M scope, if it has one, do not fit into.
+    """Refuse a model with a layer that cannot be divided into the groups of a method's N:M scope, if it has one.
 
     Raises:
-        ConfigError: names the parameter.
+        ConfigError: If a layer does not fit; the message names the parameter.
     """
     if (pattern := parse_scope(scope_of(method))) is None:
         return
     for name in trainer.prunable:
         if name not in trainer.input_dims:
             raise ConfigError(
-                f"scope {scope_of(method)!r}: parameter {name!r} is not the weight of one known kind of layer, so the "
-                "dimension of its inputs is not known; leave it out of what is pruned, or choose another scope"
+                f"scope {scope_of(method)!r}: parameter {name!r} does not belong to exactly one known kind of layer, "
+                "so the dimension of its inputs is unknown; exclude it from pruning or choose another scope"
             )
     masks.check_groups(trainer.prunable_weights(initial), pattern, trainer.input_dims)

@@ -37,17 +37,17 @@ TRAITS = Traits(
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One DenoisedPrune: the mask it made and what is known about it (a record for reports)."""
+    """One DenoisedPrune event: its mask and a record of it for reports."""
 
     mask: Mask
     record: dict[str, Any]
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
-    """Shared segments and look-aheads once, and what each target trains after it left the chain.
+    """Return the steps of the shared segments and look-aheads, counted once, and of each target after the chain.
 
     Raises:
-        ConfigError: the rounds overrun the budget, or a look-ahead's data make no batch.
+        ConfigError: If the rounds exceed the budget, or a look-ahead's data do not fill a batch.
     """
     settings = _settings(method)
     if settings.denoisers:
@@ -61,7 +61,7 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
 
 
 def _steps_of_look_aheads(settings: isp.Settings, training: Training, num_examples: int) -> int:
-    """Return the steps that the look-ahead copies of a round train, N · C."""
+    """Return the number of steps that the look-ahead copies of a round train, N · C."""
     return settings.denoisers * settings.look_ahead(num_examples // training.batch_size).look_ahead_steps
 
 
@@ -69,7 +69,7 @@ def _steps_alone(settings: isp.Settings, training: Training, num_examples: int, 
     """Return the steps of a stand-alone run, an upper bound if sparsities are measured."""
     by_epochs = settings.round_limit == "epochs"
     if settings.rounds == "nominal" and not by_epochs:
-        _rounds(settings, training, num_examples, target)  # refuses rounds that overrun the budget
+        _rounds(settings, training, num_examples, target)  # refuses rounds that exceed the budget
     count = isp.max_rounds(settings, num_examples // training.batch_size, training.steps)
     if settings.rounds == "nominal":
         chain = isp.sparsities(settings, target)
@@ -81,16 +81,16 @@ def _steps_alone(settings: isp.Settings, training: Training, num_examples: int, 
 
 
 def check_subset(settings: Varied, training: Training, num_examples: int, whose: str) -> None:
-    """Refuse a copy's own data if they make no batch.
+    """Refuse a copy's own data if they do not fill a batch.
 
     Raises:
-        ConfigError: says how many there are.
+        ConfigError: If there are too few examples; the message gives their number.
     """
     subset = subset_size(settings, num_examples)
     if subset < training.batch_size:
         raise ConfigError(
-            f"data_fraction = {settings.data_fraction}: {whose}'s {subset} of {num_examples} training examples "
-            f"make no batch of batch_size = {training.batch_size}; raise the one or lower the other"
+            f"data_fraction = {settings.data_fraction}: {whose}'s {subset} of {num_examples} training examples do not "
+            f"fill a batch of batch_size = {training.batch_size}; raise the former or lower the latter"
         )
 
 
@@ -105,24 +105,24 @@ def look_ahead(
     contribution: Contribution,
     scope: Scope,
 ) -> tuple[Iterator[Weights], Cost]:
-    """Train copy `index` of a round for C steps and prune it; the copy itself is thrown away.
+    """Train copy `index` of a round for C steps and prune it; the copy itself is discarded.
 
     Args:
-        settings: Of the copies.
-        trainer: Of the run.
-        state: The end of the round's segment, where the copy begins; it is left as it is.
-        mask: The run's current mask; None: all weights.
+        settings: Settings of the copies.
+        trainer: Trainer of the run.
+        state: State at the end of the round's segment, from which the copy starts. It is not changed.
+        mask: Current mask of the run; None: all weights.
         round_index: Number of the round, from 0.
         index: Number of the copy, from 0.
-        sparsities: Of the round's events.
-        contribution: What the rule of superposition needs of the copy.
-        scope: How weights are ranked.
+        sparsities: Sparsities of the round's events.
+        contribution: Kind of tensors that the rule of superposition needs from the copy.
+        scope: Scope in which weights are ranked.
 
     Returns:
-        The copy's contributions to the events, one after the other, each computed when it is asked for; and the cost.
+        Iterator over the copy's contributions to the events, each computed on demand, and the cost.
 
     Raises:
-        TrainingDiverged: Names the copy, and keeps `state`.
+        TrainingDiverged: If the copy diverges. The error names it and contains `state`.
     """
     member = isp.member(settings, len(trainer.examples), trainer.seed, round_index, index)
     current = learning_rate(trainer.training, state.step)
@@ -143,25 +143,25 @@ def train_copy(
     *,
     peak: float,
 ) -> tuple[State, Cost]:
-    """Train a copy for C steps under a protocol and data of its own.
+    """Train a copy for C steps under its own protocol and data.
 
-    It goes on from the state's step of the run's schedule, times the copy's own factor, under the given mask; with
-    `warmup_steps` under a schedule of its own, as in the authors' code.
+    The copy continues the run's schedule from the state's step, multiplied by its own factor, under the given mask.
+    With `warmup_steps` it has its own schedule, as in the authors' code.
 
     Args:
-        settings: of the copies; C and the schedule.
-        member: the copy's protocol and data.
-        trainer: of the run.
-        state: to begin from; it is left as it is.
-        mask: to train under; None: all weights.
-        name: of the copy, for errors.
-        peak: learning rate, before the copy's factor, that a schedule of its own rises to; unused without one.
+        settings: Settings of the copies, such as C and the schedule.
+        member: Protocol and data of the copy.
+        trainer: Trainer of the run.
+        state: State from which the copy starts. It is not changed.
+        mask: Mask under which it trains; None: all weights.
+        name: Name of the copy in error messages.
+        peak: Peak learning rate of the copy's own schedule, before its factor; unused without such a schedule.
 
     Returns:
-        The state after C steps, and what they cost.
+        State after C steps, and their cost.
 
     Raises:
-        TrainingDiverged: names the copy, and keeps the state that it began from.
+        TrainingDiverged: If the copy diverges. The error names it and contains the state from which it started.
     """
     varying, warmup = varied(trainer, member), settings.warmup_steps
     start = state if settings.optimizer == "inherited" else replace(state, optimizer={})
@@ -174,7 +174,7 @@ def train_copy(
 
 
 def varied(trainer: Trainer, member: Member) -> Trainer:
-    """The trainer under the protocol and data of a copy."""
+    """Return the trainer with the protocol and data of a copy."""
     run = trainer.training
     update: dict[str, Any] = {"learning_rate": run.learning_rate * member.learning_rate_factor}
     if member.weight_decay is not None:
@@ -184,7 +184,7 @@ def varied(trainer: Trainer, member: Member) -> Trainer:
 
 @contextmanager
 def named(name: str, member: Member, state: State, mask: Mask | None = None) -> Iterator[None]:
-    """A copy that diverges in this context is named; state and mask are those that it began from."""
+    """Name a copy that diverges in this context; its error contains the given state and mask."""
     try:
         yield
     except TrainingDiverged as error:
@@ -193,13 +193,13 @@ def named(name: str, member: Member, state: State, mask: Mask | None = None) -> 
 
 
 def aggregate(superposed: Superposition, weights: Weights, about: Mapping[str, Any], adjust: bool = True) -> Event:
-    """Make a round's mask of what its copies contributed, and record what the denoisers changed.
+    """Make a round's mask from the contributions of its copies, and record the effect of the denoisers.
 
     Args:
-        superposed: The contributions of the round's copies.
-        weights: The run's current prunable weights.
-        about: First entries of the record: the round, the step it is pruned at.
-        adjust: False leaves a union with more weights than the event's sparsity says.
+        superposed: Contributions of the round's copies.
+        weights: Current prunable weights of the run.
+        about: First entries of the record, such as the round and the step at which it prunes.
+        adjust: Whether to prune a union to the event's sparsity; otherwise it may keep more weights.
     """
     plain = superposed.largest(weights)
     mask = superposed.mask(weights, adjust=adjust, plain=plain)
@@ -209,32 +209,33 @@ def aggregate(superposed: Superposition, weights: Weights, about: Mapping[str, A
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
-    """One ticket a sparsity. Targets share segments and look-aheads until they leave the chain of rounds."""
+    """Yield one ticket per sparsity. Targets share segments and look-aheads until they leave the chain of rounds."""
     settings = _settings(method)
     if not settings.chained:
         yield from (_ticket_alone(method, trainer, initial, target) for target in sparsities)
         return
     plans = {t: _rounds(settings, trainer.training, len(trainer.examples), t) for t in sparsities}
     protocol = settings.look_ahead(trainer.order.steps_per_epoch)
-    state, mask, spent = initial, None, Cost()
+    state, mask, finding = initial, None, Cost()
     records: list[dict[str, Any]] = []
     for nominal in plans[max(sparsities)]:
         state, cost = trainer.run(state, nominal.stop, mask)
-        spent += cost
+        finding += cost
         within, weights = mask, trainer.prunable_weights(state)
         leaving = {plan[-1] for plan in plans.values() if plan[-1].index == nominal.index}
-        events = sorted({nominal, *leaving}, key=lambda event: event.sparsity)  # the nominal one comes last and goes on
-        asked = [event.sparsity for event in events]
-        superposed = [_event(settings, trainer.input_dims, sparsity, within) for sparsity in asked]
+        # The nominal event comes last, and the chain continues from it.
+        events = sorted({nominal, *leaving}, key=lambda event: event.sparsity)
+        targets = [event.sparsity for event in events]
+        superposed = [_event(settings, trainer.input_dims, sparsity, within) for sparsity in targets]
         for index in range(settings.denoisers):
-            contributed, cost = look_ahead(
-                protocol, trainer, state, within, nominal.index, index, asked, settings.contribution, settings.scope
+            contributions, cost = look_ahead(
+                protocol, trainer, state, within, nominal.index, index, targets, settings.contribution, settings.scope
             )
-            spent += cost
-            for each, contribution in zip(superposed, contributed, strict=True):
+            finding += cost
+            for each, contribution in zip(superposed, contributions, strict=True):
                 each.add(contribution)
-        for event, contributions in zip(events, superposed, strict=True):
-            pruned = aggregate(contributions, weights, {"round": event.index, "step": state.step})
+        for event, each in zip(events, superposed, strict=True):
+            pruned = aggregate(each, weights, {"round": event.index, "step": state.step})
             mask = pruned.mask
             if event in leaving:
                 final, retraining = trainer.run(state, trainer.training.steps, mask)
@@ -243,7 +244,7 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
                     sparsity=event.sparsity,
                     mask=mask,
                     weights=final.weights,
-                    finding=spent,
+                    finding=finding,
                     retraining=retraining,
                     rounds=[*records, pruned.record],
                 )
@@ -252,11 +253,11 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
 
 @dataclass(kw_only=True)
 class LookedAhead:
-    """The look-ahead copies of a round so far; it goes on from there when it was interrupted.
+    """Progress of a round's look-ahead copies, from which an interrupted job resumes.
 
     Attributes:
-        superposed: What they contribute.
-        spent: What they cost.
+        superposed: Contributions of the copies.
+        spent: Cost of the copies.
     """
 
     superposed: Superposition
@@ -265,16 +266,16 @@ class LookedAhead:
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a run for one target is; it goes on from there when it was interrupted.
+    """Progress of a run for one target, from which an interrupted run resumes.
 
     Attributes:
-        round: number of the current one, from 0.
-        reached: the sparsity of the rounds behind.
-        mask: of the round before.
-        state: that the round's segment ended in; None: it is still to be trained.
-        superposed: contributions of the round's copies so far; None: its sparsity is still to be decided.
-        spent: until now.
-        records: of the rounds behind.
+        round: Number of the current round, from 0.
+        reached: Sparsity after the previous rounds.
+        mask: Mask of the previous round.
+        state: State at the end of the round's segment; None: the segment has not been trained yet.
+        superposed: Contributions of the round's copies so far; None: its sparsity has not been decided yet.
+        spent: Cost so far.
+        records: Records of the previous rounds.
     """
 
     round: int = 0
@@ -287,21 +288,21 @@ class Progress:
 
 
 class Rounds:
-    """The rounds of a run for one target, whoever's loop that is: when it prunes, to what, and by how many copies.
+    """Rounds of a run for one target in any training loop: when it prunes, to which sparsity, and with how many copies.
 
-    What is missing is pruned at once, without look-aheads, if the target is within `stop_within`, instead of the last
-    round that the budget leaves room for, or after the last round that T has an epoch for (`round_limit`).
+    The rest is pruned at once, without look-aheads, if the target is within `stop_within`, in place of the last round
+    that fits into the budget, or after the last round for which T has an epoch (`round_limit`).
 
     Args:
-        settings: Of the method.
-        target: The sparsity of the ticket.
-        steps_per_epoch: Batches of an epoch.
-        steps: T.
-        input_dims: The input dimension of each weight, for an N:M scope.
-        at: Where the run is.
+        settings: Settings of the method.
+        target: Sparsity of the ticket.
+        steps_per_epoch: Batches per epoch.
+        steps: Total number of steps T.
+        input_dims: Input dimension of each weight, for an N:M scope.
+        at: Progress of the run.
 
     Raises:
-        ConfigError: No round fits into T.
+        ConfigError: If no round fits into T.
     """
 
     def __init__(
@@ -319,13 +320,13 @@ class Rounds:
 
     @property
     def stop(self) -> int | None:
-        """The step at which the current round prunes; None: the target is reached."""
+        """Step at which the current round prunes; None: the target is reached."""
         if self.at.reached >= self._target:
             return None
         return isp.steps_until(self._settings, self.at.round, self._steps_per_epoch)
 
     def event(self) -> tuple[Superposition, int]:
-        """Return what the current round superposes, and the number of copies that contribute to it."""
+        """Return the superposition of the current round and the number of copies that contribute to it."""
         at, settings, target = self.at, self._settings, self._target
         at_once = self._last and settings.round_limit != "epochs" and settings.rounds != "nominal"
         if at_once or isp.rest_at_once(settings, at.reached, target):
@@ -341,7 +342,7 @@ class Rounds:
         return at.superposed, settings.denoisers
 
     def prune(self, superposed: Superposition, weights: Weights, step: int) -> None:
-        """End a round by the contributions of its copies or, without any, by magnitude."""
+        """Finish a round by the contributions of its copies or, without any, by magnitude."""
         last = self._last
         self._prune(superposed, weights, step)
         if last and self._settings.round_limit == "epochs" and self.at.reached < self._target:
@@ -363,7 +364,7 @@ class Rounds:
 
 
 def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Decimal) -> Ticket:
-    """Run a method for one target, with rounds that depend on what the masks before them turned out to be."""
+    """Run a method for one target, with rounds that depend on the measured sparsities of previous masks."""
     settings, total = _settings(method), trainer.training.steps
     steps_per_epoch = trainer.order.steps_per_epoch
     protocol = settings.look_ahead(steps_per_epoch)
@@ -376,12 +377,19 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
         state, weights = at.state, trainer.prunable_weights(at.state)
         superposed, count = rounds.event()
         for member in range(len(superposed.weak), count):
-            asked = [superposed.sparsity]
-            (contributed,), cost = look_ahead(
-                protocol, trainer, state, at.mask, at.round, member, asked, settings.contribution, settings.scope
+            (contribution,), cost = look_ahead(
+                protocol,
+                trainer,
+                state,
+                at.mask,
+                at.round,
+                member,
+                [superposed.sparsity],
+                settings.contribution,
+                settings.scope,
             )
             at.spent += cost
-            superposed.add(contributed)
+            superposed.add(contribution)
         rounds.prune(superposed, weights, state.step)
     final, retraining = trainer.run(state, total, at.mask)
     assert at.mask is not None
@@ -397,7 +405,7 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
 
 
 class Run:
-    """A method in a training loop that is not ours, which trains the look-ahead copies by the loop's own step."""
+    """A method in an existing training loop, which trains the look-ahead copies with the loop's own step."""
 
     observes = False
 
@@ -410,7 +418,7 @@ class Run:
 
     @property
     def at(self) -> Progress:
-        """Where the run is."""
+        """Progress of the run."""
         return self._rounds.at
 
     @at.setter
@@ -419,14 +427,14 @@ class Run:
 
     @property
     def rounds(self) -> list[dict[str, Any]]:
-        """A record of every round so far."""
+        """Records of the rounds so far."""
         return self.at.records
 
     def observe(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Never called."""
+        """Do nothing; the loop never calls this."""
 
     def prune(self, step: int, parameters: Mapping[str, Tensor]) -> Mask | None:
-        """Return the mask of the round that ends after `step` updates, None if none does."""
+        """Return the mask of the round that ends after `step` updates, or None if no round ends there."""
         if step != self._rounds.stop:
             return None
         at, trainer = self.at, self._loop.trainer
@@ -440,19 +448,19 @@ class Run:
         }
         ranked = (superposed.sparsity, at.mask, self._settings.scope, trainer.input_dims)
         contribute = partial(_contribute, self._settings.contribution, ranked)
-        for contributed in self._loop.look_ahead(self._protocol, members, contribute):
-            superposed.add(contributed)
+        for contribution in self._loop.look_ahead(self._protocol, members, contribute):
+            superposed.add(contribution)
         self._rounds.prune(superposed, weights, step)
         return at.mask
 
 
 def attach(method: Method, sparsity: Decimal, loop: Loop) -> Run:
-    """Return the method, for a training loop that is not ours."""
+    """Attach the method to an existing training loop."""
     return Run(method, sparsity, loop)
 
 
 def _contribute(contribution: Contribution, ranked: tuple[Any, ...], weights: Weights) -> Weights:
-    """Return what a copy contributes to a round, given its weights."""
+    """Return the contribution of a copy to a round, given its weights."""
     return superposition.weak(contribution, weights, *ranked)
 
 

@@ -17,17 +17,17 @@ TRAITS = Traits(prunes="never")
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
-    """T."""
+    """Return T."""
     return training.steps
 
 
 def ticket(trainer: Trainer, initial: State) -> Ticket:
-    """The dense model, as the ticket of sparsity 0."""
+    """Train the dense model and return it as the ticket of sparsity 0."""
     state, cost = trainer.run(initial, trainer.training.steps)
     mask = masks.ones(trainer.prunable_weights(state))
     return Ticket(method="dense", sparsity=Decimal("0.0000"), mask=mask, weights=state.weights, retraining=cost)
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
-    """The dense model alone."""
+    """Yield the dense model, the only ticket."""
     yield ticket(trainer, initial)

@@ -1,4 +1,4 @@
-"""Instant Model Soup as steps that can be run one by one: weak subnetworks, their merging, one fine-tuning.
+"""Instant Model Soup as steps that can be run one by one: weak subnetworks, merging, fine-tuning.
 
 A method of this family defines nothing more; its settings and draws are those of `instant_model_soup`.
 """
@@ -31,9 +31,9 @@ class Subnetwork:
     """A weak subnetwork.
 
     Attributes:
-        sparsity: s_k.
-        weights: all of them; those that its mask drops are zero.
-        cost: of training it.
+        sparsity: Sparsity s_k.
+        weights: All weights, zero where its mask prunes.
+        cost: Cost of training it.
     """
 
     sparsity: Decimal
@@ -42,10 +42,10 @@ class Subnetwork:
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
-    """Those of the weak subnetworks, and T.
+    """Return T plus the steps of the weak subnetworks.
 
     Raises:
-        ConfigError: a subnetwork's data make no batch.
+        ConfigError: If a subnetwork's data do not fill a batch.
     """
     settings = settings_of(method)
     if settings.subnetworks:
@@ -54,19 +54,19 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
 
 
 def settings_of(method: Method) -> instant_model_soup.Settings:
-    """The settings of a method of this family."""
+    """Return the settings of a method of this family."""
     assert isinstance(method.settings, instant_model_soup.Settings)
     return method.settings
 
 
 def train_subnetwork(settings: instant_model_soup.Settings, trainer: Trainer, initial: State, index: int) -> Subnetwork:
-    """Prune the initial weights by magnitude and train what is left for a few steps.
+    """Prune the initial weights by magnitude and train the remaining ones for a few steps.
 
-    With `warmup_steps` the learning rate rises to the run's highest, times the subnetwork's factor: at step 0 the run's
-    current one is that of the first step of its warm-up, under which nothing would be learnt.
+    With `warmup_steps` the learning rate rises to the run's peak times the subnetwork's factor. At step 0 the run's
+    current rate is that of the first step of its warm-up, under which the subnetwork would learn nothing.
 
     Raises:
-        TrainingDiverged: names the subnetwork, and keeps the initial state.
+        TrainingDiverged: If training diverges. The error names the subnetwork and contains the initial state.
     """
     member = instant_model_soup.member(settings, len(trainer.examples), trainer.seed, index)
     sparsity = instant_model_soup.sparsity(settings, trainer.seed, index)
@@ -83,9 +83,17 @@ def merge(
     validation: Validation,
     reestimate: Reestimation | None = None,
 ) -> tuple[State, Cost, list[dict[str, Any]]]:
-    """The state to fine-tune from, what finding it cost, and a record of each subnetwork and of the evaluations.
+    """Mix weak subnetworks into the initial weights.
 
-    With `reestimate` the running statistics of every interpolation are estimated before it is scored.
+    Args:
+        settings: Settings of the method.
+        initial: Initial state.
+        weak: Weak subnetworks, in the order in which they are mixed.
+        validation: Validation scores by which coefficients are chosen.
+        reestimate: Estimation of the running statistics of every interpolation before it is scored, if it has any.
+
+    Returns:
+        State to fine-tune from, cost of finding it, and records of the subnetworks and of the evaluations.
     """
     score = Evaluations(validation)
 
@@ -93,7 +101,7 @@ def merge(
         mixed = soups.interpolated(new, current, share)
         return reestimate(mixed) if reestimate and 0 < share < 1 else mixed
 
-    weights, begun, steps = soups.merge(
+    weights, start, steps = soups.merge(
         initial.weights, [each.weights for each in weak], score, sorted(settings.coefficients), mix
     )
     records: list[dict[str, Any]] = [
@@ -101,13 +109,13 @@ def merge(
         for index, (each, step) in enumerate(zip(weak, steps, strict=True))
     ]
     cost = sum((each.cost for each in weak), score.cost) + (reestimate.cost if reestimate else Cost())
-    return replace(initial, weights=weights, masters={}), cost, [*records, {"start": begun, "evaluations": score.count}]
+    return replace(initial, weights=weights, masters={}), cost, [*records, {"start": start, "evaluations": score.count}]
 
 
 def tickets(
     method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal], validation: Validation
 ) -> Iterator[Ticket]:
-    """The fine-tuned soup alone, of sparsity 0."""
+    """Yield the fine-tuned soup of sparsity 0, the only ticket."""
     settings = settings_of(method)
     weak = [train_subnetwork(settings, trainer, initial, index) for index in range(settings.subnetworks)]
     state, finding, records = merge(settings, initial, weak, validation, reestimation(trainer))

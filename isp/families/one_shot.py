@@ -1,8 +1,8 @@
-"""One-shot methods: a mask from the initial weights, then T steps under it.
+"""One-shot methods: a mask from the initial weights, then T steps under that mask.
 
-A method of this family defines `scores(probe, settings, seed)`, a score for every prunable weight; the highest are
-kept. Or, where the scores depend on the sparsity, `mask(probe, settings, seed, sparsity)`, the mask itself. Its
-`Settings` derive from `Scored`.
+A method of this family defines `scores(probe, settings, seed)`, a score for every prunable weight; the highest scores
+are kept. If scores depend on the sparsity, it defines `mask(probe, settings, seed, sparsity)` instead, which returns
+the mask. Its `Settings` derive from `Scored`.
 """
 
 from __future__ import annotations
@@ -35,20 +35,21 @@ T = TypeVar("T")
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
-    """T a ticket."""
+    """Return T for each ticket."""
     return len(sparsities) * training.steps
 
 
 def find(
     method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]
 ) -> Iterator[tuple[Mask, Cost]]:
-    """The method's mask at each sparsity, and what finding it cost, had it been found alone.
+    """Yield the method's mask at each sparsity, and the cost of finding that mask alone.
 
-    Scores are computed once for all sparsities; the highest are kept in the scope of the settings, ties by |w|.
+    Scores are computed once for all sparsities. The highest ones in the scope of the settings are kept, with ties
+    broken by |w|.
 
     Raises:
-        ConfigError: the groups of an N:M scope do not fit into a layer.
-        MaskError: a method's own mask has not the pattern of its N:M scope.
+        ConfigError: If a layer cannot be divided into the groups of an N:M scope.
+        MaskError: If a method's own mask does not have the pattern of its N:M scope.
     """
     module, settings, seed, scope = method.module, method.settings, trainer.seed, scope_of(method)
     check_layers(method, trainer, initial)
@@ -67,9 +68,9 @@ def find(
 
 
 def probe(trainer: Trainer, initial: State, look: Callable[[Probe], T]) -> tuple[T, Cost]:
-    """What `look` makes of the model at the initial weights, and what the work it did cost.
+    """Return the result of `look` for the model at the initial weights, and the cost of computing it.
 
-    There are no optimizer steps. The model counts as dense: sparse FLOPs are the executed ones, also where a method
+    There are no optimizer steps. The model counts as dense: sparse FLOPs equal the executed ones even if a method
     prunes in rounds.
     """
     from isp.counting import counting
@@ -90,7 +91,7 @@ def probe(trainer: Trainer, initial: State, look: Callable[[Probe], T]) -> tuple
 
         weights: dict[str, Tensor] = {name: parameters[name] for name in trainer.prunable}
         sharded = masks.is_sharded(weights)
-        seen = look(
+        result = look(
             Probe(
                 weights=weights,
                 model=model,
@@ -100,18 +101,18 @@ def probe(trainer: Trainer, initial: State, look: Callable[[Probe], T]) -> tuple
             )
         )
     model.zero_grad(set_to_none=True)
-    return seen, counter.cost()
+    return result, counter.cost()
 
 
 def _refused(*_: Any) -> Any:
     raise ConfigError(
-        "method: scores weights by training examples or by the loss, which is not supported where parameters are "
-        "sharded (FSDP2); choose a method that looks at the weights alone, such as 'one_shot' or 'gradual'"
+        "method: scoring weights by training examples or by the loss is not supported for sharded parameters (FSDP2); "
+        "choose a method that uses only the weights, such as 'one_shot' or 'gradual'"
     )
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
-    """One ticket a sparsity."""
+    """Yield one ticket per sparsity."""
     for sparsity, (mask, finding) in zip(sparsities, find(method, trainer, initial, sparsities), strict=True):
         state, retraining = trainer.run(initial, trainer.training.steps, mask)
         yield Ticket(
@@ -126,7 +127,7 @@ def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequen
 
 @dataclass(kw_only=True)
 class Progress:
-    """Progress of a run: the mask, once it is found."""
+    """Progress of a run: the mask, once it is computed."""
 
     mask: Mask | None = None
 
@@ -137,7 +138,7 @@ class Progress:
 
 
 class Run:
-    """A method in a training loop that is not ours: its mask is found at the first look, before the first update."""
+    """A method in an existing training loop, whose mask is computed before the first update."""
 
     observes = False
     rounds: Sequence[dict[str, Any]] = ()
@@ -147,10 +148,10 @@ class Run:
         self._method, self._sparsity, self._loop = method, sparsity, loop
 
     def observe(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Never called."""
+        """Do nothing; the loop never calls this."""
 
     def prune(self, step: int, parameters: Mapping[str, Tensor]) -> Mask | None:
-        """Return the mask if it is not known yet."""
+        """Return the mask at the first call, afterwards None."""
         if self.at.done:
             return None
         trainer = self._loop.trainer
@@ -161,5 +162,5 @@ class Run:
 
 
 def attach(method: Method, sparsity: Decimal, loop: Loop) -> Run:
-    """Return the method, for a training loop that is not ours."""
+    """Attach the method to an existing training loop."""
     return Run(method, sparsity, loop)

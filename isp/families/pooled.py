@@ -1,4 +1,4 @@
-"""Post-hoc interpolation of the tickets of iterative magnitude pruning, chosen on validation examples.
+"""Post-hoc interpolation of the tickets of iterative magnitude pruning, chosen by validation scores.
 
 A method of this family defines nothing more; its settings and mathematics are those of `lottery_pools`.
 """
@@ -24,7 +24,7 @@ TRAITS = Traits(settings=lottery_pools.Settings, chooses=True)
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
-    """Those of the tickets that are pooled; pooling trains nothing."""
+    """Return the steps of the tickets that are pooled; pooling trains nothing."""
     return iterative.planned_steps(method, training, num_examples, sparsities)
 
 
@@ -35,26 +35,26 @@ def pool(
     validation: Validation,
     reestimate: Reestimation | None = None,
 ) -> Ticket:
-    """The pooled ticket; the evaluations are part of its cost.
+    """Pool a ticket with the weights of earlier rounds; the evaluations are part of its cost.
 
-    All that the ticket cost counts as finding: its own training is an ingredient like the others.
+    The whole cost of the ticket counts as finding, because its own training is an ingredient like the others.
 
     Args:
-        method: with the settings of `lottery_pools`.
-        ticket: of the target sparsity.
-        rounds: all weights at the end of the dense run and of the rounds before, in their order.
-        validation: chooses.
-        reestimate: estimates the running statistics of each interpolation, before it is scored; None: it has none.
+        method: Method with the settings of `lottery_pools`.
+        ticket: Ticket of the target sparsity.
+        rounds: All weights at the end of the dense run and of the previous rounds, in their order.
+        validation: Validation scores by which interpolations are chosen.
+        reestimate: Estimation of the running statistics of each interpolation before it is scored, if it has any.
     """
     settings = method.settings
     assert isinstance(settings, lottery_pools.Settings)
     score = Evaluations(validation)
     nearest_first = list(reversed(rounds))
     finish = {} if reestimate is None else {"finish": reestimate}
-    weights, mask, taken = lottery_pools.pool(
+    weights, mask, coefficients = lottery_pools.pool(
         ticket.weights, ticket.mask, nearest_first, score, ticket.sparsity, settings, **finish
     )
-    record: dict[str, Any] = {"pooled": taken, "evaluations": score.count}
+    record: dict[str, Any] = {"pooled": coefficients, "evaluations": score.count}
     return replace(
         ticket,
         method=method.name,
@@ -69,6 +69,6 @@ def pool(
 def tickets(
     method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal], validation: Validation
 ) -> Iterator[Ticket]:
-    """One ticket a sparsity; the rounds are shared."""
+    """Yield one ticket per sparsity; the rounds are shared."""
     for ticket, rounds in iterative.tickets_and_rounds(method, trainer, initial, sparsities):
         yield pool(method, ticket, rounds, validation, reestimation(trainer))

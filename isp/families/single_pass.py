@@ -1,11 +1,11 @@
 """Methods that prune within one run of T steps: the mask changes while the model is trained.
 
-A method of this family defines `events(settings, sparsity, steps)`, the steps of a run at which it looks at the
-weights, ascending, all below T; `prune(event, settings)`, a mask, or None for not yet; and, if it must see every step,
-`observe(memory, names, parameters)`, called with the gradients of every update until the target is reached. They are
-called within the training loop, on the weights themselves: an event copies nothing, so there may be one at every step.
-What a method remembers between events is tensors, so state, mask and memory at a step are all that is needed to go on
-from there.
+A method of this family defines `events(settings, sparsity, steps)`, the steps at which it looks at the weights,
+ascending and all below T, and `prune(event, settings)`, which returns a mask, or None to wait. If it must see every
+step, it also defines `observe(memory, names, parameters)`, which is called with the gradients of every update until the
+target is reached. Both functions run within the training loop, on the weights themselves. An event copies nothing, so
+there may be one at every step. A method keeps only tensors between events, so state, mask and memory at a step are
+enough to resume from it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 TRAITS = Traits(one_run=True, route=lambda method: "one_job", patterns=True)
 
 RECORDED = 10
-"""Approximate number of prune events in the record of a run; the first and the last are among them."""
+"""Approximate number of prune events in the record of a run, including the first and the last."""
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
-    """T a ticket: nothing is shared.
+    """Return T for each ticket, because tickets share nothing.
 
     Raises:
-        ConfigError: no step of the budget is left after the last event.
+        ConfigError: If no step of the budget is left after the last event.
     """
     for sparsity in sparsities:
         num_events(method, training, sparsity)
@@ -46,29 +46,29 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
 
 
 def num_events(method: Method, training: Training, sparsity: Decimal) -> int:
-    """The largest number of masks that a run selects.
+    """Return the largest number of masks that a run selects.
 
     Raises:
-        ConfigError: no step of the budget is left after the last event.
+        ConfigError: If no step of the budget is left after the last event.
     """
     return len(method.module.events(method.settings, sparsity, training.steps))
 
 
 def tickets(method: Method, trainer: Trainer, initial: State, sparsities: Sequence[Decimal]) -> Iterator[Ticket]:
-    """One ticket a sparsity."""
+    """Yield one ticket per sparsity."""
     for sparsity in sparsities:
         yield _ticket(method, trainer, initial, sparsity)
 
 
 @dataclass(kw_only=True)
 class Progress:
-    """Progress of a run, beside its state; an interrupted run resumes from it.
+    """Progress of a run in addition to its state; an interrupted run resumes from it.
 
     Attributes:
-        mask: The current mask.
-        memory: The method's tensors.
+        mask: Current mask.
+        memory: Tensors of the method.
         events: Number of events that pruned.
-        ramp: Some of these events: the step and the sparsity that it reached.
+        ramp: Steps and resulting sparsities of some of these events.
         last: Step of the last of these events.
         done: Whether the target is reached.
     """
@@ -82,15 +82,15 @@ class Progress:
 
 
 class Run:
-    """A method within one run, whoever's loop that is: called before every update and between two of them.
+    """A method within one run of any training loop, called before every update and between updates.
 
     Args:
-        method: Of this family.
-        sparsity: The target.
-        steps: T.
-        weights: The prunable weights, for their names and sizes.
-        input_dims: The input dimension of each weight, for an N:M scope.
-        at: Where the run is.
+        method: Method of this family.
+        sparsity: Target sparsity.
+        steps: Total number of steps T.
+        weights: Prunable weights, used for their names and sizes.
+        input_dims: Input dimension of each weight, for an N:M scope.
+        at: Progress of the run.
     """
 
     def __init__(
@@ -149,12 +149,12 @@ class Run:
 
     @property
     def rounds(self) -> list[dict[str, Any]]:
-        """The record of the run so far."""
+        """Record of the run so far, if it has pruned."""
         return [_record(self.at)] if self.at.ramp else []
 
 
 def attach(method: Method, sparsity: Decimal, loop: Loop) -> Run:
-    """Return the method, for a training loop that is not ours."""
+    """Attach the method to an existing training loop."""
     trainer = loop.trainer
     weights = {name: trainer.model.get_parameter(name) for name in trainer.prunable}
     return Run(method, sparsity, trainer.training.steps, weights, trainer.input_dims, Progress())
@@ -180,6 +180,6 @@ def _ticket(method: Method, trainer: Trainer, initial: State, sparsity: Decimal)
 
 
 def _record(at: Progress) -> dict[str, Any]:
-    """One record, however many events there were: the last of them, and of several their number and the ramp."""
+    """Return one record for all events: that of the last one and, if there are several, their number and the ramp."""
     last = {"round": 0, "sparsity": at.ramp[-1]["sparsity"], "step": at.last}
     return last if at.events == 1 else {**last, "events": at.events, "first_step": at.ramp[0]["step"], "ramp": at.ramp}

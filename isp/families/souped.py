@@ -1,7 +1,7 @@
-"""Averages of models that are each trained to the end: of all of them, or of those that a method chooses.
+"""Averages of fully trained models: of all of them, or of those that a method chooses.
 
 The settings of a method of this family derive from those of `uniform_soup`. If it defines `choose(members, blend,
-score)`, those members are averaged whose `isp.soups.Tried` say so.
+score)`, which returns `isp.soups.Tried` records, only the members marked in them are averaged.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ TRAITS = Traits(
 
 
 def planned_steps(method: Method, training: Training, num_examples: int, sparsities: Sequence[Decimal]) -> int:
-    """T a member and a sparsity.
+    """Return T for each member and sparsity.
 
     Raises:
-        ConfigError: a member's data make no batch.
+        ConfigError: If a member's data do not fill a batch.
     """
     settings = settings_of(method)
     check_subset(settings, training, num_examples, "a member")
@@ -43,14 +43,14 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
 
 
 def settings_of(method: Method) -> uniform_soup.Settings:
-    """The settings of a method of this family."""
+    """Return the settings of a method of this family."""
     assert isinstance(method.settings, uniform_soup.Settings)
     return method.settings
 
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a member is, beside its state: its mask once it is pruned, and what was spent before."""
+    """Progress of a member in addition to its state: its mask once it is pruned, and the cost up to that point."""
 
     mask: Mask | None = None
     spent: Cost = field(default_factory=Cost)
@@ -59,12 +59,12 @@ class Progress:
 def train_member(
     settings: uniform_soup.Settings, trainer: Trainer, initial: State, sparsity: Decimal, index: int
 ) -> Ticket:
-    """Member `index` of a soup of this sparsity, as a ticket of its own; all it cost is training under a mask.
+    """Train member `index` of a soup of this sparsity and return it as a ticket, with its whole cost as retraining.
 
-    At sparsity 0 member 0 is the dense ticket, to the bit.
+    At sparsity 0, member 0 equals the dense ticket to the bit.
 
     Raises:
-        TrainingDiverged: names the member, and keeps the initial state.
+        TrainingDiverged: If training diverges. The error names the member and contains the initial state.
     """
     member = uniform_soup.member(settings, len(trainer.examples), trainer.seed, index)
     varying, total = varied(trainer, member), trainer.training.steps
@@ -83,15 +83,15 @@ def mix(
     validation: Validation | None = None,
     reestimate: Reestimation | None = None,
 ) -> Ticket:
-    """The soup of its members: of all, or of those that the method chooses by validation examples.
+    """Average the members of a soup: all of them, or those that the method chooses by validation examples.
 
-    All that members and evaluations cost counts as finding; nothing is trained afterwards.
+    The whole cost of members and evaluations counts as finding; nothing is trained afterwards.
 
     Args:
-        method: with the settings of `uniform_soup`.
-        members: from `train_member`, of one sparsity.
-        validation: what a method that has `choose` chooses by.
-        reestimate: estimates the running statistics of every average of two or more members; None: they have none.
+        method: Method with the settings of `uniform_soup`.
+        members: Tickets from `train_member`, all of one sparsity.
+        validation: Validation scores for a method that defines `choose`.
+        reestimate: Estimation of the running statistics of every average of two or more members, if they have any.
     """
     scope, sparsity = settings_of(method).scope, members[0].sparsity
 
@@ -102,15 +102,15 @@ def mix(
     def blend(some: Sequence[Ticket]) -> Weights:
         return average(some)[0]
 
-    taken, cost = list(members), sum((member.cost for member in members), Cost())
+    chosen, cost = list(members), sum((member.cost for member in members), Cost())
     records: list[dict[str, Any]] = [{"member": index, "taken": True} for index in range(len(members))]
     if validation is not None:
         score = Evaluations(validation)
         tried: list[soups.Tried] = method.module.choose(members, blend, score)
-        taken = [members[each.member] for each in tried if each.taken]
+        chosen = [members[each.member] for each in tried if each.taken]
         cost += score.cost
         records = [*map(vars, tried), {"evaluations": score.count}]
-    weights, mask = average(taken)
+    weights, mask = average(chosen)
     cost += reestimate.cost if reestimate else Cost()
     return Ticket(method=method.name, sparsity=sparsity, mask=mask, weights=weights, finding=cost, rounds=records)
 
@@ -122,7 +122,7 @@ def tickets(
     sparsities: Sequence[Decimal],
     validation: Validation | None = None,
 ) -> Iterator[Ticket]:
-    """One ticket a sparsity."""
+    """Yield one ticket per sparsity."""
     settings = settings_of(method)
     for sparsity in sparsities:
         members = [train_member(settings, trainer, initial, sparsity, index) for index in range(settings.members)]

@@ -1,7 +1,7 @@
-"""One file a method; its name is the file's stem. A method holds only its own mathematics and states its family.
+"""Pruning methods, one file per method; a method's name is the stem of its file.
 
-Every file defines `FAMILY`, a file in `isp/families/`, which says what else a method of it defines and how it is run;
-`VERSION`, raised when its results change; and `Settings`.
+A method contains only its own mathematics. Every file defines `FAMILY`, the name of the file in `isp/families/` that
+says how the method is run and what else it must define; `VERSION`, raised when its results change; and `Settings`.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ class Scored(Settings):
 
     scope: Scope = Field(
         default="global",
-        description="how weights are ranked: 'global', over all layers together; 'layer', in each on its own; or a "
-        "pattern 'N:M' such as '2:4', of every M consecutive weights along a layer's inputs the N highest, which makes "
-        "the sparsity 1 - N/M",
+        description="how weights are ranked: 'global', over all layers together; 'layer', within each layer; or an "
+        "'N:M' pattern such as '2:4', which keeps the N highest of every M consecutive weights along a layer's inputs "
+        "and so fixes the sparsity at 1 - N/M",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What a one-shot method may look at: the model at the initial weights and batches of training data, nothing else.
+    """Inputs of a one-shot method: the model at its initial weights and batches of training data.
 
-    While the method runs, attention is computed by plain matrix products, which can be differentiated twice, and every
-    one of its FLOPs is counted as cost.
+    While the method runs, attention is computed by plain matrix products, which can be differentiated twice, and all
+    FLOPs are counted as cost.
 
     Attributes:
-        weights: the prunable parameters by name, those of `model` itself; a method must not change them.
-        model: the model, in evaluation mode (dropout off), holding the initial weights.
-        loss: maps (model, batch) to a scalar, the mean over the batch.
-        batches: the first n batches of the training order; the same ones at every call.
-        input_dims: the input dimension of each weight, which `isp.masks.keep_top` needs for an N:M scope.
+        weights: Prunable parameters of `model` by name. A method must not change them.
+        model: Model with the initial weights, in evaluation mode (dropout off).
+        loss: Function from (model, batch) to a scalar, the mean loss over the batch.
+        batches: Function that returns the first n batches of the training order, the same ones at every call.
+        input_dims: Input dimension of each weight, which `isp.masks.keep_top` needs for an N:M scope.
     """
 
     weights: dict[str, Tensor]
@@ -60,17 +60,17 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """What a single-pass method sees when it may prune.
+    """Inputs of a single-pass method at a step where it may prune.
 
     Attributes:
-        step: Number of steps done.
-        steps: T.
-        sparsity: The target.
-        weights: The prunable weights that are being trained. They must not be changed, and training changes them: a
-            method that remembers one clones it.
-        within: The current mask; what it dropped stays dropped.
-        memory: Tensors that the method keeps between events, empty at first.
-        input_dims: The input dimension of each weight, which `isp.masks.keep_top` needs for an N:M scope.
+        step: Number of completed steps.
+        steps: Total number of steps T.
+        sparsity: Target sparsity.
+        weights: Prunable weights in training. A method must not change them, and must clone those it stores, because
+            training changes them.
+        within: Current mask, if any. Weights that it prunes stay pruned.
+        memory: Tensors that the method keeps between events, initially empty.
+        input_dims: Input dimension of each weight, which `isp.masks.keep_top` needs for an N:M scope.
     """
 
     step: int
@@ -83,11 +83,11 @@ class Event:
 
 
 def last_event(share: float, steps: int) -> int:
-    """The step at `share` of T, where a single-pass method prunes last: at least 1 and at most T - 1.
+    """Return the last step at which a single-pass method prunes: `share` of T, at least 1 and at most T - 1.
 
     Raises:
-        ConfigError: T is a single step.
+        ConfigError: If T is a single step.
     """
     if steps < 2:
-        raise ConfigError(f"steps = {steps}: pruning within a run takes at least 2, one before and one after")
+        raise ConfigError(f"steps = {steps}: must be at least 2 to prune during a run, one step before and one after")
     return min(max(1, round(share * steps)), steps - 1)

@@ -1,4 +1,4 @@
-"""The inputs of weights, as `wanda` needs them: found where a matrix product reads a weight, or a part of it."""
+"""Recorder of the inputs of weights, which `wanda` needs: it observes the matrix products that read a weight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PRODUCTS = {_aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm}
 
 
 class Inputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the squared inputs of every known weight in the products x @ w' that run inside."""
+    """Mode that accumulates the squared inputs of every known weight over the products x @ w' that run inside it."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -25,11 +25,11 @@ class Inputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def read(self) -> set[str]:
-        """Names of the weights that a product has read."""
+        """Names of the weights that at least one product has read."""
         return {name for name, parts in self._squares.items() if parts}
 
     def squares(self, name: str) -> Tensor:
-        """For each entry of a weight that was read, the sum of squares of the input feature that it multiplies."""
+        """Return, for each entry of a weight, the sum of squares of the input feature that it multiplies."""
         first, *others = (squares for _, squares in self._squares[name])
         return sum(others, start=first)
 
@@ -44,7 +44,7 @@ class Inputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _add(self, name: str, whole: Tensor, left: Tensor, right: Tensor) -> None:
-        """`left` (…, tokens, inputs) multiplies `right` (…, inputs, outputs), a view of (a part of) `whole`."""
+        """Add the product of `left` (…, tokens, inputs) and `right` (…, inputs, outputs), a view of part of `whole`."""
         squares = left.to(sum_type(whole)).square().sum(-2)
         if right.dim() == 3 and right.stride(0) == 0:  # one weight, expanded over the batch
             right, squares = right[0], squares.sum(0)
@@ -52,7 +52,7 @@ class Inputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._sums(name, whole).as_strided(right.shape, right.stride(), offset).add_(squares.unsqueeze(-1))
 
     def _sums(self, name: str, whole: Tensor) -> Tensor:
-        """Where the squares for a weight, or for a scaled copy of it, are added up; laid out in memory as that is."""
+        """Return the sums of squares for a weight or for a scaled copy of it, in the same memory layout."""
         for known, sums in self._squares[name]:
             if known.data_ptr() == whole.data_ptr():
                 return sums

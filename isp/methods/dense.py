@@ -1,4 +1,4 @@
-"""The dense model: plain fine-tuning for T steps, no pruning."""
+"""Dense model: plain fine-tuning for T steps without pruning."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ VERSION = 1
 
 
 class Settings(settings.Settings):
-    """No settings."""
+    """Settings of the dense model: none."""

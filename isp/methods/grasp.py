@@ -1,15 +1,15 @@
-"""GraSP: keep the weights whose removal would lower the gradient's norm most, then fine-tune for T steps.
+"""GraSP: keep the weights whose removal would lower the gradient norm most, then fine-tune for T steps.
 
-Wang, Zhang & Grosse, "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020. Weights are
-scored -w * Hg, the first-order change of g'g when they are removed; those of the highest score are dropped. Logits are
-divided by a temperature before the loss, as in the authors' code, in both factors of Hg.
+Wang, Zhang & Grosse, "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020. The score of a
+weight is -w * Hg, the first-order change of g'g when the weight is removed; the weights with the highest scores are
+pruned. As in the authors' code, logits are divided by a temperature before the loss, in both factors of Hg.
 
-g and H are over the prunable weights alone (the authors' code takes all weight matrices) and are means over several
-batches; Hg is made batch by batch, by a second backward pass through the gradient, so every batch is run twice.
+g and H cover only the prunable weights (in the authors' code, all weight matrices) and are means over several batches.
+Hg is computed batch by batch with a second backward pass through the gradient, so every batch is processed twice.
 
-Departures: the weights are pre-trained and stay so, where public versions draw them anew before scoring; the batches
-are the first of the training, not 25 examples of every class; dropout is off. For a regression the outputs are divided
-as well, which shrinks them beside their targets: temperature 1 there scores the true loss.
+Departures: the weights are pre-trained, while public versions draw random weights before scoring; the batches are the
+first ones of training, not 25 examples of every class; dropout is off. The outputs of a regression model are divided as
+well, which shrinks them relative to their targets; temperature 1 scores the true loss there.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ VERSION = 1
 
 
 class Settings(Scored):
-    """Scope, how much data is looked at, and under which temperature."""
+    """Scope, amount of data and temperature."""
 
-    batches: int = Field(default=4, ge=1, description="training batches that g and H are the means over")
-    temperature: float = Field(default=200.0, gt=0, description="what the logits are divided by; 1: nothing is done")
+    batches: int = Field(default=4, ge=1, description="number of training batches over which g and H are averaged")
+    temperature: float = Field(default=200.0, gt=0, description="divisor of the logits; 1 leaves them unchanged")
 
 
 def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
-    """The score w * Hg, the paper's score with its sign turned, so that the highest are kept.
+    """Return w * Hg, the paper's score with the opposite sign, so that the highest scores are kept.
 
     Raises:
-        ConfigError: there is a temperature, but no logits that could be divided.
+        ConfigError: If the temperature is not 1 and the model has no logits to divide.
     """
     weights = list(probe.weights.values())
     total = {name: torch.zeros_like(weight, dtype=sum_type(weight)) for name, weight in probe.weights.items()}
@@ -52,7 +52,7 @@ def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
         for batch in probe.batches(settings.batches):
             loss = probe.loss(probe.model, batch)
             gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-            flow = sum((own * g).sum() for own, g in zip(gradients, mean.values(), strict=True))
+            flow = sum((gradient * g).sum() for gradient, g in zip(gradients, mean.values(), strict=True))
             products = torch.autograd.grad(flow, weights, materialize_grads=True)  # type: ignore[arg-type]
             for name, product in zip(total, products, strict=True):
                 total[name] += product
@@ -61,11 +61,11 @@ def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
 
 @contextmanager
 def tempered(model: nn.Module, temperature: float) -> Iterator[None]:
-    """A context in which the outputs of `model` are divided by `temperature`.
+    """Divide the outputs of `model` by `temperature` inside this context.
 
     Raises:
-        ConfigError: the outputs are not a tensor (a model that computes its own loss), or the loss never calls the
-            model as a whole, so that nothing was divided.
+        ConfigError: If the outputs are not a tensor (a model that computes its own loss), or if the loss never calls
+            the model as a whole, so that nothing was divided.
     """
     if temperature == 1:
         yield
@@ -77,8 +77,8 @@ def tempered(model: nn.Module, temperature: float) -> Iterator[None]:
         calls += 1
         if not isinstance(outputs, torch.Tensor):
             raise ConfigError(
-                f"temperature = {temperature}: the model's output is a {type(outputs).__name__}, no tensor of logits "
-                f"that could be divided; allowed is 1"
+                f"temperature = {temperature}: must be 1 because the model's output is a {type(outputs).__name__}, not "
+                f"a tensor of logits to divide"
             )
         return outputs / temperature
 
@@ -86,6 +86,6 @@ def tempered(model: nn.Module, temperature: float) -> Iterator[None]:
         yield
     if not calls:
         raise ConfigError(
-            f"temperature = {temperature}: the loss calls only parts of the model, so its logits are not known; "
-            f"allowed is 1"
+            f"temperature = {temperature}: must be 1 because the loss calls only parts of the model, so its logits are "
+            f"unknown"
         )

@@ -1,9 +1,9 @@
-"""Greedy soup: of several fine-tuned models those whose average gets better and better on validation examples.
+"""Greedy soup: fine-tuned models are added to an average as long as its validation score improves.
 
 Wortsman et al. 2022, "Model soups", Recipe 1; a baseline of Instant Model Soup (Table 6, 8 models). The members are
-those of `uniform_soup`. They are tried by falling validation score, and one is taken if the average with it is strictly
-better, so the soup is never below its best member on the examples it was chosen by. All evaluations are counted as
-cost. Departures: see `uniform_soup` and `isp.soups.greedy`.
+those of `uniform_soup`. They are tried in order of decreasing validation score, and one is added only if the average
+with it is strictly better, so the soup is never below its best member on the examples it was chosen by. All evaluations
+are counted as cost. Departures: see `uniform_soup` and `isp.soups.greedy`.
 """
 
 from __future__ import annotations
@@ -19,4 +19,4 @@ choose = soups.greedy
 
 
 class Settings(UniformSettings):
-    """As `uniform_soup`."""
+    """Settings of `uniform_soup`."""

@@ -14,6 +14,6 @@ VERSION = 1
 
 
 class Settings(IspSettings):
-    """As `isp`, with the rule fixed."""
+    """Settings of `isp` with the rule fixed."""
 
     rule: Literal["literal"] = Field(default="literal", description="fixed: the text of Algorithm 2")

@@ -1,7 +1,7 @@
-"""Instant Soup Pruning with averaged magnitudes: the look-ahead copies' |w| are averaged, then cut once.
+"""Instant Soup Pruning with averaged magnitudes: |w| is averaged over the look-ahead copies, then pruned once.
 
-Ours, from the abstract's "superpose them to average out the noise", with the average taken before the cut instead of
-after it. Otherwise as `isp`. Chosen among five rules by validation scores (docs/explanation/superposition.md).
+Our variant of "superpose them to average out the noise" (abstract): it averages before pruning instead of after it.
+Otherwise identical to `isp`. Chosen among five rules by validation scores (docs/explanation/superposition.md).
 """
 
 from __future__ import annotations
@@ -18,6 +18,6 @@ VERSION = 1
 
 
 class Settings(IspSettings):
-    """As `isp`, with the rule fixed."""
+    """Settings of `isp` with the rule fixed."""
 
     rule: Literal["mean_score"] = Field(default="mean_score", description="fixed: the mean of the copies' magnitudes")

@@ -1,13 +1,13 @@
-"""Lottery Pools: better tickets by interpolating those of one run of iterative magnitude pruning.
+"""Lottery Pools: better tickets by interpolating the tickets of one run of iterative magnitude pruning.
 
 Yin et al. 2023, "Lottery Pools: Winning More by Interpolating Tickets without Increasing Training or Inference Cost".
-The ingredients are the weights at the end of the rounds of `lth`, the dense run included. Starting from the ticket of
-the target sparsity, candidates come in the order of their distance in rounds; each is interpolated with what there is
-at every coefficient, pruned by magnitude back to the target, and the best of these is kept if it scores better on
-validation examples. All evaluations are counted as cost.
+The ingredients are the weights at the end of the rounds of `lth`, including the dense run. Starting from the ticket of
+the target sparsity, candidates are tried in order of their distance in rounds. Each is interpolated with the current
+weights at every coefficient and pruned by magnitude back to the target, and the best result is kept if it scores better
+on validation examples. All evaluations are counted as cost.
 
-Departure: their chain of tickets goes on beyond the target, so that sparser tickets are candidates, too; here the chain
-ends at the target, as no ticket may depend on which others are asked for.
+Departure: the authors' chain of tickets continues beyond the target, so that sparser tickets are candidates as well.
+Here the chain ends at the target, because no ticket may depend on which other sparsities are requested.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COEFFICIENTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 class Settings(_lth.Settings):
-    """As `lth`, whose tickets are pooled, and the coefficients to try."""
+    """Settings of `lth`, whose tickets are pooled, and the coefficients to try."""
 
     coefficients: tuple[float, ...] = Field(
         default=COEFFICIENTS, min_length=1, description="shares of a candidate in the interpolation, in (0, 1)"
@@ -39,7 +39,7 @@ class Settings(_lth.Settings):
     @classmethod
     def _inside(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if not all(0 < value < 1 for value in values):
-            raise ValueError(f"{list(values)}: allowed are numbers in (0, 1)")
+            raise ValueError(f"{list(values)}: must be numbers in (0, 1)")
         return values
 
 
@@ -55,16 +55,16 @@ def pool(
     """Interpolate a ticket with candidates, nearest first.
 
     Args:
-        ticket: all weights of the ticket to begin with.
-        mask: of the ticket.
-        candidates: all weights of others, in the order in which they are tried.
-        score: on validation examples; higher is better.
-        sparsity: of the ticket.
-        settings: coefficients and scope.
-        finish: what is done to all weights of an interpolation after pruning, before it is scored.
+        ticket: All weights of the initial ticket.
+        mask: Mask of the initial ticket.
+        candidates: All weights of the other tickets, in the order in which they are tried.
+        score: Function from weights to a validation score; higher is better.
+        sparsity: Sparsity of the ticket.
+        settings: Coefficients and scope.
+        finish: Function applied to all weights of an interpolation after pruning and before scoring.
 
     Returns:
-        Weights, mask, and for each candidate the coefficient that was taken; 0 where none was better.
+        Weights, mask, and the coefficient chosen for each candidate (0 where none was better).
     """
 
     def mix(candidate: Weights, current: tuple[Weights, Mask], share: float) -> tuple[Weights, Mask]:
@@ -72,5 +72,5 @@ def pool(
         return finish(sparse), kept
 
     start: tuple[Weights, Mask] = ticket, mask
-    (weights, own), _, steps = merge(start, candidates, lambda sparse: score(sparse[0]), settings.coefficients, mix)
-    return weights, own, [step.coefficient for step in steps]
+    (weights, result), _, steps = merge(start, candidates, lambda sparse: score(sparse[0]), settings.coefficients, mix)
+    return weights, result, [step.coefficient for step in steps]

@@ -1,13 +1,14 @@
-"""Movement pruning: keep the weights that fine-tuning moves away from zero, not those that are large.
+"""Movement pruning: keep the weights that fine-tuning moves away from zero rather than those that are large.
 
 Sanh, Wolf & Rush 2020, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", hard movement pruning with the cubic
 ramp: a weight's score is the sum of -g * w over the steps so far (their eq. 4 without its constant factor, which cannot
-change a rank). As in their code the mask is recomputed at every step (`every`): in portions of many steps the method
-fails, because weights that are large and shrink are dropped too many at a time.
-Departures: a weight that was dropped is zero and stays dropped, where theirs keeps its value behind the mask and may
-come back; so nothing changes after the end of the ramp (`gradual` says where its events lie). Gradients are those of
-the mean loss before clipping. Their score parameters have a learning rate and a warm-up of their own, ours are plain
-sums. Their ramp begins and ends with some steps at constant sparsity; ours begins at step 0.
+change a rank). As in their code, the mask is recomputed at every step (`every`). Pruning in portions of many steps
+fails, because it drops too many large but shrinking weights at a time.
+
+Departures: a pruned weight is zero and stays pruned, while the original keeps its value behind the mask and may restore
+it; the mask therefore never changes after the end of the ramp (see `gradual` for its events). Gradients are those of
+the mean loss before clipping. The original's score parameters have their own learning rate and warm-up; here scores are
+plain sums. The original ramp begins and ends with some steps at constant sparsity; here it begins at step 0.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ VERSION = 2
 
 
 def observe(memory: dict[str, Tensor], names: Sequence[str], parameters: Mapping[str, nn.Parameter]) -> None:
-    """Add this step's -g * w to the scores, fp32."""
+    """Add this step's -g * w to the scores, in fp32."""
     with torch.no_grad():
         for name in names:
             weight = parameters[name]
@@ -41,7 +42,7 @@ def observe(memory: dict[str, Tensor], names: Sequence[str], parameters: Mapping
 
 
 def prune(event: Event, settings: Settings) -> Mask:
-    """The highest scores among the weights that are alive, ties by |w|."""
+    """Keep the highest scores among the weights that are not yet pruned, with ties broken by |w|."""
     reached = gradual.schedule(settings, event.sparsity, event.steps)[event.step]
     return keep_top(
         event.memory,

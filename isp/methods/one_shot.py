@@ -15,9 +15,9 @@ VERSION = 1
 
 
 class Settings(Scored):
-    """The scope alone."""
+    """Settings of one-shot magnitude pruning: only the scope."""
 
 
 def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
-    """|w| of the initial weights, ranked over all layers together."""
+    """Return |w| of the initial weights."""
     return magnitudes(probe.weights)

@@ -16,13 +16,13 @@ VERSION = 1
 
 
 class Settings(Scored):
-    """The scope alone."""
+    """Settings of random pruning: only the scope."""
 
 
 def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
-    """Independent uniform scores; a tensor's scores depend on its name and the seed only, not on the other tensors."""
-    drawn = {}
+    """Draw independent uniform scores, which depend only on the tensor's name and the seed, not on other tensors."""
+    scores = {}
     for name, weight in probe.weights.items():
         generator = torch.Generator().manual_seed(named_seed("random mask", seed=seed, parameter=name))
-        drawn[name] = torch.rand(weight.shape, generator=generator).to(weight.device)
-    return drawn
+        scores[name] = torch.rand(weight.shape, generator=generator).to(weight.device)
+    return scores

@@ -1,28 +1,28 @@
 """SynFlow: prune in many small steps by each weight's share of the synaptic flow, then fine-tune for T steps.
 
 Tanaka, Kunin, Yamins & Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic flow",
-NeurIPS 2020. R is the sum of the outputs for inputs of ones when every parameter is replaced by its absolute value; a
-weight's score is |w| * dR/d|w| at the current mask. After round k of n the sparsity is 1 - (1 - S)^(k / n). With
-positive weights the scores of a layer add up to what flows through it, so a layer about to be cut off has high ones.
+NeurIPS 2020. R is the sum of the outputs for inputs of ones when every parameter is replaced by its absolute value. The
+score of a weight is |w| * dR/d|w| at the current mask. After round k of n the sparsity is 1 - (1 - S)^(k / n). With
+positive weights the scores of a layer sum to the flow through it, so a layer that is about to be cut off has high ones.
 
-That argument needs functions of degree one that keep what is positive positive. A transformer has others, which are
-replaced while the flow is computed (weights, buffers and the model itself stay as they are):
+That argument requires functions of degree one that map positive inputs to positive outputs. A transformer has others,
+which are replaced while the flow is computed (weights, buffers and the model itself do not change):
 
-- LayerNorm divides by the root mean square of its inputs, taken as a constant, and subtracts no mean.
-- Softmax (attention) divides the logits, which are positive then, by their sum, taken as a constant, instead of making
-  exponentials, which saturate: queries and keys would get no flow and be pruned completely. A mask m that is added to
+- LayerNorm divides by the root mean square of its inputs, treated as a constant, and subtracts no mean.
+- Softmax (attention) divides the logits, which are positive then, by their sum, treated as a constant. Exponentials
+  would saturate, so that queries and keys would get no flow and be pruned completely. A mask m that is added to the
   logits multiplies their share by exp(m).
 - `nn.Tanh` (BERT's pooler) is the identity, its slope at 0; it is saturated everywhere else.
-- A weight norm divides by the norm of the direction, taken as a constant, so that an empty row carries no flow.
+- A weight norm divides by the norm of the direction, treated as a constant, so that an empty row carries no flow.
 
-Other departures: weights are pre-trained; buffers are replaced by absolute values, too (as in the authors' code); of
-texts, whose token ids are no numbers to be set to one, the first training example is used, so this is not data-free
-there; parameters that are not pruned take part with their absolute values, biases included (the authors' code has
-biases as well). What is left unchanged is the unit length of CLIP's features, and that residual branches, which can be
-cut off without cutting the network, are not protected from it.
+Other departures: weights are pre-trained. Buffers are also replaced by their absolute values (as in the authors' code).
+Text consists of token ids, which cannot be set to one, so the first training example is used instead, and the method is
+not data-free there. Parameters that are not pruned contribute their absolute values, including biases (as in the
+authors' code). Two things are left as they are: CLIP's features have unit length, and nothing protects residual
+branches, which can be cut off without cutting the network.
 
-All is computed in fp64, where the flow of a deep network does not overflow. With an N:M scope only the last round
-imposes the pattern; those before it protect the N highest of every group.
+Everything is computed in fp64, in which the flow of a deep network does not overflow. With an N:M scope only the last
+round imposes the pattern; earlier rounds never prune the N highest weights of a group.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ VERSION = 1
 
 
 class Settings(Scored):
-    """Scope and rounds."""
+    """Scope and number of rounds."""
 
-    rounds: int = Field(default=100, ge=1, le=10**6, description="n, in how many steps the sparsity is reached")
+    rounds: int = Field(default=100, ge=1, le=10**6, description="n, number of rounds in which the sparsity is reached")
 
 
 def mask(probe: Probe, settings: Settings, seed: int, sparsity: Decimal) -> Mask:
-    """The mask after the last round; ties by |w|.
+    """Return the mask after the last round, with ties broken by |w|.
 
     Raises:
-        ConfigError: the model's output is neither a tensor nor has `logits`.
-        MaskError: the flow is too large for fp64.
+        ConfigError: If the model's output is neither a tensor nor has `logits`.
+        MaskError: If the flow is too large for fp64.
     """
     inputs = example(next(probe.batches(1)))
     state = positive_state(probe.model)
@@ -81,7 +81,7 @@ def mask(probe: Probe, settings: Settings, seed: int, sparsity: Decimal) -> Mask
 
 
 def positive_state(model: nn.Module) -> dict[str, Tensor]:
-    """Absolute values of all parameters and buffers, fp64; whole numbers as they are."""
+    """Return the absolute values of all parameters and buffers in fp64; integer tensors are unchanged."""
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {
         name: tensor.detach().double().abs() if tensor.is_floating_point() else tensor for name, tensor in state.items()
@@ -91,13 +91,13 @@ def positive_state(model: nn.Module) -> dict[str, Tensor]:
 def flow(
     model: nn.Module, state: Mapping[str, Tensor], kept: Mask, inputs: tuple[tuple[Any, ...], dict[str, Any]]
 ) -> dict[str, Tensor]:
-    """The share |w| * dR/d|w| of every prunable weight under the mask `kept`, fp64.
+    """Return the share |w| * dR/d|w| of every prunable weight under the mask `kept`, in fp64.
 
     Args:
-        model: is called with `state` in place of its own parameters and buffers.
-        state: from `positive_state`.
-        kept: the mask.
-        inputs: positional and keyword arguments of the model, from `example`.
+        model: Model to call with `state` in place of its own parameters and buffers.
+        state: Result of `positive_state`.
+        kept: Current mask.
+        inputs: Positional and keyword arguments of the model, from `example`.
     """
     args, kwargs = inputs
     weights = {name: (state[name] * kept[name]).requires_grad_() for name in kept}
@@ -107,17 +107,17 @@ def flow(
         outputs = getattr(outputs, "logits", outputs)
         if not isinstance(outputs, torch.Tensor):
             raise ConfigError(
-                f"method 'synflow': the model's output is a {type(outputs).__name__}; allowed are a tensor, or an "
-                f"object with a tensor `logits`"
+                f"method 'synflow': the model's output must be a tensor, or an object with a tensor `logits`, got a "
+                f"{type(outputs).__name__}"
             )
         gradients = torch.autograd.grad(outputs.sum(), list(weights.values()), materialize_grads=True)
-    return {name: (weights[name] * own).abs().detach() for name, own in zip(weights, gradients, strict=True)}
+    return {name: (weights[name] * slope).abs().detach() for name, slope in zip(weights, gradients, strict=True)}
 
 
 def example(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of the model for one example: floating-point tensors as ones (fp64), others as in the batch's first.
+    """Return the model's arguments for one example: floating-point tensors as ones (fp64), others from the batch.
 
-    Of a batch (inputs, labels) the inputs alone, of a dict all of it.
+    They contain only the inputs of a batch (inputs, labels), but all entries of a dict.
     """
 
     def first(part: Any) -> Any:
@@ -135,10 +135,10 @@ def example(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def positive_functions() -> Iterator[None]:
-    """A context in which torch's LayerNorm, softmax, attention, `nn.Tanh` and weight norm are those of a positive flow.
+    """Make torch's LayerNorm, softmax, attention, `nn.Tanh` and weight norm those of a positive flow in this context.
 
-    They are replaced by name, because `nn.MultiheadAttention` and transformers' attention look them up in
-    `torch.nn.functional` and nothing else sees inside of both; code that calls `torch.softmax` keeps the true one.
+    They are replaced by name, because `nn.MultiheadAttention` and transformers' attention both look them up in
+    `torch.nn.functional`, and nothing else reaches into both. Code that calls `torch.softmax` keeps the true one.
     """
     changes: list[tuple[Any, str, Callable[..., Tensor]]] = [
         (F, "layer_norm", _layer_norm),
@@ -168,7 +168,7 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _softmax(input: Tensor, dim: int = -1, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
-    positive = input.clamp_min(0)  # negative is only what a mask excludes
+    positive = input.clamp_min(0)  # only excluded positions of a mask are negative
     return positive / positive.detach().sum(dim, keepdim=True).clamp_min(1e-300)
 
 
