@@ -229,39 +229,45 @@ def test_files_of_another_clip(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown open_clip architecture 'ViT-B-3'; did you mean 'ViT-B-32'"):
         ClipBackbone(architecture="ViT-B-3").convert(tmp_path)
     (tmp_path / clip.WEIGHTS).write_bytes(b"\x80\x04 a pickle")
-    with pytest.raises(DataError, match=r"open_clip_model.safetensors: not a whole safetensors file"):
+    with pytest.raises(DataError, match=r"open_clip_model.safetensors: not a complete safetensors file"):
         ClipBackbone(architecture=None).convert(tmp_path)
     (tmp_path / clip.CONFIG).write_text("{}")
     clip_folder(tmp_path / "more")
     (tmp_path / "more" / clip.CONFIG).write_text("{}")
-    with pytest.raises(DataError, match=r"open_clip_config.json: not open_clip's configuration"):
+    with pytest.raises(DataError, match=r"open_clip_config.json: not an open_clip configuration"):
         ClipBackbone(architecture=None).convert(tmp_path / "more")
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("[]", "a list, not the keys and values"),
+        ("[]", "must contain the keys and values of a configuration, got list"),
         ("{", "cannot be read as JSON"),
-        ({"preprocess_cfg": {"resize_mode": "squash"}}, "resize_mode 'squash'; allowed is 'shortest'"),
-        ({"preprocess_cfg": {"interpolation": "bilinear"}}, "interpolation 'bilinear'; allowed is 'bicubic'"),
-        ({"text_cfg": {"hf_tokenizer_name": "x"}}, r"a tokenizer of its own \(hf_tokenizer_name\)"),
-        ({"text_cfg": {"vocab_size": 32000}}, r"a tokenizer of its own \(vocab_size\)"),
+        (
+            {"preprocess_cfg": {"resize_mode": "squash"}},
+            "resize_mode .* must be 'shortest', got 'squash'",
+        ),
+        ({"preprocess_cfg": {"interpolation": "bilinear"}}, "interpolation .* must be 'bicubic', got 'bilinear'"),
+        ({"text_cfg": {"hf_tokenizer_name": "x"}}, r"its own tokenizer \(hf_tokenizer_name\)"),
+        ({"text_cfg": {"vocab_size": 32000}}, r"its own tokenizer \(vocab_size\)"),
         ({"vision_cfg": {"patch_size": 0}}, r"no model can be built from it \(ZeroDivisionError"),
         ({"vision_cfg": {"image_size": 35}}, "are of another model"),
-        ({"vision_cfg": {"image_size": [28, 42]}}, r"image_size must be one side .* got \[28, 42\]"),
-        ({"vision_cfg": {"image_size": None}}, "image_size must be one side .* got None"),
-        ({"vision_cfg": {"image_size": "28"}}, "image_size must be one side .* got '28'"),
-        ({"vision_cfg": {"layers": [1, 1, 1, 1]}}, r"layers of vision_cfg is \[1, 1, 1, 1\], as of a ResNet; allowed"),
-        ({"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224"}}, "its image tower is timm's 'vit_tiny_patch16"),
-        ({"text_cfg": {"hf_model_name": "roberta-base"}}, r"a tokenizer of its own \(hf_model_name\)"),
+        ({"vision_cfg": {"image_size": [28, 42]}}, r"image_size must be the side .* got \[28, 42\]"),
+        ({"vision_cfg": {"image_size": None}}, "image_size must be the side .* got None"),
+        ({"vision_cfg": {"image_size": "28"}}, "image_size must be the side .* got '28'"),
+        (
+            {"vision_cfg": {"layers": [1, 1, 1, 1]}},
+            r"layers of vision_cfg is \[1, 1, 1, 1\], which describes a ResNet",
+        ),
+        ({"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224"}}, "the image tower is timm's 'vit_tiny_patch16"),
+        ({"text_cfg": {"hf_model_name": "roberta-base"}}, r"its own tokenizer \(hf_model_name\)"),
         ({"text_cfg": {"width": "x" * 10**6}}, r"^.{0,900}$"),
         ({"vision_cfg": {"width": None}}, "no model can be built from it"),
         ({"vision_cfg": {"patch_sise": 7}}, "unknown key of vision_cfg 'patch_sise'; did you mean 'patch_size'"),
         ({"text_cfg": {"layer": 7}}, "unknown key of text_cfg 'layer'; did you mean 'layers'"),
-        ({"model_cfg": {"custom_text": True}}, "custom_text gives the text tower names of its own"),
+        ({"model_cfg": {"custom_text": True}}, "custom_text renames the parameters of the text tower"),
         ({"model_cfg": {"multimodal_cfg": {}}}, "unknown key of model_cfg 'multimodal_cfg'"),
-        ({"model_cfg": {"embed_dim": None}}, "embed_dim must be a whole number, got None"),
+        ({"model_cfg": {"embed_dim": None}}, "embed_dim must be a positive integer, got None"),
         ({"model_cfg": {"vision_cfg": None}}, "model_cfg has no vision_cfg"),
         ({"model_cfg": {"text_cfg": [1]}}, "model_cfg has no text_cfg"),
         ({"preprocess_cfg": {"mean": [0.5]}}, r"mean must be a number or one for each of three channels, got \[0.5\]"),
@@ -272,7 +278,7 @@ def test_files_of_another_clip(tmp_path: Path) -> None:
         ),
         ({"preprocess_cfg": {"std": [0.5, 0, 0.5]}}, "std must be .* above 0"),
         ({"preprocess_cfg": {"std": float("inf")}}, "std must be .* got inf"),
-        ({"preprocess_cfg": {"mode": "L"}}, "mode 'L'; allowed is 'RGB'"),
+        ({"preprocess_cfg": {"mode": "L"}}, "mode of the preprocessing must be 'RGB', got 'L'"),
     ],
 )
 def test_clips_that_would_be_run_wrongly(tmp_path: Path, config: Any, message: str) -> None:
@@ -330,7 +336,9 @@ def test_preprocessing_is_open_clips(tmp_path: Path, preprocessing: dict[str, An
 def test_architectures_of_other_libraries_are_refused_before_anything_runs(name: str) -> None:
     with pytest.raises(ConfigError, match=f"architecture: '{name}' has a tower or tokenizer of another library"):
         backbone_of(f"{{family: clip, id: a/b, architecture: {name}}}")
-    with pytest.raises(ConfigError, match=r"allowed are|unknown key of model_cfg"):
+    with pytest.raises(
+        ConfigError, match=r"transformers are supported|its own tokenizer|must be|unknown key of model_cfg"
+    ):
         ClipBackbone(architecture=name).described()
 
 
@@ -436,9 +444,9 @@ def test_files_of_another_model(tmp_path: Path) -> None:
         ({"hidden_size": 32}, "are of another model"),
         ({"hidden_size": 33}, "no model can be built from it"),
         ({"hidden_act": "none"}, "no model can be built from it"),
-        ({"max_position_embeddings": 16}, r"max_length = 32: .*config.json allows up to 16"),
-        ({"model_type": "roberta"}, "model_type 'roberta'; allowed is 'bert'"),
-        ({"vocab_size": 5}, "a BERT of config.json has up to 5"),
+        ({"max_position_embeddings": 16}, r"max_length = 32: must be at most 16, the limit of .*config.json"),
+        ({"model_type": "roberta"}, "model_type must be 'bert', got 'roberta'"),
+        ({"vocab_size": 5}, "the BERT of config.json needs at most 5"),
     ):
         bert_folder(tmp_path, own, **change)
         with pytest.raises(ConfigError, match=message):

@@ -126,7 +126,7 @@ def test_collecting_and_reporting_need_no_torch() -> None:
         ("run --task digits --method dense --sparsity 0.5", "method 'dense' does not prune, leave it out"),
         ("run --task digits --method instant_model_soup --sparsity 0.5", "does not prune, leave it out"),
         ("pretrain --backbone clip --output out", "unknown backbone 'clip'; did you mean 'clip_tiny'?"),
-        ("download --task mnist --data-root none --output m.json", "The hub did not give them"),
+        ("download --task mnist --data-root none --output m.json", "Downloading from the hub failed"),
         ("split --task mnist --data-root none --manifest none --output a", "none: no such file; make it first"),
         ("download --data-root none --output m.json", "exactly one of --task and --backbone must be given"),
         ("convert --backbone clip_tiny --data-root n --manifest m --output a", "has no files to convert; pre-train it"),

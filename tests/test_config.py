@@ -173,8 +173,8 @@ MALFORMED = [
     (f"{BLOCK}.tasks", [], "grid.0.tasks = []: list should have at least 1 item"),
     ("grid", [], "grid = []: list should have at least 1 item"),
     ("tasks", {"digits": {"num_train": 0}}, "tasks.digits.num_train = 0: input should be greater than or equal to 1"),
-    ("tasks", {"digits": {"num_train": 901}}, "tasks.digits: num_train = 901: allowed are 1 to 900"),
-    ("tasks", {"digits": {"num_validation": 301}}, "tasks.digits: num_validation = 301: allowed are 1 to 300"),
+    ("tasks", {"digits": {"num_train": 901}}, "tasks.digits: num_train = 901: must be in 1 to 900"),
+    ("tasks", {"digits": {"num_validation": 301}}, "tasks.digits: num_validation = 301: must be in 1 to 300"),
     ("tasks", {"digits": {"augmentation": "flip"}}, "tasks.digits.augmentation = 'flip': input should be 'none' or"),
     # impossible schedules
     (

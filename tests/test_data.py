@@ -62,7 +62,7 @@ def test_missing_incomplete_truncated_and_foreign_files(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"test-00000-of-00001.parquet: not a whole parquet file"):
+        with pytest.raises(DataError, match=r"test-00000-of-00001.parquet: not a complete parquet file"):
             MNIST.read("test", tmp_path)
     parquet.write_table(pa.table({"img": [1], "label": [1]}), path)
     with pytest.raises(DataError, match="with columns 'image'"):
@@ -86,7 +86,7 @@ def test_other_names_of_files_on_the_hub(tmp_path: Path) -> None:
             ["0-of-3", "2-of-3"],
             "incomplete split 'train' of ylecun/mnist, missing train-00001-of-00003.parquet; put exactly",
         ),
-        (["0-of-2", "0-of-2-0123456789abcdef"], "missing train-00001-of-00002.parquet, there twice or not numbered"),
+        (["0-of-2", "0-of-2-0123456789abcdef"], "missing train-00001-of-00002.parquet, present twice or not numbered"),
         (
             ["0-of-2", "1-of-2", "1-of-2-0123456789abcdef"],
             "there twice .*: train-00001-of-00002-0123456789abcdef.parquet",
@@ -170,7 +170,7 @@ def test_labels_that_are_no_numbers(tmp_path: Path, label: object) -> None:
 def test_a_broken_picture_is_named() -> None:
     good = png(np.zeros((28, 28), np.uint8))
     for bad in (b"no picture", good[:40], good[:20] + b"xxxx" + good[24:]):
-        with pytest.raises(DataError, match="mnist, picture 1: not a picture"):
+        with pytest.raises(DataError, match="mnist, image 1: not an image"):
             to_pixels([good, bad], [0, 1], 28, "mnist")
 
 
@@ -202,7 +202,7 @@ def test_pixels_without_a_defined_range_are_refused() -> None:
         decode(whole, "birds, picture 3")
     for value in (1.5, -0.1, float("nan")):
         content = encoded(Image.fromarray(np.array([[0.5, value]], np.float32)), "TIFF")
-        with pytest.raises(DataError, match=where + r"floating-point pixel values must lie in \[0, 1\]"):
+        with pytest.raises(DataError, match=where + r"floating-point pixel values must be in \[0, 1\]"):
             decode(content, "birds, picture 3")
 
 
@@ -247,7 +247,7 @@ def test_validation_is_carved_by_the_rule() -> None:
     assert sorted([*split.train, *split.validation]) == list(range(1000))
     assert np.array_equal(carve(np.zeros(1000)).train, split.train)
     for size in (0, 1000):
-        with pytest.raises(DataError, match=f"num_validation = {size}: allowed are 1 to 999"):
+        with pytest.raises(DataError, match=f"num_validation = {size}: must be in 1 to 999"):
             carve(np.zeros(1000), size)
 
 
@@ -309,7 +309,7 @@ def test_files_are_held_to_their_manifest(tmp_path: Path) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(DataError, match=r"train-00000-of-00001.parquet: gone, or altered .*stage: download"):
+    with pytest.raises(DataError, match=r"train-00000-of-00001.parquet: missing, or changed .*stage: download"):
         check(recorded, tmp_path)
     path.unlink()
     with pytest.raises(DataError, match="gone"):

@@ -116,7 +116,7 @@ def test_files_altered_after_the_download_are_refused(server: HubServer, tmp_pat
     damaged = bytearray(path.read_bytes())
     damaged[100] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(DataError, match=r"train-00000-of-00001.parquet: gone, or altered since it was downloaded"):
+    with pytest.raises(DataError, match=r"train-00000-of-00001.parquet: missing, or changed since it was downloaded"):
         split("rte", root, tmp_path / "rte.json", tmp_path / "split")
     assert not (tmp_path / "split").exists()
 
@@ -136,5 +136,5 @@ def test_a_local_folder_needs_no_hub(server: HubServer, tmp_path: Path, no_netwo
     no_network()
     folder = tmp_path / "there" / "model"
     download(tmp_path / "data", tmp_path / "m.json", backbone=f"{{family: bert, folder: {folder}}}")
-    with pytest.raises(DataError, match=r"missing: .*none/config.json, .*put the files there"):
+    with pytest.raises(DataError, match=r"missing: .*none/config.json, .*copy the files to these paths"):
         download(tmp_path / "data", tmp_path / "m.json", backbone=f"{{family: bert, folder: {tmp_path}/none}}")

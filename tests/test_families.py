@@ -252,7 +252,7 @@ def test_rewinding_goes_back_to_weights_and_moments_of_a_step(make: MakeTrainer)
 
 
 def test_a_rewind_point_outside_the_budget(make: MakeTrainer) -> None:
-    with pytest.raises(ConfigError, match="rewind_steps = 30: allowed are 1 to 29"):
+    with pytest.raises(ConfigError, match="rewind_steps = 30: must be in 1 to 29"):
         find(make(), "lth_rewind", "0.5", rewind_steps=30)
 
 

@@ -198,7 +198,7 @@ def test_a_corrupt_file_is_fetched_once_more(server: HubServer, tmp_path: Path, 
     assert [request.range for request in server.downloads] == [None, None]
     file.path.write_bytes(b"other")
     server.corrupt = 2
-    with pytest.raises(DataError, match=r"corrupt, twice") as caught:
+    with pytest.raises(DataError, match=r"corrupt content twice") as caught:
         fetch(repo, [name], tmp_path)
     text = str(caught.value)
     assert all(part in text for part in (name, repo.id, server.commit(repo.kind, repo.id), f"{len(content)} bytes"))
@@ -238,7 +238,7 @@ def test_no_server(server: HubServer, tmp_path: Path, monkeypatch: pytest.Monkey
     assert (
         f"by hand from {server.url}/datasets/{DIGITS.id}/tree/main to {tmp_path}/README.md, {tmp_path}/digits/" in text
     )
-    assert "everything after the download stage works offline" in text
+    assert "every stage after download works offline" in text
 
 
 def test_what_is_still_missing_is_named(server: HubServer, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_file_that_is_listed_but_gone(server: HubServer, tmp_path: Path, monke
 
 def test_a_pattern_without_a_match(server: HubServer, tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"digits at revision main: no file matches 'x/\*' \(there: README.md, digits/t"
+        DataError, match=r"digits at revision main: no file matches 'x/\*' \(available: README.md, digits/t"
     ):
         fetch(DIGITS, ["README.md", "x/*"], tmp_path)
     assert not server.downloads
@@ -329,7 +329,9 @@ def test_an_endpoint_that_is_no_address(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_offline(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"someone/digits at revision main: .*HF_HUB_OFFLINE is set.*by hand"):
+    with pytest.raises(
+        DataError, match=r"someone/digits at revision main: .*HF_HUB_OFFLINE prevents the download.*by hand"
+    ):
         fetch(DIGITS, ["*"], tmp_path)
     assert not server.requests
 
@@ -417,7 +419,7 @@ def test_only_files_that_are_wanted_must_be_well_formed(server: HubServer, tmp_p
     server.foreign = listed({"rfilename": "odd\nname"}, wanted, sha=server.commit("dataset", DIGITS.id))
     _, [file] = fetch(DIGITS, ["README.md"], tmp_path)
     assert file.path.read_bytes() == content
-    with pytest.raises(DataError, match=r"no file matches 'x' \(there: odd name, README.md\)"):
+    with pytest.raises(DataError, match=r"no file matches 'x' \(available: odd name, README.md\)"):
         fetch(DIGITS, ["x"], tmp_path)
 
 
@@ -435,16 +437,16 @@ ZEROS = gzip.compress(bytes(20_000_000), 9)
     ("status", "body", "headers", "outcome"),
     [
         # What comes beyond the listed 1000 bytes is neither read nor written.
-        (200, None, {}, "corrupt, twice .*found 1000 bytes"),
+        (200, None, {}, "corrupt content twice .*got 1000 bytes"),
         (200, PARQUET, {}, ""),
-        (200, PARQUET[1:], {}, "corrupt, twice .*found 1000 bytes"),
-        (200, ZEROS, {"Content-Encoding": "gzip"}, "corrupt, twice .*found 1000 bytes"),
+        (200, PARQUET[1:], {}, "corrupt content twice .*got 1000 bytes"),
+        (200, ZEROS, {"Content-Encoding": "gzip"}, "corrupt content twice .*got 1000 bytes"),
         (200, gzip.compress(PARQUET), {"Content-Encoding": "gzip"}, ""),
         (200, gzip.compress(PARQUET[:1000]), {"Content-Encoding": "gzip"}, ""),
         (200, zlib.compress(PARQUET[:1000]), {"Content-Encoding": "deflate"}, ""),
         (200, gzip.compress(PARQUET[:999]), {"Content-Encoding": "gzip"}, "the answer ended early"),
         (200, b"garbage", {"Content-Encoding": "gzip"}, "cannot be decompressed"),
-        (200, b"", {"Content-Encoding": "br"}, "Content-Encoding 'br' was not asked for"),
+        (200, b"", {"Content-Encoding": "br"}, "Content-Encoding 'br' was not requested"),
         (200, PARQUET[:1000], {"Content-Length": "100"}, "the answer ended early"),
         (200, PARQUET[:1000], {"Content-Length": "9000"}, ""),
         (200, PARQUET[:1000], {"Content-Length": "-5"}, "bad Content-Length"),

@@ -334,11 +334,15 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "method": ({"method": "random"}, {}, "method is 'one_shot' in the state and 'random' here"),
     "sparsity": ({"sparsity": 0.7}, {}, "sparsity is '0.8000' in the state and '0.7000' here"),
     "T": ({}, {"max_steps": 20}, "steps is 12 in the state and 20 here"),
-    "batch size": ({}, {"per_device_train_batch_size": 4}, "the run had total_batch_size = 8, and now it is 4"),
+    "batch size": (
+        {},
+        {"per_device_train_batch_size": 4},
+        "total_batch_size must be 8 as in the .* run, got 4",
+    ),
     "accumulation": (
         {},
         {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
-        "the run had gradient_accumulation_steps = 1, and now it is 2",
+        "gradient_accumulation_steps must be 1 as in the interrupted run, got 2",
     ),
 }
 
@@ -355,7 +359,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=f"{STATE}.*or resume from another checkpoint"):
         make(tmp_path, pruning("one_shot")).train(resume_from_checkpoint=str(checkpoint))
     (checkpoint / STATE).unlink()
-    with pytest.raises(ConfigError, match="checkpoint-4: has no state of the pruner"):
+    with pytest.raises(ConfigError, match="checkpoint-4: contains no state of the pruner"):
         make(tmp_path, pruning("one_shot")).train(resume_from_checkpoint=str(checkpoint))
 
 
@@ -444,7 +448,7 @@ def test_early_stopping_has_patience_until_the_target(tmp_path: Path) -> None:
 def test_an_end_before_the_target_is_told(tmp_path: Path) -> None:
     callback = pruning("gradual")
     stop = At("on_step_end", lambda args, state, control: setattr(control, "should_training_stop", True))
-    with pytest.warns(UserWarning, match=r"ended after 1 of 12 updates at sparsity 0\.\d+, and 0.8 was asked for"):
+    with pytest.warns(UserWarning, match=r"ended after 1 of 12 updates at sparsity 0\.\d+, below the target 0.8"):
         make(tmp_path, callback, others=[stop]).train()
     with pytest.raises(ConfigError, match="after 1 of 12 steps"):
         callback.ticket()
@@ -504,7 +508,7 @@ def test_streams_are_pruned_without_look_aheads_and_refused_with_them(tmp_path: 
         callback = pruning("gradual")
         make(tmp_path, callback, data=stream).train()
         assert float(callback.ticket().sparsity) == 0.8
-        with pytest.raises(ConfigError, match="'isp' trains look-ahead copies on examples that it draws by number"):
+        with pytest.raises(ConfigError, match="'isp' trains look-ahead copies on examples drawn by number"):
             make(tmp_path, pruning("isp"), data=stream).train()
     with pytest.raises(ValueError, match="max_steps"):  # the Trainer's own
         make(tmp_path, pruning("gradual"), data=Stream(), max_steps=-1).train()
@@ -527,9 +531,9 @@ def test_what_cannot_be_is_refused_before_an_update(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=message):
             trainer.train()
         assert equal(state(trainer), before)
-    with pytest.raises(ConfigError, match="nothing was trained yet"):
+    with pytest.raises(ConfigError, match="the model has not been trained"):
         pruning().ticket()
-    with pytest.raises(ConfigError, match="works only as a callback of a transformers"):
+    with pytest.raises(ConfigError, match="must be a callback of a transformers"):
         pruning().on_train_begin(None, None, None)
 
 

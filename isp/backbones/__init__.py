@@ -1,8 +1,8 @@
-"""One file a backbone; its name is the file's stem.
+"""Backbones, one file per backbone; a backbone's name is the stem of its file.
 
-Every file defines `BACKBONE` and `TRAINING`, the protocol that `isp run` fine-tunes with. Those that are pre-trained
-here also define `PRETRAINING` and `pretrain`; of others `BACKBONE.source` says where their weights come from. Files
-that begin with an underscore hold what the backbones of a family share. A study file can define backbones of its own
+Every file defines `BACKBONE` and `TRAINING`, the fine-tuning protocol of `isp run`. A backbone that is pre-trained here
+also defines `PRETRAINING` and `pretrain`; for others `BACKBONE.source` is the origin of their weights. Files whose
+names begin with an underscore contain code that several backbones share. A study file can define further backbones
 (`isp.definitions`).
 """
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A pre-trained model, its head not among it.
+    """A pre-trained model without a head.
 
     Attributes:
-        weights: parameters and persistent buffers by name, fp32.
-        architecture: what the model is built from, as JSON holds it; every artifact of a model carries it on.
-        vocabulary: WordPieces in the order of their numbers; empty for pictures.
-        data: checksum of what it was pre-trained on, where that is installed with packages.
+        weights: Parameters and persistent buffers by name, fp32.
+        architecture: Description from which the model is built, as JSON values. Every artifact of the model carries it.
+        vocabulary: WordPieces in the order of their ids; empty for images.
+        data: Checksum of the pre-training data if they are installed with packages, otherwise "".
     """
 
     weights: dict[str, Tensor]
@@ -44,87 +44,87 @@ class Pretrained:
 
 
 class Backbone(Protocol):
-    """What the stages need of a backbone. The model is the one that is fine-tuned and pruned: backbone and head."""
+    """Interface between a backbone and the stages. Its model, backbone and head, is fine-tuned and pruned."""
 
     @property
     def version(self) -> int:
-        """Raised when the backbone's behaviour changes."""
+        """Version, raised when the backbone's behaviour changes."""
         ...
 
     @property
     def inputs(self) -> Inputs:
-        """What it takes, and so which tasks."""
+        """Kind of inputs, which decides the tasks it can be trained on."""
         ...
 
     @property
     def source(self) -> HubModel | None:
-        """Where the weights come from; None: from pre-training here."""
+        """Origin of the weights; None: pre-training in this package."""
         ...
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of the files of the weights, with a source."""
+        """Names of the source's files."""
         ...
 
     @property
     def prunable(self) -> tuple[str, ...]:
-        """Patterns of the prunable parameters of the model, weights of the shape (outputs, inputs)."""
+        """Patterns of the prunable parameters of the model, which are weights of shape (outputs, inputs)."""
         ...
 
     def convert(self, folder: Path) -> Pretrained:
-        """The pre-trained model from the files of the source."""
+        """Load the pre-trained model from the files of the source."""
         ...
 
     def prepare(
         self, columns: Sequence[Column], chosen: np.ndarray, pretrained: Pretrained, where: str
     ) -> dict[str, Tensor]:
-        """Inputs of the chosen examples as tensors, ready to be kept; `where` names them in errors."""
+        """Prepare the inputs of the chosen examples as tensors to store; `where` names the data in errors."""
         ...
 
     def examples(
         self, tensors: Mapping[str, Tensor], architecture: Mapping[str, Any], augmentation: Augmentation
     ) -> Examples:
-        """Examples that form batches of (inputs, labels), of prepared tensors."""
+        """Make examples that form batches of (inputs, labels) from prepared tensors."""
         ...
 
     def initial(self, pretrained: Pretrained, task: Task, seed: int, random: bool) -> nn.Module:
-        """The model of a task before fine-tuning; `random`: under the same head, but not pre-trained."""
+        """Build the model of a task before fine-tuning; with `random`, only its head is pre-trained."""
         ...
 
     def blank(
         self, task: Task, num_examples: int, data_root: Path
     ) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
-        """What plans are made with: a model with random weights, its architecture, prepared tensors of zeros.
+        """Return the material of plans: a model with random weights, its architecture, and prepared tensors of zeros.
 
-        Texts are as long as texts may be.
+        Texts have the maximum length.
 
         Raises:
-            DataError: only a file that is not fetched yet says what the model looks like.
+            DataError: If the architecture is only known from a file that has not been downloaded yet.
         """
         ...
 
     def restore(self, weights: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> nn.Module:
-        """The model that such weights are of, holding them."""
+        """Build the model to which these weights belong, and load them."""
         ...
 
     @property
     def library(self) -> Library:
-        """The library that loads what `export` writes."""
+        """Library that loads the files written by `export`."""
         ...
 
     def export(
         self, folder: Path, weights: Mapping[str, Tensor], pretrained: Pretrained, task: Task, plain: bool
     ) -> None:
-        """Write the configuration of a fine-tuned model into a folder, what prepares its inputs, and the classes.
+        """Write a fine-tuned model's configuration, input preprocessing and classes into a folder.
 
         Args:
-            folder: An existing folder.
+            folder: Existing folder.
             weights: Parameters and persistent buffers of the fine-tuned model.
-            pretrained: The pre-trained model that it began from.
-            task: The task that it was fine-tuned on.
-            plain: Whether the weights are written, too, as the library has them.
+            pretrained: Pre-trained model from which fine-tuning started.
+            task: Task of the fine-tuning.
+            plain: Whether to write the weights as well, in the layout of the library.
 
         Raises:
-            ConfigError: `pretrained` is another model.
+            ConfigError: If `pretrained` is another model.
         """
         ...

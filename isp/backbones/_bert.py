@@ -1,4 +1,4 @@
-"""BERT of any size, by transformers: build, task head, tokens, prunable parameters."""
+"""BERT of any size with transformers: construction, task head, tokens, prunable parameters."""
 
 from __future__ import annotations
 
@@ -49,14 +49,15 @@ class BertBackbone:
     """A BERT and its tokenizer.
 
     Attributes:
-        source: where the weights come from; None: they are pre-trained here.
-        architecture: of transformers' `BertConfig`, for plans; None: only the file beside the weights says it.
-        prune_pooler: whether the pooler's matrix is prunable, too. Chen et al. (2020) prune it, the paper's authors'
-            later code (essential_sparsity) does not: 85,524,480 and 84,934,656 weights of BERT-base.
-        random_pooler: whether the weights lack a pooler; one is drawn from a fixed seed and trained with the head.
-        lower_case: whether texts are lower-cased (and their accents stripped), as for "uncased" models.
-        max_length: tokens of a text or pair; what is longer is cut.
-        version: raised when the backbone's behaviour changes.
+        source: Origin of the weights; None: pre-training in this package.
+        architecture: Fields of transformers' `BertConfig`, for plans; None: known only from the file with the weights.
+        prune_pooler: Whether the pooler's matrix is also prunable. Chen et al. (2020) prune it; the later code of the
+            paper's authors (essential_sparsity) does not. BERT-base has 85,524,480 prunable weights with the pooler and
+            84,934,656 without.
+        random_pooler: Whether the weights lack a pooler. One is then drawn from a fixed seed and trained with the head.
+        lower_case: Whether texts are lower-cased and stripped of accents, as for "uncased" models.
+        max_length: Maximum number of tokens of a text or pair; longer inputs are truncated.
+        version: Version, raised when the backbone's behaviour changes.
     """
 
     source: HubModel | None = None
@@ -69,81 +70,82 @@ class BertBackbone:
 
     @property
     def inputs(self) -> Inputs:
-        """Texts."""
+        """Kind of inputs: texts."""
         return "texts"
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Weights, configuration and vocabulary."""
+        """Names of the files of weights, configuration and vocabulary."""
         return (CONFIG, VOCABULARY, WEIGHTS)
 
     @property
     def prunable(self) -> tuple[str, ...]:
-        """The six matrices of every layer, and the pooler's if so set."""
+        """Patterns of the six matrices of every layer, and of the pooler's matrix if it is prunable."""
         return (*PRUNABLE, POOLER) if self.prune_pooler else PRUNABLE
 
     def convert(self, folder: Path) -> Pretrained:
-        """Embeddings, encoder and pooler from the hub's files; heads of pre-training are left out.
+        """Load embeddings, encoder and pooler from the hub's files, without pre-training heads.
 
         Raises:
-            ConfigError: the weights are not those of a BERT of that configuration, or lack a pooler, or have one where
-                it is to be random.
-            DataError: a file cannot be read.
+            ConfigError: If the weights do not belong to a BERT of that configuration, lack a pooler, or have one that
+                should be random.
+            DataError: If a file cannot be read.
         """
         architecture = read_config(folder / CONFIG)
         try:
             text = (folder / VOCABULARY).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise DataError(f"{folder / VOCABULARY}: cannot be read ({error})") from None
-        vocabulary = tuple(text.removesuffix("\n").split("\n"))  # splitlines knows other ends of lines, too
+        vocabulary = tuple(text.removesuffix("\n").split("\n"))  # splitlines also splits at other characters
         if architecture.get("model_type") != "bert":
-            raise ConfigError(f"{folder / CONFIG}: model_type {architecture.get('model_type')!r}; allowed is 'bert'")
+            raise ConfigError(f"{folder / CONFIG}: model_type must be 'bert', got {architecture.get('model_type')!r}")
         bert = buildable(folder / CONFIG, lambda: build(architecture, 0))
         if bert.config.max_position_embeddings < self.max_length:
             raise ConfigError(
-                f"max_length = {self.max_length}: {folder / CONFIG} allows up to {bert.config.max_position_embeddings}"
+                f"max_length = {self.max_length}: must be at most {bert.config.max_position_embeddings}, the limit of "
+                f"{folder / CONFIG}"
             )
         self._check_vocabulary(folder / VOCABULARY, vocabulary, bert.config.vocab_size)
-        found = {_renamed(name): tensor for name, tensor in read_safetensors(folder / WEIGHTS).items()}
-        own = bert.state_dict()
-        drawn = {name: tensor for name, tensor in own.items() if name.startswith("pooler.") and name not in found}
-        if drawn and not self.random_pooler:
+        stored = {_renamed(name): tensor for name, tensor in read_safetensors(folder / WEIGHTS).items()}
+        random = bert.state_dict()
+        pooler = {name: tensor for name, tensor in random.items() if name.startswith("pooler.") and name not in stored}
+        if pooler and not self.random_pooler:
             raise ConfigError(
-                f"{folder / WEIGHTS}: has no {' and no '.join(drawn)}, which the head of a task reads. Use weights "
-                "with a pooler, or set pooler: random in the backbone's definition to train one from random weights"
+                f"{folder / WEIGHTS}: lacks {' and '.join(pooler)}, which a task's head needs. Use weights with a "
+                "pooler, or set pooler: random in the backbone's definition to train one from random weights"
             )
-        if self.random_pooler and not drawn:
+        if self.random_pooler and not pooler:
             raise ConfigError(f"{folder / WEIGHTS}: has a pooler; pooler must be kept or pruned, got random")
-        weights = {name: tensor for name, tensor in found.items() if name in own or not _ignored(name)}
-        load_weights(bert, {**drawn, **weights}, str(folder / WEIGHTS))
+        weights = {name: tensor for name, tensor in stored.items() if name in random or not _ignored(name)}
+        load_weights(bert, {**pooler, **weights}, str(folder / WEIGHTS))
         return Pretrained(weights=dict(bert.state_dict()), architecture=architecture, vocabulary=vocabulary)
 
     def _check_vocabulary(self, path: Path, vocabulary: tuple[str, ...], size: int) -> None:
         missing = [word for word in SPECIAL if word not in vocabulary]
         if missing or vocabulary[0] != SPECIAL[0] or len(vocabulary) > size:
             raise ConfigError(
-                f"{path}: {len(vocabulary)} words without {missing or 'nothing'}; a BERT of {CONFIG} has up to {size}, "
-                f"the first of them {SPECIAL[0]}, and {', '.join(SPECIAL[1:])}"
+                f"{path}: {len(vocabulary)} words without {missing or 'nothing'}; the BERT of {CONFIG} needs at most "
+                f"{size}, the first of them {SPECIAL[0]}, and {', '.join(SPECIAL[1:])}"
             )
         cased = any(word != word.lower() for word in vocabulary if not word.startswith("["))
         if cased == self.lower_case:
             has, right = ("capital letters", "kept") if cased else ("no capital letters", "lower")
-            raise ConfigError(f"{path}: has {has}, so texts must be taken as they were in pre-training (case: {right})")
+            raise ConfigError(f"{path}: has {has}, so texts need case: {right}, as in pre-training")
 
     def prepare(
         self, columns: Sequence[Column], chosen: np.ndarray, pretrained: Pretrained, where: str
     ) -> dict[str, Tensor]:
-        """`tokens`, `length` and `second`, as `isp.data.texts.to_tokens` says."""
+        """Return `tokens`, `length` and `second`, described in `isp.data.texts.to_tokens`."""
         return to_tokens(columns, chosen.tolist(), pretrained.vocabulary, self.lower_case, self.max_length)
 
     def examples(
         self, tensors: Mapping[str, Tensor], architecture: Mapping[str, Any], augmentation: Augmentation
     ) -> Texts:
-        """Texts and labels on the device of the tensors; there is no augmentation of texts."""
+        """Make examples from texts and labels, on the device of the tensors; texts have no augmentation."""
         return Texts(**{key: tensors[key] for key in ("tokens", "length", "second", "labels")})
 
     def initial(self, pretrained: Pretrained, task: Task, seed: int, random: bool) -> TextClassifier:
-        """The pre-trained BERT, or one with random weights, under a fresh head of the task, drawn from the seed."""
+        """Build the pre-trained BERT, or a random one, under a new task head drawn from the seed."""
         from isp.backbones._classifiers import TextClassifier
 
         if random:
@@ -161,7 +163,7 @@ class BertBackbone:
     def blank(
         self, task: Task, num_examples: int, data_root: Path
     ) -> tuple[TextClassifier, dict[str, Any], dict[str, Tensor]]:
-        """A model with random weights, its architecture, longest texts; raises DataError if its file is missing."""
+        """Return a random model, its architecture and longest texts; raise DataError if its file is missing."""
         from isp.backbones._classifiers import TextClassifier
 
         if self.architecture is None:
@@ -176,28 +178,28 @@ class BertBackbone:
         return model, architecture, {"tokens": tokens, "length": length, "second": length, "labels": labels}
 
     def restore(self, weights: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> TextClassifier:
-        """A classifier that holds these weights.
+        """Build a classifier with these weights.
 
         Raises:
-            ConfigError: they are of another model; names the first tensor that differs.
+            ConfigError: If they belong to another model; the message names the first tensor that differs.
         """
         from isp.backbones._classifiers import TextClassifier
 
         if "classifier.bias" not in weights:
             raise ConfigError(
-                "weights without 'classifier.bias' are not those of a text classifier (stage: initialise)"
+                "weights without 'classifier.bias' do not belong to a text classifier (stage: initialise)"
             )
         return holding(weights, lambda: TextClassifier(build(architecture, 0), len(weights["classifier.bias"])))
 
     @property
     def library(self) -> Library:
-        """Its `AutoModelForSequenceClassification` and `AutoTokenizer`."""
+        """Library transformers: `AutoModelForSequenceClassification` and `AutoTokenizer` load the folder."""
         return "transformers"
 
     def export(
         self, folder: Path, weights: Mapping[str, Tensor], pretrained: Pretrained, task: Task, plain: bool
     ) -> None:
-        """`config.json` with the labels, the tokenizer with `max_length`, and `model.safetensors` if `plain`."""
+        """Write `config.json` with the labels, the tokenizer with `max_length`, and `model.safetensors` if `plain`."""
         from safetensors.torch import save_file
         from transformers.models.bert.configuration_bert import BertConfig
         from transformers.models.bert.tokenization_bert import BertTokenizer
@@ -210,7 +212,7 @@ class BertBackbone:
         config.id2label = dict(enumerate(names))
         config.label2id = {name: number for number, name in enumerate(names)}
         config.problem_type = "single_label_classification" if task.classes else "regression"
-        config.classifier_dropout = None  # that of the encoder
+        config.classifier_dropout = None  # use the encoder's
         config.input_columns = list(task.source.inputs)
         config.save_pretrained(folder)
         if plain:
@@ -222,7 +224,7 @@ class BertBackbone:
 
 
 def build(architecture: Mapping[str, Any], seed: int) -> BertModel:
-    """Embeddings, encoder and pooler with random weights drawn from `seed`."""
+    """Build embeddings, encoder and pooler with random weights drawn from `seed`."""
     from transformers.models.bert.configuration_bert import BertConfig
     from transformers.models.bert.modeling_bert import BertModel
 
@@ -233,11 +235,11 @@ def build(architecture: Mapping[str, Any], seed: int) -> BertModel:
 
 
 def _renamed(name: str) -> str:
-    """Names of today: without the prefix of a model with heads, norms not as TensorFlow had them."""
+    """Return a parameter's current name, without the prefix of a model with heads or TensorFlow's names of norms."""
     renamed = name.removeprefix("bert.")
     return renamed.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _ignored(name: str) -> bool:
-    """Heads of pre-training, and numbers of positions, which older versions kept among the weights."""
+    """Return whether a tensor is a pre-training head, or position ids that older versions stored with the weights."""
     return name.startswith(("cls.", "classifier.")) or name.endswith((".position_ids", ".token_type_ids"))

@@ -1,4 +1,4 @@
-"""The models that are fine-tuned: a pre-trained tower under the head of a task."""
+"""Models that are fine-tuned: a pre-trained tower under the head of a task."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 class TextClassifier(nn.Module):
     """BERT under a task head: dropout and a linear layer on the pooled first token, all of it trained.
 
-    Its parameters are named as those of transformers' `BertForSequenceClassification`.
+    Its parameters have the same names as those of transformers' `BertForSequenceClassification`.
 
     Attributes:
-        bert: embeddings, encoder and pooler.
-        classifier: (outputs, width); one output for a regression.
+        bert: Embeddings, encoder and pooler.
+        classifier: Linear layer with weight (outputs, width); one output for a regression.
     """
 
     def __init__(self, bert: BertModel, num_outputs: int) -> None:
@@ -29,17 +29,17 @@ class TextClassifier(nn.Module):
         self.classifier = nn.Linear(bert.config.hidden_size, num_outputs)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits, (b, outputs), of `input_ids`, `attention_mask` and `token_type_ids`, each (b, tokens)."""
+        """Compute logits (b, outputs) from `input_ids`, `attention_mask` and `token_type_ids`, each (b, tokens)."""
         logits: Tensor = self.classifier(self.dropout(self.bert(**inputs).pooler_output))
         return logits
 
 
 class ImageClassifier(nn.Module):
-    """CLIP's picture tower under a frozen zero-shot head (the paper, section 4).
+    """CLIP's image tower under a frozen zero-shot head (section 4 of the paper).
 
     Attributes:
-        visual: the picture tower; all its parameters are trained.
-        head: (classes, features), unit rows times exp(logit_scale); a buffer, so never trained or pruned.
+        visual: Image tower, all of whose parameters are trained.
+        head: Unit rows times exp(logit_scale), (classes, features). It is a buffer, so it is never trained or pruned.
     """
 
     head: Tensor
@@ -49,6 +49,6 @@ class ImageClassifier(nn.Module):
         self.visual = visual
         self.register_buffer("head", head)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits, (b, classes), of normalised pictures, (b, 3, size, size)."""
-        return F.normalize(self.visual(pictures), dim=-1) @ self.head.T
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits (b, classes) from normalised images (b, 3, size, size)."""
+        return F.normalize(self.visual(images), dim=-1) @ self.head.T

@@ -18,40 +18,40 @@ T = TypeVar("T")
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, floating-point ones as fp32.
+    """Read all tensors of a file, floating-point ones as fp32.
 
     Raises:
-        DataError: no such file, or not a whole one.
+        DataError: If the file does not exist or is incomplete.
     """
     from safetensors.torch import load_file
 
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
-        raise DataError(f"{path}: not a whole safetensors file ({error}); fetch it again (stage: download)") from None
+        raise DataError(f"{path}: not a complete safetensors file ({error}); run stage download again") from None
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A model's configuration.
+    """Read a model's configuration.
 
     Raises:
-        DataError: no such file, or not keys and values as JSON.
+        DataError: If the file does not exist or is not a JSON object.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); fetch it again (stage: download)") from None
+        raise DataError(f"{path}: cannot be read as JSON ({error}); run stage download again") from None
     if not isinstance(config, dict):
-        raise DataError(f"{path}: a {type(config).__name__}, not the keys and values of a model's configuration")
+        raise DataError(f"{path}: must contain the keys and values of a configuration, got {type(config).__name__}")
     return config
 
 
 def buildable(path: Path, build: Callable[[], T]) -> T:
-    """Return what a library builds from a configuration.
+    """Return the object that a library builds from a configuration.
 
     Raises:
-        ConfigError: Nothing can be built, for which the libraries raise all kinds of errors, or `build` says so itself.
+        ConfigError: If building fails, for which the libraries raise all kinds of errors.
     """
     try:
         return build()

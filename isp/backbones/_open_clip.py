@@ -1,4 +1,4 @@
-"""CLIP of any architecture, by open_clip: build, zero-shot head, preprocessing, prunable parameters."""
+"""CLIP of any architecture with open_clip: construction, zero-shot head, preprocessing, prunable parameters."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 VOCABULARY_SIZE = 49_408
 _IMAGE_SIZE = 224
-"""open_clip's default."""
-_OWN = "allowed are open_clip's own vision and text transformers"
+"""Default image size of open_clip, in pixels."""
+_SUPPORTED = "only open_clip's own image and text transformers are supported"
 PRUNABLE = (
     "visual.transformer.resblocks.*.attn.in_proj_weight",
     "visual.transformer.resblocks.*.attn.out_proj.weight",
@@ -50,12 +50,13 @@ class ClipBackbone:
     """A CLIP architecture and its preprocessing.
 
     Attributes:
-        architecture: name of an open_clip architecture, or its configuration (as in open_clip's JSON files); None: as
-            `open_clip_config.json` beside the weights says.
-        source: where the weights come from; None: they are pre-trained here.
-        mean, std: of the preprocessing; the defaults are OpenAI's.
-        prunable: patterns of the prunable parameters of the classifier.
-        version: raised when the backbone's behaviour changes.
+        architecture: Name of an open_clip architecture, or its configuration (as in open_clip's JSON files); None: that
+            of `open_clip_config.json` in the folder of the weights.
+        source: Origin of the weights; None: pre-training in this package.
+        mean: Channel means of the preprocessing; the default is OpenAI's.
+        std: Channel standard deviations of the preprocessing; the default is OpenAI's.
+        prunable: Patterns of the prunable parameters of the classifier.
+        version: Version, raised when the backbone's behaviour changes.
     """
 
     architecture: str | Mapping[str, Any] | None
@@ -67,38 +68,38 @@ class ClipBackbone:
 
     @property
     def inputs(self) -> Inputs:
-        """Pictures."""
+        """Kind of inputs: images."""
         return "pictures"
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The weights, and what they are of if nothing here says so."""
+        """Names of the files of the weights and, if it is not given here, of the configuration."""
         return (WEIGHTS,) if self.architecture else (WEIGHTS, CONFIG)
 
     def described(self) -> dict[str, Any]:
-        """The architecture that is named or given here, as artifacts carry it: open_clip's `model`, `mean` and `std`.
+        """Return the architecture named or given here as artifacts contain it: open_clip's `model`, `mean` and `std`.
 
         Raises:
-            ConfigError: open_clip has no architecture of that name.
+            ConfigError: If open_clip has no architecture of that name.
         """
-        found = self.architecture
-        if isinstance(found, str):
+        model = self.architecture
+        if isinstance(model, str):
             import open_clip
 
-            if found not in open_clip.list_models():
+            if model not in open_clip.list_models():
                 raise ConfigError(unknown("open_clip architecture", self.architecture, open_clip.list_models()))
-            found = open_clip.get_model_config(found)
-        assert found is not None
-        check_model(f"architecture {self.architecture!r:.100}", found)
-        return {"model": dict(found), "mean": list(self.mean), "std": list(self.std)}
+            model = open_clip.get_model_config(model)
+        assert model is not None
+        check_model(f"architecture {self.architecture!r:.100}", model)
+        return {"model": dict(model), "mean": list(self.mean), "std": list(self.std)}
 
     def convert(self, folder: Path) -> Pretrained:
-        """Both towers from open_clip's files.
+        """Load both towers from open_clip's files.
 
         Raises:
-            ConfigError: the files are of another architecture, were trained with another activation, or need texts or
-                pictures that were prepared in a way that is not offered here.
-            DataError: a file cannot be read.
+            ConfigError: If the files have another architecture, were trained with another activation, or need a
+                preparation of texts or images that is not supported here.
+            DataError: If a file cannot be read.
         """
         path = folder / CONFIG
         architecture = self.described() if self.architecture else self._beside(path)
@@ -115,14 +116,14 @@ class ClipBackbone:
         config = read_config(path)
         model, preprocessing = config.get("model_cfg"), config.get("preprocess_cfg") or {}
         if not isinstance(model, dict) or not isinstance(preprocessing, dict):
-            raise DataError(f"{path}: not open_clip's configuration of a model, it has no 'model_cfg'")
+            raise DataError(f"{path}: not an open_clip configuration of a model, because it has no 'model_cfg'")
         check_model(str(path), model)
         _check_preprocessing(path, preprocessing)
-        found = {"model": model, "mean": list(self.mean), "std": list(self.std)}
-        return found | _statistics(path, preprocessing)
+        defaults = {"model": model, "mean": list(self.mean), "std": list(self.std)}
+        return defaults | _statistics(path, preprocessing)
 
     def _check_activation(self, model: Mapping[str, Any], name: str, published: Mapping[str, Any]) -> None:
-        """Weights run under another activation than theirs, and score badly; open_clip only warns."""
+        """Refuse weights trained with another activation, which run but score badly; open_clip only warns."""
         has, wants = ("QuickGELU" if settings.get("quick_gelu") else "GELU" for settings in (model, published))
         if has != wants:
             raise ConfigError(
@@ -133,13 +134,13 @@ class ClipBackbone:
     def prepare(
         self, columns: Sequence[Column], chosen: np.ndarray, pretrained: Pretrained, where: str
     ) -> dict[str, Tensor]:
-        """`pixels`: uint8, (n, 1 or 3, side, side)."""
+        """Return `pixels`: uint8, (n, 1 or 3, side, side)."""
         return {"pixels": to_pixels(columns[0], chosen, image_size(pretrained.architecture), where)}
 
     def examples(
         self, tensors: Mapping[str, Tensor], architecture: Mapping[str, Any], augmentation: Augmentation
     ) -> Images:
-        """Pictures and labels on the device of the tensors."""
+        """Make examples from images and labels, on the device of the tensors."""
         return Images(
             pixels=tensors["pixels"],
             labels=tensors["labels"],
@@ -150,7 +151,7 @@ class ClipBackbone:
         )
 
     def initial(self, pretrained: Pretrained, task: Task, seed: int, random: bool) -> ImageClassifier:
-        """The pre-trained picture tower, or one with random weights, under the pre-trained zero-shot head."""
+        """Build the pre-trained image tower, or a random one, under the pre-trained zero-shot head."""
         assert isinstance(task, ImageTask)
         clip = holding(pretrained.weights, partial(build, pretrained.architecture, 0), "the pre-trained weights")
         model = classifier(clip, task.classes, task.templates)
@@ -161,7 +162,7 @@ class ClipBackbone:
     def blank(
         self, task: Task, num_examples: int, data_root: Path
     ) -> tuple[ImageClassifier, dict[str, Any], dict[str, Tensor]]:
-        """A model with random weights, its architecture, black pictures; raises DataError if its file is missing."""
+        """Return a random model, its architecture and black images; raise DataError if its file is missing."""
         from isp.backbones._classifiers import ImageClassifier
 
         if self.architecture is None:
@@ -177,33 +178,33 @@ class ClipBackbone:
         return model, architecture, {"pixels": pixels, "labels": torch.zeros(num_examples, dtype=torch.int64)}
 
     def restore(self, weights: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> ImageClassifier:
-        """A classifier that holds these weights.
+        """Build a classifier with these weights.
 
         Raises:
-            ConfigError: they are of another model; names the first tensor that differs.
+            ConfigError: If they belong to another model; the message names the first tensor that differs.
         """
         from isp.backbones._classifiers import ImageClassifier
 
         if "head" not in weights:
-            raise ConfigError("weights without 'head' are not those of a CLIP classifier (stage: initialise)")
+            raise ConfigError("weights without 'head' do not belong to a CLIP classifier (stage: initialise)")
         return holding(
             weights, lambda: ImageClassifier(build(architecture, 0).visual, torch.empty_like(weights["head"]))
         )
 
     @property
     def library(self) -> Library:
-        """Its `create_model_and_transforms("local-dir:<folder>")`."""
+        """Library open_clip: `create_model_and_transforms("local-dir:<folder>")` loads the folder."""
         return "open_clip"
 
     def export(
         self, folder: Path, weights: Mapping[str, Tensor], pretrained: Pretrained, task: Task, plain: bool
     ) -> None:
-        """`open_clip_config.json` and `classes.json`; if `plain`, both towers, and apart the head.
+        """Write `open_clip_config.json` and `classes.json` and, if `plain`, both towers and, separately, the head.
 
-        The text tower is the pre-trained one: fine-tuning does not change it.
+        The text tower is the pre-trained one, because fine-tuning does not change it.
 
         Raises:
-            ConfigError: The weights are of another model, or the head of another text tower.
+            ConfigError: If the weights belong to another model, or the head to another text tower.
         """
         from safetensors.torch import save_file
 
@@ -219,17 +220,17 @@ class ClipBackbone:
             assert isinstance(task, ImageTask)
             first = classifier(clip, task.classes[:1], task.templates).head
             if not torch.allclose(first, weights["head"][:1], rtol=1e-3, atol=1e-3):
-                raise ConfigError("the pre-trained backbone has another text tower than the zero-shot head was made by")
+                raise ConfigError("the zero-shot head was made with another text tower than the pre-trained backbone's")
             tensors = {name: tensor.contiguous() for name, tensor in clip.state_dict().items()}
             save_file(tensors, folder / WEIGHTS, {"format": "pt"})
             save_file({"head": weights["head"].contiguous()}, folder / HEAD, {"format": "pt"})
 
 
 def build(architecture: Mapping[str, Any], seed: int) -> open_clip.CLIP:
-    """Both towers with random weights drawn from `seed`.
+    """Build both towers with random weights drawn from `seed`.
 
     Raises:
-        ConfigError: As `check_model`.
+        ConfigError: If `check_model` refuses the architecture.
     """
     import open_clip
 
@@ -250,25 +251,25 @@ def config_of(architecture: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_model(where: str, model: Mapping[str, Any]) -> None:
-    """Check that open_clip builds a CLIP of its own two transformers from a configuration, without any other library.
+    """Check that open_clip builds a CLIP from a configuration with its own two transformers and no other library.
 
-    Towers of timm and of transformers, which open_clip would build or download by name, are refused, and so is every
-    key that open_clip's classes do not have.
+    Towers from timm or transformers, which open_clip would build or download by name, are refused, as is every key that
+    open_clip's classes do not have.
 
     Args:
-        where: What the configuration is; begins messages.
-        model: `model_cfg` of open_clip's files.
+        where: Description of the configuration, which begins error messages.
+        model: Content of `model_cfg` in open_clip's files.
 
     Raises:
-        ConfigError: Names the key, its value and what is allowed.
+        ConfigError: If a key is refused; the message names it, its value and the allowed ones.
     """
     import open_clip
 
     classes = {"vision_cfg": open_clip.CLIPVisionCfg, "text_cfg": open_clip.CLIPTextCfg}
-    own = {*inspect.signature(open_clip.CLIP).parameters, "custom_text"} - {"cast_dtype", "output_dict"}
+    keys = {*inspect.signature(open_clip.CLIP).parameters, "custom_text"} - {"cast_dtype", "output_dict"}
     for key in model:
-        if key not in own:
-            raise ConfigError(f"{where}: {unknown('key of model_cfg', key, own)}")
+        if key not in keys:
+            raise ConfigError(f"{where}: {unknown('key of model_cfg', key, keys)}")
     for part, cls in classes.items():
         if not isinstance(model.get(part), Mapping):
             raise ConfigError(f"{where}: model_cfg has no {part}; it must have embed_dim, vision_cfg and text_cfg")
@@ -278,23 +279,25 @@ def check_model(where: str, model: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{where}: {unknown(f'key of {part}', key, known)}")
     vision, text = model["vision_cfg"], model["text_cfg"]
     if vision.get("timm_model_name"):
-        raise ConfigError(f"{where}: its image tower is timm's {shown(vision['timm_model_name'])}; {_OWN}")
+        raise ConfigError(f"{where}: the image tower is timm's {shown(vision['timm_model_name'])}; {_SUPPORTED}")
     if not _is_count(vision.get("layers", 1)):
-        raise ConfigError(f"{where}: layers of vision_cfg is {shown(vision['layers'])}, as of a ResNet; {_OWN}")
+        raise ConfigError(
+            f"{where}: layers of vision_cfg is {shown(vision['layers'])}, which describes a ResNet; {_SUPPORTED}"
+        )
     if model.get("custom_text"):
-        raise ConfigError(f"{where}: custom_text gives the text tower names of its own; {_OWN}")
+        raise ConfigError(f"{where}: custom_text renames the parameters of the text tower; {_SUPPORTED}")
     if not _is_count(model.get("embed_dim")):
-        raise ConfigError(f"{where}: embed_dim must be a whole number, got {shown(model.get('embed_dim'))}")
+        raise ConfigError(f"{where}: embed_dim must be a positive integer, got {shown(model.get('embed_dim'))}")
     foreign = [key for key in ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs") if text.get(key)]
     if foreign or text.get("vocab_size", VOCABULARY_SIZE) != VOCABULARY_SIZE:
         raise ConfigError(
-            f"{where}: this CLIP has a tokenizer of its own ({', '.join(foreign) or 'vocab_size'}); allowed are those "
-            f"with OpenAI's, of {VOCABULARY_SIZE} tokens"
+            f"{where}: this CLIP has its own tokenizer ({', '.join(foreign) or 'vocab_size'}); it must be OpenAI's, of "
+            f"{VOCABULARY_SIZE} tokens"
         )
     size = vision.get("image_size", _IMAGE_SIZE)
     sides = size if isinstance(size, (list, tuple)) else [size, size]
     if len(sides) != 2 or not all(map(_is_count, sides)) or sides[0] != sides[1]:
-        raise ConfigError(f"{where}: image_size must be one side of square images, or it twice, got {shown(size)}")
+        raise ConfigError(f"{where}: image_size must be the side of square images, or that twice, got {shown(size)}")
 
 
 def _is_count(value: Any) -> bool:
@@ -302,13 +305,13 @@ def _is_count(value: Any) -> bool:
 
 
 def image_size(architecture: Mapping[str, Any]) -> int:
-    """Side of the pictures, in pixels; open_clip takes a number or a list of two."""
+    """Return the side of the images, in pixels; open_clip accepts a number or a list of two."""
     size: int | Sequence[int] = architecture["model"]["vision_cfg"].get("image_size", _IMAGE_SIZE)
     return size if isinstance(size, int) else size[0]
 
 
 def tokenize(texts: Sequence[str], context_length: int) -> Tensor:
-    """CLIP's byte-pair tokens, int64 (n, context length)."""
+    """Return CLIP's byte-pair tokens, int64 (n, context length)."""
     tokens: Tensor = _tokenizer()(list(texts), context_length=context_length)
     return tokens
 
@@ -330,9 +333,9 @@ def symmetric_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def classifier(clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence[str]) -> ImageClassifier:
-    """The picture tower of `clip` under the zero-shot head from its text tower.
+    """Build the image tower of `clip` under the zero-shot head from its text tower.
 
-    A class's row is the mean over the templates of the unit text features, made a unit vector again.
+    A class's row is the mean over the templates of the unit text features, normalised again.
     """
     from isp.backbones._classifiers import ImageClassifier
 
@@ -349,7 +352,7 @@ def classifier(clip: open_clip.CLIP, classes: Sequence[str], templates: Sequence
 
 
 def _published(id_: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """What open_clip knows of published weights in a repository on the hub: name of the weights, their settings."""
+    """Yield names and settings of the published weights that open_clip lists for a repository on the hub."""
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained
 
     for name, tag in list_pretrained() if id_ else ():
@@ -362,18 +365,18 @@ def _check_preprocessing(path: Path, settings: Mapping[str, Any]) -> None:
     for key, offered in (("resize_mode", "shortest"), ("interpolation", "bicubic"), ("mode", "RGB")):
         if settings.get(key) not in (None, offered):
             value = shown(settings[key])
-            raise ConfigError(f"{path}: this CLIP was trained with {key} {value}; allowed is {offered!r}")
+            raise ConfigError(f"{path}: {key} of the preprocessing must be {offered!r}, got {value}")
 
 
 def _statistics(path: Path, settings: Mapping[str, Any]) -> dict[str, list[float]]:
-    """`mean` and `std` where settings state them; as in open_clip one number counts for all three channels.
+    """Return `mean` and `std` if the settings contain them; as in open_clip, one number applies to all three channels.
 
-    Open_clip takes 0 and null for "not stated", and then its default.
+    Like open_clip, this function treats 0 and null as absent.
 
     Raises:
-        ConfigError: Neither a number nor one for each channel, or a std that is not positive.
+        ConfigError: If a value is neither a number nor one number for each channel, or a std is not positive.
     """
-    found = {}
+    statistics = {}
     for key in ("mean", "std"):
         stated = settings.get(key)
         if not stated:
@@ -385,13 +388,13 @@ def _statistics(path: Path, settings: Mapping[str, Any]) -> dict[str, list[float
                 f"{path}: {key} must be a number or one for each of three channels"
                 f"{', above 0' if key == 'std' else ''}, got {shown(stated)}"
             )
-        found[key] = values
-    return found
+        statistics[key] = values
+    return statistics
 
 
 @cache
 def _tokenizer() -> Any:
-    """CLIP's tokenizer; reading its vocabulary takes a tenth of a second."""
+    """Return CLIP's tokenizer, cached because reading its vocabulary takes a tenth of a second."""
     import open_clip
 
     return open_clip.SimpleTokenizer()

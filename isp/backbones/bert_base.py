@@ -6,8 +6,8 @@ from isp.training import Training
 
 BACKBONE = BertBackbone(
     source=HubModel(id="google-bert/bert-base-uncased", revision="86b5e0934494bd15c9632b12f734a8a67f723594"),
-    architecture={"model_type": "bert"},  # BERT-base is what transformers takes for granted
+    architecture={"model_type": "bert"},  # transformers' defaults describe BERT-base
 )
 
 TRAINING = Training(steps=1000, batch_size=32, learning_rate=2e-5, weight_decay=0.0)
-"""The paper's protocol (Table 1), but for T, which is 10 epochs there."""
+"""Protocol of the paper (Table 1), except for T, which is 10 epochs there."""

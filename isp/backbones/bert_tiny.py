@@ -1,4 +1,4 @@
-"""A tiny BERT (2 layers of width 64, 1,500 word pieces), pre-trained here on docstrings of installed packages."""
+"""Tiny BERT (2 layers of width 64, 1,500 word pieces), pre-trained here on docstrings of installed packages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ARCHITECTURE: dict[str, Any] = {
     "max_position_embeddings": 64,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
-    "initializer_range": 0.1,  # BERT's 0.02 is for a width of 768; here it costs 0.4 of the pre-training's loss
+    "initializer_range": 0.1,  # BERT's 0.02 suits a width of 768; here it would raise the pre-training loss by 0.4
 }
 
 BACKBONE = BertBackbone(max_length=32, architecture=ARCHITECTURE)
@@ -35,17 +35,17 @@ BACKBONE = BertBackbone(max_length=32, architecture=ARCHITECTURE)
 PRETRAINING = Training(steps=2000, batch_size=48, learning_rate=4e-3, warmup_steps=100, weight_decay=0.2)
 
 TRAINING = Training(steps=200, batch_size=32, learning_rate=2e-3, warmup_steps=20, weight_decay=0.1)
-"""The protocol that `isp run` fine-tunes with."""
+"""Protocol with which `isp run` fine-tunes."""
 
 
 def masked_language_loss(model: nn.Module, batch: Hidden) -> Tensor:
-    """Mean cross-entropy of the hidden pieces; only for these are all pieces of the vocabulary scored."""
+    """Compute the mean cross-entropy of the hidden pieces; only their positions are scored against the vocabulary."""
     hidden = model.bert(**batch.inputs).last_hidden_state  # type: ignore[operator]
     return F.cross_entropy(model.cls(hidden[batch.chosen]), batch.answers)  # type: ignore[operator]
 
 
 def pretrain(seed: int = 0, progress: Callable[[int], None] = lambda _: None) -> Pretrained:
-    """Pre-train embeddings and encoder from random weights, `PRETRAINING.steps` steps; the pooler stays random.
+    """Pre-train embeddings and encoder for `PRETRAINING.steps` steps from random weights; the pooler stays random.
 
     Input and output embeddings are tied, as in BERT.
     """

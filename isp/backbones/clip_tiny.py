@@ -1,4 +1,4 @@
-"""A tiny CLIP (4 layers of width 64, 28-pixel pictures), pre-trained here on captioned pictures of glyphs."""
+"""Tiny CLIP (4 layers of width 64, 28-pixel images), pre-trained here on captioned images of glyphs."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ BACKBONE = ClipBackbone(
 PRETRAINING = Training(steps=400, batch_size=124, learning_rate=2e-3, warmup_steps=100, weight_decay=0.1)
 
 TRAINING = Training(steps=600, batch_size=32, learning_rate=5e-4, weight_decay=0.1)
-"""The protocol that `isp run` fine-tunes with: on digits, T is 21 epochs (the paper: 22)."""
+"""Protocol with which `isp run` fine-tunes; on digits, T is 21 epochs (22 in the paper)."""
 
 
 def contrastive_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """CLIP's symmetric loss with one caption a glyph; see `symmetric_loss`."""
-    pictures, glyphs, tokens = batch
-    features = model.encode_image(pictures, normalize=True)  # type: ignore[operator]
+    """Compute CLIP's symmetric loss with one caption per glyph; see `symmetric_loss`."""
+    images, glyphs, tokens = batch
+    features = model.encode_image(images, normalize=True)  # type: ignore[operator]
     texts = model.encode_text(tokens, normalize=True)  # type: ignore[operator]
     logits = model.logit_scale.exp() * features @ texts.T  # type: ignore[operator]
     return symmetric_loss(logits, glyphs)
 
 
 def pretrain(seed: int = 0, progress: Callable[[int], None] = lambda _: None) -> Pretrained:
-    """Pre-train both towers from random weights, `PRETRAINING.steps` steps.
+    """Pre-train both towers for `PRETRAINING.steps` steps from random weights.
 
-    The token embeddings stay random: 49,408 rows are too many for 62 glyphs to teach, and half the time of a step.
+    The token embeddings stay random. Training their 49,408 rows would take half the time of a step, and 62 glyphs are
+    too few to teach them.
     """
     from isp.data.glyphs import CaptionedGlyphs
 

@@ -1,1 +1,1 @@
-"""Data: where it comes from (`sources`), how it is split (`splits`), how it becomes batches (`images`, `glyphs`)."""
+"""Data: origin (`sources`), splits (`splits`), and conversion to batches (`images`, `texts`, `glyphs`)."""

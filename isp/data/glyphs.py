@@ -1,4 +1,4 @@
-"""Captioned pictures of glyphs, rendered from the fonts that matplotlib ships: what the tiny CLIP is pre-trained on."""
+"""Captioned images of glyphs, rendered from matplotlib's fonts; the pre-training data of the tiny CLIP."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ TEMPLATES = (
 
 
 def captions(glyph: str) -> list[str]:
-    """All captions of a glyph; "capital" and "small" tell letters apart (tokens ignore case)."""
+    """Return all captions of a glyph; "capital" and "small" distinguish letters, because tokens ignore case."""
     kind = "number" if glyph.isdigit() else "capital letter" if glyph.isupper() else "small letter"
     return [template.format(kind=kind, glyph=glyph) for template in TEMPLATES]
 
 
 @cache
 def render(size: int) -> np.ndarray:
-    """Every glyph in every font, white on black.
+    """Render every glyph in every font, white on black.
 
     Returns:
-        uint8, shape (glyphs, fonts, size, size); glyphs fill four fifths of the picture's height or width.
+        uint8, shape (glyphs, fonts, size, size); glyphs fill four fifths of the image's height or width.
     """
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    pictures = np.zeros((len(GLYPHS), len(FONTS), size, size), dtype=np.uint8)
+    images = np.zeros((len(GLYPHS), len(FONTS), size, size), dtype=np.uint8)
     for column, font_name in enumerate(FONTS):
         font = ImageFont.truetype(str(folder / f"{font_name}.ttf"), size=8 * size)
         for row, glyph in enumerate(GLYPHS):
@@ -62,18 +62,19 @@ def render(size: int) -> np.ndarray:
             width, height = (max(1, round(side * scale)) for side in canvas.size)
             small = np.asarray(canvas.resize((width, height), Image.Resampling.LANCZOS))
             y, x = (size - height) // 2, (size - width) // 2
-            pictures[row, column, y : y + height, x : x + width] = small
-    return pictures
+            images[row, column, y : y + height, x : x + width] = small
+    return images
 
 
 @dataclass(frozen=True)
 class CaptionedGlyphs:
-    """Contrastive training examples: one for each glyph and font, distorted anew at every step.
+    """Contrastive training examples, one for each glyph and font, with a new random distortion at every step.
 
     Attributes:
-        pixels: uint8, (glyphs * fonts, 1, size, size).
-        tokens: int64, (glyphs, captions, context length).
-        mean, std: of the backbone's preprocessing.
+        pixels: Images, uint8 (glyphs * fonts, 1, size, size).
+        tokens: Captions, int64 (glyphs, captions, context length).
+        mean: Channel means of the backbone's preprocessing.
+        std: Channel standard deviations of the backbone's preprocessing.
     """
 
     pixels: Tensor
@@ -85,7 +86,7 @@ class CaptionedGlyphs:
     def render(
         cls, size: int, tokenize: Callable[[list[str]], Tensor], mean: tuple[float, ...], std: tuple[float, ...]
     ) -> CaptionedGlyphs:
-        """Render and tokenize everything once."""
+        """Render all images and tokenize all captions once."""
         pixels = torch.from_numpy(render(size)).view(-1, 1, size, size)
         tokens = torch.stack([tokenize(captions(glyph)) for glyph in GLYPHS])
         return cls(pixels, tokens, mean, std)
@@ -94,16 +95,16 @@ class CaptionedGlyphs:
         return len(self.pixels)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures, fp32 (b, 3, size, size); glyph numbers, int64 (b,); one caption a glyph, (glyphs, context)."""
-        pictures = distort(self.pixels[indices].float().div_(255))
+        """Return images, fp32 (b, 3, size, size); glyph ids, int64 (b,); one caption per glyph, (glyphs, context)."""
+        images = distort(self.pixels[indices].float().div_(255))
         glyphs = indices // len(FONTS)
         template = torch.randint(self.tokens.shape[1], (len(GLYPHS),))
-        return normalise(pictures, self.mean, self.std), glyphs, self.tokens[torch.arange(len(GLYPHS)), template]
+        return normalise(images, self.mean, self.std), glyphs, self.tokens[torch.arange(len(GLYPHS)), template]
 
 
-def distort(pictures: Tensor) -> Tensor:
-    """Random rotation, scale, shear and shift (as of handwriting), then blur, contrast and noise, of every picture."""
-    num = len(pictures)
+def distort(images: Tensor) -> Tensor:
+    """Apply random rotation, scale, shear and shift (as in handwriting), then blur, contrast and noise to images."""
+    num = len(images)
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.empty(num).uniform_(low, high)
@@ -113,8 +114,8 @@ def distort(pictures: Tensor) -> Tensor:
     cos, sin = angle.cos(), angle.sin()
     rows = [cos * scale_x, (shear * cos - sin) * scale_y, uniform(-0.2, 0.2)]
     rows += [sin * scale_x, (shear * sin + cos) * scale_y, uniform(-0.2, 0.2)]
-    grid = F.affine_grid(torch.stack(rows, dim=1).view(num, 2, 3), list(pictures.shape), align_corners=False)
-    moved = F.grid_sample(pictures, grid, mode="bilinear", align_corners=False)
+    grid = F.affine_grid(torch.stack(rows, dim=1).view(num, 2, 3), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
     blurred = F.avg_pool2d(F.avg_pool2d(moved, 3, 1, 1), 3, 1, 1)
     softness = uniform(0, 1).view(-1, 1, 1, 1)
     mixed = (softness * blurred + (1 - softness) * moved) * uniform(0.8, 1.6).view(-1, 1, 1, 1)

@@ -1,12 +1,13 @@
-"""The client of the Hugging Face hub, and the only module that touches a network.
+"""Client of the Hugging Face hub, and the only module that accesses a network.
 
-`huggingface_hub` speaks the protocol: listing, addresses, tokens, locks. This module adds what it lacks: bytes that
-arrived before an interruption are kept and resumed from, also by a later process (its own downloads start anew); a
-file gets its name only once its checksum is the hub's; attempts are bounded. Files come by plain HTTP.
+`huggingface_hub` implements the protocol: listing, addresses, tokens, locks. This module adds what the library lacks.
+Bytes that arrived before an interruption are kept, and a download resumes from them even in a later process (the
+library's own downloads restart from zero). A file gets its name only after its checksum has matched the hub's. The
+number of attempts is bounded. Files are transferred by plain HTTP.
 
-A hub is not trusted. Names, sizes and checksums are checked before they are used, so nothing is written outside of the
-folder; no more is read than the listed size, also of compressed answers; and messages hold neither control characters
-nor the user's token or password.
+A hub is not trusted. Names, sizes and checksums are checked before use, so nothing is written outside the folder. No
+more than the listed size is read, even from compressed answers. Messages contain neither control characters nor the
+user's token or password.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from isp.files import sha256
 from isp.untrusted import check_file_name, printable
 
 COMMITS = ".isp-commits.json"
-"""Beside files that were fetched: which commit each is of."""
+"""Name of the file, in a folder of downloads, that records the commit of each file."""
 PAUSES: tuple[float, ...] = (1, 2, 4, 8)  # seconds before each further attempt
-TIMEOUT = 10.0  # seconds to connect, and between two pieces of an answer
+TIMEOUT = 10.0  # seconds to connect, and between two chunks of an answer
 _CACHE = ".cache"
-"""Folder for partial files, the same as the library's; like `COMMITS`, no name in a repository may be in its way."""
+"""Folder for partial files, the same as the library's. No name in a repository may clash with it or with `COMMITS`."""
 _LONGEST_LISTING = 10**8  # bytes; 200,000 files take 45 MB
-_LONGEST_REASON = 10**4  # bytes of an error's text that are read
+_LONGEST_REASON = 10**4  # bytes that are read of an error's text
 _PIECE = 2**20  # bytes that are decompressed at a time
 _T = TypeVar("_T")
 
@@ -46,9 +47,9 @@ class Repo:
     """A repository on the Hugging Face hub, at a pinned revision.
 
     Attributes:
-        id: "owner/name".
-        kind: what it holds.
-        revision: a commit (40 hex digits), or a branch or tag, which is resolved to a commit once per fetch.
+        id: Name on the hub, "owner/name".
+        kind: Kind of its content.
+        revision: Commit (40 hex digits), or a branch or tag, which is resolved to a commit once per fetch.
     """
 
     id: str
@@ -61,7 +62,7 @@ class Repo:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """A checked file: where it is, its size, its sha256."""
+    """A verified file with its path, size and SHA-256."""
 
     path: Path
     bytes: int
@@ -69,44 +70,44 @@ class Fetched:
 
 
 def fetch(repo: Repo, patterns: Sequence[str], folder: Path) -> tuple[str, list[Fetched]]:
-    """Bring the files of a repository that match any of the patterns into a folder, and check them.
+    """Download the files of a repository that match any of the patterns into a folder, and verify them.
 
-    Files that are there with the right size and checksum are kept; others under their names are replaced.
+    Existing files with the right size and checksum are kept; other files with these names are replaced.
 
     Args:
-        repo: which repository, and which state of it.
-        patterns: shell-style, over names in the repository (`*` matches `/`, too).
-        folder: files get their names in the repository below it.
+        repo: Repository and its revision.
+        patterns: Shell-style patterns over names in the repository (`*` also matches `/`).
+        folder: Folder below which files get their names in the repository.
 
     Returns:
-        The commit, and the files sorted by name.
+        Commit, and files sorted by name.
 
     Raises:
-        DataError: the hub cannot be reached, refuses, lacks a file or sends other bytes than it lists.
-        IspError: a file cannot be written.
+        DataError: If the hub cannot be reached, refuses, lacks a file or sends other bytes than it lists.
+        IspError: If a file cannot be written.
     """
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     if not re.fullmatch(r"https?://([^/\s]+@)?(\[[^/\s]+\]|[^/:\s]+)(:\d+)?(/\S*)?", endpoint):
         shown = re.sub(r"^(\w+://)?.*@", r"\1", endpoint, flags=re.DOTALL)  # without a password
         raise DataError(f"HF_ENDPOINT must be an address such as https://hub.example.org, got {shown!r}")
     hub = _Hub(repo, folder, endpoint)
-    commit, there = hub.persist(hub.listing, patterns)
-    wanted: dict[str, _File] = {}
+    commit, listed = hub.persist(hub.listing, patterns)
+    selected: dict[str, _File] = {}
     for pattern in patterns:
-        matching = {name: entry for name, entry in there.items() if fnmatchcase(name, pattern)}
+        matching = {name: entry for name, entry in listed.items() if fnmatchcase(name, pattern)}
         if not matching:
-            known = hub.line(", ".join(list(there)[:9])) or "no files"
-            raise DataError(f"{repo}: no file matches {pattern!r} (there: {known})")
+            known = hub.line(", ".join(list(listed)[:9])) or "no files"
+            raise DataError(f"{repo}: no file matches {pattern!r} (available: {known})")
         for name, entry in matching.items():
             try:
-                wanted[_checked_name(name)] = _File.of(name, entry)
+                selected[_checked_name(name)] = _File.of(name, entry)
             except ValueError as error:
                 raise DataError(f"{repo}: {hub.unusable(error)}") from None
     pinned = replace(hub, repo=replace(repo, revision=commit))
-    missing = sorted(name for name, file in wanted.items() if not file.is_at(folder / name))
+    missing = sorted(name for name, file in selected.items() if not file.is_at(folder / name))
     for number, name in enumerate(missing):
-        pinned.bring(name, wanted[name], missing[number:])
-    return commit, [file.fetched(folder / name) for name, file in sorted(wanted.items())]
+        pinned.bring(name, selected[name], missing[number:])
+    return commit, [file.fetched(folder / name) for name, file in sorted(selected.items())]
 
 
 def _checked_name(name: str) -> str:
@@ -119,14 +120,14 @@ def _checked_name(name: str) -> str:
 class _File:
     bytes: int
     large: bool  # in large file storage
-    checksum: str  # sha256 if large, else git's sha1
+    checksum: str  # SHA-256 if large, otherwise git's SHA-1
 
     @classmethod
     def of(cls, name: str, entry: dict[str, Any]) -> _File:
-        """A file as a listing describes it.
+        """Make a file from its entry in a listing.
 
         Raises:
-            ValueError: The listing gives no usable size or checksum.
+            ValueError: If the listing contains no usable size or checksum.
         """
         lfs: Any = entry.get("lfs")
         large = isinstance(lfs, dict)
@@ -155,7 +156,7 @@ class _File:
 
 
 class _Refusal(Exception):
-    """An answer without content: its status, the hub's code of the error, what it says."""
+    """An answer without content: its status, the hub's error code and its explanation."""
 
     def __init__(self, status: int, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -170,26 +171,26 @@ class _Hub:
 
     @property
     def shown(self) -> str:
-        """The endpoint without the user's name and password."""
+        """Endpoint without the user's name and password."""
         return re.sub(r"^(\w+://)[^/]*@", r"\1", self.endpoint)
 
     def line(self, text: object) -> str:
-        """Text of a server or a library on one short line, printable, without the user's token and password."""
+        """Return text of a server or library as one short printable line without the user's token and password."""
         from huggingface_hub import get_token
 
-        found = str(text)
+        line = str(text)
         user = re.match(r"\w+://([^/]*)@", self.endpoint)
         name, _, password = (user[1] if user else "").partition(":")
         for secret in (get_token(), f"{name}:{password}", password, unquote(password)):
             if secret and secret != ":":
-                found = found.replace(secret, "***")
-        return printable(" ".join(found.split()))[:300]
+                line = line.replace(secret, "***")
+        return printable(" ".join(line.split()))[:300]
 
     def unusable(self, error: Exception) -> str:
         return f"no usable answer from {self.shown} ({self.line(error)})"
 
     def listing(self) -> tuple[str, dict[str, Any]]:
-        """Ask for the commit and its files: the hub's entry of each by name, unchecked."""
+        """Request the commit and the unchecked entries of its files by name."""
         from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
         repo = self.repo
@@ -217,7 +218,7 @@ class _Hub:
         return commit, files
 
     def bring(self, name: str, file: _File, missing: Sequence[str]) -> None:
-        """Download a file, from where an earlier attempt ended, and give it its name once its checksum is right."""
+        """Download a file, resuming an earlier attempt, and give it its name after its checksum has matched."""
         from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
         path, cache = self.folder / name, self.folder / _CACHE / "huggingface/download"
@@ -236,17 +237,17 @@ class _Hub:
                     if file.is_at(partial):
                         os.replace(partial, path)
                         return
-                    found = f"{partial.stat().st_size} bytes with checksum {file.checksum_of(partial)}"
+                    received = f"{partial.stat().st_size} bytes with checksum {file.checksum_of(partial)}"
                     partial.unlink()
         except OSError as error:
-            raise IspError(f"{path}: cannot be written ({error.strerror or error}); no part of it is there") from None
+            raise IspError(f"{path}: cannot be written ({error.strerror or error}); no part of it was saved") from None
         raise DataError(
-            f"{name} of {self.repo}: {self.shown} sent it corrupt, twice (expected {file.bytes} bytes with "
-            f"checksum {file.checksum}, found {found}); nothing of it was kept"
+            f"{name} of {self.repo}: {self.shown} sent corrupt content twice (expected {file.bytes} bytes with "
+            f"checksum {file.checksum}, got {received}); none of it was kept"
         )
 
     def _stream(self, name: str, partial: Path, size: int) -> None:
-        """Append to `partial` what it lacks, and no byte beyond the size that the hub lists."""
+        """Append to `partial` the bytes that it lacks, but none beyond the size that the hub lists."""
         from huggingface_hub import hf_hub_url
 
         repo = self.repo
@@ -255,7 +256,7 @@ class _Hub:
             return
         url = hf_hub_url(repo.id, name, repo_type=repo.kind, revision=repo.revision, endpoint=self.endpoint)
         with self.asked(url, **({"Range": f"bytes={have}-"} if have else {})) as answer:
-            resumed = answer.status_code == 206  # 200: all, from the start
+            resumed = answer.status_code == 206  # 200: the whole file, from the start
             with _opened(partial, os.O_APPEND if resumed else os.O_TRUNC) as output:
                 for piece in _pieces(answer, size - have if resumed else size):
                     output.write(piece)
@@ -266,15 +267,15 @@ class _Hub:
 
     @contextmanager
     def asked(self, url: str, **wishes: str) -> Iterator[Any]:
-        """An answer with content, of which nothing is read yet.
+        """Open an answer with content, of which nothing has been read yet.
 
         Raises:
-            _Refusal: The answer has another status than 200 or 206.
+            _Refusal: If the status of the answer is neither 200 nor 206.
         """
         from huggingface_hub import constants, get_session
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        constants.HF_HUB_DISABLE_TELEMETRY = True  # else a process's first request is a question to huggingface.co
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # otherwise a process's first request goes to huggingface.co
         headers = build_hf_headers(library_name="isp", headers={"Accept-Encoding": "identity", **wishes})
         with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as answer:
             if answer.status_code not in (200, 206):
@@ -282,37 +283,36 @@ class _Hub:
                 with suppress(ValueError, RecursionError):
                     content = json.loads(text)
                     text = str(content.get("error", "")) if isinstance(content, dict) else ""
-                said = " ".join([answer.headers.get("X-Error-Message", ""), "" if "<html" in text.lower() else text])
-                reason = self.line(said) or self.line(answer.reason_phrase)
+                explanations = [answer.headers.get("X-Error-Message", ""), "" if "<html" in text.lower() else text]
+                reason = self.line(" ".join(explanations)) or self.line(answer.reason_phrase)
                 raise _Refusal(answer.status_code, answer.headers.get("X-Error-Code", ""), reason)
             yield answer
 
     def persist(self, action: Callable[[], _T], names: Sequence[str]) -> _T:
-        """The result of what needs the hub; failures that may pass are retried after growing pauses.
+        """Return the result of an action that needs the hub, retrying temporary failures after growing pauses.
 
         Raises:
-            DataError: a failure that does not pass, or too many; says how to get the files `names` otherwise.
+            DataError: If a failure is permanent, or there are too many. The message says how to get the files `names`
+                without the download stage.
         """
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
         repo, endpoint = self.repo, self.shown
-        http: type[Exception] = HfHubHTTPError.__bases__[0]  # the HTTP library's base; which library: by version
+        http: type[Exception] = HfHubHTTPError.__bases__[0]  # base of the HTTP library, which depends on the version
         page = f"{endpoint}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.id}/tree/{repo.revision}"
         places = ", ".join(str(self.folder / name) for name in names)
-        otherwise = (
-            f"bring the files by hand from {page} to {places}; everything after the download stage works offline"
-        )
+        otherwise = f"copy the files by hand from {page} to {places}; every stage after download works offline"
         for pause in (*PAUSES, None):
             try:
                 return action()
             except OfflineModeIsEnabled:
-                raise DataError(f"{repo}: not fetched, as HF_HUB_OFFLINE is set; unset it, or {otherwise}") from None
+                raise DataError(f"{repo}: HF_HUB_OFFLINE prevents the download; unset it, or {otherwise}") from None
             except _Refusal as refusal:
                 status, reason = refusal.status, f"HTTP {refusal.status} {refusal.reason}"
                 if status < 500 and status not in (408, 429):
                     problem = f"{endpoint} refuses it"
                     if status in (401, 403):
-                        problem += f": private, gated or not there; ask at {page}, log in (HF_TOKEN or `hf auth login`)"
+                        problem += f": private, gated or missing; ask at {page}, log in (HF_TOKEN or `hf auth login`)"
                     elif status == 404:
                         lacking = {"RevisionNotFound": "revision", "EntryNotFound": "file"}.get(refusal.code, repo.kind)
                         problem = f"{endpoint} has no such {lacking}"
@@ -322,24 +322,24 @@ class _Hub:
             if pause is not None:
                 time.sleep(pause)
         raise DataError(
-            f"{repo}: {endpoint} failed {len(PAUSES) + 1} times ({reason}); try again later (what came is kept), or "
-            f"{otherwise}"
+            f"{repo}: {endpoint} failed {len(PAUSES) + 1} times ({reason}); try again later (partial files are kept), "
+            f"or {otherwise}"
         )
 
 
 def _pieces(answer: Any, most: int) -> Iterator[bytes]:
-    """Pieces of an answer's content, `most` bytes together; whatever a server sends beyond that is not read.
+    """Yield chunks of an answer's content, `most` bytes in total; bytes that a server sends beyond that are not read.
 
-    No compression is asked for. A compressed answer is decompressed piece by piece all the same, so that a small one
-    cannot grow large in memory or on disk.
+    Requests do not ask for compression. A compressed answer is nevertheless decompressed chunk by chunk, so that a
+    small one cannot grow large in memory or on disk.
 
     Raises:
-        ConnectionError: It cannot be decompressed.
+        ConnectionError: If the content cannot be decompressed.
     """
     encoding = answer.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("identity", "gzip", "deflate"):
-        raise ConnectionError(f"Content-Encoding {encoding!r:.100} was not asked for")
-    decoder = None if encoding == "identity" else zlib.decompressobj(wbits=47)  # of gzip or zlib
+        raise ConnectionError(f"Content-Encoding {encoding!r:.100} was not requested")
+    decoder = None if encoding == "identity" else zlib.decompressobj(wbits=47)  # gzip or zlib
     for raw in answer.iter_raw():
         while raw and most > 0:
             if decoder is None:
@@ -348,7 +348,7 @@ def _pieces(answer: Any, most: int) -> Iterator[bytes]:
                 try:
                     piece = decoder.decompress(raw, min(most, _PIECE))
                 except zlib.error as error:
-                    raise ConnectionError(f"it cannot be decompressed: {error}") from None
+                    raise ConnectionError(f"the answer cannot be decompressed: {error}") from None
                 raw = decoder.unconsumed_tail
             most -= len(piece)
             yield piece
@@ -357,5 +357,5 @@ def _pieces(answer: Any, most: int) -> Iterator[bytes]:
 
 
 def _opened(path: Path, flags: int) -> BinaryIO:
-    """Open a file for writing that is not a link, so that a hub's bytes stay where they belong."""
+    """Open a file for writing, refusing links, so that a hub's bytes stay inside the folder."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666), "wb")

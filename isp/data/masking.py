@@ -1,4 +1,4 @@
-"""Texts with words hidden, for masked-language pre-training: what the embedded BERT is pre-trained on."""
+"""Texts with hidden words for masked-language pre-training; the pre-training data of the embedded BERT."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MASK_RATE = 0.2
-"""Share of the word pieces that are to be guessed; of these 80 % are hidden, 10 % replaced and 10 % left (BERT's)."""
+"""Share of the word pieces to guess, of which 80 % are hidden, 10 % replaced and 10 % left as they are (BERT's)."""
 
 
 class Hidden(NamedTuple):
-    """A batch: inputs of a BERT with pieces hidden, which are to be guessed, bool (b, tokens), and what they are."""
+    """A batch: BERT inputs with hidden pieces, mask of the pieces to guess, bool (b, tokens), and their token ids."""
 
     inputs: dict[str, Tensor]
     chosen: Tensor
@@ -26,11 +26,11 @@ class Hidden(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskedTexts:
-    """Texts whose word pieces are hidden anew at every step, drawn from torch's generator.
+    """Texts whose word pieces are hidden at random at every step, with numbers from torch's generator.
 
     Attributes:
-        texts: their token ids; the labels are not used.
-        vocabulary: word pieces in the order of their numbers.
+        texts: Token ids; the labels are not used.
+        vocabulary: Word pieces in the order of their ids.
     """
 
     texts: Texts
@@ -38,7 +38,7 @@ class MaskedTexts:
 
     @classmethod
     def make(cls, sentences: Sequence[str], vocabulary: Sequence[str], max_length: int) -> MaskedTexts:
-        """Tokenize everything once."""
+        """Tokenize all sentences once."""
         tensors = to_tokens([sentences], range(len(sentences)), vocabulary, True, max_length)
         return cls(Texts(**tensors, labels=torch.zeros(len(sentences))), tuple(vocabulary))
 
@@ -47,11 +47,11 @@ class MaskedTexts:
 
     @property
     def lengths(self) -> Tensor:
-        """Number of tokens of each."""
+        """Number of tokens of each text."""
         return self.texts.lengths
 
     def batch(self, indices: Tensor, length: int | None = None) -> Hidden:
-        """Sentences with pieces hidden; special tokens never are."""
+        """Return sentences with hidden pieces; special tokens are never hidden."""
         inputs, _ = self.texts.batch(indices, length)
         tokens = inputs["input_ids"]
         special = torch.tensor([self.vocabulary.index(word) for word in ("[PAD]", "[CLS]", "[SEP]")])

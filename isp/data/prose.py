@@ -1,7 +1,7 @@
-"""English prose that is already installed: sentences of the docstrings of pandas, scipy and scikit-learn, and tasks.
+"""English prose from installed packages: sentences of the docstrings of pandas, scipy and scikit-learn, and tasks.
 
-The files are parsed, never imported. Every docstring belongs, by a hash of its text, to one part: pre-training, or the
-train or the test split of the tasks; a sentence that occurs again, in any part, counts once, where it comes first.
+The files are parsed, never imported. A hash of its text assigns every docstring to one part: pre-training, or the train
+or test split of the tasks. A sentence that occurs again in any part counts only once, at its first occurrence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from isp.errors import DataError
 PACKAGES = ("pandas", "scipy", "sklearn")
 LEFT_OUT = {"tests", "conftest.py", "externals", "_external", "array_api_compat", "array_api_extra", "_vendored"}
 PARTS = {"pretraining": 0.68, "train": 0.9, "test": 1.0}
-"""The parts, and up to which share of the hashes each reaches."""
+"""Parts, with the upper bound of the share of hashes that each covers."""
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -37,14 +37,14 @@ WORD = re.compile(r"\(?['\"]?\w+(?:['\-/.]\w+)*['\"]?\)?[,;:]?")
 
 
 SIZES: dict[Split, int] = {"train": 3400, "test": 1000}
-"""Examples of each task."""
+"""Number of examples of each task."""
 
 INNER = re.compile(r"[,;:()\"']")
-"""Marks that show where in a sentence a word belongs."""
+"""Marks that reveal the position of a word in a sentence."""
 
 
 class Sentence(NamedTuple):
-    """A sentence, the docstring that it is from (as a number), and the part that the docstring belongs to."""
+    """A sentence, the number of its docstring, and the part to which the docstring belongs."""
 
     text: str
     docstring: int
@@ -52,10 +52,10 @@ class Sentence(NamedTuple):
 
 
 def docstrings(package: str) -> Iterator[str]:
-    """All docstrings of a package's .py files, by path and by place in the file; tests and vendored code left out."""
+    """Yield the docstrings of a package's .py files in order of path and position, without tests and vendored code."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"the embedded prose needs the package {package!r}, which is not installed")
+        raise DataError(f"package {package!r} is not installed, but the embedded prose needs it")
     root = Path(spec.submodule_search_locations[0])
     for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).parts):
         if LEFT_OUT.isdisjoint(path.relative_to(root).parts):
@@ -69,7 +69,7 @@ def docstrings(package: str) -> Iterator[str]:
 
 
 def paragraphs(docstring: str) -> Iterator[str]:
-    """Its paragraphs of prose: blocks of lines of one indentation that are no code, list, table or directive."""
+    """Yield paragraphs of prose: blocks of equally indented lines that are not code, lists, tables or directives."""
     blocks: list[tuple[int, list[str]]] = []
     indentation = -1
     for line in docstring.splitlines():
@@ -88,8 +88,8 @@ def paragraphs(docstring: str) -> Iterator[str]:
 
 
 def prose(paragraph: str) -> Iterator[str]:
-    """Its whole sentences of 6 to 28 plain words (a formula, a path or an operator is none), without markup."""
-    plain = MARKUP.sub(lambda found: next(group for group in found.groups() if group is not None), paragraph)
+    """Yield whole sentences of 6 to 28 plain words (not formulas, paths or operators), without markup."""
+    plain = MARKUP.sub(lambda match: next(group for group in match.groups() if group is not None), paragraph)
     for sentence in SENTENCE_END.split(plain):
         words = sentence.rstrip(".!?").split()
         if (
@@ -103,7 +103,7 @@ def prose(paragraph: str) -> Iterator[str]:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A context in which no cycles are looked for: syntax trees have none, and the search takes half of the time."""
+    """Disable garbage collection in this context: syntax trees have no cycles, and searching takes half of the time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -115,8 +115,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @cache
 def sentences() -> tuple[Sentence, ...]:
-    """Every sentence once (case, digits and punctuation aside), in the order of packages, paths and places."""
-    found: dict[str, Sentence] = {}
+    """Return every sentence once (ignoring case, digits and punctuation), ordered by package, path and position."""
+    first: dict[str, Sentence] = {}
     with _no_garbage_collection():
         all_docstrings = [text for package in PACKAGES for text in docstrings(package)]
     for number, docstring in enumerate(all_docstrings):
@@ -124,26 +124,26 @@ def sentences() -> tuple[Sentence, ...]:
         part = next(part for part, bound in PARTS.items() if share < bound)
         for paragraph in paragraphs(docstring):
             for text in prose(paragraph):
-                found.setdefault(re.sub(r"[\d\W]+", " ", text.lower()), Sentence(text, number, part))
-    return tuple(found.values())
+                first.setdefault(re.sub(r"[\d\W]+", " ", text.lower()), Sentence(text, number, part))
+    return tuple(first.values())
 
 
 def checksum() -> str:
-    """BLAKE2b of all sentences with their docstrings and parts: what the study's data depend on, in 32 hex digits."""
+    """Return BLAKE2b (32 hex digits) of all sentences, docstrings and parts, on which a study's data depend."""
     lines = "\n".join("\t".join(map(str, sentence)) for sentence in sentences())
     return hashlib.blake2b(lines.encode(), digest_size=16).hexdigest()
 
 
 def corpus() -> list[str]:
-    """The sentences of the pre-training part."""
+    """Return the sentences of the pre-training part."""
     return [sentence.text for sentence in sentences() if sentence.part == "pretraining"]
 
 
 def vocabulary(size: int) -> list[str]:
-    """A WordPiece vocabulary of `corpus()`, lower-cased: special tokens, characters, then pieces as they were merged.
+    """Return a lower-cased WordPiece vocabulary of `corpus()`: special tokens, characters, then pieces as merged.
 
-    The library's trainer for WordPiece numbers pieces in the order of a randomly seeded hash map, and so breaks ties
-    differently in every process. Its trainer for byte pairs does not, where the beginning of a word is a character.
+    The library's WordPiece trainer numbers pieces in the order of a randomly seeded hash map and so breaks ties
+    differently in every process. Its byte-pair trainer does not if the beginning of a word is marked by a character.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -168,29 +168,29 @@ def _generator(split: Split) -> np.random.Generator:
 
 
 def _plain(split: Split, longest: int) -> list[list[str]]:
-    """The words of every sentence of the split that has at most so many and no punctuation inside."""
+    """Return the words of every sentence of the split with at most `longest` words and no punctuation inside."""
     texts = (sentence.text for sentence in sentences() if sentence.part == split)
     return [text.split() for text in texts if len(text.split()) <= longest and not INNER.search(text)]
 
 
 def _draw(rng: np.random.Generator, available: int, split: Split) -> list[int]:
-    """Numbers of the split's examples, in random order."""
+    """Draw the numbers of the split's examples, in random order."""
     if available < SIZES[split]:
         raise DataError(
-            f"the docstrings of {', '.join(PACKAGES)} that are installed give {available} {split} examples, "
-            f"{SIZES[split]} are needed; install the versions in requirements.lock"
+            f"the installed docstrings of {', '.join(PACKAGES)} contain only {available} {split} examples of the "
+            f"required {SIZES[split]}; install the versions in requirements.lock"
         )
     return [int(index) for index in rng.permutation(available)[: SIZES[split]]]
 
 
 def word_order(split: Split) -> tuple[list[str], list[int]]:
-    """Is the order of this sentence's words intact?
+    """Make the examples of the task: is the order of this sentence's words intact?
 
-    Half of the sentences have a span of (up to) six words inside them deranged: no word of the span stays in place.
-    The first and the last word stay, and no sentence has punctuation inside it, so neither tells on the order.
+    Half of the sentences contain a deranged span of (up to) six words, none of which stays in place. The first and the
+    last word stay, and no sentence has punctuation inside, so neither reveals the order.
 
     Returns:
-        Sentences of 6 to 16 words, each held-out sentence at most once, as many as `SIZES` says for the split; labels,
+        Sentences of 6 to 16 words, each held-out sentence at most once, as many as `SIZES` gives for the split; labels,
         1 intact, 0 not.
     """
     plain = _plain(split, 16)
@@ -202,7 +202,7 @@ def word_order(split: Split) -> tuple[list[str], list[int]]:
 
 
 def _deranged(words: list[str], rng: np.random.Generator) -> list[str]:
-    """The words with a random span of six of them, or all but the first and the last, deranged."""
+    """Derange a random span of six words, or all words except the first and the last."""
     length = min(6, len(words) - 2)
     start = int(rng.integers(1, len(words) - length))
     places = np.arange(length)
@@ -214,12 +214,12 @@ def _deranged(words: list[str], rng: np.random.Generator) -> list[str]:
 
 
 def half_order(split: Split) -> tuple[list[str], list[str], list[int]]:
-    """Do these two fragments come in this order, as the beginning and the end of one sentence?
+    """Make the examples of the task: are these two fragments, in this order, the beginning and end of one sentence?
 
     Returns:
         First and second fragments, of at least three words each, lower-cased and without the full stop, as many pairs
-        as `SIZES` says for the split, of sentences of 6 to 18 words without punctuation inside; labels, 1 in order,
-        0 the other way round.
+        as `SIZES` gives for the split, from sentences of 6 to 18 words without punctuation inside; labels, 1 in order,
+        0 swapped.
     """
     plain = _plain(split, 18)
     rng = _generator(split)
@@ -237,10 +237,10 @@ def half_order(split: Split) -> tuple[list[str], list[str], list[int]]:
 
 @dataclass(frozen=True)
 class Prose:
-    """Examples of one of the tasks above, made anew from the installed packages (12 s).
+    """Examples of one of the tasks above, made from the installed packages at every read (12 s).
 
     Attributes:
-        make: Makes the columns and the labels of a split.
+        make: Function that makes the columns and the labels of a split.
         inputs: Names of the columns.
     """
 
@@ -248,18 +248,18 @@ class Prose:
     inputs: tuple[str, ...]
 
     def fetch(self, data_root: Path) -> Files:
-        """No files: they are made from installed packages."""
+        """Return no files, because the examples are made from installed packages."""
         return Files([])
 
     def checksum(self) -> str:
-        """Of all sentences, those of pre-training, too."""
+        """Return the checksum of all sentences, including those of pre-training."""
         return checksum()
 
     def labels(self, data_root: Path) -> Raw:
-        """Labels of the training split: every second example is intact."""
+        """Return the labels of the training split, in which every second example is intact."""
         return Raw((), np.arange(SIZES["train"], dtype=np.int64) % 2)
 
     def read(self, split: Split, data_root: Path) -> Raw:
-        """Texts and labels of a split; `data_root` is not used."""
+        """Return the texts and labels of a split; `data_root` is not used."""
         *columns, labels = self.make(split)
         return Raw(tuple(columns), np.array(labels, dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Validation is carved from the official training split by rule; the official test split is never touched here."""
+"""Validation splits, carved from the official training split by rule; the official test split is never touched."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from isp.errors import DataError
 
 Rule = Literal["random", "stratified", "groups"]
-"""How validation examples are chosen: at random; with the classes' shares kept; or groups (such as the frames of one
-physical traffic sign) as a whole, so that nothing in validation was nearly seen in training."""
+"""Rule by which validation examples are chosen: at random; with the shares of the classes preserved; or by whole groups
+(such as the frames of one physical traffic sign), so that nothing in validation has a near-duplicate in training."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Numbers of the examples of the official training split, disjoint (int64), each part in a random order.
+    """Indices of the official training split, disjoint (int64), each part in random order.
 
-    So the first n of a part are a random choice of it, and which part an example is in does not depend on n.
+    The first n indices of a part are therefore a random choice, and the part of an example does not depend on n.
     """
 
     train: np.ndarray
@@ -26,59 +26,59 @@ class Split:
 
 
 def validation_size(num_examples: int, num_validation: int | None) -> int:
-    """How many of a training split's examples are validation: as said, or (as in task vectors) min(10 %, 5000)."""
+    """Return the number of validation examples: the given one, or (as in task vectors) min(10 %, 5000)."""
     return min(num_examples // 10, 5000) if num_validation is None else num_validation
 
 
 def carve(
     labels: np.ndarray, num_validation: int | None = None, rule: Rule = "random", groups: np.ndarray | None = None
 ) -> Split:
-    """Carve a validation split off, by a permutation from a fixed seed (0, as in task vectors), the same for all seeds.
+    """Carve off a validation split by a permutation from a fixed seed (0, as in task vectors), the same for all seeds.
 
     Args:
-        labels: of the official training split, (n,); only the rule "stratified" looks at them.
-        num_validation: how many; None: min(10 %, 5000).
-        rule: how they are chosen. "groups" takes whole groups as long as they fit, so it may give a few less, and
-            then trains on as many less than there would be.
-        groups: group number of every example, for the rule "groups".
+        labels: Labels of the official training split, (n,); only the rule "stratified" uses them.
+        num_validation: Number of validation examples; None: min(10 %, 5000).
+        rule: Rule by which they are chosen. "groups" takes whole groups as long as they fit, so it may give slightly
+            fewer. The training part always has n - `num_validation` examples.
+        groups: Group number of every example, for the rule "groups".
 
     Raises:
-        DataError: more asked for than there is, or no groups.
+        DataError: If there are too few examples, or no groups.
     """
     num = len(labels)
     size = validation_size(num, num_validation)
     if not 0 < size < num:
-        raise DataError(f"num_validation = {size}: allowed are 1 to {num - 1}, of {num} examples in the training split")
+        raise DataError(f"num_validation = {size}: must be in 1 to {num - 1}, of {num} examples in the training split")
     order = np.random.Generator(np.random.PCG64(0)).permutation(num)
     if rule == "random":
         held = np.arange(num) < size
     elif rule == "stratified":
         held = _share_of_each(labels[order], size)
     elif groups is None:
-        raise DataError("the split rule 'groups' needs a source that knows the group of each example")
+        raise DataError("the split rule 'groups' needs a source that provides the group of each example")
     else:
         held = _whole_groups(groups[order], size)
         if not held.any():
             raise DataError(
-                f"num_validation = {size}: smaller than every group; allowed are the sizes of groups and more"
+                f"num_validation = {size}: smaller than every group; must be at least the size of one group"
             )
     return Split(order[~held][: num - size], order[held])
 
 
 def _share_of_each(labels: np.ndarray, size: int) -> np.ndarray:
-    """The first examples of each class, in proportion, rounded by largest remainders; bool (n,)."""
+    """Choose the first examples of each class in proportion, rounded by largest remainders; bool (n,)."""
     _, of, counts = np.unique(labels, return_inverse=True, return_counts=True)
     exact = counts * size / len(labels)
-    wanted = np.floor(exact).astype(int)
-    wanted[np.argsort(wanted - exact, kind="stable")[: size - wanted.sum()]] += 1
-    rank = np.empty(len(labels), dtype=int)  # of an example within its class
+    quota = np.floor(exact).astype(int)
+    quota[np.argsort(quota - exact, kind="stable")[: size - quota.sum()]] += 1
+    rank = np.empty(len(labels), dtype=int)  # rank of an example within its class
     for number in range(len(counts)):
         rank[of == number] = np.arange(counts[number])
-    return np.asarray(rank < wanted[of])
+    return np.asarray(rank < quota[of])
 
 
 def _whole_groups(groups: np.ndarray, size: int) -> np.ndarray:
-    """The first groups that fit into `size` together; bool (n,)."""
+    """Choose the first groups that fit into `size` together; bool (n,)."""
     _, first, of, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     chosen = np.zeros(len(counts), dtype=bool)
     for group in np.argsort(first):

@@ -1,4 +1,4 @@
-"""Texts: turned into token ids once, by the backbone's vocabulary; a batch is as long as its longest text."""
+"""Texts, converted once to token ids of the backbone's vocabulary; a batch is as long as its longest text."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKENS_PER_WORD = 1.08
-"""Tokens that a word or a punctuation mark becomes, on average."""
+"""Average number of tokens per word or punctuation mark."""
 _WORD = re.compile(r"\w+|[^\w\s]")
 CHUNK = 10_000
-"""Texts that are encoded at a time; what the library hands out takes 6 KB a pair."""
+"""Number of texts that are encoded at a time; the library's result takes 6 KB per pair."""
 PADDING = 0
-"""Number of [PAD] in the vocabularies of BERT; it is never attended to."""
+"""Id of [PAD] in the vocabularies of BERT; padding is never attended to."""
 
 
 def to_tokens(
     columns: Sequence[Column], chosen: Sequence[int], vocabulary: Sequence[str], lower_case: bool, max_length: int
 ) -> dict[str, Tensor]:
-    """[CLS] first [SEP], or [CLS] first [SEP] second [SEP], as BERT was pre-trained on.
+    """Encode texts as [CLS] first [SEP], or [CLS] first [SEP] second [SEP], the formats of BERT's pre-training.
 
-    Of a text (or pair) that is too long, tokens are taken off the end (of the longer one).
+    If a text (or pair) is too long, tokens are removed from the end (of the longer one).
 
     Returns:
         tokens: int32, (n, longest), padded with `PADDING`.
-        length: int32, (n,), tokens of each.
-        second: int32, (n,), where the second text begins (`token_type_ids` are 1 from there); `length` without one.
+        length: int32, (n,), number of tokens of each.
+        second: int32, (n,), start of the second text (`token_type_ids` are 1 from there); `length` if there is none.
     """
     from tokenizers import BertWordPieceTokenizer
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it takes all cores, whatever the job was given
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise it uses all cores, beyond the job's share
     numbers = {word: number for number, word in enumerate(vocabulary)}
     tokenizer = BertWordPieceTokenizer(vocab=numbers, lowercase=lower_case, strip_accents=None)
     tokenizer.enable_truncation(max_length)
@@ -62,9 +62,9 @@ def to_tokens(
 
 
 def estimate_lengths(columns: Sequence[Column], chosen: Sequence[int], max_length: int) -> Tensor:
-    """Estimate how many tokens `to_tokens` makes of texts or pairs, without a vocabulary; int64, (n,).
+    """Estimate without a vocabulary how many tokens `to_tokens` makes of texts or pairs; int64, (n,).
 
-    BERT's English vocabulary makes 1.04 to 1.12 tokens of a word or punctuation mark on GLUE's tasks (measured on 2,000
+    BERT's English vocabulary makes 1.04 to 1.12 tokens per word or punctuation mark on GLUE's tasks (measured on 2,000
     examples of six of them, with the uncased vocabulary of all-MiniLM-L6-v2).
     """
     words = [sum(len(_WORD.findall(str(column[index]))) for column in columns) for index in chosen]
@@ -77,8 +77,10 @@ class Texts:
     """Labelled texts on a device.
 
     Attributes:
-        tokens, length, second: from `to_tokens`.
-        labels: (n,), int64 classes or fp32 numbers.
+        tokens: Token ids from `to_tokens`.
+        length: Lengths from `to_tokens`.
+        second: Starts of second texts from `to_tokens`.
+        labels: Labels, (n,), int64 classes or fp32 numbers.
     """
 
     tokens: Tensor
@@ -91,30 +93,30 @@ class Texts:
 
     @property
     def lengths(self) -> Tensor:
-        """Number of tokens of each, on the CPU: examples of similar length share a batch."""
+        """Number of tokens of each text, on the CPU; examples of similar length share a batch."""
         return self.length.cpu()
 
     def batch(self, indices: Tensor, length: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
-        """Inputs of a BERT, int64 (b, longest), and labels; cut or padded to `length` if that is given."""
+        """Return inputs of a BERT, int64 (b, longest), and labels, truncated or padded to `length` if it is given."""
         indices = indices.to(self.tokens.device)
-        own = self.length[indices, None]
-        longest = int(own.max()) if length is None else length
+        lengths = self.length[indices, None]
+        longest = int(lengths.max()) if length is None else length
         tokens = self.tokens[indices, :longest].long()
         tokens = torch.nn.functional.pad(tokens, (0, longest - tokens.shape[1]), value=PADDING)
         place = torch.arange(longest, device=tokens.device)
         inputs = {
             "input_ids": tokens,
-            "attention_mask": (place < own).long(),
-            "token_type_ids": ((place >= self.second[indices, None]) & (place < own)).long(),
+            "attention_mask": (place < lengths).long(),
+            "token_type_ids": ((place >= self.second[indices, None]) & (place < lengths)).long(),
         }
         return inputs, self.labels[indices]
 
 
 def padding_share(lengths: Tensor, batches: Iterable[Tensor]) -> float:
-    """The share of padding among the tokens of batches, each as long as its longest text."""
+    """Return the share of padding among the tokens of batches, each as long as its longest text."""
     filled = total = 0
     for indices in batches:
-        own = lengths[indices]
-        filled += int(own.sum())
-        total += int(own.max()) * len(own)
+        batch = lengths[indices]
+        filled += int(batch.sum())
+        total += int(batch.max()) * len(batch)
     return 1 - filled / total

@@ -1,8 +1,8 @@
 """Families of methods and how each is run in process, the reference for every other way of running it.
 
-A family is one file. Its docstring says what a method must define, and `TRAITS` what its methods share. The file
-contains the steps of these methods, `planned_steps`, and `tickets`, which composes the steps. `find_tickets` runs a
-method through its family.
+A family is one file. Its docstring lists the definitions that a method needs, and `TRAITS` the properties that its
+methods share. The file contains the steps of these methods, `planned_steps`, and `tickets`, which composes the steps.
+`find_tickets` runs a method through its family.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Adapters to training loops of other libraries, one file per library; each imports its library, `isp` does not."""
+"""Adapters to training loops of other libraries, one file per library; only that file imports the library."""

@@ -43,43 +43,43 @@ STATE = "isp_pruner.safetensors"
 
 
 class PruningCallback(TrainerCallback):
-    """Prunes the model that a Trainer trains, by a method of the families one_shot, single_pass or denoised.
+    """Prunes the model that a Trainer trains with a method of the families one_shot, single_pass or denoised.
 
     T is the number of updates that the Trainer plans. Look-ahead copies train on random examples of the train dataset,
-    formed into batches by the loader's collate function, and each of their updates is what the Trainer does in one:
-    `training_step` for every micro-batch (so its `compute_loss`, label smoothing, autocast), clipping, the optimizer
-    and the scheduler. Callbacks of an update and logs are left out.
+    batched by the loader's collate function. Each of their updates repeats one of the Trainer's: `training_step` for
+    every micro-batch (including its `compute_loss`, label smoothing and autocast), clipping, the optimizer and the
+    scheduler, but without logs and callbacks.
 
-    A callback is not told which Trainer it belongs to, and look-aheads need it, for `compute_loss` is often overridden.
-    So at the beginning of training the callback looks for the Trainer among the callers of `on_train_begin`: the
-    nearest method of a `Trainer` that lists this callback. That needs no second line from the user, also finds the
-    folder that training resumes from, and depends on nothing but that Trainers call their callbacks.
+    A callback does not receive its Trainer, but look-aheads need it, because users often override `compute_loss`. At
+    the beginning of training the callback therefore searches the callers of `on_train_begin` for the Trainer: the
+    nearest method of a `Trainer` that lists this callback. This needs no second line of user code, also finds the
+    folder from which training resumes, and relies only on Trainers calling their callbacks.
 
     It then moves to the front of the Trainer's callbacks, so that all others see the pruned model and complete logs.
 
-    - Logs: every entry has "sparsity"; each round of look-aheads has its own, with the number of the round, the
+    - Logs: every entry has "sparsity". Each round of look-aheads has its own entry with the number of the round, the
       fraction of kept weights that the denoisers changed, and the agreement of the copies.
-    - Checkpoints hold the pruner's state, and `train(resume_from_checkpoint=…)` resumes to the bit.
-    - Best model: whenever the mask changes or has not the target sparsity yet, the Trainer's best metric is reset.
-      So only checkpoints under the final mask can be the best one, and the patience of `EarlyStoppingCallback`
+    - Checkpoints contain the pruner's state, and `train(resume_from_checkpoint=…)` resumes to the bit.
+    - Best model: the Trainer's best metric is reset whenever the mask changes or is below the target sparsity.
+      Therefore only checkpoints under the final mask can be the best one, and the patience of `EarlyStoppingCallback`
       begins there.
-    - After training the model holds the ticket as plain weights: `trainer.save_model` and `ticket` both have it.
+    - After training the model contains the ticket as plain weights, so both `trainer.save_model` and `ticket` have it.
 
     Args:
-        sparsity: Fraction of the prunable weights that are zero in the end, in (0, 1), at most four decimals.
-        method: Name of the method, or path of its file; `isp list methods` shows them.
+        sparsity: Fraction of the prunable weights that are zero at the end, in (0, 1), at most four decimals.
+        method: Name of the method, or path of its file; `isp list methods` lists the names.
         settings: Settings of the method; see its file.
         prunable: Patterns of prunable parameters; default: `isp.prunable.prunable_names`. Needed for LoRA adapters.
         exclude: Patterns of parameters that are never pruned, such as "classifier.*".
-        seed: Seed of what the method draws; default: that of the training arguments.
+        seed: Seed of the method's random choices; default: that of the training arguments.
 
     Attributes:
-        pruner: The `Pruner` of the latest `train()`; None before.
+        pruner: The `Pruner` of the latest `train()`, or None before the first.
 
     Raises:
-        ConfigError: An unknown method or setting, or a sparsity that cannot be. When training begins: what `Pruner`
-            refuses; FSDP, DeepSpeed or tensor parallelism; look-aheads on a dataset without examples by number; a
-            checkpoint without the pruner's state, or with that of another run.
+        ConfigError: If the method, a setting or the sparsity is invalid. When training begins, also if `Pruner` refuses
+            its arguments; with FSDP, DeepSpeed or tensor parallelism; for look-aheads on a dataset that is not
+            indexed by number; and for a checkpoint without the pruner's state or with that of another run.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class PruningCallback(TrainerCallback):
         self._trainer: Any = None
 
     def ticket(self) -> Ticket:
-        """Return the ticket, as `isp.prune` does, for `isp.save_ticket` and `isp.export`.
+        """Return the ticket as `isp.prune` does, for `isp.save_ticket` and `isp.export`.
 
         Raises:
-            ConfigError: There was no training yet, or it ended before the target sparsity was reached.
+            ConfigError: If there was no training yet, or it ended before the target sparsity was reached.
         """
         if self.pruner is None:
-            raise ConfigError("PruningCallback.ticket(): nothing was trained yet; call trainer.train() first")
+            raise ConfigError("PruningCallback.ticket(): the model has not been trained; call trainer.train() first")
         return self.pruner.ticket()
 
     # --- events of the Trainer
@@ -117,8 +117,8 @@ class PruningCallback(TrainerCallback):
         _check_supported(trainer)
         if checkpoint is None and state.global_step:
             raise ConfigError(
-                f"PruningCallback: training resumes at step {state.global_step}, but from which folder is not known; "
-                "call trainer.train(resume_from_checkpoint=…)"
+                f"PruningCallback: training resumes at step {state.global_step} from an unknown folder; call "
+                "trainer.train(resume_from_checkpoint=…)"
             )
         others = trainer.callback_handler.callbacks
         others.remove(self)
@@ -130,7 +130,7 @@ class PruningCallback(TrainerCallback):
             self._log_rounds(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Prune, if it is time, after an update."""
+        """Prune after an update, if the schedule says so."""
         pruner = self._running()
         rounds = len(pruner.record)
         changed = pruner.step()
@@ -140,7 +140,7 @@ class PruningCallback(TrainerCallback):
             self._log_rounds(rounds)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Add the sparsity to what is logged."""
+        """Add the sparsity to a log entry."""
         if self.pruner is None or logs is None:
             return
         logs["sparsity"] = self.pruner.sparsity
@@ -150,7 +150,7 @@ class PruningCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the pruner's state into the checkpoint that was just written."""
         folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-        if not args.should_save or not folder.is_dir():  # a hyperparameter search has other folders, and never resumes
+        if not args.should_save or not folder.is_dir():  # a hyperparameter search uses other folders and never resumes
             return
         tensors = self._running().state_dict()
         content = json.loads(tensors.pop("about"))
@@ -163,17 +163,17 @@ class PruningCallback(TrainerCallback):
         if not pruner.reached:
             warnings.warn(
                 f"PruningCallback: training ended after {pruner.steps_done} of {state.max_steps} updates at sparsity "
-                f"{pruner.sparsity:.4f}, and {self._sparsity} was asked for; the model is denser than that. Train on "
-                "from a checkpoint, or plan fewer updates (max_steps, num_train_epochs), which the schedule then fits",
+                f"{pruner.sparsity:.4f}, below the target {self._sparsity}. Resume training from a checkpoint, or plan "
+                "fewer updates (max_steps, num_train_epochs), to which the schedule then adapts",
                 stacklevel=2,
             )
 
     def close(self) -> None:
-        """Take the pruner's hooks off the model and the optimizer; the end of training does that."""
+        """Remove the pruner's hooks from the model and the optimizer; called at the end of training."""
         if self.pruner is not None:
             self.pruner.close()
 
-    # --- its own
+    # --- internals
 
     def _running(self) -> Pruner:
         assert self.pruner is not None
@@ -185,12 +185,12 @@ class PruningCallback(TrainerCallback):
         micro = size // args.gradient_accumulation_steps
         dataset, collate = getattr(loader, "dataset", None), getattr(loader, "collate_fn", None)
         by_number = collate is not None and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
-        by_number = by_number and not isinstance(dataset, IterableDataset)  # which inherits a __getitem__ that fails
+        by_number = by_number and not isinstance(dataset, IterableDataset)  # it inherits a __getitem__ that fails
         if not by_number and isinstance(make_method(self._method, self._settings).settings, LookAhead):
             raise ConfigError(
-                f"PruningCallback: method {self._method!r} trains look-ahead copies on examples that it draws by "
-                f"number, which a train dataset of type {type(dataset).__name__} does not give; pass a map-style "
-                "dataset, or choose a method without look-aheads, such as gradual"
+                f"PruningCallback: method {self._method!r} trains look-ahead copies on examples drawn by number, which "
+                f"a train dataset of type {type(dataset).__name__} does not support; pass a map-style dataset, or "
+                "choose a method without look-aheads, such as gradual"
             )
 
         def cut(items: list[Any]) -> list[Any]:
@@ -225,8 +225,9 @@ class PruningCallback(TrainerCallback):
         path = checkpoint / STATE
         if not path.exists():
             raise ConfigError(
-                f"{checkpoint}: has no state of the pruner ({STATE}): it was saved without PruningCallback, or the run "
-                "was killed while it was written. Resume from another checkpoint, or train from the beginning"
+                f"{checkpoint}: contains no state of the pruner ({STATE}), because it was saved without "
+                "PruningCallback or the run was killed while writing it. Resume from another checkpoint, or train from "
+                "the beginning"
             )
         try:
             tensors, content, about = load_checkpoint(path)
@@ -235,20 +236,20 @@ class PruningCallback(TrainerCallback):
         for key, ours in self._batches(args).items():
             if about.get(key) != ours:
                 raise ConfigError(
-                    f"{path}: the run had {key} = {about.get(key)}, and now it is {ours}; look-aheads would train on "
-                    "other batches. Resume with the batch size and accumulation that the run began with"
+                    f"{path}: {key} must be {about.get(key)} as in the interrupted run, got {ours}; look-aheads would "
+                    "train on other batches. Resume with the original batch size and accumulation"
                 )
         return {"about": json.dumps(content), **tensors}
 
     def _batches(self, args: Any) -> dict[str, int]:
-        """What of a run's batches must be the same after a resume, beside the number of processes."""
+        """Return the batch sizes that, besides the number of processes, must be the same after a resume."""
         return {
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "total_batch_size": self._trainer.get_total_train_batch_size(args),
         }
 
     def _train_step(self, micro_batches: list[Any]) -> None:
-        """Make one update of a look-ahead copy, as the Trainer's loop does."""
+        """Make one update of a look-ahead copy as the Trainer's loop does."""
         trainer, args = self._trainer, self._trainer.args
         model, accelerator = trainer.model_wrapped, trainer.accelerator
         batches, num_items = trainer.get_batch_samples(iter(micro_batches), len(micro_batches), args.device)
@@ -273,7 +274,7 @@ class PruningCallback(TrainerCallback):
         return total / len(losses)
 
     def _log_rounds(self, before: int) -> None:
-        """Log what the denoisers changed in the rounds after the first `before` ones."""
+        """Log the effect of the denoisers in the rounds after the first `before` ones."""
         for entry in self._running().record[before:]:
             if "changed" in entry:
                 logs = {f"pruning_{key}": entry[key] for key in ("round", "changed", "agreement")}
@@ -281,7 +282,7 @@ class PruningCallback(TrainerCallback):
 
 
 def _find_trainer(callback: PruningCallback) -> tuple[Any, Path | None]:
-    """Return the Trainer that calls this callback, and the checkpoint that it resumes from."""
+    """Return the Trainer that calls this callback, and the checkpoint from which it resumes."""
     trainer: Any = None
     frame = inspect.currentframe()
     while frame is not None:
@@ -295,22 +296,22 @@ def _find_trainer(callback: PruningCallback) -> tuple[Any, Path | None]:
     if trainer is not None:
         return trainer, None
     raise ConfigError(
-        "PruningCallback: works only as a callback of a transformers.Trainer or of a subclass, whose loop calls it"
+        "PruningCallback: must be a callback of a transformers.Trainer or of a subclass, and be called by its loop"
     )
 
 
 def _check_supported(trainer: Trainer) -> None:
-    """Refuse ways to split up a model whose parameters are not whole on each process."""
+    """Refuse ways of splitting a model after which processes do not have whole parameters."""
     split = {"FSDP": trainer.is_fsdp_enabled, "DeepSpeed": trainer.is_deepspeed_enabled}
     split["tensor parallelism"] = getattr(trainer.model, "_tp_size", None) not in (None, 1)
     for name, enabled in split.items():
         if enabled:
             raise ConfigError(
-                f"PruningCallback: {name} splits parameters over processes, and masks here need whole ones; train on "
+                f"PruningCallback: {name} splits parameters over processes, but masks need whole parameters; train on "
                 "one device or under DDP"
             )
 
 
 def _steps_by_metrics(scheduler: Any) -> bool:
-    """Whether a scheduler is stepped after evaluations, with their metrics, and not after updates."""
+    """Return whether a scheduler is stepped with metrics after evaluations instead of after updates."""
     return "metrics" in inspect.signature(type(scheduler).step).parameters

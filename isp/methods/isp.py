@@ -10,7 +10,7 @@ section 2.2.1, where a simple union of the N look-ahead masks is sufficient: the
 union to the round's sparsity (`rule: union`, adjusted in every round). Algorithm 2 as printed also adds the current
 weights' own magnitude mask to the union. The largest current weights inside that union are exactly the added mask,
 whatever the look-aheads contribute; `isp_literal` implements this text and equals ISP without denoisers. `isp_mean`,
-our variant, averages the copies' magnitudes and prunes once; `rule: votes` counts the masks. 
+our variant, averages the copies' magnitudes and prunes once; `rule: votes` counts the masks.
 docs/explanation/superposition.md compares the rules.
 
 The paper also leaves open a copy's learning rate (here, the run's times a factor of 0.5 to 2), its weight decay (one of

@@ -1,6 +1,6 @@
-"""One file a task; its name is the file's stem. Every file defines `TASK`.
+"""Tasks, one file per task; a task's name is the stem of its file, which defines `TASK`.
 
-Files that begin with an underscore hold what the tasks of a family share. A study file can define tasks of its own
+Files whose names begin with an underscore contain code that several tasks share. A study file can define further tasks
 (`isp.definitions`).
 """
 
@@ -22,25 +22,25 @@ Inputs = Literal["pictures", "texts"]
 
 
 class TaskLimits(Settings):
-    """How much of a task's training split is used, and how it is augmented."""
+    """Amount of a task's training split to use, and its augmentation."""
 
-    num_train: int | None = Field(default=None, ge=1, description="training examples; null: all")
-    num_validation: int | None = Field(default=None, ge=1, description="validation examples used; null: all")
-    augmentation: Augmentation = Field(default="crop", description="of training pictures; texts have none")
+    num_train: int | None = Field(default=None, ge=1, description="number of training examples; null: all")
+    num_validation: int | None = Field(default=None, ge=1, description="number of validation examples used; null: all")
+    augmentation: Augmentation = Field(default="crop", description="augmentation of training images; none for texts")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What the tasks of pictures and of texts have in common.
+    """A task; base class of tasks on images and on texts.
 
     Attributes:
-        source: where the examples come from.
-        num_examples: size of the official training split; data of another size are refused.
-        classes: names of the classes in the order of the labels; empty: a regression.
-        metrics: names in `isp.metrics`; choices and tables go by the first.
-        num_validation: examples carved from the official training split; None: min(10 %, 5000).
-        split: how they are chosen; see `isp.data.splits`.
-        version: raised when the task's behaviour changes; scores of different versions are not comparable.
+        source: Origin of the examples.
+        num_examples: Size of the official training split; data of another size are refused.
+        classes: Names of the classes in the order of the labels; empty: a regression.
+        metrics: Names in `isp.metrics`; choices and tables use the first.
+        num_validation: Number of examples carved from the official training split; None: min(10 %, 5000).
+        split: Rule by which they are carved; see `isp.data.splits`.
+        version: Version, raised when the task's behaviour changes. Scores of different versions are not comparable.
     """
 
     source: Source
@@ -59,50 +59,50 @@ class Task:
 
     @property
     def inputs(self) -> Inputs:
-        """What the examples are made of."""
+        """Kind of inputs of the examples."""
         raise NotImplementedError
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of a head: one for each class, or one number."""
+        """Number of outputs of a head: one for each class, or one for a regression."""
         return len(self.classes) or 1
 
     def num_train(self, limits: TaskLimits) -> int:
-        """How many examples are trained on.
+        """Return the number of examples to train on.
 
         Raises:
-            ConfigError: the limits ask for more than there are.
+            ConfigError: If the limits exceed the available examples.
         """
         validation = validation_size(self.num_examples, self.num_validation)
         sizes = {"num_train": self.num_examples - validation, "num_validation": validation}
         for key, size in sizes.items():
-            wanted = getattr(limits, key)
-            if wanted is not None and wanted > size:
-                raise ConfigError(f"{key} = {wanted}: allowed are 1 to {size}, what the training split has")
+            limit = getattr(limits, key)
+            if limit is not None and limit > size:
+                raise ConfigError(f"{key} = {limit}: must be in 1 to {size}, the size of the training split")
         return limits.num_train or sizes["num_train"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTask(Task):
-    """A picture classification task.
+    """An image classification task.
 
     Attributes:
-        templates: prompt templates for the zero-shot head, each with one {}.
+        templates: Prompt templates for the zero-shot head, each with one {}.
     """
 
     templates: tuple[str, ...]
 
     @property
     def inputs(self) -> Inputs:
-        """One picture an example."""
+        """Kind of inputs: one image per example."""
         return "pictures"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(Task):
-    """A task on sentences or pairs of sentences: classification, or regression where there are no classes."""
+    """A task on sentences or pairs of sentences: a classification, or a regression if there are no classes."""
 
     @property
     def inputs(self) -> Inputs:
-        """One text or two an example."""
+        """Kind of inputs: one or two texts per example."""
         return "texts"

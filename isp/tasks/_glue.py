@@ -1,4 +1,4 @@
-"""What the tasks of GLUE have in common: the data set. Its test labels are hidden, so the dev set is scored."""
+"""Tasks of the GLUE dataset. Its test labels are hidden, so tickets are scored on the official dev set."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from isp.tasks import TextTask
 
 
 def glue(name: str, *, inputs: tuple[str, ...], test: str = "validation", **settings: Any) -> TextTask:
-    """A task of GLUE.
+    """Return a task of GLUE.
 
     Args:
-        name: its configuration on the hub.
-        inputs: its columns of texts.
-        test: the split that is scored once.
-        settings: of `TextTask`.
+        name: Name of its configuration on the hub.
+        inputs: Columns that contain its texts.
+        test: Split that is scored once.
+        settings: Other fields of `TextTask`.
     """
     revision = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
     source = HubDataset(id="nyu-mll/glue", revision=revision, folder=name, inputs=inputs, test=test)

@@ -1,6 +1,6 @@
 """Stanford Cars (photographs of 196 models; 7,330 train, 814 validation, 8,041 test).
 
-Classes are in the order of the original development kit, which is that of the hub's labels.
+Classes are in the order of the original development kit, which is also that of the hub's labels.
 """
 
 from isp.data.sources import HubDataset

@@ -12,7 +12,7 @@ TASK = ImageTask(
     ),
     num_examples=50_000,
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    # The templates of CLIP and of the authors.
+    # Templates of CLIP and of the authors.
     templates=(
         "a photo of a {}.",
         "a blurry photo of a {}.",

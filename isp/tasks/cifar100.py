@@ -114,7 +114,7 @@ TASK = ImageTask(
         "woman",
         "worm",
     ),
-    # The templates of CLIP and of the authors.
+    # Templates of CLIP and of the authors.
     templates=(
         "a photo of a {}.",
         "a blurry photo of a {}.",

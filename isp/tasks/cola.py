@@ -1,4 +1,4 @@
-"""CoLA, is a sentence acceptable English? (7,696 train, 855 validation; scored on the official dev set, 1,043)."""
+"""CoLA: is a sentence acceptable English? (7,696 train, 855 validation; scored on the official dev set, 1,043)."""
 
 from isp.tasks._glue import glue
 

@@ -1,4 +1,4 @@
-"""Handwritten digits shipped with scikit-learn (8 x 8 pictures; 900 train, 300 validation, 597 test)."""
+"""Handwritten digits shipped with scikit-learn (8 x 8 images; 900 train, 300 validation, 597 test)."""
 
 from isp.data.sources import Digits
 from isp.tasks import ImageTask

@@ -1,7 +1,7 @@
 """German traffic signs (15 to 250 pixels; 23,976 train, 2,664 validation, 12,630 test).
 
-A physical sign was photographed about 30 times in passing; such a track goes to training or to validation as a whole,
-where the files' names tell the tracks (`<track>_<frame>.<suffix>`).
+Each physical sign was photographed about 30 times while driving past. Such a track goes to training or to validation as
+a whole, if the names of the files identify the tracks (`<track>_<frame>.<suffix>`).
 """
 
 from isp.data.sources import HubDataset

@@ -1,6 +1,6 @@
-"""Are two fragments beginning and end of one sentence, or swapped? (2,800 train, 600 validation, 1,000 test).
+"""Are two fragments the beginning and end of a sentence, or swapped? (2,800 train, 600 validation, 1,000 test).
 
-Made from docstrings of installed packages, from none that the embedded BERT was pre-trained on.
+Made from docstrings of installed packages, excluding those on which the embedded BERT was pre-trained.
 """
 
 from isp.data.prose import SIZES, Prose, half_order

@@ -1,4 +1,4 @@
-"""MNIST handwritten digits (28 x 28 grey pictures; 55,000 train, 5,000 validation, 10,000 test)."""
+"""MNIST handwritten digits (28 x 28 grey images; 55,000 train, 5,000 validation, 10,000 test)."""
 
 from isp.data.sources import HubDataset
 from isp.tasks import ImageTask
@@ -11,6 +11,6 @@ TASK = ImageTask(
     ),
     num_examples=60_000,
     classes=tuple("0123456789"),
-    # The authors' one template.
+    # The authors' only template.
     templates=('a photo of the number: "{}".',),
 )

@@ -1,4 +1,4 @@
-"""MNLI, does a premise entail a hypothesis? (387,702 train, 5,000 validation; scored on the matched dev set, 9,815)."""
+"""MNLI: does a premise entail a hypothesis? (387,702 train, 5,000 validation; scored on the matched dev set, 9,815)."""
 
 from isp.tasks._glue import glue
 

@@ -1,4 +1,4 @@
-"""MRPC, do two sentences say the same? (3,302 train, 366 validation; scored on the official dev set, 408)."""
+"""MRPC: are two sentences paraphrases? (3,302 train, 366 validation; scored on the official dev set, 408)."""
 
 from isp.tasks._glue import glue
 

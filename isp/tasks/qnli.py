@@ -1,4 +1,4 @@
-"""QNLI, does a sentence answer a question? (99,743 train, 5,000 validation; scored on the official dev set, 5,463)."""
+"""QNLI: does a sentence answer a question? (99,743 train, 5,000 validation; scored on the official dev set, 5,463)."""
 
 from isp.tasks._glue import glue
 

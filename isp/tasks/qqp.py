@@ -1,4 +1,4 @@
-"""QQP, do two questions ask the same? (358,846 train, 5,000 validation; scored on the official dev set, 40,430)."""
+"""QQP: are two questions duplicates? (358,846 train, 5,000 validation; scored on the official dev set, 40,430)."""
 
 from isp.tasks._glue import glue
 

@@ -1,4 +1,4 @@
-"""RTE, does a text entail another? (2,241 train, 249 validation; scored on the official dev set, 277)."""
+"""RTE: does one text entail another? (2,241 train, 249 validation; scored on the official dev set, 277)."""
 
 from isp.tasks._glue import glue
 

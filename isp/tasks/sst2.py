@@ -1,4 +1,4 @@
-"""SST-2, sentiment of phrases of film reviews (62,349 train, 5,000 validation; scored on the official dev set, 872)."""
+"""SST-2: sentiment of phrases from film reviews (62,349 train, 5,000 validation; scored on the dev set, 872)."""
 
 from isp.tasks._glue import glue
 

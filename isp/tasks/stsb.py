@@ -1,4 +1,4 @@
-"""STS-B, how similar are two sentences? A regression (5,175 train, 574 validation; scored on the dev set, 1,500)."""
+"""STS-B: similarity of two sentences, a regression (5,175 train, 574 validation; scored on the dev set, 1,500)."""
 
 from isp.tasks._glue import glue
 

@@ -14,6 +14,6 @@ TASK = ImageTask(
     ),
     num_examples=73_257,
     classes=tuple("0123456789"),
-    # The authors' one template.
+    # The authors' only template.
     templates=('a photo of the number: "{}".',),
 )

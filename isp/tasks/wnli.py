@@ -1,6 +1,6 @@
-"""WNLI, to what does a pronoun refer? (572 train, 63 validation; scored on the official dev set, 71).
+"""WNLI: what does a pronoun refer to? (572 train, 63 validation; scored on the official dev set, 71).
 
-The dev set is adversarial: always answering the majority beats most models. Compare with `majority_test`.
+The dev set is adversarial: always predicting the majority class beats most models. Compare with `majority_test`.
 """
 
 from isp.tasks._glue import glue

@@ -1,6 +1,6 @@
-"""Is the order of a sentence's words intact, or is a span of six deranged? (2,800 train, 600 validation, 1,000 test).
+"""Is the order of a sentence's words intact, or is a span of six shuffled? (2,800 train, 600 validation, 1,000 test).
 
-Made from docstrings of installed packages, from none that the embedded BERT was pre-trained on.
+Made from docstrings of installed packages, excluding those on which the embedded BERT was pre-trained.
 """
 
 from isp.data.prose import SIZES, Prose, word_order
