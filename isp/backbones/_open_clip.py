@@ -242,7 +242,7 @@ def build(architecture: Mapping[str, Any], seed: int) -> open_clip.CLIP:
 
 
 def config_of(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `open_clip_config.json` for an architecture."""
+    """Return the content of `open_clip_config.json` for an architecture."""
     preprocessing = {
         **{"mode": "RGB", "mean": architecture["mean"], "std": architecture["std"]},
         **{"interpolation": "bicubic", "resize_mode": "shortest"},
@@ -317,14 +317,13 @@ def tokenize(texts: Sequence[str], context_length: int) -> Tensor:
 
 
 def symmetric_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """CLIP's loss where a batch has several images of a caption, which are not negatives of each other.
+    """Compute CLIP's symmetric loss for batches with several images per caption, which are not negatives.
 
-    Images are classified among all captions, and each caption that is present spreads its target evenly over its
-    images.
+    Images are classified among all captions, and each caption in the batch spreads its target evenly over its images.
 
     Args:
-        logits: Of each image for each caption, (images, captions).
-        labels: The caption of each image, int64 (images,).
+        logits: Similarity of each image and each caption, (images, captions).
+        labels: Index of the caption of each image, int64 (images,).
     """
     present, where = torch.unique(labels, return_inverse=True)
     targets = F.one_hot(where, len(present)).T.float()
