@@ -1,4 +1,4 @@
-"""Which module may import which: the table in CONTRIBUTING.md, no circles, the order of the workflow, and of tests."""
+"""Which module may import which: the table of the architecture, no circles, the order of the workflow, and of tests."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ WORKFLOW = (
 
 def rows() -> dict[str, int]:
     """The row of each module and package of `isp`, by its name."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("| module | holds |")[1].split("\n\n")[0]
-    first = [line.split("|")[1] for line in text.splitlines()[2:]]
+    page = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    table = page.split("| module | content |")[1].split("\n\n")[0]
+    first = [line.split("|")[1] for line in table.splitlines()[2:]]
     names = [(name, number) for number, cell in enumerate(first) for name in re.findall(r"`(\w+)/?`", cell)]
     assert len(names) == len(dict(names)), "a module is in the table twice"
     return dict(names)

@@ -166,8 +166,8 @@ def test_isp_run(short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_recipe_for_a_method_followed_to_the_letter(
     short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CONTRIBUTING's file dropped into a folder and its line of a study: it runs, and is in the table."""
-    recipe = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a method")[1]
+    """The documentation's file dropped into a folder and its line of a study: it runs, and is in the table."""
+    recipe = (ROOT / "docs/how-to/add-a-method.md").read_text()
     code, line = (re.search(f"```{kind}\n(.*?)```", recipe, re.DOTALL)[1] for kind in ("python", "yaml"))  # type: ignore[index]
     (tmp_path / "gradient.py").write_text(code)
     study = yaml.safe_load(SMOKE.read_text())
