@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,16 +41,20 @@ def read_study(folder: Path) -> Study:
     return Study(collected.read(folder / "metrics.csv", "metrics"), variants)
 
 
-def pages(results: Path) -> dict[str, str]:
-    """Return the page of every method and their index, by path in `docs/`.
+def pages(results: Path) -> dict[str, Callable[[], str]]:
+    """Return what makes the page of every method and their index, by path in `docs/`.
 
     Args:
         results: Folder of the reference results, one folder for each study.
     """
-    names = registry.names("method")
-    studies = {path.parent.name: read_study(path.parent) for path in sorted(results.glob("*/metrics.csv"))}
-    content = {f"reference/methods/{name}.md": page(name, studies) for name in names}
-    return {"reference/methods/index.md": index(), **content}
+    made = {f"reference/methods/{name}.md": partial(page, name, results) for name in registry.names("method")}
+    return {"reference/methods/index.md": index, **made}
+
+
+@cache
+def read_studies(results: Path) -> dict[str, Study]:
+    """Return the reference results of each study by its name."""
+    return {path.parent.name: read_study(path.parent) for path in sorted(results.glob("*/metrics.csv"))}
 
 
 def index() -> str:
@@ -81,8 +86,8 @@ def index() -> str:
     return "\n\n".join(parts)
 
 
-def page(name: str, studies: Mapping[str, Study]) -> str:
-    """Return the page of a method."""
+def page(name: str, results: Path) -> str:
+    """Return the page of a method, with its scores in the reference results in a folder."""
     module = registry.load("method", name)
     settings = keys(module.Settings)
     return "\n\n".join(
@@ -92,7 +97,7 @@ def page(name: str, studies: Mapping[str, Study]) -> str:
             _facts(name, module),
             "## Settings",
             settings or "It has no settings.",
-            *_results(name, studies),
+            *_results(name, read_studies(results)),
             *_published(name),
         ]
     )

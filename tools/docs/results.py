@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tools.docs.markdown import prose
 
 
-def pages(results: Path) -> dict[str, str]:
-    """Return a page for each study, by path in `docs/`.
+def pages(results: Path) -> dict[str, Callable[[], str]]:
+    """Return what makes the page of each study, by path in `docs/`.
 
     Args:
         results: Folder of the reference results, one folder for each study.
     """
-    return {f"results/{path.parent.name}/index.md": page(path.parent) for path in sorted(results.glob("*/metrics.csv"))}
+    folders = [path.parent for path in sorted(results.glob("*/metrics.csv"))]
+    return {f"results/{folder.name}/index.md": partial(page, folder) for folder in folders}
 
 
 def page(folder: Path) -> str:
