@@ -142,7 +142,7 @@ def _results(name: str, studies: Mapping[str, Study]) -> Iterator[str]:
         return
     yield "## Results"
     yield (
-        "Scores in percent in the [reference results](../../results/README.md), mean ± standard deviation over seeds. "
+        f"Scores in percent in the [reference results](../../results/README.md): {tabular.OVER_SEEDS}. "
         "Steps are those of finding the mask and of training under it. The last column has what the paper reports for "
         "this task and sparsity with its larger model."
     )
@@ -174,8 +174,8 @@ def _rows(name: str, study: Study) -> Iterator[tuple[str, ...]]:
             task,
             f"{float(sparsity):g}",
             str(len(rows)),
-            tables.mean_and_deviation(tabular.numbers(rows, "validation")),
-            tables.mean_and_deviation(tabular.numbers(rows, "test")),
+            tables.over_seeds(tabular.numbers(rows, "validation")),
+            tables.over_seeds(tabular.numbers(rows, "test")),
             f"{sum(steps) / len(steps):,.0f}",
             _beside(name, variant, backbone, task, sparsity),
         )
