@@ -41,11 +41,11 @@ _PLACES = {
     "export": "exporting",
     "seed_step": "rng",
 }
-"""Modules of public names, where it is not `isp.api`."""
+"""Modules of the public names that are not in `isp.api`."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when something that needs it is asked for."""
+    """Import torch only when a name that needs it is requested."""
     if name not in __all__:
         raise AttributeError(f"module 'isp' has no attribute {name!r}")
     module = importlib.import_module(f"isp.{_PLACES.get(name, 'api')}")

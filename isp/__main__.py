@@ -1,6 +1,6 @@
-"""Where the `isp` command begins: a call goes to the warm server where there is one, else it runs in this process.
+"""Entry point of the `isp` command: a call goes to the warm server if there is one, otherwise it runs in this process.
 
-Nothing heavy is imported here: a call that is handed over costs little more than the start of Python.
+Nothing heavy is imported here, so a call that is handed over costs little more than starting Python.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import sys
 import time
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    # `python -m isp` puts the current folder first, where a yaml.py would be imported in the place of PyYAML.
+    # `python -m isp` puts the current folder first, from which a yaml.py would be imported instead of PyYAML.
     folder = sys.path.pop(0)
     if os.path.realpath(folder) == os.path.dirname(os.path.dirname(os.path.realpath(__file__))):
         sys.path.append(folder)  # a clone that is not installed
 
 
 def main() -> None:
-    """Entry point of `isp` and `python -m isp`.
+    """Run `isp` or `python -m isp`.
 
-    Environment variables, set by the Snakefile, on a cluster by that of each job:
-        ISP_WARM: path of the warm server's socket; calls are handed over to it (see `isp.runtime.warm`).
-        ISP_WARM_INSTRUCTION_SET: instruction set of the server; calls that want another one stay in this process.
-        ISP_OWNER: pid of Snakemake, with which the server, or a call in this process, ends.
+    Environment variables, set by the Snakefile (on a cluster, by that of each job):
+        ISP_WARM: Path of the warm server's socket, to which calls are handed over (see `isp.runtime.warm`).
+        ISP_WARM_INSTRUCTION_SET: Instruction set of the server; calls that need another one stay in this process.
+        ISP_OWNER: PID of Snakemake, with which the server, or a call in this process, exits.
     """
-    # A stage reports from it how long its start-up took.
+    # A stage computes the duration of its start-up from this time.
     os.environ["ISP_STARTED"] = repr(time.time())
     wanted = _choose_instructions()
     if "ISP_WARM" in os.environ or "ISP_OWNER" in os.environ:
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _choose_instructions() -> str | None:
-    """Set the variables of the instruction set that a stage is to compute with, before its imports; return its name."""
+    """Set the variables of a stage's instruction set before its imports, and return the name of that set."""
     from isp.errors import IspError
     from isp.runtime import instructions
     from isp.untrusted import printable
@@ -50,10 +50,10 @@ def _choose_instructions() -> str | None:
 
 
 def _work_for_snakemake(wanted: str | None) -> None:
-    """End with the status of the call in the server, or see to it that this process ends with Snakemake, and return.
+    """Exit with the status of the call in the server, or make this process exit with Snakemake and return.
 
     Args:
-        wanted: Instruction set of the call; None: that of the server will do.
+        wanted: Instruction set of the call; None: any.
     """
     from isp.errors import IspError
     from isp.runtime import instructions, warm

@@ -1,4 +1,4 @@
-"""For people with a model and data of their own: `prune`, `save_ticket`, `load_ticket`. No files, no workflow."""
+"""API for users' own models and data: `prune`, `save_ticket`, `load_ticket`. No files, no workflow."""
 
 from __future__ import annotations
 
@@ -60,51 +60,52 @@ def prune(
     progress: Callable[[int], None] | bool | None = None,
     **training: Any,
 ) -> Ticket:
-    """Fine-tune `model` and prune it to `sparsity` on the way; afterwards the model holds the ticket's weights.
+    """Fine-tune `model` and prune it to `sparsity` along the way; afterwards the model has the ticket's weights.
 
     Args:
-        model: any module, with the weights to begin from. Parameters with `requires_grad` are trained. Those in fp16 or
-            bf16 are trained through fp32 master weights: with gradients and both moments that takes 18 bytes a weight,
-            where an fp32 model takes 16. There is no loss scaling, so bf16 is the safer type.
-            Modules in evaluation mode (frozen norms) stay in it if the model as a whole is in training mode; a model in
-            evaluation mode is trained in training mode, all of it.
-        train: training examples: a tensor or array, or a tuple, list or dict of these with one first dimension; or a
-            map-style dataset; or anything with `__len__` and `batch(indices)`. Tensors are used where they are: put
-            them and the model on the same device. NumPy arrays are moved there; their float64 becomes the model's type.
-            Random numbers that form a batch must be drawn from the global generators of torch, NumPy or `random`. These
-            are seeded for every step and put back in the end; a generator that a dataset keeps makes runs differ.
-        sparsity: fraction of the prunable weights that are zero in the end, in [0, 1), at most four decimals; 0 for
-            methods that give dense models: `dense`, `instant_model_soup`, `uniform_soup`, `greedy_soup`.
-        method: a file's name in `isp/methods/`; `isp list methods` shows them. The default is Instant Soup Pruning with
-            averaged magnitudes; the paper's own rule, a union of masks, is `isp`.
-        settings: of the method; see its file.
-        loss: maps (model, batch) to a scalar. Default for a batch (inputs, labels): cross-entropy of `model(inputs)`
-            (or its `logits`), (n, classes), for integer labels; mean squared error for floating-point labels, (n,) or
-            (n, 1), of a model with one output. Several outputs with floating-point labels may be targets or
-            probabilities, so they need a loss. For a dict: `model(**batch).loss`, as Hugging Face models give it.
-        collate: forms a batch of a list of items of a map-style dataset, for example by padding. Default: lists of
-            numbers in a dict become tensors, then torch's `default_collate`.
-        prunable: patterns of prunable parameters; default: the weights of all known layers, as
-            `isp.prunable.prunable_names` lists them.
-        exclude: patterns of parameters that are never pruned, such as "classifier.*".
-        seed: of everything random.
-        validation: what `lottery_pools`, `greedy_soup` and `instant_model_soup` choose by: a function that scores the
-            model, higher is better, on examples that it holds; or such examples in any form that `train` may have,
-            whose mean loss is taken.
-        progress: called with 1 after every training step, and with more for steps that are skipped; or whether a
-            progress bar is drawn on standard error. None: in a terminal and in a notebook.
-        **training: the protocol; keys as in `isp.training.Training`, `steps` and `learning_rate` are required.
+        model: Any module, with its initial weights. Parameters with `requires_grad` are trained. Those in fp16 or bf16
+            are trained through fp32 master weights: with gradients and both moments, that takes 18 bytes per weight
+            instead of an fp32 model's 16. There is no loss scaling, so bf16 is the safer type.
+            Modules in evaluation mode (frozen norms) stay in it if the model as a whole is in training mode; a model
+            in evaluation mode is trained entirely in training mode.
+        train: Training examples: a tensor or array, or a tuple, list or dict of these with equal first dimensions; a
+            map-style dataset; or an object with `__len__` and `batch(indices)`. Tensors stay on their device, which
+            must be that of the model. NumPy arrays are moved there; float64 arrays get the model's dtype. Random
+            numbers that form a batch must come from the global generators of torch, NumPy or `random`, which are
+            seeded for every step and restored at the end. A dataset with its own generator makes runs differ.
+        sparsity: Fraction of the prunable weights that are zero at the end, in [0, 1), at most four decimals; 0 for
+            methods that produce dense models: `dense`, `instant_model_soup`, `uniform_soup`, `greedy_soup`.
+        method: Name of a file in `isp/methods/`; `isp list methods` lists them. The default is Instant Soup Pruning
+            with averaged magnitudes; the paper's own rule, a union of masks, is `isp`.
+        settings: Settings of the method; see its file.
+        loss: Function from (model, batch) to a scalar. Default for a batch (inputs, labels): cross-entropy of
+            `model(inputs)` (or its `logits`), (n, classes), for integer labels; mean squared error for floating-point
+            labels, (n,) or (n, 1), of a model with one output. Several outputs with floating-point labels may be
+            targets or probabilities, so they need a loss. For a dict: `model(**batch).loss`, as in Hugging Face models.
+        collate: Function that forms a batch from a list of items of a map-style dataset, for example by padding.
+            Default: lists of numbers in a dict become tensors, followed by torch's `default_collate`.
+        prunable: Patterns of prunable parameters; default: the weights of all known layers, as listed by
+            `isp.prunable.prunable_names`.
+        exclude: Patterns of parameters that are never pruned, such as "classifier.*".
+        seed: Seed of all random numbers.
+        validation: Criterion by which `lottery_pools`, `greedy_soup` and `instant_model_soup` choose: a function that
+            scores the model on its own examples (higher is better), or examples in any form accepted for `train`,
+            which are scored by their mean loss.
+        progress: Function called with 1 after every training step, and with more for skipped steps; or whether to draw
+            a progress bar on standard error. None: draw it in a terminal and in a notebook.
+        **training: Training protocol with the keys of `isp.training.Training`; `steps` and `learning_rate` are
+            required.
 
     Returns:
-        The ticket: mask, weights, what it cost, a record of every round. Exactly `sparsity` of the mask is False, and
-        those weights are zero. A kept weight may be zero as well, in fp16 if it is below 3e-8.
+        Ticket with mask, weights, cost and a record of every round. Exactly `sparsity` of the mask is False, and those
+        weights are zero. A kept weight may also be zero, in fp16 if it is below 3e-8.
 
     Raises:
-        ConfigError: an unknown or impossible setting, or data, labels or a model that cannot be trained; the model is
-            untouched. Nearly all of these are found before training.
-        KeyboardInterrupt: as always; the model holds its initial weights again.
-        TrainingDiverged: the loss, a gradient or a weight stopped being finite; the model holds its initial weights
-            again, and the error's `state` the last good ones.
+        ConfigError: If a setting is unknown or impossible, or data, labels or the model cannot be used for training.
+            The model is unchanged. Nearly all such errors are raised before training.
+        KeyboardInterrupt: If the user interrupts; the model has its initial weights again.
+        TrainingDiverged: If the loss, a gradient or a weight is not finite. The model has its initial weights again,
+            and the error's `state` contains the last good ones.
     """
     chosen = make_method(method, dict(settings or {}))
     target = parse_sparsity(sparsity)
@@ -114,8 +115,8 @@ def prune(
     _check_model(model)
     examples = make_examples(train, model, "train", collate)
     if collate is not None and not isinstance(examples, Dataset):
-        raise ConfigError(f"collate: forms batches of a map-style dataset's items; train is a {type(train).__name__}")
-    planned = planned_steps(chosen, protocol, len(examples), [target])  # refuses what cannot work before any work
+        raise ConfigError(f"collate: train must be a map-style dataset, got {type(train).__name__}")
+    planned = planned_steps(chosen, protocol, len(examples), [target])  # refuses impossible schedules in advance
     initial, modes = state_of(model), {module: module.training for module in model.modules()}
     final = initial.weights
     try:
@@ -140,9 +141,9 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
     """Read a ticket and, if a model is given, load its weights into the model.
 
     Raises:
-        ArtifactError: missing, truncated or altered file.
-        ConfigError: the ticket is of another model, or has two values for a parameter that is tied in the model; the
-            model is untouched.
+        ArtifactError: If the file is missing, truncated or altered.
+        ConfigError: If the ticket belongs to another model, or has two values for a parameter that is tied in the
+            model; the model is unchanged.
     """
     ticket = artifacts.load_ticket(path)
     if model is None:
@@ -156,21 +157,21 @@ def _check_model(model: nn.Module) -> None:
     """Refuse a model that cannot be trained.
 
     Raises:
-        ConfigError: names the parameter or module.
+        ConfigError: If a parameter or module is unsuitable; the message names it.
     """
     for name, parameter in model.named_parameters():
         if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
-            raise ConfigError(f"parameter {name!r} is expanded, several weights are one number in memory; clone it")
+            raise ConfigError(f"parameter {name!r} is expanded: several weights share memory; clone it")
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True and any(p.requires_grad for p in module.parameters(recurse=False)):
             raise ConfigError(f"module {name!r} has sparse gradients, which AdamW cannot use; set its sparse to False")
     broken = first_not_finite({name: p for name, p in model.named_parameters() if p.requires_grad})
     if broken is not None:
-        raise ConfigError(f"parameter {broken!r} holds NaN or infinite values; begin from finite weights")
+        raise ConfigError(f"parameter {broken!r} contains NaN or infinite values; start from finite weights")
 
 
 def _warn_of_dropout(trainer: Trainer) -> None:
-    """Warn of dropout that is off while the model is trained: a part from `from_pretrained` is in evaluation mode."""
+    """Warn of dropout that is off during training, because modules from `from_pretrained` are in evaluation mode."""
     off = [
         name
         for name, module in trainer.model.named_modules()
@@ -178,14 +179,14 @@ def _warn_of_dropout(trainer: Trainer) -> None:
     ]
     if off:
         warnings.warn(
-            f"{len(off)} dropout modules, such as {off[0]!r}, are in evaluation mode and stay in it while the model is "
-            f"trained; call model.train() first if that is not meant",
+            f"{len(off)} dropout modules, such as {off[0]!r}, are in evaluation mode and stay in it during training; "
+            f"call model.train() first if this is not intended",
             stacklevel=3,
         )
 
 
 def _validation(trainer: Trainer, chooses: Any, collate: Collate | None) -> Validation:
-    """The score that a function gives the model, or minus the mean loss over examples."""
+    """Return the validation score: the result of a function of the model, or minus the mean loss over examples."""
     model = trainer.model
 
     def score(weights: Mapping[str, Tensor]) -> float:
@@ -196,9 +197,9 @@ def _validation(trainer: Trainer, chooses: Any, collate: Collate | None) -> Vali
     given = callable(chooses)
     examples = trainer.examples if given else make_examples(chooses, model, "validation", collate)
     with counting(model) as counter:
-        begun = score(state_of(model).weights)
-    if math.isnan(begun):
-        raise ConfigError("validation: scores the initial model NaN, so nothing can be chosen by it")
+        initial = score(state_of(model).weights)
+    if math.isnan(initial):
+        raise ConfigError("validation: the score of the initial model is NaN, so it cannot be used to choose")
     return Validation(score=score, cost=counter.cost())
 
 

@@ -1,9 +1,9 @@
-"""Checkpoints of long stages: a file beside the output, from which the same stage goes on when it is begun again.
+"""Checkpoints of long stages: a file in the folder of the output, from which a restarted stage resumes.
 
-Snakemake deletes the outputs of a job that failed, but no file that it does not know. A checkpoint is written every few
-minutes, and when SIGTERM or SIGUSR1 announces the end (of an allocation, of a job's time). It holds the state of the
-run that the stage is in, to the bit, and what a loop of several runs must know (`Trainer.resumed`). One of other
-settings, inputs or versions, or a damaged one, is deleted and the log says so: then everything is trained anew.
+Snakemake deletes the outputs of a failed job, but not files that it does not know. A checkpoint is written every few
+minutes, and when SIGTERM or SIGUSR1 announces the end of an allocation or of a job's time. It contains the exact state
+of the stage's current run and the variables of a loop of several runs (`Trainer.resumed`). A checkpoint with other
+settings, inputs or versions, or a damaged one, is deleted with a line in the log, and training restarts from step 0.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from isp.training import Progress, State
 from isp.untrusted import printable
 
 SECONDS = 300.0
-"""Between two checkpoints, unless ISP_CHECKPOINT_SECONDS says otherwise."""
+"""Seconds between two checkpoints, unless ISP_CHECKPOINT_SECONDS is set."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 VERSION = 2
-"""Raised when what a file holds changes; one of another version is deleted."""
+"""Version of the content of a file, raised when it changes; a file of another version is deleted."""
 
 
 def beside(output: Path) -> Path:
-    """Where the checkpoint of an output lies."""
+    """Return the path of an output's checkpoint."""
     return output.with_name(f"{output.stem}.checkpoint.safetensors")
 
 
 def forget(*outputs: Path) -> None:
-    """Delete the checkpoints of outputs that have been used by what was in a group with them."""
+    """Delete the checkpoints of outputs that later members of their group have used."""
     for output in outputs:
         beside(output).unlink(missing_ok=True)
 
 
 def period() -> float:
-    """Seconds between two checkpoints; 0: one after every step.
+    """Return the seconds between two checkpoints; 0: one after every step.
 
     Raises:
-        IspError: ISP_CHECKPOINT_SECONDS is no such number.
+        IspError: If ISP_CHECKPOINT_SECONDS is not a valid number.
     """
     text = os.environ.get("ISP_CHECKPOINT_SECONDS", str(SECONDS))
     try:
@@ -62,15 +62,15 @@ def period() -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise IspError(f"ISP_CHECKPOINT_SECONDS is {text!r}: allowed are seconds, such as 180, or 0 for every step")
+        raise IspError(f"ISP_CHECKPOINT_SECONDS must be seconds, such as 180, or 0 for every step, got {text!r}")
     return seconds
 
 
 class Stopped(BaseException):
-    """A signal arrived where there is nothing to keep.
+    """Signal that arrived while there was no state to save.
 
     Attributes:
-        number: of the signal.
+        number: Number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -79,18 +79,18 @@ class Stopped(BaseException):
 
 
 class FileCheckpoint:
-    """The checkpoint of a stage, in a file; what `Trainer.checkpoint` asks for.
+    """Checkpoint of a stage in a file, with the interface of `Trainer.checkpoint`.
 
-    Where a stage makes several runs, but tells no progress (`Trainer.resumed`), only the first of them is kept.
+    If a stage makes several runs without reporting progress (`Trainer.resumed`), only the first run is saved.
 
     Args:
-        path: of the file; from `beside`.
-        identity: JSON of all that decides what the stage computes. A file with another one is deleted.
-        seconds: between two checkpoints; from `period`.
-        worked: gives the seconds that were worked until now, which are kept, too.
+        path: Path of the file, from `beside`.
+        identity: JSON values that determine the result of the stage. A file with other values is deleted.
+        seconds: Seconds between two checkpoints, from `period`.
+        worked: Function that returns the seconds of work so far, which are also saved.
 
     Attributes:
-        earlier: seconds that were worked, by processes that are gone, for what the stage goes on from.
+        earlier: Seconds of work, by earlier processes, up to the state from which the stage resumes.
     """
 
     def __init__(
@@ -107,25 +107,25 @@ class FileCheckpoint:
         self._signal: int | None = None
         self._found = self._load()
 
-    # --- what a trainer asks for
+    # --- interface for a trainer
 
     @contextmanager
     def leg(self, state: State, until: int) -> Iterator[tuple[Cost, State]]:
-        """As `training.Checkpoint.leg`; a signal within it lets the step end, one outside ends the process.
+        """Implement `training.Checkpoint.leg`; a signal inside lets the step finish, one outside ends the process.
 
         Raises:
-            Stopped: a signal arrived after the last step.
+            Stopped: If a signal arrived after the last step.
         """
         if self._found is not None and "progress" in self._found and self._progress is None:
-            self._ignore("made by a loop of several runs, which this is not")
+            self._ignore("made by a loop of several runs, but this is a single run")
         self._runs += 1
         self._until, spent = until, Cost()
         if self._found is not None:
             spent, state, reached = self._found["spent"], self._found["state"], self._found["until"]
             if until != reached:
-                raise IspError(f"{self.path}: of a run to step {reached}, this one goes to step {until}; delete it")
+                raise IspError(f"{self.path}: belongs to a run to step {reached}, not to step {until}; delete it")
             self._found = None
-            print(f"going on from step {state.step} of a run to step {until}: {self.path}", file=sys.stderr, flush=True)
+            print(f"resuming from step {state.step} of a run to step {until}: {self.path}", file=sys.stderr, flush=True)
         self._training = True
         try:
             yield spent, state
@@ -136,15 +136,15 @@ class FileCheckpoint:
             raise Stopped(self._signal)
 
     def due(self) -> bool:
-        """Whether it is time, or a signal arrived."""
+        """Return whether the time is up or a signal arrived."""
         return self._signal is not None or (time.monotonic() >= self._next and self._can_go_on)
 
     def keep(self, state: State, spent: Cost) -> None:
-        """Write the file; a full disk is reported, and training goes on.
+        """Write the file; if the disk is full, report it and continue training.
 
         Raises:
-            SystemExit: a signal arrived; the status is 128 + its number.
-            Stopped: the same, but this run cannot be gone on with.
+            SystemExit: If a signal arrived; the status is 128 + its number.
+            Stopped: If a signal arrived and this run cannot be resumed.
         """
         kept = self._can_go_on and self._save(state, spent)
         self._next = time.monotonic() + self._seconds
@@ -154,14 +154,14 @@ class FileCheckpoint:
         if not kept:
             raise Stopped(self._signal)
         name = signal.Signals(self._signal).name
-        stopped = f"isp: stopped by {name} at step {state.step}; will go on from there: {self.path}"
+        stopped = f"isp: stopped by {name} at step {state.step}; will resume from there: {self.path}"
         print(stopped, file=sys.stderr, flush=True)
         raise SystemExit(128 + self._signal)
 
     def loop(self, progress: Progress) -> Progress:
-        """As `training.Checkpoint.loop`."""
-        assert self._progress is None, "one checkpoint, one loop"
-        assert self._runs == 0, "the loop has begun"
+        """Implement `training.Checkpoint.loop`."""
+        assert self._progress is None, "a checkpoint serves one loop"
+        assert self._runs == 0, "the loop has already begun"
         if self._found is not None:
             kept = self._found.get("progress")
             if not isinstance(kept, dict) or kept.keys() != {each.name for each in fields(progress)}:  # type: ignore[arg-type]
@@ -171,13 +171,13 @@ class FileCheckpoint:
         self._progress = progress
         return progress
 
-    # --- what a stage asks for
+    # --- interface for a stage
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """A context in which SIGTERM and SIGUSR1 let the step end; outside of a run they end the process as usual.
+        """Let the step finish on SIGTERM or SIGUSR1 in this context; outside of a run they end the process as usual.
 
-        What is being written is cleaned up. Only the main thread can have it; in another one nothing changes.
+        Partly written files are cleaned up. This works only in the main thread; in others it has no effect.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -191,13 +191,13 @@ class FileCheckpoint:
                     signal.signal(number, signal.SIG_DFL if handler is None else handler)
         except Stopped as stopped:
             signal.raise_signal(stopped.number)
-            raise SystemExit(128 + stopped.number) from None  # who called had it ignored
+            raise SystemExit(128 + stopped.number) from None  # the caller had the signal ignored
 
     def remove(self) -> None:
-        """Delete the file: the output is written."""
+        """Delete the file after the output has been written."""
         self.path.unlink(missing_ok=True)
 
-    # --- its own
+    # --- internals
 
     @property
     def _can_go_on(self) -> bool:
@@ -244,7 +244,7 @@ class FileCheckpoint:
     def _ignore(self, why: str) -> None:
         self._found, self.earlier = None, 0.0
         self.remove()
-        print(f"{self.path}: {printable(why)}; it was deleted, everything is trained anew", file=sys.stderr, flush=True)
+        print(f"{self.path}: {printable(why)}; it was deleted, and training restarts", file=sys.stderr, flush=True)
 
 
 # --- any progress as tensors and JSON ---------------------------------------------------------------------------------
@@ -253,11 +253,11 @@ _CLASSES: dict[str, Callable[..., Any]] = {"Cost": Cost, "State": State, "Superp
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON; its tensors are put into `tensors`, under numbers.
+    """Return a value as JSON, moving its tensors into `tensors` under numbers.
 
     Raises:
-        TypeError: something else than tensors, numbers, texts, truth values, None, costs, states, superpositions, and
-            dicts (by name) and lists of these.
+        TypeError: If the value is not made of tensors, numbers, strings, booleans, None, costs, states,
+            superpositions, and dicts (with string keys) and lists of these.
     """
     if isinstance(value, Tensor):
         number = str(len(tensors))
@@ -273,11 +273,11 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return [pack(each, tensors) for each in value]
     if value is None or isinstance(value, str | int | float):
         return value
-    raise TypeError(f"{type(value).__name__} {value!r}: no progress of a loop can have that")
+    raise TypeError(f"{type(value).__name__} {value!r}: not supported in the progress of a loop")
 
 
 def unpack(content: Any, tensors: Mapping[str, Tensor], device: torch.device | None = None) -> Any:
-    """What `pack` was given, its tensors on the devices that they were on, or on another one."""
+    """Return the value given to `pack`, with its tensors on their original devices or on another one."""
     if isinstance(content, list):
         return [unpack(each, tensors, device) for each in content]
     if not isinstance(content, dict):

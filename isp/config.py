@@ -1,8 +1,8 @@
-"""Study files: which variants are run on which backbones, tasks, sparsities and seeds, under which training.
+"""Study files: variants to run on backbones, tasks, sparsities and seeds, and their training protocols.
 
-A study file is complete, it inherits nothing. The keys of a method's settings stand in its file in `isp/methods/`,
-those of a training protocol in `isp.training.Training`, those of a task's limits in `isp.tasks.TaskLimits`; everything
-else in a study file is here.
+A study file is complete and inherits nothing. The keys of a method's settings are defined in its file in
+`isp/methods/`, those of a training protocol in `isp.training.Training`, those of a task's limits in
+`isp.tasks.TaskLimits`, and all others here.
 """
 
 from __future__ import annotations
@@ -32,48 +32,48 @@ from isp.training import COMPILED_ON_A_GPU, Training
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)]
 Initial = Literal["pretrained", "random"]
 RESERVED = ("initial", "similarity.json", "similarity.log")
-"""What else is in the folder of a run, or of its logs, beside those of variants; `dense` holds the dense run, too."""
+"""Other names in the folder of a run or of its logs, besides those of variants; `dense` is also the dense run's."""
 CHAIN = ".rounds"
-"""Ending of the workflow's own variants, the chains of rounds of pooled ones; no variant of a study may have it."""
+"""Suffix of the workflow's own variants, the chains of rounds of pooled ones; variants of a study must not have it."""
 
 
 class Variant(Settings):
-    """A method under certain settings, by a name of its own."""
+    """A method with certain settings under its own name."""
 
-    method: str = Field(description="a file's name in `isp/methods/`, or the path of a file elsewhere")
-    settings: dict[str, Any] = Field(default={}, description="of the method; keys in its file")
+    method: str = Field(description="name of a file in `isp/methods/`, or path of a file elsewhere")
+    settings: dict[str, Any] = Field(default={}, description="settings of the method; keys in its file")
     by_backbone: dict[str, dict[str, Any]] = Field(
-        default={}, description="settings that are others on a backbone; what makes other jobs must not be among them"
+        default={}, description="per-backbone overrides of settings; they must not change which jobs run"
     )
     initial: Initial = Field(
-        default="pretrained", description="weights to begin from; the head is the pre-trained one's"
+        default="pretrained", description="initial weights; the head always comes from the pre-trained ones"
     )
     steps_of: str | None = Field(
         default=None,
-        description="a variant to which T is raised: all steps that its ticket of the same sparsity takes, finding "
-        "included; for methods that train in one run",
+        description="variant to whose number of steps T is raised: all steps that its ticket of the same sparsity "
+        "takes, finding included; for methods that train in one run",
     )
 
 
 class Protocol(Training):
-    """A training protocol whose T may be said in epochs, and so depend on the task."""
+    """A training protocol whose T may be given in epochs and therefore depend on the task."""
 
-    steps: int = Field(default=0, ge=1, le=10**9, description="T in optimizer updates; or else `epochs`")
+    steps: int = Field(default=0, ge=1, le=10**9, description="T in optimizer updates; an alternative to `epochs`")
     epochs: float | None = Field(default=None, gt=0, le=10**6, description="T in epochs of whole batches")
 
     @model_validator(mode="after")
     def _check(self) -> Protocol:
         if ("steps" in self.model_fields_set) == (self.epochs is not None):
-            raise ValueError("steps, epochs: a protocol has one of them")
+            raise ValueError("steps, epochs: a protocol must have exactly one of them")
         if self.epochs is None:
             self.of(0)
         return self
 
     def of(self, num_examples: int) -> Training:
-        """The protocol on a training set of `num_examples`.
+        """Return the protocol for a training set of `num_examples`.
 
         Raises:
-            ConfigError: T is no longer than the warm-up.
+            ConfigError: If T is not longer than the warm-up.
         """
         steps = self.steps if self.epochs is None else round(self.epochs * (num_examples // self.batch_size))
         values = self.model_dump(exclude={"epochs"}) | {"steps": max(1, steps)}
@@ -82,13 +82,13 @@ class Protocol(Training):
 
 GPU_THROUGHPUT = 1e13
 CPU_THROUGHPUT = 5e9
-"""FLOPs a second of a job, and of a thread of one."""
+"""FLOPs per second of a job on a GPU, and of a thread of a job on a CPU."""
 
 
 class Block(Settings):
-    """A block of the grid: every combination of its lists is a cell.
+    """A block of the grid, which contains one cell for every combination of its lists.
 
-    Variants that do not prune (`dense`, `instant_model_soup`) run at sparsity 0 only; soups do where none is given.
+    Variants that do not prune (`dense`, `instant_model_soup`) run at sparsity 0 only; soups do so if none is given.
     """
 
     backbone: str
@@ -102,54 +102,54 @@ class Study(Settings):
     """A study file."""
 
     study: Name = Field(description="name of the study and of its folder in results/")
-    question: str = Field(default="", description="what the study asks; the report begins with it")
+    question: str = Field(default="", description="question of the study, with which the report begins")
     data_root: Path = Field(
-        default=Path("resources/data"), description="folder of data sets and models in the hub's layout"
+        default=Path("resources/data"), description="folder of datasets and models in the hub's layout"
     )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
-    threads: int = Field(default=1, ge=1, le=1024, description="torch threads of a process; the bits depend on it")
+    threads: int = Field(default=1, ge=1, le=1024, description="torch threads per process; the bits depend on it")
     instruction_set: InstructionSet = Field(
         default_factory=instructions.default,
         description="kernels of float32 jobs on a CPU. avx2: results have the same bits on all Intel CPUs with AVX2; "
-        "native: the libraries choose by the CPU, so bits depend on its type. Default: avx2 where the CPU has it",
+        "native: the libraries choose, so bits depend on the type of CPU. Default: avx2 if the CPU supports it",
     )
     look_aheads: Literal["together", "apart"] | None = Field(
         default=None,
-        description="whether the look-ahead copies of a round run one after another in one process, or side by side in "
-        "processes of their own, where cores are free; the bits are the same (default: apart where there are cores for "
-        "it that the study's other chains of rounds leave idle, never on a GPU or a cluster)",
+        description="whether the look-ahead copies of a round run one after another in one process, or in parallel in "
+        "separate processes where cores are free; the bits are the same (default: apart if the study's other chains of "
+        "rounds leave enough cores idle, never on a GPU or a cluster)",
     )
     keep_weak_masks: bool = Field(
-        default=False, description="whether what each look-ahead contributes stays beside the mask of its round"
+        default=False, description="whether the contribution of each look-ahead is kept with the mask of its round"
     )
     throughput: float | None = Field(
         default=None,
         ge=1,
-        description="FLOPs a second that a job sustains on the device; planned hours and time limits on a cluster "
-        "follow from it (default: 1e13 on a GPU, 5e9 a thread on a CPU)",
+        description="FLOPs per second that a job sustains on the device, from which planned hours and time limits on a "
+        "cluster follow (default: 1e13 on a GPU, 5e9 per thread on a CPU)",
     )
-    define: Definitions = Field(default=Definitions(), description="backbones and tasks of one's own")
-    training: dict[str, Protocol] = Field(description="the protocol of each backbone")
+    define: Definitions = Field(default=Definitions(), description="additional backbones and tasks")
+    training: dict[str, Protocol] = Field(description="training protocol of each backbone")
     tasks: dict[str, TaskLimits] = Field(default={}, description="limits of tasks")
     variants: dict[Name, Variant]
     reference: str | None = Field(
-        default=None, description="the variant that statistics and verdict compare with others; see `reference_variant`"
+        default=None, description="variant that statistics and verdict compare with others; see `reference_variant`"
     )
     grid: list[Block] = Field(min_length=1)
 
     def sustained(self) -> float:
-        """FLOPs a second that a job is taken to sustain: as the file says, else less than was seen anywhere."""
+        """Return the assumed FLOPs per second of a job: the given value, otherwise less than measured anywhere."""
         return self.throughput or (CPU_THROUGHPUT * self.threads if self.device == "cpu" else GPU_THROUGHPUT)
 
     def instructions(self, backbone: str) -> InstructionSet:
-        """The instruction set of jobs of a backbone; native on a GPU, and where bf16 needs units that AVX2 lacks."""
+        """Return the instruction set of a backbone's jobs: native on a GPU and for bf16, which needs more than AVX2."""
         if self.device != "cpu" or self.training[backbone].precision != "fp32":
             return "native"
         return self.instruction_set
 
     @property
     def served_instructions(self) -> InstructionSet:
-        """The instruction set of the fork server: that of most jobs; others start in processes of their own."""
+        """Instruction set of the fork server, that of most jobs; others start in separate processes."""
         return "avx2" if any(self.instructions(backbone) == "avx2" for backbone in self.training) else "native"
 
     @model_validator(mode="after")
@@ -158,7 +158,7 @@ class Study(Settings):
         if self.look_aheads == "apart" and self.device != "cpu":
             raise ConfigError(
                 f"look_aheads = 'apart' with device = {self.device!r}: a job has one GPU, on which copies run one "
-                "after another; write together, or leave it out"
+                "after another; use 'together' or leave it out"
             )
         for backbone, protocol in self.training.items():
             self.backbone(backbone)
@@ -166,12 +166,12 @@ class Study(Settings):
                 raise ConfigError(f"training.{backbone}: {COMPILED_ON_A_GPU}; set device to cuda, or leave it out")
         for index, block in enumerate(self.grid):
             where = f"grid.{index}"
-            taken = self.backbone(block.backbone).inputs
+            inputs = self.backbone(block.backbone).inputs
             for name in block.tasks:
                 has = self.task(name).inputs
-                if has != taken:
+                if has != inputs:
                     raise ConfigError(
-                        f"{where}: task {name!r} has {has}, but backbone {block.backbone!r} takes {taken}"
+                        f"{where}: task {name!r} has {has}, but backbone {block.backbone!r} takes {inputs}"
                     )
             if block.backbone not in self.training:
                 raise ConfigError(f"{where}: {unknown('backbone under training', block.backbone, self.training)}")
@@ -180,10 +180,10 @@ class Study(Settings):
                     raise ConfigError(f"{where}: {unknown('variant', name, self.variants)}")
         for name, variant in self.variants.items():
             if name in RESERVED or (name == "dense" and self.method(name).module.FAMILY != "dense"):
-                raise ConfigError(f"variants.{name}: runs have a file or folder of this name; choose another one")
+                raise ConfigError(f"variants.{name}: this name is reserved for files of a run; choose another one")
             if name.endswith(CHAIN):
                 raise ConfigError(
-                    f"variants.{name}: names ending in {CHAIN} are the workflow's own; choose another one"
+                    f"variants.{name}: names ending in {CHAIN} are reserved for the workflow; choose another one"
                 )
             self.method(name)
             for backbone in variant.by_backbone:
@@ -192,7 +192,8 @@ class Study(Settings):
                     raise ConfigError(f"{where}: {unknown('backbone under training', backbone, self.training)}")
                 if self.method(name, backbone).route != self.method(name).route:
                     raise ConfigError(
-                        f"variants.{name}.by_backbone.{backbone}: other jobs than on other backbones; make it a variant"
+                        f"variants.{name}.by_backbone.{backbone}: this override changes which jobs run; define a "
+                        "separate variant instead"
                     )
             if variant.steps_of is not None:
                 self._check_steps_of(name, variant.steps_of)
@@ -201,19 +202,19 @@ class Study(Settings):
         used = {name for block in self.grid for name in block.variants}
         used |= {variant.steps_of for variant in self.variants.values() if variant.steps_of}
         for name in self.variants.keys() - used:
-            raise ConfigError(f"variants.{name}: no block of the grid uses it; name it in one, or leave it out")
+            raise ConfigError(f"variants.{name}: no block of the grid uses it; add it to one, or leave it out")
         for group in self.groups():
             for sparsity in group.sparsities:
                 cell = (group.backbone, group.task, group.variant, group.seed, sparsity)
                 if cell in seen:
-                    raise ConfigError(f"grid: the cell {'/'.join(map(str, cell))} is there twice")
+                    raise ConfigError(f"grid: the cell {'/'.join(map(str, cell))} occurs twice")
                 seen.add(cell)
             self._check_schedule(group)
         self.reference_variant()
         return self
 
     def _check_schedule(self, group: Group) -> None:
-        """Refuse a schedule that cannot run, such as rounds that overrun the budget."""
+        """Refuse a schedule that cannot run, such as rounds that exceed the budget."""
         try:
             num_train = self.num_train(group.task)
         except ConfigError as error:
@@ -226,22 +227,22 @@ class Study(Settings):
             raise ConfigError(f"variants.{group.variant}, on task {group.task!r}: {error}") from None
 
     def _check_steps_of(self, name: str, other: str) -> None:
-        """Equal budgets are for methods that train in one run; the other's steps must be known beforehand."""
+        """Refuse equal budgets unless the method trains in one run and the other's steps are known in advance."""
         where = f"variants.{name}.steps_of"
         if other not in self.variants:
             raise ConfigError(f"{where}: {unknown('variant', other, self.variants)}")
         if not self.method(name).traits.one_run:
             raise ConfigError(f"{where}: method {self.variants[name].method!r} does not train in one run of T steps")
         if self.method(other).traits.prunes == "never":
-            raise ConfigError(f"{where}: {other!r} has no ticket of the same sparsity, it does not prune; name another")
+            raise ConfigError(f"{where}: {other!r} does not prune, so it has no ticket of the same sparsity")
         rounds = {getattr(self.method(other, backbone).settings, "rounds", "nominal") for backbone in self.training}
         if self.variants[other].steps_of or "measured" in rounds:
-            raise ConfigError(f"{where}: the steps of {other!r} are not known beforehand; name another variant")
+            raise ConfigError(f"{where}: the steps of {other!r} are not known in advance; name another variant")
 
     def protocol(
         self, backbone: str, task: str, variant: str | None = None, sparsity: Decimal | None = None
     ) -> Training:
-        """The protocol of a backbone on a task; for a variant with `steps_of` T is what the other's ticket takes."""
+        """Return the protocol of a backbone on a task; with `steps_of`, T is the steps of the other's ticket."""
         own = self.training[backbone].of(self.num_train(task))
         other = self.variants[variant].steps_of if variant in self.variants else None
         if other is None or sparsity is None:
@@ -250,20 +251,20 @@ class Study(Settings):
         return own.model_copy(update={"steps": max(own.steps, steps)})
 
     def method(self, variant: str, backbone: str = "") -> Method:
-        """The method of a variant with its settings on a backbone."""
-        own = self.variants[variant]
-        special = own.by_backbone.get(backbone)
+        """Return the method of a variant with its settings on a backbone."""
+        entry = self.variants[variant]
+        special = entry.by_backbone.get(backbone)
         where = f"variants.{variant}" + (f".by_backbone.{backbone}" if special else "")
-        return make_method(own.method, {**own.settings, **(special or {})}, where)
+        return make_method(entry.method, {**entry.settings, **(special or {})}, where)
 
     def reference_variant(self) -> str:
-        """The variant that the others are compared with.
+        """Return the variant with which the others are compared.
 
-        `reference`; else the variant named "isp", the first whose method is isp, or the first one. Where any variant is
-        pruned, it is a pruned one: scores are compared at equal sparsity.
+        It is `reference` if set, otherwise the variant named "isp", the first whose method is isp, or the first one. If
+        any variant is pruned, it is a pruned one, because scores are compared at equal sparsity.
 
         Raises:
-            ConfigError: `reference` is no such variant.
+            ConfigError: If `reference` is not such a variant.
         """
         groups = list(self.groups())
         found = {group.variant for group in groups if any(group.sparsities)} or {group.variant for group in groups}
@@ -275,30 +276,30 @@ class Study(Settings):
         return self.reference
 
     def limits(self, task: str) -> TaskLimits:
-        """How much of a task is used."""
+        """Return the limits on a task's training split."""
         return self.tasks.get(task, TaskLimits())
 
     def num_train(self, task: str) -> int:
-        """How many examples of a task are trained on."""
+        """Return the number of training examples of a task."""
         return self.task(task).num_train(self.limits(task))
 
     def backbone(self, name: str) -> Backbone:
-        """A backbone of the package, or one that the study defines."""
+        """Return a backbone of the package, or one that the study defines."""
         return backbone_of(self.defined("backbone", name))
 
     def is_embedded(self, name: str) -> bool:
-        """Whether a backbone is pre-trained here; else its files are downloaded."""
+        """Return whether a backbone is pre-trained in this package instead of downloaded."""
         return self.backbone(name).source is None
 
     def task(self, name: str) -> Task:
-        """A task of the package, or one that the study defines."""
+        """Return a task of the package, or one that the study defines."""
         return task_of(self.defined("task", name))
 
     def defined(self, kind: registry.Kind, name: str) -> str:
-        """What stages are told of a backbone or task: its name, or as JSON what the study defines.
+        """Return the argument by which stages identify a backbone or task: its name, or the study's definition as JSON.
 
         Raises:
-            ConfigError: no such name.
+            ConfigError: If there is no such name.
         """
         own: Mapping[str, Settings] = self.define.backbones if kind == "backbone" else self.define.tasks
         if name in own:
@@ -308,7 +309,7 @@ class Study(Settings):
         return name
 
     def groups(self) -> Iterator[Group]:
-        """Cells that differ in sparsity only, which a family computes together, in the order of the file."""
+        """Yield groups of cells that differ only in sparsity, which a family computes together, in the file's order."""
         for index, block in enumerate(self.grid):
             asked = [parse_sparsity(value) for value in block.sparsities]
             for task in block.tasks:
@@ -326,7 +327,7 @@ class Study(Settings):
 
 
 class Group(Settings):
-    """The cells of one backbone, task, seed and variant."""
+    """Cells of one backbone, task, seed and variant."""
 
     backbone: str
     task: str
@@ -336,20 +337,20 @@ class Group(Settings):
 
 
 def parse_study(values: Mapping[str, Any], where: str) -> Study:
-    """A study from keys and values.
+    """Make a study from keys and values.
 
     Raises:
-        ConfigError: names the key, the value and what is allowed.
+        ConfigError: If a value is invalid; the message names the key, the value and the allowed values.
     """
     return parse(Study, values, where)
 
 
 def read_study_file(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file.
+    """Read the keys and values of a YAML file.
 
     Raises:
-        ConfigError: no such file, not a regular file or a huge one, not YAML, a key that is there twice (YAML would
-            take the last one), or no mapping.
+        ConfigError: If the file does not exist, is not a regular file, is huge, is not YAML, has a duplicate key (of
+            which YAML would use the last), or is not a mapping.
     """
     try:
         values = load_yaml(read_text(path, limit=LARGEST_STUDY))
@@ -358,14 +359,14 @@ def read_study_file(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a study file is a mapping of keys to values, this is a {type(values).__name__}")
+        raise ConfigError(f"{path}: a study file must be a mapping of keys to values, got {type(values).__name__}")
     return values
 
 
 def load_study(path: Path) -> Study:
-    """A study from a YAML file.
+    """Read a study from a YAML file.
 
     Raises:
-        ConfigError: no such file, not YAML, or a key or value that is not allowed.
+        ConfigError: If the file does not exist or is not YAML, or a key or value is invalid.
     """
     return parse_study(read_study_file(path), str(path))

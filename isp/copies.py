@@ -1,6 +1,6 @@
-"""Copies of a model that train a little differently: look-aheads, weak subnetworks, the members of soups.
+"""Copies of a model with varied training: look-aheads, weak subnetworks, and members of soups.
 
-Each has a protocol and data of its own, drawn by a seed.
+A seed draws the protocol and the data of each copy.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 2
-"""Of copies, their superposition and the rounds of Instant Soup Pruning, which workflow jobs know as "isp"."""
+"""Version of copies, superposition and rounds of Instant Soup Pruning, under the name "isp" in workflow jobs."""
 
 
 class Varied(Protocol):
-    """Settings of what copies draw: a protocol and data of their own."""
+    """Settings from which the protocol and the data of copies are drawn."""
 
     learning_rate_factors: tuple[float, float]
     weight_decays: tuple[float, ...]
@@ -30,36 +30,36 @@ class Varied(Protocol):
 
 
 def check_varied(settings: Varied) -> None:
-    """Refuse ranges that nothing can be drawn from.
+    """Refuse ranges from which nothing can be drawn.
 
     Raises:
-        ValueError: names the key, its value and what is allowed.
+        ValueError: If a range is invalid; the message names the key and its value.
     """
     low, high = settings.learning_rate_factors
     if not 0 < low <= high:
-        raise ValueError(f"learning_rate_factors = {[low, high]}: allowed are two numbers with 0 < low <= high")
+        raise ValueError(f"learning_rate_factors = {[low, high]}: must be two numbers with 0 < low <= high")
     if any(decay < 0 for decay in settings.weight_decays):
-        raise ValueError(f"weight_decays = {list(settings.weight_decays)}: allowed are numbers >= 0")
+        raise ValueError(f"weight_decays = {list(settings.weight_decays)}: must be numbers >= 0")
 
 
 class LookAhead(Settings):
     """Protocol and data of the look-ahead copies (Algorithm 2's P and D)."""
 
-    look_ahead_steps: int = Field(default=50, ge=1, le=10**9, description="C, steps that each copy trains")
+    look_ahead_steps: int = Field(default=50, ge=1, le=10**9, description="C, training steps of each copy")
     learning_rate_factors: tuple[float, float] = Field(
         default=(0.5, 2.0), description="range of a copy's factor on the learning rate, drawn log-uniformly"
     )
     weight_decays: tuple[float, ...] = Field(
-        default=(0.0, 0.01, 0.1), description="weight decays that a copy draws from; none: the run's own"
+        default=(0.0, 0.01, 0.1), description="values from which a copy's weight decay is drawn; none: that of the run"
     )
     optimizer: Literal["inherited", "fresh"] = Field(
-        default="inherited", description="whether a copy goes on with the run's AdamW moments or starts with none"
+        default="inherited", description="whether a copy continues with the run's AdamW moments or starts without any"
     )
     warmup_steps: int = Field(
         default=0,
         ge=0,
-        description="steps in which a copy's learning rate rises to the run's current one, falling to zero in as many; "
-        "0: it goes on under the run's schedule",
+        description="steps in which a copy's learning rate rises to the run's current one, before it falls to zero in "
+        "as many; 0: it continues the run's schedule",
     )
     data_fraction: float = Field(
         default=0.5, gt=0, le=1, description="share of the training set in a copy's random subset"
@@ -73,13 +73,13 @@ class LookAhead(Settings):
 
 @dataclass(frozen=True)
 class Member:
-    """Protocol and data of one look-ahead copy, or of one member of a soup.
+    """Protocol and data of one look-ahead copy or of one member of a soup.
 
     Attributes:
-        seed: of its data order, augmentation and dropout.
-        learning_rate_factor: on the run's schedule.
-        weight_decay: AdamW's; None: the run's own.
-        subset: the examples it trains on, int64; None: all.
+        seed: Seed of its data order, augmentation and dropout.
+        learning_rate_factor: Factor on the run's schedule.
+        weight_decay: Weight decay of AdamW; None: that of the run.
+        subset: Indices of its training examples, int64; None: all.
     """
 
     seed: int
@@ -89,12 +89,12 @@ class Member:
 
 
 def subset_size(settings: Varied, num_examples: int) -> int:
-    """How many of the training examples a look-ahead copy trains on."""
+    """Return the number of training examples of a look-ahead copy."""
     return max(1, round(settings.data_fraction * num_examples))
 
 
 def draw(settings: Varied, num_examples: int, seed: int) -> Member:
-    """A protocol and data, drawn by a seed, which is that of the training, too."""
+    """Draw a protocol and data by a seed, which is also that of the training."""
     generator = torch.Generator().manual_seed(seed)
     low, high = settings.learning_rate_factors
     place = torch.rand((), generator=generator, dtype=torch.float64).item()

@@ -1,8 +1,8 @@
-"""What training costs: steps, samples, FLOPs as executed and FLOPs that a sparse execution would need.
+"""Costs of training: steps, samples, FLOPs as executed, and FLOPs that a sparse execution would need.
 
-Masked weights are multiplied like any others, so the executed FLOPs never fall with sparsity; the theoretical ones say
-what hardware that skips zeros could save. They are two numbers, never one. Seconds and memory depend on the machine
-and are measured apart (`Stopwatch`). `isp/counting.py` counts.
+Masked weights are multiplied like all others, so the executed FLOPs do not fall with sparsity; the theoretical ones
+show the possible savings of hardware that skips zeros. They are always reported as two numbers. Seconds and memory
+depend on the machine and are measured separately (`Stopwatch`). `isp/counting.py` counts.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from isp.masks import Mask
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a piece of work cost; the same on every machine.
+    """Cost of a piece of work; the same on every machine.
 
     Attributes:
-        steps: optimizer updates.
-        samples: examples that went through the model.
-        flops: floating-point operations executed (2 for a multiply-add), masked weights included.
-        sparse_flops: the same without the multiplications by masked weights.
+        steps: Number of optimizer updates.
+        samples: Number of examples that went through the model.
+        flops: Floating-point operations executed (2 per multiply-add), including those of masked weights.
+        sparse_flops: Floating-point operations without the multiplications by masked weights.
     """
 
     steps: int = 0
@@ -44,14 +44,14 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was measured while work was done by jobs; differs from run to run.
+    """Measurements of work done by jobs; they differ from run to run.
 
     Attributes:
-        seconds: of work, start-up and imports left out.
-        startup_seconds: from the call of a job to the beginning of its work.
-        jobs: how many.
-        peak_memory_mb: the largest of them.
-        device: of the last of them.
+        seconds: Seconds of work, without start-up and imports.
+        startup_seconds: Seconds from the call of a job to the beginning of its work.
+        jobs: Number of jobs.
+        peak_memory_mb: Largest peak memory of the jobs.
+        device: Device of the last job.
     """
 
     seconds: float = 0.0
@@ -74,24 +74,24 @@ class Measured:
 class StepFlops:
     """FLOPs of one training step (forward and backward) on one batch.
 
-    They are polynomials in the length of the batch (tokens of its longest text): constant for pictures, of degree two
-    for transformers on texts. Coefficients begin with the constant one and are whole numbers.
+    They are polynomials in the length of the batch (tokens of its longest text): constant for images, of degree two for
+    transformers on texts. Coefficients are integers in ascending order of powers.
 
     Attributes:
-        total: all of them, the optimizer's own (a few per weight) left out.
-        by_weight: for each prunable parameter, those of its matrix products: forward, gradient of the input, gradient
-            of the weight.
+        total: All FLOPs except those of the optimizer (a few per weight).
+        by_weight: FLOPs of each prunable parameter's matrix products: forward, gradient of the input, gradient of the
+            weight.
     """
 
     total: tuple[int, ...]
     by_weight: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def steps(self, lengths: Mapping[int, int], mask: Mask | None = None) -> tuple[int, int]:
-        """FLOPs of steps: as executed, and if masked weights were skipped in the forward pass and in both gradients.
+        """Return the FLOPs of steps: executed, and if the forward pass and both gradients skipped masked weights.
 
         Args:
-            lengths: how many of the steps have a batch of each length; {0: number} for pictures.
-            mask: under which they were made.
+            lengths: Number of steps for each batch length; {0: number} for images.
+            mask: Mask under which the steps are made.
         """
         mask = mask if mask and self.by_weight else {}
         masked = {
@@ -112,7 +112,7 @@ def _at(coefficients: tuple[int, ...], length: int) -> int:
 
 
 def interpolate_flops(counts: Mapping[int, StepFlops]) -> StepFlops:
-    """The polynomials through the FLOPs of steps at three lengths that follow one another."""
+    """Return the polynomials through the FLOPs of steps at three consecutive lengths."""
     (first, a), (_, b), (_, c) = sorted(counts.items())
 
     def through(x: int, y: int, z: int) -> tuple[int, int, int]:
@@ -129,23 +129,23 @@ def interpolate_flops(counts: Mapping[int, StepFlops]) -> StepFlops:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that is not there.
+    """Refuse a device that does not exist.
 
     Raises:
-        ConfigError: says what there is.
+        ConfigError: If the device does not exist; the message describes the available ones.
     """
     if device == "cpu":
         return
     try:
         parsed = torch.device(device)
     except RuntimeError:
-        raise ConfigError(f"device {device!r}: allowed are cpu, cuda and cuda:N") from None
+        raise ConfigError(f"device {device!r}: must be cpu, cuda or cuda:N") from None
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices here")
+        raise ConfigError(f"device {device!r}: torch finds {torch.cuda.device_count()} CUDA devices on this machine")
 
 
 class Stopwatch:
-    """Measured on this machine: wall seconds, and the peak memory of the process or device."""
+    """Measurement of wall seconds, and of the peak memory of the process or device."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -155,18 +155,18 @@ class Stopwatch:
         self.start = time.perf_counter()
 
     def lap(self) -> float:
-        """Seconds since creation or the last lap, work queued on the device included."""
+        """Return the seconds since creation or the last lap, including work queued on the device, and start a lap."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         begun, self.start = self.start, time.perf_counter()
         return self.start - begun
 
     def elapsed(self) -> float:
-        """Seconds since creation or the last lap, work queued on the device left out; begins no lap."""
+        """Return the seconds since creation or the last lap, without work queued on the device; start no lap."""
         return time.perf_counter() - self.start
 
     def peak_memory_mb(self) -> float:
-        """Peak megabytes: of the device's allocator since creation, or resident in the process since it began."""
+        """Return peak megabytes of the device's allocator since creation, or of the process since it started."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Count what work costs while it is done: the FLOPs of a training step by weight, and those of any other work."""
+"""Counters of the cost of work while it is done: FLOPs of a training step by weight, and those of any other work."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from isp.rng import forked_rng
 def count_step_flops(
     model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], batch: Any, prunable: list[str]
 ) -> StepFlops:
-    """Count the FLOPs of one training step by running it once (gradients are cleared again, weights and buffers stay).
+    """Count the FLOPs of one training step by running it once; gradients are cleared, weights and buffers are restored.
 
-    A weight's share is found by following its memory, and that of scaled or cast copies of it, into the matrix products
-    of the forward pass and of the gradient of its input; the gradient of the weight itself is as large as the forward
-    pass. A weight that only other operations read is named in a warning: its layer counts nothing.
+    A weight's share is determined by following its memory, and that of its scaled or cast copies, into the matrix
+    products of the forward pass and of the gradient of its input. The gradient of the weight itself costs as much as
+    the forward pass. A warning names a weight that only other operations read, because its layer counts nothing.
     """
     weights = {name: parameter for name, parameter in model.named_parameters() if name in set(prunable)}
     memory = Memory(weights)
@@ -47,9 +47,8 @@ def count_step_flops(
     for name in weights:
         if forward.readers[name] and not forward.flops[name]:
             warnings.warn(
-                f"FLOPs: no product that can be counted reads parameter {name!r}, only "
-                f"{', '.join(sorted(forward.readers[name]))}; costs may miss its layer's FLOPs, and sparse_flops saves "
-                f"nothing for it",
+                f"FLOPs: only {', '.join(sorted(forward.readers[name]))} reads parameter {name!r}, but no product that "
+                f"can be counted; costs may lack its layer's FLOPs, and sparse_flops saves nothing for it",
                 stacklevel=2,
             )
     by_weight = {name: (2 * forward.flops[name] + backward.flops[name],) for name in weights}
@@ -58,15 +57,15 @@ def count_step_flops(
 
 _aten = torch.ops.aten
 _LOOKUPS = {_aten.embedding, _aten._embedding_bag, _aten._embedding_bag_forward_only}
-"""Operations that read weights without a multiplication."""
+"""Operations that read weights without multiplying."""
 
 
 class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the FLOPs of every counted operation that reads a known weight (or a view or scaled copy of it).
+    """Mode that accumulates the FLOPs of operations on a known weight, or on a view or scaled copy of it.
 
     Attributes:
-        flops: by weight.
-        readers: names of the other operations that read a weight, if they are followed.
+        flops: FLOPs by weight.
+        readers: Names of the other operations that read each weight, if they are followed.
     """
 
     def __init__(self, memory: Memory, follow: bool = False) -> None:
@@ -91,10 +90,10 @@ class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class WorkCounter:
-    """Counts what is done inside `counting`: forward, backward, and backward of a backward.
+    """Counter of the work inside `counting`: forward, backward, and backward of a backward.
 
     Attributes:
-        samples: examples that went through the model so far, once for each forward pass.
+        samples: Number of examples that went through the model so far, counted in each forward pass.
     """
 
     def __init__(self, counter: FlopCounterMode) -> None:
@@ -103,23 +102,23 @@ class WorkCounter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """A context whose FLOPs do not count: data is made ready there, no model run."""
+        """Exclude the FLOPs of this context, in which data are prepared and no model runs."""
         before = self._counter.get_total_flops()
         yield
         self._excluded += self._counter.get_total_flops() - before
 
     def cost(self) -> Cost:
-        """What was counted; no optimizer updates, and nothing taken off for weights that are zero."""
+        """Return the counted cost, with no optimizer updates and no savings for weights that are zero."""
         flops = self._counter.get_total_flops() - self._excluded
         return Cost(samples=self.samples, flops=flops, sparse_flops=flops)
 
 
 @contextmanager
 def counting(model: nn.Module) -> Iterator[WorkCounter]:
-    """Count the FLOPs of the work that is done inside, and the examples that go through the forward pass of `model`.
+    """Count the FLOPs of the work inside, and the examples that go through the forward pass of `model`.
 
-    Attention and recurrent layers are made of plain matrix products there: fused kernels hide theirs, and have no
-    double backward. A batch's size is the first dimension of the first tensor that the model is called with.
+    Inside, attention and recurrent layers use plain matrix products, because fused kernels hide theirs and have no
+    double backward. The size of a batch is the first dimension of the first tensor with which the model is called.
     """
     flops = _flop_counter()
     counter = WorkCounter(flops)
@@ -139,11 +138,11 @@ def counting(model: nn.Module) -> Iterator[WorkCounter]:
 
 @contextmanager
 def _plain_operations(model: nn.Module) -> Iterator[None]:
-    """A context without fused kernels: their products cannot be counted, nor can all be differentiated twice.
+    """Disable fused kernels, whose products cannot be counted and not always be differentiated twice.
 
-    Attention and recurrent layers are made of matrix products there. Weight norms are made of a norm, a division and a
-    product, because the second derivative of torch's own is wrong (it takes the norm for a constant). What fuses
-    recurrent layers also computes convolutions, so it is left on for models without them.
+    Attention and recurrent layers then consist of matrix products. Weight norms consist of a norm, a division and a
+    product, because the second derivative of torch's own is wrong (it treats the norm as a constant). The library that
+    fuses recurrent layers also computes convolutions, so it stays enabled for models without recurrent layers.
     """
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     fused: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn) if recurrent else ()
@@ -157,18 +156,18 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _grouped_mm_flops(a_shape: torch.Size, b_shape: torch.Size, *_: Any, **__: Any) -> int:
-    """FLOPs of the products of packed experts: (rows, inner) by (groups, inner, columns), or either of them split.
+    """Return the FLOPs of products of packed experts: (rows, inner) by (groups, inner, columns), or either split.
 
-    Only if both have three dimensions is every group multiplied in full.
+    Every group is multiplied in full only if both have three dimensions.
     """
     groups = a_shape[0] if len(a_shape) == len(b_shape) == 3 else 1
     return int(2 * groups * a_shape[-2] * a_shape[-1] * b_shape[-1])
 
 
 def _flop_counter() -> FlopCounterMode:
-    """The counter of torch with a formula that it lacks, and without its tracking of modules.
+    """Return torch's counter with a formula that it lacks, and without its tracking of modules.
 
-    The hooks of that fail where a module computes weights.
+    The hooks of that tracking fail where a module computes weights.
     """
     counter = FlopCounterMode(display=False, custom_mapping={_aten._grouped_mm: _grouped_mm_flops})
     counter.mod_tracker = _Untracked()  # type: ignore[assignment]

@@ -1,6 +1,6 @@
-"""Backbones and tasks by name, or as a study file defines them: any CLIP or BERT, any dataset in the hub's layout.
+"""Backbones and tasks by name or by a study file's definition: any CLIP or BERT, any dataset in the hub's layout.
 
-A definition travels to the stages as JSON in the place of a name, so that a change of it reruns what depends on it.
+Stages receive a definition as JSON in place of a name, so that changing it reruns the jobs that depend on it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BackboneDefinition(Settings):
     """A CLIP in open_clip's files, or a BERT in transformers' files, from the hub or a local folder."""
 
     family: Literal["clip", "bert"]
-    id: str = Field(default="", pattern=r"^([\w.-]+/[\w.-]+)?$", description="on the hub, owner/name")
+    id: str = Field(default="", pattern=r"^([\w.-]+/[\w.-]+)?$", description="name on the hub, owner/name")
     revision: str = Field(default="main", description="commit or branch on the hub")
     folder: str = Field(default="", description="local folder of the files, instead of an id")
     architecture: str | None = Field(
@@ -53,10 +53,10 @@ class BackboneDefinition(Settings):
         description="clip from the hub: open_clip's name; null: open_clip_config.json",
     )
     pooler: Literal["kept", "pruned", "random"] = Field(
-        default="kept", description="bert: whether its matrix is prunable; random: not, and the weights have no pooler"
+        default="kept", description="bert: whether the pooler is prunable; random: it is not, and the weights lack one"
     )
-    case: Literal["lower", "kept"] = Field(default="lower", description="bert: of the texts")
-    max_length: int = Field(default=128, ge=8, le=512, description="bert: tokens of a text or pair")
+    case: Literal["lower", "kept"] = Field(default="lower", description="bert: case of the texts")
+    max_length: int = Field(default=128, ge=8, le=512, description="bert: maximum number of tokens of a text or pair")
 
     @model_validator(mode="after")
     def _check(self) -> BackboneDefinition:
@@ -67,9 +67,9 @@ class BackboneDefinition(Settings):
                 _check_relative(key, getattr(self, key))
         foreign = {"clip": ("pooler", "case", "max_length"), "bert": ("architecture",)}[self.family]
         for key in self.model_fields_set.intersection(foreign):
-            raise ValueError(f"{key}: family {self.family!r} has no such key")
+            raise ValueError(f"{key}: not a key of family {self.family!r}")
         if self.architecture and self.folder:
-            raise ValueError("architecture: a folder says it itself, in open_clip_config.json")
+            raise ValueError("architecture: must be left out with a folder, whose open_clip_config.json specifies it")
         if self.architecture and self.architecture not in _architectures():
             raise ValueError(unknown("architecture", self.architecture, _architectures()))
         if self.architecture:
@@ -79,12 +79,12 @@ class BackboneDefinition(Settings):
             if borrowed or {"custom_text", "multimodal_cfg"} & set(model) or not isinstance(vision.get("layers"), int):
                 raise ValueError(
                     f"architecture: {self.architecture!r} has a tower or tokenizer of another library, a ResNet or a "
-                    f"decoder; allowed are those of open_clip's own vision and text transformers"
+                    f"decoder; only open_clip's own image and text transformers are supported"
                 )
         return self
 
     def build(self) -> Backbone:
-        """The backbone."""
+        """Build the backbone."""
         from isp.backbones._bert import BertBackbone
         from isp.backbones._open_clip import ClipBackbone
 
@@ -102,7 +102,7 @@ class BackboneDefinition(Settings):
 
 @cache
 def _architectures() -> dict[str, dict[str, Any]]:
-    """open_clip's architectures by name, without importing it, which takes seconds."""
+    """Return open_clip's architectures by name, without importing it, which takes seconds."""
     spec = importlib.util.find_spec("open_clip")
     folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
     paths = [path for folder in folders for path in (Path(folder) / "model_configs").glob("*.json")]
@@ -110,21 +110,23 @@ def _architectures() -> dict[str, dict[str, Any]]:
 
 
 class TaskDefinition(Settings):
-    """Pictures or texts in parquet files, from the hub or a folder in its layout (`<data_root>/<id>/<folder>/`)."""
+    """Images or texts in parquet files, from the hub or a folder in its layout (`<data_root>/<id>/<folder>/`)."""
 
     kind: Literal["pictures", "texts"]
-    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name, on the hub or below data_root")
+    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name on the hub or below data_root")
     revision: str = Field(default="main", description="commit or branch on the hub")
-    folder: str = Field(default="data", pattern=r"^\w[\w./-]*$", description="of the parquet files, in the repository")
-    inputs: tuple[str, ...] = Field(default=("image",), min_length=1, max_length=2, description="columns")
-    label: str = Field(default="label", description="column")
+    folder: str = Field(default="data", pattern=r"^\w[\w./-]*$", description="folder of the parquet files")
+    inputs: tuple[str, ...] = Field(default=("image",), min_length=1, max_length=2, description="input columns")
+    label: str = Field(default="label", description="name of the label column")
     train: str = Field(default="train", description="name of the training split")
     test: str = Field(default="test", description="name of the split that is scored once")
     num_examples: int = Field(ge=2, le=10**12, description="size of the training split")
     classes: tuple[str, ...] = Field(description="names in the order of the labels; [] for a regression on texts")
-    templates: tuple[str, ...] = Field(default=("a photo of a {}.",), min_length=1, description="prompts, of pictures")
-    metrics: tuple[str, ...] = Field(min_length=1, max_length=2, description="the first decides; see isp.metrics")
-    num_validation: int | None = Field(default=None, ge=1, description="null: min(10 %, 5000)")
+    templates: tuple[str, ...] = Field(default=("a photo of a {}.",), min_length=1, description="prompts for images")
+    metrics: tuple[str, ...] = Field(
+        min_length=1, max_length=2, description="metrics, of which the first decides; see isp.metrics"
+    )
+    num_validation: int | None = Field(default=None, ge=1, description="validation examples; null: min(10 %, 5000)")
     split: Rule = "random"
     group: str = Field(default="", description="pattern over file names, for split: groups")
 
@@ -133,16 +135,16 @@ class TaskDefinition(Settings):
         for key in ("id", "revision", "folder", "train", "test"):
             _check_relative(key, getattr(self, key))
         if self.kind == "pictures" and (len(self.inputs) != 1 or len(self.classes) < 2):
-            raise ValueError("pictures have one column of inputs and two or more classes")
+            raise ValueError("kind 'pictures' needs one column of inputs and two or more classes")
         if len(self.classes) == 1:
-            raise ValueError("classes: allowed are two or more, or none for a regression")
+            raise ValueError("classes: must be two or more, or none for a regression")
         for template in self.templates:
             if template.count("{}") != 1:
                 raise ValueError(f"templates: {shown(template)} needs one {{}}")
         if self.num_validation is not None and self.num_validation >= self.num_examples:
-            raise ValueError(f"num_validation = {self.num_validation}: allowed are 1 to {self.num_examples - 1}")
+            raise ValueError(f"num_validation = {self.num_validation}: must be in 1 to {self.num_examples - 1}")
         if (self.split == "groups") != bool(self.group) or (self.group and self.kind == "texts"):
-            raise ValueError("group and split: groups go together, and for pictures only")
+            raise ValueError("group: needs split: groups, and vice versa, and works only for kind 'pictures'")
         try:
             if self.group and not re.compile(self.group).groups:
                 raise ValueError(f"group: {shown(self.group)} has no group, such as (\\d+)")
@@ -152,7 +154,7 @@ class TaskDefinition(Settings):
         return self
 
     def build(self) -> Task:
-        """The task."""
+        """Build the task."""
         source = HubDataset(
             **{key: getattr(self, key) for key in ("id", "revision", "folder", "inputs", "label", "group")},
             **{key: getattr(self, key) for key in ("train", "test")},
@@ -168,46 +170,46 @@ class TaskDefinition(Settings):
 class Definitions(Settings):
     """Backbones and tasks that a study file adds to those of `isp list`."""
 
-    backbones: dict[Name, BackboneDefinition] = Field(default={}, description="by name")
-    tasks: dict[Name, TaskDefinition] = Field(default={}, description="by name")
+    backbones: dict[Name, BackboneDefinition] = Field(default={}, description="additional backbones by name")
+    tasks: dict[Name, TaskDefinition] = Field(default={}, description="additional tasks by name")
 
     @model_validator(mode="after")
     def _check(self) -> Definitions:
         for kind, names in (("backbone", self.backbones), ("task", self.tasks)):
             for name in names:
                 if name in registry.names(kind):
-                    raise ConfigError(f"define.{kind}s.{name}: there is a {kind} of this name; choose another one")
+                    raise ConfigError(f"define.{kind}s.{name}: a {kind} of this name exists; choose another one")
         return self
 
 
 def backbone_of(text: str) -> Backbone:
-    """A backbone by name, or by its definition as YAML (JSON is YAML, too).
+    """Return a backbone by name, or by its definition as YAML (which includes JSON).
 
     Raises:
-        ConfigError: no such backbone, or a definition that is not allowed.
+        ConfigError: If there is no such backbone, or its definition is invalid.
     """
     values = _mapping(text)
     if values is not None:
         return parse(BackboneDefinition, values, "backbone").build()
-    found: Backbone = registry.load("backbone", text).BACKBONE
-    return found
+    backbone: Backbone = registry.load("backbone", text).BACKBONE
+    return backbone
 
 
 def task_of(text: str) -> Task:
-    """A task by name, or by its definition as YAML.
+    """Return a task by name, or by its definition as YAML.
 
     Raises:
-        ConfigError: no such task, or a definition that is not allowed.
+        ConfigError: If there is no such task, or its definition is invalid.
     """
     values = _mapping(text)
     if values is not None:
         return parse(TaskDefinition, values, "task").build()
-    found: Task = registry.load("task", text).TASK
-    return found
+    task: Task = registry.load("task", text).TASK
+    return task
 
 
 def label_of(text: str) -> str:
-    """Name of a backbone or task in messages: its name, or the id or folder in its definition."""
+    """Return the name of a backbone or task in messages: its name, or the id or folder in its definition."""
     values = _mapping(text)
     return text if values is None else str(values.get("id") or values.get("folder") or "defined in the study")
 

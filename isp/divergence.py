@@ -16,11 +16,11 @@ SLOWER = "Lower learning_rate, raise warmup_steps or set clip_norm."
 
 
 IGNORED = -100
-"""The label that torch's cross-entropy leaves out."""
+"""Label that torch's cross-entropy ignores."""
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first floating-point tensor that holds NaN or an infinity; None if all are finite.
+    """Return the name of the first floating-point tensor with a NaN or infinite value, or None if all are finite.
 
     Sums over all tensors are checked first, which takes one synchronisation with the device and no temporary memory.
     """
@@ -35,16 +35,16 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def explain(model: nn.Module, batch: Any, indices: Tensor) -> tuple[str, str]:
-    """Find the likely cause of a loss or gradient that is not finite, and what to do about it.
+    """Determine the likely cause of a loss or gradient that is not finite, and a remedy.
 
     Args:
-        model: after the forward pass of that step, its parameters finite.
-        batch: of that step.
-        indices: numbers of the training examples in the batch.
+        model: Model after the forward pass of that step, with finite parameters.
+        batch: Batch of that step.
+        indices: Indices of the training examples in the batch.
 
     Returns:
-        A clause that continues "training diverged at step 3: loss nan, ..." (empty if nothing but the protocol can be
-        blamed), and the advice as a sentence.
+        Clause that continues "training diverged at step 3: loss nan, ..." (empty if only the protocol can be the
+        cause), and the advice as a sentence.
     """
     for where, tensor in tensors_in(batch):
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -52,14 +52,14 @@ def explain(model: nn.Module, batch: Any, indices: Tensor) -> tuple[str, str]:
             examples = indices[rows].tolist() if tensor.dim() and len(tensor) == len(indices) else []
             of = f" (training example {', '.join(map(str, examples[:5]))})" if examples else ""
             advice = f"Clean these data, or let the model handle such values. If it does: {SLOWER}"
-            return f"; {where} of the batch holds NaN or infinite values{of}", advice
+            return f"; {where} of the batch contains NaN or infinite values{of}", advice
     for layer, name, tensor in _computed(model):
         if not tensor.isfinite().all():
             first_rows = ", ".join(map(str, _rows(tensor).tolist()[:5]))
             clause = (
                 f"; {name} of layer {layer!r} is NaN or infinite (rows {first_rows}) although the "
-                "parameters it is computed from are finite. A normalisation such as weight_norm divides zero by zero "
-                "for a row that was pruned whole"
+                "parameters from which it is computed are finite. A normalisation such as weight_norm divides zero by "
+                "zero for a row that is completely pruned"
             )
             return clause, "Leave the layer out (exclude=), or remove the normalisation before pruning."
     labels = labels_of(batch)
@@ -70,7 +70,7 @@ def explain(model: nn.Module, batch: Any, indices: Tensor) -> tuple[str, str]:
 
 
 def tensors_in(batch: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors of a batch, each with the keys and numbers that lead to it, such as "part 0" or "'input_ids'"."""
+    """Yield all tensors of a batch with the keys and indices that lead to them, such as "part 0" or "'input_ids'"."""
     if isinstance(batch, torch.Tensor):
         yield where or "the tensor", batch
     elif isinstance(batch, Mapping):
@@ -82,7 +82,7 @@ def tensors_in(batch: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def labels_of(batch: Any) -> Tensor | None:
-    """The labels of a batch (inputs, labels) or of a dict with "labels"."""
+    """Return the labels of a batch (inputs, labels) or of a dict with "labels"."""
     if isinstance(batch, Mapping):
         labels = batch.get("labels")
     else:
@@ -91,16 +91,16 @@ def labels_of(batch: Any) -> Tensor | None:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """Indices along the first dimension where a tensor is not finite."""
+    """Return the indices along the first dimension where a tensor is not finite."""
     flat = tensor.detach().reshape(len(tensor) if tensor.dim() else 1, -1)
     return (~flat.isfinite()).any(1).nonzero().squeeze(1).cpu()
 
 
 def _computed(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
-    """Layer, name and value of tensors that layers compute from parameters.
+    """Yield layer, name and value of tensors that layers compute from parameters.
 
-    These are parametrizations, and the attributes in which hooks of the old `weight_norm` and `spectral_norm` leave
-    their last value. No other attribute counts: an attention mask holds infinities on purpose.
+    These are parametrizations, and the attributes in which hooks of the old `weight_norm` and `spectral_norm` store
+    their last value. No other attribute counts, because an attention mask contains infinities on purpose.
     """
     from torch.nn.utils import parametrize
     from torch.nn.utils.spectral_norm import SpectralNorm

@@ -1,4 +1,4 @@
-"""Errors meant for people: each names the file or key, what is wrong and what is allowed."""
+"""User-facing errors. Each names the offending file or key, the problem and the allowed values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class IspError(Exception):
-    """Base of every error that bad input can cause; its text is complete and needs no traceback."""
+    """Base class of all errors caused by bad input; its text is complete and needs no traceback."""
 
 
 class ConfigError(IspError, ValueError):
@@ -26,7 +26,7 @@ class ArtifactError(IspError):
     """A missing, truncated, altered or foreign artifact file.
 
     Attributes:
-        kind: Kind of artifact that is needed, where making it again helps; "": another file.
+        kind: Kind of the required artifact if making it again helps, otherwise "".
     """
 
     def __init__(self, problem: str, kind: str = "") -> None:
@@ -48,7 +48,7 @@ def shown(value: object) -> str:
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
-    """Text for an unknown name: what it was, the nearest allowed one, all allowed ones."""
+    """Return the message for an unknown name: the name, the nearest allowed one, and all allowed ones."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(name)[:LONGEST], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""

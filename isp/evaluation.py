@@ -1,4 +1,4 @@
-"""Scores of a model on examples it was not trained on."""
+"""Scores of a model on examples on which it was not trained."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Labelled(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Tensor) -> tuple[Any, Tensor]:
-        """The batch of the examples `indices`."""
+        """Return the batch of the examples `indices`."""
         ...
 
 
 def outputs_of(model: nn.Module, examples: Labelled, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs, fp32 (n, classes or 1), and labels, (n,), of all examples; the model is put into evaluation mode."""
+    """Return outputs, fp32 (n, classes or 1), and labels, (n,), of all examples, in evaluation mode."""
     model.eval()
     lengths = lengths_of(examples)
     order = torch.arange(len(examples)) if lengths is None else lengths.argsort(stable=True)
@@ -43,13 +43,13 @@ def outputs_of(model: nn.Module, examples: Labelled, batch_size: int = 256) -> t
 
 
 def evaluate(model: nn.Module, examples: Labelled, metrics: Sequence[str]) -> dict[str, float]:
-    """Each of the metrics over all examples, in percent."""
+    """Return each of the metrics over all examples, in percent."""
     outputs, labels = outputs_of(model, examples)
     return {metric: score(metric, outputs, labels) for metric in metrics}
 
 
 def validation_by(model: nn.Module, examples: Labelled, metric: str) -> Validation:
-    """A choice by one metric over all examples; `model` is the workspace, its weights are overwritten."""
+    """Return a validation by one metric over all examples; the weights of `model` are overwritten."""
 
     def reached(weights: Mapping[str, Tensor]) -> float:
         load_weights(model, weights)

@@ -1,4 +1,4 @@
-"""Training data as users have them: columns of tensors or arrays, map-style datasets, or objects that form batches.
+"""Training data in users' forms: columns of tensors or arrays, map-style datasets, or objects that form batches.
 
 Unusable data are refused before any training, with an error that says what to pass instead.
 """
@@ -28,7 +28,7 @@ FORMS = (
 
 
 class Columns:
-    """Examples held as tensors with one first dimension, in a tuple or a dict."""
+    """Examples stored as tensors with equal first dimensions, in a tuple or a dict."""
 
     def __init__(self, tensors: Sequence[Tensor] | Mapping[str, Tensor], what: str) -> None:
         self.tensors = tensors
@@ -41,14 +41,14 @@ class Columns:
         return self.length
 
     def batch(self, indices: Tensor) -> Any:
-        """The rows `indices` of every tensor, in the same container."""
+        """Return the rows `indices` of every tensor, in the same container."""
         if isinstance(self.tensors, Mapping):
             return {key: tensor[indices.to(tensor.device)] for key, tensor in self.tensors.items()}
         return tuple(tensor[indices.to(tensor.device)] for tensor in self.tensors)
 
 
 class Dataset:
-    """Examples of a map-style dataset, collated as a DataLoader does, or by a function of the user's."""
+    """Examples of a map-style dataset, collated as in a DataLoader or by a function of the user."""
 
     def __init__(self, dataset: Any, collate: Collate | None, like: Tensor, what: str) -> None:
         self.dataset, self.collate, self.like, self.what = dataset, collate, like, what
@@ -57,7 +57,7 @@ class Dataset:
         return len(self.dataset)
 
     def batch(self, indices: Tensor) -> Any:
-        """The collated items `indices`."""
+        """Return the collated items `indices`."""
         items = [self.dataset[index] for index in indices.tolist()]
         if self.collate is not None:
             return self.collate(items)
@@ -70,7 +70,7 @@ class Dataset:
             ) from error
 
     def _item(self, item: Any) -> Any:
-        """An item with its arrays, and the lists in a dict (token ids, for example), as tensors."""
+        """Convert the arrays of an item, and the lists in a dict (token ids, for example), to tensors."""
         if isinstance(item, Mapping):
             return {key: self._item(_to_array(value)) for key, value in item.items()}
         if isinstance(item, tuple) and not hasattr(item, "_fields"):
@@ -81,24 +81,24 @@ class Dataset:
 
 
 def make_examples(data: Any, model: nn.Module, what: str, collate: Collate | None = None) -> Examples:
-    """Examples of any form that users may pass.
+    """Make examples from any form of data that users may pass.
 
-    NumPy arrays, and whatever else converts to one, become tensors on the model's device. NumPy's default type float64
-    becomes the type of the model's parameters.
+    NumPy arrays, and objects that convert to them, become tensors on the model's device. NumPy's default dtype float64
+    becomes the dtype of the model's parameters.
 
     Args:
-        data: the user's argument.
-        model: the model to train, whose device and type arrays get.
-        what: name of the argument, for errors.
-        collate: function from a list of items of a map-style dataset to a batch; None: `default_collate`.
+        data: Argument of the user.
+        model: Model to train, whose device and dtype arrays get.
+        what: Name of the argument in error messages.
+        collate: Function from a list of items of a map-style dataset to a batch; None: `default_collate`.
 
     Raises:
-        ConfigError: says what is wrong and what to pass instead.
+        ConfigError: If the data cannot be used; the message says what to pass instead.
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     examples = _make(data, like, what, collate)
     if not len(examples):
-        raise ConfigError(f"{what}: holds no examples")
+        raise ConfigError(f"{what}: contains no examples")
     return examples
 
 
@@ -110,7 +110,7 @@ def _make(data: Any, like: Tensor, what: str, collate: Collate | None) -> Exampl
         )
     if isinstance(data, (IterableDataset, Iterator)):
         raise ConfigError(
-            f"{what}: a {type(data).__name__} has no examples by number; pass a list of its examples, list({what}), "
+            f"{what}: a {type(data).__name__} cannot be indexed by number; pass a list of its examples, list({what}), "
             "or a map-style dataset"
         )
     if _is_array(data):
@@ -133,7 +133,7 @@ def _is_array(part: Any) -> bool:
 
 
 def _to_array(value: Any) -> Any:
-    """A list of numbers as an array; anything else as it is."""
+    """Convert a list of numbers to an array, and return anything else unchanged."""
     if not isinstance(value, list):
         return value
     try:
@@ -153,7 +153,7 @@ def _column(part: Any, name: str, like: Tensor, what: str) -> Tensor:
             ) from None
         if array.dtype.kind not in "biufc":
             kind = "strings" if array.dtype.kind in "US" else f"values of type {array.dtype}"
-            raise ConfigError(f"{what}: {name} holds {kind}; leave it out, or convert it to numbers")
+            raise ConfigError(f"{what}: {name} contains {kind}; leave it out, or convert it to numbers")
         part = _to_tensor(array, like, like.device)
     if not part.dim():
         raise ConfigError(f"{what}: {name} is a single value; its first dimension must be that of the examples")
@@ -164,7 +164,7 @@ def _column(part: Any, name: str, like: Tensor, what: str) -> Tensor:
 def _to_tensor(array: np.ndarray, like: Tensor, device: torch.device | str) -> Tensor:
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # an array that cannot be written to: nor do we
+        warnings.simplefilter("ignore", UserWarning)  # about a read-only array, which is never written to
         tensor: Tensor = torch.from_numpy(array)
     dtype = like.dtype if tensor.dtype == torch.float64 else tensor.dtype
     return tensor.to(device=torch.device(device), dtype=dtype)
@@ -174,11 +174,11 @@ def _to_tensor(array: np.ndarray, like: Tensor, device: torch.device | str) -> T
 
 
 def first_loss(loss: LossFunction | None, examples: Examples) -> LossFunction:
-    """Return a loss for the first batch only, with checks of what would fail later or train on nonsense.
+    """Return a loss for the first batch only, which checks for later failures and meaningless training.
 
     Args:
-        loss: of the user; None: `default_loss`.
-        examples: training examples; if they are columns, all their labels are checked.
+        loss: Loss of the user; None: `default_loss`.
+        examples: Training examples; if they are columns, all their labels are checked.
     """
 
     def look(model: nn.Module, batch: Any) -> Tensor:
@@ -214,16 +214,16 @@ def _by_default(model: nn.Module, batch: Any, examples: Examples) -> Tensor:
         kinds = " and ".join(sorted({f"{_type(p)} on {p.device}" for p in model.parameters()}))
         raise ConfigError(
             f"the model fails on the first batch ({type(error).__name__}: {' '.join(str(error).split())}). The batch "
-            f"holds {parts or 'no tensors'}; the model's parameters are {kinds}. Types and devices must agree. If the "
-            "model is called in another way, give loss="
+            f"contains {parts or 'no tensors'}; the model's parameters are {kinds}. Dtypes and devices must agree. If "
+            "the model is called in another way, give loss="
         ) from error
 
 
 def _check_columns(model: nn.Module, batch: Mapping[str, Any]) -> None:
-    """Refuse columns of a dict that `model(**batch)` cannot take."""
+    """Refuse columns of a dict that `model(**batch)` cannot accept."""
     for key, value in batch.items():
         if isinstance(value, (list, tuple)) and value and isinstance(value[0], (str, bytes)):
-            raise ConfigError(f"the batch's column {key!r} holds strings; remove it from the data, or give loss=")
+            raise ConfigError(f"the batch's column {key!r} contains strings; remove it from the data, or give loss=")
     try:
         arguments = inspect.signature(model.forward).parameters
     except (TypeError, ValueError):
@@ -234,7 +234,7 @@ def _check_columns(model: nn.Module, batch: Mapping[str, Any]) -> None:
     if unknown:
         raise ConfigError(
             f"the batch's column {unknown[0]!r} is not an argument of the model's forward ({', '.join(arguments)}), "
-            "which a dict is passed to by name; rename or remove the column, or give loss="
+            "to which a dict is passed by name; rename or remove the column, or give loss="
         )
 
 

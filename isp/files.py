@@ -1,4 +1,4 @@
-"""Plain files (bytes, JSON, CSV), written whole or not at all. Tensors are in `artifacts`; this needs no torch."""
+"""Plain files (bytes, JSON, CSV), written completely or not at all, without torch. See `artifacts` for tensors."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from typing import Any, BinaryIO, TextIO
 from isp.errors import ArtifactError, IspError
 
 LARGEST_STUDY = 2**22
-"""Largest study file in bytes: room for some 100,000 class names, and parsed as YAML within a minute."""
+"""Largest study file in bytes, enough for some 100,000 class names and a minute of YAML parsing."""
 Problem = Callable[[str, str], str]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Beginnings of a cell that a spreadsheet may run as a formula."""
+"""Beginnings of a cell that a spreadsheet may execute as a formula."""
 _KNOWN = 20_000
 """Number of values of a CSV file that are cached, so that equal ones share memory."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file whole or not at all: under a temporary name in the same folder, synced and renamed at the end.
+    """Write a file completely or not at all: under a temporary name in the same folder, synced and renamed at the end.
 
-    The temporary file is locked while it is written, by which `ready` recognises that its writer is alive. Its mode is
+    The temporary file is locked while it is written, so that `ready` recognises that its writer is alive. Its mode is
     that of any new file, 0666 less the umask.
 
     Raises:
-        IspError: the folder cannot be written or the disk is full; nothing is left behind.
+        IspError: If the folder cannot be written or the disk is full; nothing is left behind.
     """
     temporary = None
     try:
@@ -62,7 +62,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _new_partial(path: Path) -> tuple[int, Path]:
-    """Create a temporary file beside a path and lock it; its descriptor and its path."""
+    """Create and lock a temporary file in the folder of a path; return its descriptor and its path."""
     while True:
         temporary = path.with_name(f"{_partial(path)}{secrets.token_hex(4)}.partial")
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -74,10 +74,10 @@ def _new_partial(path: Path) -> tuple[int, Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes, whole or not at all.
+    """Write bytes completely or not at all.
 
     Raises:
-        IspError: as `writing`.
+        IspError: If the file cannot be written; nothing is left behind.
     """
     with writing(path) as file:
         file.write(content)
@@ -85,20 +85,19 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Write a new folder whole or not at all: under a temporary name beside it, renamed at the end.
+    """Write a new folder completely or not at all: under a temporary name next to it, renamed at the end.
 
     Args:
-        path: The folder; its parents are created.
+        path: Folder to create, with its parents.
 
     Yields:
-        The temporary folder.
+        Temporary folder.
 
     Raises:
-        IspError: Something of this name exists, or the folder cannot be written; nothing is left behind, created
-            parents included.
+        IspError: If the path exists or the folder cannot be written; nothing is left behind, including created parents.
     """
     if os.path.lexists(path):
-        raise IspError(f"{path}: already exists; name a folder that does not, or delete this one first")
+        raise IspError(f"{path}: already exists; name a new folder, or delete this one first")
     absent = [parent for parent in (path.parent, *path.parent.parents) if not parent.exists()]
     temporary = path.with_name(f"{_partial(path)}{secrets.token_hex(4)}.partial")
     try:
@@ -108,7 +107,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in absent:
-            with suppress(OSError):  # in use by somebody else by now
+            with suppress(OSError):  # another process has started to use it
                 parent.rmdir()
         if isinstance(error, OSError):
             raise IspError(f"{path}: cannot be written ({error.strerror or error}); nothing was left behind") from None
@@ -120,10 +119,10 @@ def _partial(path: Path) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder and try it.
+    """Create a folder and test that it is writable.
 
     Raises:
-        IspError: it cannot be made or written to.
+        IspError: If it cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,15 +133,15 @@ def check_writable(folder: Path) -> None:
 
 
 def ready(*paths: Path) -> None:
-    """Check that files can be written, and delete the temporary files that killed writers of them left behind.
+    """Check that files can be written, and delete the temporary files that their killed writers left behind.
 
     Raises:
-        IspError: a folder cannot be made or written to.
+        IspError: If a folder cannot be created or written to.
     """
     for path in paths:
         check_writable(path.parent)
         for left in path.parent.glob(f"{glob.escape(_partial(path))}{'?' * 8}.partial"):
-            with suppress(OSError):  # its writer is alive and holds the lock, or it is gone
+            with suppress(OSError):  # its writer is alive and has the lock, or the file has disappeared
                 _delete_abandoned(left)
 
 
@@ -150,7 +149,7 @@ def _delete_abandoned(partial: Path) -> None:
     """Delete a temporary file of `writing`.
 
     Raises:
-        OSError: its writer is alive, or the file system cannot tell.
+        OSError: If its writer is alive, or the file system cannot tell.
     """
     handle = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -171,14 +170,14 @@ def open_text(path: Path, limit: int | None = None, newline: str | None = None) 
     """Open a regular file to read it as UTF-8.
 
     Args:
-        path: The file.
-        limit: The largest size in bytes; None: any.
-        newline: As of `open`.
+        path: Path of the file.
+        limit: Largest size in bytes; None: any.
+        newline: Argument of `open`.
 
     Raises:
-        OSError: The file cannot be read, is larger than the limit, or is not a regular one: reading a device or a FIFO
-            may never end.
-        UnicodeDecodeError: The file is not UTF-8.
+        OSError: If the file cannot be read, is larger than the limit, or is not a regular file, because reading a
+            device or a FIFO may never end.
+        UnicodeDecodeError: If the file is not UTF-8.
     """
     with open(
         path, encoding="utf-8", newline=newline, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
@@ -191,19 +190,19 @@ def check_regular(path: Path | int, limit: int | None = None) -> None:
     """Check that a file, or an open descriptor, is a regular file and not too large.
 
     Args:
-        path: The file.
-        limit: The largest size in bytes; None: any.
+        path: Path or descriptor of the file.
+        limit: Largest size in bytes; None: any.
 
     Raises:
-        OSError: It is not.
+        OSError: If it is too large or not a regular file.
     """
-    found = os.stat(path)
-    if stat.S_ISDIR(found.st_mode):
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
-    if limit is not None and found.st_size > limit:
-        raise OSError(errno.EFBIG, f"{found.st_size:,} bytes, at most {limit:,} are allowed")
+    if limit is not None and status.st_size > limit:
+        raise OSError(errno.EFBIG, f"must have at most {limit:,} bytes, got {status.st_size:,}")
 
 
 def sha256(path: Path) -> str:
@@ -213,20 +212,21 @@ def sha256(path: Path) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON, whole or not at all."""
+    """Write JSON completely or not at all."""
     write_bytes(path, (json.dumps(content, indent=1, default=str) + "\n").encode())
 
 
 def read_json(path: Path, made_by: str, shape: Any = None) -> Any:
-    """JSON from a file.
+    """Read JSON from a file.
 
     Args:
         path: File to read.
         made_by: Stage that writes it.
-        shape: What it must hold, of `isp.shapes`; None: anything.
+        shape: Required shape of its content, of `isp.shapes`; None: any.
 
     Raises:
-        ArtifactError: missing, not JSON or of another shape; names the file, the key and the stage that makes it.
+        ArtifactError: If the file is missing, not JSON or of another shape. The message names the file, the key and
+            the stage that makes it.
     """
     again = f"delete it and make it again (stage: {made_by})"
     try:
@@ -236,7 +236,7 @@ def read_json(path: Path, made_by: str, shape: Any = None) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); {again}") from None
     if shape is not None:
-        from isp.shapes import mismatch  # pydantic, which not all who read need
+        from isp.shapes import mismatch  # imports pydantic, which not all callers need
 
         if problem := mismatch(content, shape):
             raise ArtifactError(f"{path}: {problem}; {again}")
@@ -244,7 +244,7 @@ def read_json(path: Path, made_by: str, shape: Any = None) -> Any:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Rows as comma-separated values under a header of `columns`, whole or not at all.
+    """Write rows as comma-separated values under a header of `columns`, completely or not at all.
 
     Text that a spreadsheet would read as a formula is prefixed with an apostrophe.
     """
@@ -260,7 +260,7 @@ def _no_formula(value: Any) -> Any:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a finite number."""
+    """Return whether a text is a finite number."""
     try:
         return math.isfinite(float(text))
     except ValueError:
@@ -270,7 +270,7 @@ def is_number(text: str) -> bool:
 def read_csv(
     path: Path, made_by: str, columns: Collection[str] = (), problem: Problem = lambda column, text: ""
 ) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header, all values as text; see `stream_csv`."""
+    """Read the rows of a CSV file with a header, all values as text; see `stream_csv`."""
     return list(stream_csv(path, made_by, columns, problem))
 
 
@@ -282,12 +282,12 @@ def stream_csv(
     Args:
         path: File to read.
         made_by: Stage that writes it.
-        columns: Columns that it must have.
-        problem: Maps a column and a value to what the value must be, or to an empty text if it is right.
+        columns: Required columns.
+        problem: Function from a column and a value to what the value must be, or to an empty text if it is valid.
 
     Raises:
-        ArtifactError: The file is missing, lacks a column, ends within a line, has a row with another number of fields
-            than the header, or a value with a problem; names file, line and column.
+        ArtifactError: If the file is missing, lacks a column, ends within a line, or has a row with a wrong number of
+            fields or an invalid value. The message names file, line and column.
     """
     again = f"delete it and make it again (stage: {made_by})"
     known: dict[tuple[str, str], str] = {}
@@ -322,6 +322,6 @@ def stream_csv(
 
 
 def _ends_with_newline(file: int) -> bool:
-    """Whether the last byte of an open file is a line feed; an empty file needs none."""
+    """Return whether the last byte of an open file is a line feed, or the file is empty."""
     size = os.fstat(file).st_size
     return not size or os.pread(file, 1, size - 1) == b"\n"

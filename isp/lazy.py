@@ -1,8 +1,8 @@
-"""torch, imported when it is used first.
+"""torch, imported on first use.
 
-Whoever only reads a study, such as every start of Snakemake, needs the settings of methods, backbones and protocols,
-but no tensors, and torch takes seconds to import. So modules that hold settings import these names instead of torch's
-own, import what only annotations need under `TYPE_CHECKING`, and use torch in functions only; a test sees to it.
+Code that only reads a study, such as every start of Snakemake, needs the settings of methods, backbones and protocols
+but no tensors, and torch takes seconds to import. Modules with settings therefore import these names instead of torch's
+own, import names for annotations under `TYPE_CHECKING`, and use torch only in functions. A test verifies this.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ else:
             return getattr(importlib.import_module(self.__name__), name)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            """What is replaced for a while (`isp.replacing`) is replaced for everybody."""
+            """Set an attribute of the real module, so that `isp.replacing` affects all its users."""
             setattr(importlib.import_module(self.__name__), name, value)
 
     torch, F = _Lazy("torch"), _Lazy("torch.nn.functional")

@@ -1,4 +1,4 @@
-"""The default loss, chosen by the outputs of a model and its labels, and the checks of these."""
+"""Default loss, chosen by the outputs of a model and its labels, and checks of both."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
     """Compute the default loss of a model on a batch.
 
     For a batch (inputs, labels): `criterion` of `model(inputs)`. For a dict: the model's own loss for `model(**batch)`,
-    as Hugging Face models give it.
+    as in Hugging Face models.
 
     Raises:
-        ConfigError: the loss does not follow from the batch, the outputs or the labels; says what is expected.
+        ConfigError: If the loss does not follow from the batch, the outputs or the labels; the message says what is
+            expected.
     """
     if isinstance(batch, Mapping):
         outputs = model(**batch)
@@ -29,7 +30,7 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
         if not isinstance(loss, torch.Tensor):
             raise ConfigError(
                 f"the model returns no loss for a batch with {', '.join(map(repr, batch))} (its output is a "
-                f"{type(outputs).__name__}). Add 'labels' to the data if it computes a loss of them, or give loss="
+                f"{type(outputs).__name__}). Add 'labels' to the data if it computes a loss from them, or give loss="
             )
         return loss
     inputs, labels = pair(batch)
@@ -37,10 +38,10 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 def pair(batch: Any) -> tuple[Any, Tensor]:
-    """Inputs and labels of a batch.
+    """Return inputs and labels of a batch.
 
     Raises:
-        ConfigError: the batch has other parts.
+        ConfigError: If the batch has other parts.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], torch.Tensor):
         parts = [type(part).__name__ for part in batch] if isinstance(batch, (tuple, list)) else [type(batch).__name__]
@@ -52,31 +53,31 @@ def pair(batch: Any) -> tuple[Any, Tensor]:
 
 
 def predictions(outputs: Any) -> Tensor:
-    """The tensor of a model's output: itself, or its `logits`.
+    """Return a model's output if it is a tensor, otherwise its `logits`.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: If the output is neither a tensor nor has `logits`.
     """
-    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
-    if not isinstance(found, torch.Tensor):
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
+    if not isinstance(logits, torch.Tensor):
         raise ConfigError(
-            f"the default loss takes models that return a tensor or an object with `logits`; the output is a "
+            f"the default loss needs a model that returns a tensor or an object with `logits`, got a "
             f"{type(outputs).__name__}. Give loss="
         )
-    return found
+    return logits
 
 
 def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error for floating-point labels, one an example; cross-entropy for integer ones, classes.
+    """Compute mean squared error for floating-point labels, or cross-entropy for integer labels (classes).
 
     Outputs in half precision are cast to fp32.
 
     Args:
-        outputs: (n,) or (n, 1) for a regression; (n, classes, ...) for a classification.
-        labels: (n,) or (n, 1), or (n, ...) for a classification; -100 is ignored there.
+        outputs: Outputs, (n,) or (n, 1) for a regression; (n, classes, ...) for a classification.
+        labels: Labels, (n,) or (n, 1); or (n, ...) for a classification, where -100 is ignored.
 
     Raises:
-        ConfigError: shapes or types that do not fit, and floating-point labels (n, k), which may be k targets or the
+        ConfigError: If shapes or dtypes do not fit, or floating-point labels are (n, k), which may be k targets or the
             probabilities of k classes.
     """
     if is_half(outputs.dtype) and not torch.is_autocast_enabled(outputs.device.type):
@@ -115,14 +116,14 @@ def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def check_labels(labels: Tensor, outputs: Tensor) -> None:
-    """Refuse labels that `criterion` cannot train on.
+    """Refuse labels on which `criterion` cannot train.
 
     Args:
-        labels: of any number of examples.
-        outputs: of a batch, for the number of classes.
+        labels: Labels of any number of examples.
+        outputs: Outputs of a batch, which give the number of classes.
 
     Raises:
-        ConfigError: classes that the model has no output for, nothing but ignored labels, NaN or infinite targets.
+        ConfigError: If a class has no output, all labels are ignored, or a target is NaN or infinite.
     """
     if labels.is_floating_point():
         if not labels.isfinite().all():
@@ -130,24 +131,24 @@ def check_labels(labels: Tensor, outputs: Tensor) -> None:
         return
     if labels.is_complex() or outputs.dim() < 2 or outputs.shape[1] < 2:
         return  # `criterion` refuses them
-    labels = labels.long()  # -100 compared with uint8 labels would be their 156
+    labels = labels.long()  # otherwise uint8 labels would compare -100 as 156
     classes = labels[labels != IGNORED]
     if not len(classes):
         raise ConfigError(f"labels: all are {IGNORED}, which the loss ignores")
     lowest, highest = int(classes.min()), int(classes.max())
     if lowest < 0 or highest >= outputs.shape[1]:
         raise ConfigError(
-            f"labels: go from {lowest} to {highest}; the model has {outputs.shape[1]} outputs, so labels must be 0 to "
-            f"{outputs.shape[1] - 1} (or {IGNORED} to be ignored)"
+            f"labels: range from {lowest} to {highest}, but the model has {outputs.shape[1]} outputs, so labels must "
+            f"be 0 to {outputs.shape[1] - 1} (or {IGNORED} to be ignored)"
         )
 
 
 def kind_of(tensor: Tensor) -> str:
-    """Type and shape of a tensor, such as "float32 (2, 3)"."""
+    """Return the dtype and shape of a tensor, such as "float32 (2, 3)"."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _without_last(tensor: Tensor) -> tuple[int, ...]:
-    """The shape, without a last dimension of 1."""
+    """Return the shape without a last dimension of 1."""
     shape = tuple(tensor.shape)
     return shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape

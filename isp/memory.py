@@ -1,4 +1,4 @@
-"""Whose memory a tensor reads: weights, followed through views and scaled copies into the operations that read them."""
+"""Ownership of memory: weights, followed through views and scaled copies into the operations that read them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from isp.tensors import extent
 
 _aten = torch.ops.aten
 _SCALED_COPIES = {_aten.mul, _aten.div, _aten._weight_norm_interface, _aten._to_copy, _aten.clone}
-"""Operations whose result, if it has the shape of their argument, is zero where that is."""
+"""Operations whose result is zero where their argument is, if both have the same shape."""
 
 
 class Memory:
-    """Finds the weight that a tensor is a view of, also where several weights share one storage."""
+    """Map from memory to weights, which identifies views even if several weights share one storage."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self._parts: dict[int, list[tuple[int, int, str, Tensor]]] = {}
@@ -25,13 +25,13 @@ class Memory:
             self.add(name, weight)
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Attribute the memory of another tensor (a scaled copy, say) to a weight; the tensor is kept alive."""
+        """Attribute the memory of another tensor (such as a scaled copy) to a weight; the tensor is kept alive."""
         place, begin, end = extent(tensor)
         if place:
             self._parts.setdefault(place, []).append((begin, end, name, tensor))
 
     def owner(self, tensor: Any) -> tuple[str, Tensor] | None:
-        """Name of the weight in whose memory a tensor lies, and the tensor that was added for it; None: no weight."""
+        """Return the weight whose memory contains a tensor, and the tensor that was added for it; None if none does."""
         if not isinstance(tensor, Tensor) or not (parts := self._parts.get(tensor.untyped_storage().data_ptr())):
             return None
         _, begin, end = extent(tensor)
@@ -41,14 +41,14 @@ class Memory:
         )
 
     def follow(self, operation: Any, args: Any, out: Any) -> list[str]:
-        """Attribute the result of an operation to a weight if it is a scaled copy of the whole of it.
+        """Attribute the result of an operation to a weight if it is a scaled copy of the whole weight.
 
-        So parametrized layers, which compute their weight from a parameter, are followed to the product.
+        Parametrized layers, which compute their weight from a parameter, can thus be followed to the product.
 
         Args:
-            operation: the operator, as `torch.ops` gives it.
-            args: its arguments.
-            out: what it returned.
+            operation: Operator as in `torch.ops`.
+            args: Arguments of the operation.
+            out: Result of the operation.
 
         Returns:
             Names of the weights that the operation reads in other ways, except through views.

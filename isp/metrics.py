@@ -1,4 +1,4 @@
-"""Metrics of the benchmark, in percent, computed by scikit-learn and SciPy; the higher the better for all of them."""
+"""Metrics of the benchmark, in percent, computed by scikit-learn and SciPy; higher is better for all of them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from isp.errors import ConfigError, unknown
 
 
 def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Share of examples whose largest logit is their label's. Outputs (n, classes), labels (n,)."""
+    """Return the share of examples whose largest logit is that of the label. Outputs (n, classes), labels (n,)."""
     return float((outputs.argmax(axis=1) == labels).mean())
 
 
 def f1(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """F1 of class 1 of two. Outputs (n, 2), labels (n,)."""
+    """Return the F1 score of class 1 of two. Outputs (n, 2), labels (n,)."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels, outputs.argmax(axis=1)))
 
 
 def matthews(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Matthews correlation of predicted and true classes. Outputs (n, classes), labels (n,)."""
+    """Return the Matthews correlation of predicted and true classes. Outputs (n, classes), labels (n,)."""
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(labels, outputs.argmax(axis=1)))
 
 
 def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Pearson correlation, 0 if all outputs are the same. Outputs (n,) or (n, 1), labels (n,)."""
+    """Return the Pearson correlation, or 0 if all outputs are equal. Outputs (n,) or (n, 1), labels (n,)."""
     from scipy.stats import pearsonr
 
     if np.ptp(outputs) == 0:
@@ -38,7 +38,7 @@ def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def spearman(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Spearman rank correlation, 0 if all outputs are the same. Outputs (n,) or (n, 1), labels (n,)."""
+    """Return the Spearman rank correlation, or 0 if all outputs are equal. Outputs (n,) or (n, 1), labels (n,)."""
     from scipy.stats import spearmanr
 
     if np.ptp(outputs) == 0:
@@ -47,7 +47,7 @@ def spearman(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def majority(metric: str, labels: np.ndarray, num_outputs: int) -> float:
-    """The metric, in percent, of always answering the most frequent label (for a regression the mean): what to beat.
+    """Return the baseline of a metric, in percent: always predicting the most frequent label, or the mean.
 
     Correlations with a constant are 0 here, as Matthews' is by convention.
     """
@@ -67,22 +67,22 @@ CORRELATIONS = ("matthews", "pearson", "spearman")
 
 
 def value_range(metric: str) -> tuple[float, float]:
-    """The lowest and the highest value of a metric, in percent."""
+    """Return the lowest and the highest value of a metric, in percent."""
     return (-100.0 if metric in CORRELATIONS else 0.0), 100.0
 
 
 def allowed_metrics(num_classes: int) -> tuple[str, ...]:
-    """Metrics for so many classes; 0: for a regression."""
+    """Return the metrics for a number of classes; 0: for a regression."""
     if num_classes == 0:
         return ("pearson", "spearman")
     return ("accuracy", "matthews", "f1") if num_classes == 2 else ("accuracy", "matthews")
 
 
 def score(metric: str, outputs: np.ndarray, labels: np.ndarray) -> float:
-    """A metric by name, in percent.
+    """Return a metric by name, in percent.
 
     Raises:
-        ConfigError: unknown metric.
+        ConfigError: If the metric is unknown.
     """
     if metric not in METRICS:
         raise ConfigError(unknown("metric", metric, METRICS))

@@ -61,7 +61,7 @@ def test_a_variant_cannot_be_named_like_a_chain_of_the_workflows_own() -> None:
     study = change("variants.pools", {"method": "lottery_pools", "settings": {"rate": 0.5}})
     study["variants"]["pools.rounds"] = {"method": "random"}
     study["grid"][0]["variants"] += ["pools", "pools.rounds"]
-    with pytest.raises(ConfigError, match=r"variants\.pools\.rounds: names ending in \.rounds are the workflow's own"):
+    with pytest.raises(ConfigError, match=r"variants\.pools\.rounds: names ending in \.rounds are reserved"):
         parse_study(study, "test")
 
 
@@ -94,7 +94,7 @@ def test_a_dense_soup_has_no_steps_at_a_sparsity() -> None:
     study = change("variants.cheap", {"method": "snip", "steps_of": "soup"})
     study["variants"]["soup"] = {"method": "instant_model_soup"}
     study["grid"][0]["variants"] = ["dense", "isp", "soup", "cheap"]
-    with pytest.raises(ConfigError, match="'soup' has no ticket of the same sparsity, it does not prune"):
+    with pytest.raises(ConfigError, match="'soup' does not prune, so it has no ticket of the same sparsity"):
         parse_study(study, "test")
 
 
@@ -111,7 +111,7 @@ MALFORMED = [
     (
         "variants.more",
         {"method": "lth"},
-        "variants.more: no block of the grid uses it; name it in one, or leave it out",
+        "variants.more: no block of the grid uses it; add it to one, or leave it out",
     ),
     ("variants.Bad Name", {"method": "isp"}, "variants.Bad Name.[key] = 'Bad Name': string should match pattern"),
     ("variants.isp.method", "ips", "unknown method 'ips'; did you mean 'isp'? (allowed: dense, "),
@@ -159,7 +159,7 @@ MALFORMED = [
     (f"{ISP}.rule", "vote", "rule = 'vote': input should be 'mean_score', 'votes', 'union' or"),
     (f"{ISP}.denoisers", -1, "denoisers = -1: input should be greater than or equal to 0"),
     (f"{ISP}.look_ahead_steps", 0, "look_ahead_steps = 0: input should be greater than or equal to 1"),
-    (f"{ISP}.learning_rate_factors", [2, 1], "learning_rate_factors = [2.0, 1.0]: allowed are two numbers with 0 <"),
+    (f"{ISP}.learning_rate_factors", [2, 1], "learning_rate_factors = [2.0, 1.0]: must be two numbers with 0 <"),
     ("variants.dense.settings", {"rate": 0.1}, "settings of method 'dense': unknown key 'rate' (allowed: none)"),
     (f"{BLOCK}.sparsities", [1.0], "sparsity 1.0: outside [0, 1)"),
     (f"{BLOCK}.sparsities", [-0.1], "sparsity -0.1: outside [0, 1)"),
@@ -197,16 +197,16 @@ MALFORMED = [
     (
         "variants.isp",
         {"method": "snip", "steps_of": "dense"},
-        "'dense' has no ticket of the same sparsity, it does not prune",
+        "'dense' does not prune, so it has no ticket of the same sparsity",
     ),
     ("variants.isp", {"method": "uniform_soup", "steps_of": "dense"}, "'uniform_soup' does not train in one run of T"),
     ("variants.isp.method", "none.py", "method 'none.py': cannot be read (No such file or directory)"),
     # budgets in epochs, settings by backbone
-    (f"{TRAINING}.epochs", 2, "training.clip_tiny: steps, epochs: a protocol has one of them"),
-    (f"{TRAINING}.steps", ..., "training.clip_tiny: steps, epochs: a protocol has one of them"),
+    (f"{TRAINING}.epochs", 2, "training.clip_tiny: steps, epochs: a protocol must have exactly one of them"),
+    (f"{TRAINING}.steps", ..., "training.clip_tiny: steps, epochs: a protocol must have exactly one of them"),
     ("variants.isp.by_backbone", {"clip": {}}, "variants.isp.by_backbone: unknown backbone under training 'clip'; did"),
     ("variants.isp.by_backbone", {"clip_tiny": {"rates": 1}}, "variants.isp.by_backbone.clip_tiny: settings of method"),
-    ("variants.isp.by_backbone", {"clip_tiny": {"stop_within": 0.1}}, "other jobs than on other backbones; make it a"),
+    ("variants.isp.by_backbone", {"clip_tiny": {"stop_within": 0.1}}, "this override changes which jobs run; define a"),
     # definitions
     ("define.backbones.mine", {"family": "gpt", "id": "a/b"}, "mine.family = 'gpt': input should be 'clip' or 'bert'"),
     ("define.backbones.mine", {"family": "bert"}, "a backbone needs either an id (owner/name on the hub) or a folder"),
@@ -214,12 +214,16 @@ MALFORMED = [
     ("define.backbones.mine", {"family": "clip", "id": "a/b", "pooler": "kept"}, "pooler: family 'clip' has no such"),
     ("define.backbones.mine", {"family": "bert", "id": "a/b", "case": "upper"}, "mine.case = 'upper': input should be"),
     ("define.backbones.mine", {"family": "bert", "ids": "a/b"}, "'ids'; did you mean 'id'? (allowed: architecture"),
-    ("define.backbones.clip_tiny", {"family": "bert", "id": "a/b"}, "there is a backbone of this name; choose another"),
+    ("define.backbones.clip_tiny", {"family": "bert", "id": "a/b"}, "a backbone of this name exists; choose another"),
     ("define.backbones.Mine", {"family": "bert", "id": "a/b"}, "= 'Mine': string should match pattern"),
-    ("define.tasks.digits", OWN_TASK, "define.tasks.digits: there is a task of this name; choose another one"),
+    ("define.tasks.digits", OWN_TASK, "define.tasks.digits: a task of this name exists; choose another one"),
     ("define.tasks.mine", {**OWN_TASK, "metrics": ["f2"]}, "unknown metric for 2 classes 'f2'; did you mean 'f1'?"),
     ("define.backbones.mine", {"family": "clip", "id": "a/b", "architecture": "ViT-B-3"}, "did you mean 'ViT-B-32'?"),
-    ("define.backbones.mine", {"family": "clip", "folder": "a", "architecture": "RN50"}, "a folder says it itself"),
+    (
+        "define.backbones.mine",
+        {"family": "clip", "folder": "a", "architecture": "RN50"},
+        "must be left out with",
+    ),
     ("define.tasks.mine", {**OWN_TASK, "num_examples": 1}, "define.tasks.mine.num_examples = 1: input should be"),
     ("define.task", {}, "unknown key define 'task'; did you mean 'tasks'? (allowed: backbones, tasks)"),
     (f"{BLOCK}.tasks", ["rte"], "grid.0: task 'rte' has texts, but backbone 'clip_tiny' takes pictures"),
@@ -244,8 +248,12 @@ MALFORMED = [
     ("study", "a" * 201, "string should have at most 200 characters"),
     ("variants." + "a" * 201, {"method": "random"}, "string should have at most 200 characters"),
     ("define.tasks." + "a" * 201, OWN_TASK, "string should have at most 200 characters"),
-    ("variants.initial", {"method": "random"}, "variants.initial: runs have a file or folder of this name; choose"),
-    ("variants.dense", {"method": "random"}, "variants.dense: runs have a file or folder of this name; choose another"),
+    ("variants.initial", {"method": "random"}, "variants.initial: this name is reserved for files of a run; choose"),
+    (
+        "variants.dense",
+        {"method": "random"},
+        "variants.dense: this name is reserved for files of a run",
+    ),
     ("define.tasks.mine", {**OWN_TASK, "id": "../b"}, "id: file name '../b' is absolute or has an empty, '.' or '..'"),
     ("define.tasks.mine", {**OWN_TASK, "folder": "a/../../b"}, "folder: file name 'a/../../b' is absolute or has"),
     ("define.tasks.mine", {**OWN_TASK, "train": "/etc/train"}, "train: file name '/etc/train' is absolute or has"),
@@ -256,9 +264,9 @@ MALFORMED = [
     ("define.backbones.mine", {"family": "bert", "id": "a/.."}, "id: file name 'a/..' is absolute or has"),
     # cells that are there twice
     (f"{BLOCK}.sparsities", [0.9, "0.90"], "grid.0: sparsities 0.9000, 0.9000: each must be given only once"),
-    (f"{BLOCK}.seeds", [0, 0], "the cell clip_tiny/digits/dense/0/0.0000 is there twice"),
-    (f"{BLOCK}.variants", ["dense", "isp", "isp"], "the cell clip_tiny/digits/isp/0/0.8000 is there twice"),
-    (f"{BLOCK}.tasks", ["digits", "digits"], "the cell clip_tiny/digits/dense/0/0.0000 is there twice"),
+    (f"{BLOCK}.seeds", [0, 0], "the cell clip_tiny/digits/dense/0/0.0000 occurs twice"),
+    (f"{BLOCK}.variants", ["dense", "isp", "isp"], "the cell clip_tiny/digits/isp/0/0.8000 occurs twice"),
+    (f"{BLOCK}.tasks", ["digits", "digits"], "the cell clip_tiny/digits/dense/0/0.0000 occurs twice"),
 ]
 
 
@@ -276,7 +284,7 @@ def test_what_is_wrong_is_named_with_what_is_allowed(tmp_path: Path, path: str, 
 def test_variants_that_would_be_a_file_of_the_run(name: str) -> None:
     study = change("variants.isp", {"method": "random"})
     study["variants"][name] = {"method": "random"}
-    with pytest.raises(ConfigError, match=f"variants.{name}: runs have a file or folder of this name"):
+    with pytest.raises(ConfigError, match=f"variants.{name}: this name is reserved for files of a run"):
         parse_study(study, "here")
 
 
@@ -321,7 +329,7 @@ def test_an_equal_budget_is_all_steps_of_the_others_ticket() -> None:
     assert found.protocol("clip_tiny", "digits", "cheap", Decimal("0.9")).steps == 300 + 7 * 4 * 50
     assert found.protocol("clip_tiny", "digits", "cheap", Decimal("0.8")).steps == 300 + 5 * 4 * 50
     study["variants"]["isp"] = {"method": "isp_code"}
-    with pytest.raises(ConfigError, match="the steps of 'isp' are not known beforehand"):
+    with pytest.raises(ConfigError, match="the steps of 'isp' are not known in advance"):
         parse_study(study, "test")
 
 
@@ -377,7 +385,7 @@ def test_a_backbone_and_a_task_of_ones_own() -> None:
 
 
 def test_a_block_that_repeats_cells_of_another_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"the cell clip_tiny/digits/dense/0/0\.0000 is there twice"):
+    with pytest.raises(ConfigError, match=r"the cell clip_tiny/digits/dense/0/0\.0000 occurs twice"):
         parse_study(change("grid", GOOD["grid"] * 2), "test")
 
 

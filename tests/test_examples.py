@@ -114,19 +114,19 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "unequal": (Items(lambda x, y: (x[: 3 + int(y)], y)), "items cannot be collated into one batch .* Give collate="),
     "unequal lists": (Items(lambda x, y: {"x": x[: 3 + int(y)].tolist(), "labels": 0}), "Give collate="),
     "loader": (DataLoader(TensorDataset(X, Y), 16), "must not be a DataLoader.*pass its dataset"),
-    "stream": (Stream(), r"a Stream has no examples by number; pass a list of its examples"),
-    "generator": (iter([(X[0], Y[0])]), "has no examples by number"),
+    "stream": (Stream(), r"a Stream cannot be indexed by number; pass a list of its examples"),
+    "generator": (iter([(X[0], Y[0])]), "cannot be indexed by number"),
     "lengths": ((X, Y[1:]), r"different numbers of examples: \[79, 80\]"),
     "ragged": ((X, [[1], [1, 2]]), "part 1 has rows of unequal length; pad them"),
-    "strings": ((X, ["a"] * 80), "part 1 holds strings"),
+    "strings": ((X, ["a"] * 80), "part 1 contains strings"),
     "lists": ((X.tolist(), Y.tolist()), "lists in a tuple may be columns or examples"),
     "scalar": ((X, torch.tensor(3)), "part 1 is a single value"),
-    "empty": ((X[:0], Y[:0]), "train: holds no examples"),
+    "empty": ((X[:0], Y[:0]), "train: contains no examples"),
     "one part": (X, r"the default loss takes batches of \(inputs, labels\).*got \(Tensor\)"),
     "three parts": ((X, Y, Y), r"got \(Tensor, Tensor, Tensor\). Give loss="),
     "inputs float64": ((X.double(), Y), r"the model fails on the first batch .*part 0: float64 \(16, 5, 8\) on cpu"),
-    "labels from 1": ((X, Y + 1), "labels: go from 1 to 3; the model has 3 outputs, so labels must be 0 to 2"),
-    "labels late": ((X, torch.where(torch.arange(80) == 79, 9, Y)), "labels: go from 0 to 9"),
+    "labels from 1": ((X, Y + 1), "labels: range from 1 to 3, but the model has 3 outputs, so labels must be 0 to 2"),
+    "labels late": ((X, torch.where(torch.arange(80) == 79, 9, Y)), "labels: range from 0 to 9"),
     "ignored": ((X, torch.full_like(Y, -100)), "labels: all are -100"),
     "one-hot": ((X, nn.functional.one_hot(Y)), r"labels of classes must have shape \(16,\)"),
     "soft": ((X, torch.rand(80, 3)), "several targets of a regression or probabilities of classes"),
@@ -150,9 +150,9 @@ def test_what_cannot_be_trained_on_is_refused_and_leaves_the_model_alone(case: s
     [
         ({"x": X}, "object", r"the model returns no loss for a batch with 'x'.*Add 'labels'"),
         ({"x": X, "labels": Y}, "tuple", r"\(its output is a tuple\).*give loss="),
-        ((X, Y), "tuple", "the output is a tuple. Give loss="),
+        ((X, Y), "tuple", "got a tuple. Give loss="),
         ({"x": X, "label": Y}, "dict", r"column 'label' is not an argument of the model's forward \(x, labels\)"),
-        (Items(lambda x, y: {"x": x, "labels": y, "text": "a"}), "dict", "column 'text' holds strings"),
+        (Items(lambda x, y: {"x": x, "labels": y, "text": "a"}), "dict", "column 'text' contains strings"),
     ],
 )
 def test_what_a_model_with_its_own_loss_cannot_take(data: Any, kind: str, message: str) -> None:
@@ -174,7 +174,7 @@ def test_what_is_no_loss(loss: Any, message: str) -> None:
 
 
 def test_collate_without_items() -> None:
-    with pytest.raises(ConfigError, match="collate: forms batches of a map-style dataset's items; train is a tuple"):
+    with pytest.raises(ConfigError, match="collate: train must be a map-style dataset, got tuple"):
         pruned((X, Y), collate=list)
 
 
@@ -242,7 +242,7 @@ class Extra(nn.Linear):
     [
         (with_lazy, "'1.weight' has no shape yet"),
         (with_expanded, "'1.weight' is expanded"),
-        (with_nan, "'up.bias' holds NaN or infinite values"),
+        (with_nan, "'up.bias' contains NaN or infinite values"),
         (with_quantized, "'table' is a sparse_coo tensor"),
         (lambda: nn.Sequential(nn.Flatten(), Extra(40, 3)), r"1: has extra state \(get_extra_state, a dict\)"),
         (lambda: nn.Sequential(nn.EmbeddingBag(5, 3, sparse=True), nn.Linear(3, 3)), "module '0' has sparse gradients"),

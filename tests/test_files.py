@@ -116,7 +116,7 @@ def unreadable(folder: Path) -> dict[str, Path]:
         "not a regular file": Path("/dev/zero"),
         "not a regular file (FIFO)": fifo,
         "Is a directory": inside,
-        "1,073,741,824 bytes, at most 4,194,304 are allowed": large,
+        "must have at most 4,194,304 bytes, got 1,073,741,824": large,
         "No such file or directory": folder / "missing",
     }
 

@@ -244,7 +244,7 @@ def test_no_server(server: HubServer, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_what_is_still_missing_is_named(server: HubServer, tmp_path: Path) -> None:
     fetch(DIGITS, ["digits/test*"], tmp_path)
     server.cuts = [0] * 3
-    with pytest.raises(DataError, match=rf" to {tmp_path}/README.md, {tmp_path}/{TRAIN}; everything"):
+    with pytest.raises(DataError, match=rf" to {tmp_path}/README.md, {tmp_path}/{TRAIN}; every stage"):
         fetch(DIGITS, ["*"], tmp_path)
 
 

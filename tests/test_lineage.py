@@ -321,7 +321,7 @@ def test_an_input_that_was_replaced_after_a_mask_was_made_of_it_is_refused(here:
     make("initialise", initial)
     retrain(**ticket)
     make("initialise", initial | {"initial": "random"})
-    with pytest.raises(ArtifactError, match=f"{ticket['mask']}: was made from another {ticket['start']} than there is"):
+    with pytest.raises(ArtifactError, match=f"{ticket['mask']}: was made from another {ticket['start']} than"):
         retrain(**ticket)
 
 
@@ -422,7 +422,7 @@ def test_artifacts_of_earlier_versions_are_accepted_with_a_line(here: Path, caps
             capsys.readouterr()
             make(stage, options)
             said = capsys.readouterr().err
-            assert said.count("of a version of isp that did not write down to which cell") == 1, stage
+            assert said.count("from a version of isp that did not record the cell") == 1, stage
             if "output" in options and options["output"].suffix == ".safetensors":
                 as_format_2(options["output"])
     record = only("evaluate", EVALUATE)

@@ -102,7 +102,7 @@ def test_study_files_that_cannot_be_read_are_refused_before_snakemake_reads_them
         "/dev/zero": "not a regular file",
         str(tmp_path / "fifo.yaml"): "not a regular file",
         str(tmp_path): "Is a directory",
-        str(tmp_path / "large.yaml"): "1,073,741,824 bytes, at most 4,194,304 are allowed",
+        str(tmp_path / "large.yaml"): "must have at most 4,194,304 bytes, got 1,073,741,824",
     }
     for path, problem in problems.items():
         for arguments in (["--configfile", good, path], [f"--configfiles={path}", "-n"]):

@@ -314,7 +314,7 @@ def test_a_loader_without_examples_by_number_is_refused() -> None:
         def __iter__(self) -> Iterator[Tensor]:
             return iter(DATA.inputs)
 
-    with pytest.raises(ConfigError, match="data: a Stream has no examples by number"):
+    with pytest.raises(ConfigError, match="data: a Stream cannot be indexed by number"):
         looped("isp", data=torch.utils.data.DataLoader(Stream(), batch_size=BATCH), batch_size=None)
 
 

@@ -266,8 +266,8 @@ def test_a_member_that_diverges_is_named(make: MakeTrainer) -> None:
     ("method", "settings", "message"),
     [
         ("uniform_soup", {"data_fraction": 0.1}, "= 0.1: a member's 8 of 80 training examples do not fill a batch"),
-        ("uniform_soup", {"learning_rate_factors": [2, 1]}, "allowed are two numbers with 0 < low <= high"),
-        ("greedy_soup", {"weight_decays": [-1]}, "weight_decays = .*: allowed are numbers >= 0"),
+        ("uniform_soup", {"learning_rate_factors": [2, 1]}, "must be two numbers with 0 < low <= high"),
+        ("greedy_soup", {"weight_decays": [-1]}, "weight_decays = .*: must be numbers >= 0"),
         ("greedy_soup", {"masks": "none"}, "masks = 'none': input should be 'shared' or 'own'"),
         ("instant_model_soup", {"data_fraction": 0.1}, "subnetwork's 8 of 80 training examples do not fill a batch"),
         ("instant_model_soup", {"coefficients": [0.5]}, "coefficients: .*must be numbers in .*, including 0"),

@@ -141,7 +141,7 @@ def test_a_job_that_says_why_it_starts_cold_is_starting() -> None:
 
 def test_what_was_stopped_waits_to_go_on() -> None:
     """After a time limit, until Slurm begins it again."""
-    stopped = "isp: stopped by SIGUSR1 at step 120; will go on from there: x.checkpoint.safetensors\n"
+    stopped = "isp: stopped by SIGUSR1 at step 120; will resume from there: x.checkpoint.safetensors\n"
     content = found(INITIAL, logs={DENSE: Log(stopped, 4000)})
     assert (content["jobs"]["failed"], content["failed"]) == (0, [])
 

@@ -321,7 +321,7 @@ def test_the_default_loss_of_a_class_for_each_pixel(dtype: torch.dtype) -> None:
 
 def test_no_label_of_a_byte_is_ignored() -> None:
     """-100 modulo 256 is 156."""
-    with pytest.raises(ConfigError, match="labels: go from 0 to 156"):
+    with pytest.raises(ConfigError, match="labels: range from 0 to 156"):
         check_labels(torch.tensor([0, 156], dtype=torch.uint8), torch.rand(2, 3))
 
 
@@ -333,7 +333,11 @@ def test_no_label_of_a_byte_is_ignored() -> None:
         ((2,), torch.tensor([0, 1]), r"int64 \(2,\) for outputs float32 \(2,\): integer labels are classes"),
         ((2, 1), torch.tensor([0, 1]), "labels of a regression must be floating-point"),
         ((2, 3), torch.ones(2, 3, dtype=torch.int64), r"labels of classes must have shape \(2,\)"),
-        ((2, 3), torch.tensor([0, 3]), r"labels: go from 0 to 3; the model has 3 outputs, so labels must be 0 to 2"),
+        (
+            (2, 3),
+            torch.tensor([0, 3]),
+            r"range from 0 to 3, but the model has 3 outputs, so labels must be 0 to 2",
+        ),
         ((2, 3), torch.tensor([0j, 1j]), "complex64"),
     ],
 )
@@ -514,7 +518,7 @@ def test_bad_data_are_named(make: MakeTrainer) -> None:
             return inputs, labels
 
     trainer = replace(make(), examples=Poisoned())
-    with pytest.raises(TrainingDiverged, match=r"part 0 of the batch holds NaN .* \(training example 7\)"):
+    with pytest.raises(TrainingDiverged, match=r"part 0 of the batch contains NaN .* \(training example 7\)"):
         trainer.run(state_of(trainer.model), 5)
 
 

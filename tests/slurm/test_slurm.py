@@ -227,7 +227,7 @@ class Training:
 
     def check(self) -> None:
         assert tensors(self.folder / TRAINED) == tensors(self.here / TRAINED)
-        assert "going on from step" in self.log()
+        assert "resuming from step" in self.log()
         assert not (self.folder / CHECKPOINT).exists()
 
 
@@ -311,7 +311,7 @@ def test_a_job_whose_node_lost_its_daemon_goes_on_at_the_other_and_harms_nobody(
     try:
         for orphan in orphans:  # so that it does not end before Slurm has noticed
             orphan.suspend()
-        wait("the job goes on from its checkpoint", lambda: "going on from step" in training.log())
+        wait("the job goes on from its checkpoint", lambda: "resuming from step" in training.log())
         for orphan in orphans:
             orphan.resume()
         training.slurm.finish(training.running)
