@@ -40,27 +40,27 @@ def page() -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _command(group: Any, name: str) -> Any:
-    """The command itself, a stage imported."""
+def command(group: Any, name: str) -> Any:
+    """Return the command itself; a stage is imported."""
     return group.resolve_command(None, [name])[1] if name in stages.NAMES else group.commands[name]
 
 
 def _summary(group: Any, name: str) -> str:
-    return prose(first_line(_command(group, name).help))
+    return prose(first_line(command(group, name).help))
 
 
 def _section(group: Any, name: str, level: int = 2) -> list[str]:
-    command = _command(group, name)
-    shown = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
+    called = command(group, name)
+    shown = [parameter for parameter in called.params if not getattr(parameter, "hidden", False)]
     arguments = [parameter for parameter in shown if parameter.param_type_name == "argument"]
-    names = " ".join(_metavar(each) if each.required else f"[{_metavar(each)}]" for each in arguments)
+    names = " ".join(metavar(each) if each.required else f"[{metavar(each)}]" for each in arguments)
     rows = [
-        (code(_metavar(each)) if each in arguments else code(_written(each)), _default(each), prose(each.help or ""))
+        (code(metavar(each)) if each in arguments else code(_written(each)), _default(each), prose(each.help or ""))
         for each in shown
         if each.name != "help"
     ]
     usage = " ".join(filter(None, ["isp", name, "[OPTIONS]" if len(shown) > len(arguments) else "", names]))
-    text = re.sub(r"\n(?=\S)", " ", (command.help or "").replace("\n\n", "\0")).replace("\0", "\n\n")
+    text = re.sub(r"\n(?=\S)", " ", (called.help or "").replace("\n\n", "\0")).replace("\0", "\n\n")
     return [
         f"{'#' * level} isp {name}",
         f"```sh\n{usage}\n```",
@@ -69,7 +69,8 @@ def _section(group: Any, name: str, level: int = 2) -> list[str]:
     ]
 
 
-def _metavar(parameter: Any) -> str:
+def metavar(parameter: Any) -> str:
+    """Return the placeholder of an argument."""
     return str(parameter.metavar or parameter.name).upper()
 
 

@@ -177,12 +177,12 @@ def _rows(name: str, study: Study) -> Iterator[tuple[str, ...]]:
             tables.over_seeds(tabular.numbers(rows, "validation")),
             tables.over_seeds(tabular.numbers(rows, "test")),
             f"{sum(steps) / len(steps):,.0f}",
-            _beside(name, variant, backbone, task, sparsity),
+            beside(name, variant, backbone, task, sparsity),
         )
 
 
-def _beside(name: str, variant: str, backbone: str, task: str, sparsity: str) -> str:
-    """The paper's score for a cell, of the model of the paper that a backbone stands for; empty where there is none."""
+def beside(name: str, variant: str, backbone: str, task: str, sparsity: str) -> str:
+    """Return the paper's score for a cell, by the paper's model that a backbone stands for; empty if there is none."""
     theirs = next((each for each, ours in _BESIDE.items() if backbone == each or backbone.startswith(ours)), "")
     cell = published.find(theirs, task, sparsity, published.names(variant, {variant: name}))
     return f"{_score(cell)} ({theirs})" if cell and cell.comparable else ""

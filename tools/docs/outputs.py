@@ -93,9 +93,9 @@ def page(root: Path) -> str:
         "writes it on demand.",
         table(("table", "content"), [(code(f"tables/{name}"), text) for name, text in _tables(root)]),
         "Tables and figures show the mean and standard deviation over three or more seeds, and both values of two. "
-        "`statistics` has 95 % intervals (Student's t) and, beside each comparison, the smallest true difference that it "
-        "finds with 80 % power. Comparisons over several tasks use one value per task, because runs of one task are not "
-        "independent.",
+        "`statistics` has 95 % intervals (Student's t) and, beside each comparison, the smallest true difference that "
+        "it finds with 80 % power. Comparisons over several tasks use one value per task, because runs of one task are "
+        "not independent.",
         table(("figure", "content"), [(code(f"figures/{name}"), prose(text)) for name, text in captions(root)]),
         "## CSV files",
     ]

@@ -1,0 +1,93 @@
+"""The Python, shell and YAML blocks of the documentation work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+import yaml
+
+from isp import stages
+from isp.cli import app
+from isp.config import parse_study
+from isp.parsing import load_yaml
+from tests.support.snippets import ROOT, SETUPS, SHORTER, blocks
+
+KINDS = ("tutorial", "how-to", "reference", "explanation")
+PAGES = [ROOT / "docs" / "index.md", *(page for kind in KINDS for page in sorted((ROOT / "docs" / kind).glob("*.md")))]
+TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "config" / "README.md"]
+SHELL = re.compile(r"^ *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+YAML = re.compile(r"^ *```yaml\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=named)
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    name = named(page)
+    code, shorter = blocks(page), SHORTER.get(name, {})
+    assert all(any(long in block for block, _ in code) for long in shorter)
+    namespace: dict[str, Any] = {"isp": __import__("isp"), "torch": torch, **SETUPS.get(name, dict)()}
+    for block, run in code:
+        for long, short in shorter.items():
+            block = block.replace(long, short)
+        compiled = compile(block, name, "exec")
+        if run:
+            exec(compiled, namespace)
+
+
+def test_every_set_up_is_of_a_page_with_blocks() -> None:
+    assert {*SETUPS, *SHORTER} <= {named(page) for page in PAGES if blocks(page)}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command in the shell blocks of a page, without comments."""
+    lines = [line for block in SHELL.findall(page.read_text(encoding="utf-8")) for line in block.splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if commands(page)], ids=named)
+def test_shell_commands_exist(page: Path) -> None:
+    """Commands of isp and their options exist, and so do study files of the repository and targets of make."""
+    group: Any = typer.main.get_command(app)
+    targets = re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for words in commands(page):
+        assert [word for word in words if word.startswith("config/") and not (ROOT / word).exists()] == []
+        if words[0] == "make":
+            assert [word for word in words[1:] if "=" not in word and word not in targets] == []
+        if words[0] != "isp" or words[1].startswith(("<", "COMMAND")):
+            continue
+        if words[1] in stages.NAMES and words[1] != "plan":
+            continue
+        command = group.resolve_command(None, [words[1]])[1]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert [word for word in words if word.startswith("--") and word not in options] == []
+
+
+STUDIES = [
+    (page, content)
+    for page in TEXTS
+    for block in YAML.findall(page.read_text(encoding="utf-8"))
+    if isinstance(content := yaml.safe_load(block), dict) and "study" in content
+]
+
+
+@pytest.mark.parametrize(("page", "content"), STUDIES, ids=[named(page) for page, _ in STUDIES])
+def test_studies_are_valid(page: Path, content: dict[str, Any]) -> None:
+    assert list(parse_study(content, named(page)).groups())
+
+
+def test_the_tutorial_counts_its_cells() -> None:
+    text = (ROOT / "docs/tutorial/first-table.md").read_text(encoding="utf-8")
+    study = parse_study(load_yaml(YAML.findall(text)[0]), "tutorial")
+    cells = sum(len(group.sparsities) for group in study.groups())
+    assert f"That makes {cells} *cells*" in text
