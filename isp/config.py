@@ -91,11 +91,11 @@ class Block(Settings):
     Variants that do not prune (`dense`, `instant_model_soup`) run at sparsity 0 only; soups do so if none is given.
     """
 
-    backbone: str
-    tasks: list[str] = Field(min_length=1)
-    variants: list[str] = Field(min_length=1)
+    backbone: str = Field(description="name of a backbone, from `isp list backbones` or `define.backbones`")
+    tasks: list[str] = Field(min_length=1, description="names of tasks, from `isp list tasks` or `define.tasks`")
+    variants: list[str] = Field(min_length=1, description="names under `variants`")
     sparsities: list[str | float] = Field(default=[], description="decimals in [0, 1); none for dense models")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="seeds, one cell for each")
 
 
 class Study(Settings):
@@ -106,7 +106,11 @@ class Study(Settings):
     data_root: Path = Field(
         default=Path("resources/data"), description="folder of datasets and models in the hub's layout"
     )
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="`cpu`, `cuda` (any GPU that is free) or `cuda:N`; the bits depend on it",
+    )
     threads: int = Field(default=1, ge=1, le=1024, description="torch threads per process; the bits depend on it")
     instruction_set: InstructionSet = Field(
         default_factory=instructions.default,
@@ -131,11 +135,14 @@ class Study(Settings):
     define: Definitions = Field(default=Definitions(), description="additional backbones and tasks")
     training: dict[str, Protocol] = Field(description="training protocol of each backbone")
     tasks: dict[str, TaskLimits] = Field(default={}, description="limits of tasks")
-    variants: dict[Name, Variant]
+    variants: dict[Name, Variant] = Field(
+        description="the methods to compare, each with its settings under a name. The dense model that others are "
+        "compared with is the variant named dense, otherwise the first of that method"
+    )
     reference: str | None = Field(
         default=None, description="variant that statistics and verdict compare with others; see `reference_variant`"
     )
-    grid: list[Block] = Field(min_length=1)
+    grid: list[Block] = Field(min_length=1, description="blocks of cells; a cell may occur only once")
 
     def sustained(self) -> float:
         """Return the assumed FLOPs per second of a job: the given value, otherwise less than measured anywhere."""

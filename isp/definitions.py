@@ -43,7 +43,7 @@ def _check_relative(key: str, value: str) -> str:
 class BackboneDefinition(Settings):
     """A CLIP in open_clip's files, or a BERT in transformers' files, from the hub or a local folder."""
 
-    family: Literal["clip", "bert"]
+    family: Literal["clip", "bert"] = Field(description="kind of model, and of the library whose files it has")
     id: str = Field(default="", pattern=r"^([\w.-]+/[\w.-]+)?$", description="name on the hub, owner/name")
     revision: str = Field(default="main", description="commit or branch on the hub")
     folder: str = Field(default="", description="local folder of the files, instead of an id")
@@ -112,7 +112,7 @@ def _architectures() -> dict[str, dict[str, Any]]:
 class TaskDefinition(Settings):
     """Images or texts in parquet files, from the hub or a folder in its layout (`<data_root>/<id>/<folder>/`)."""
 
-    kind: Literal["pictures", "texts"]
+    kind: Literal["pictures", "texts"] = Field(description="pictures (one input column) or texts (one or two)")
     id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name on the hub or below data_root")
     revision: str = Field(default="main", description="commit or branch on the hub")
     folder: str = Field(default="data", pattern=r"^\w[\w./-]*$", description="folder of the parquet files")
@@ -127,7 +127,11 @@ class TaskDefinition(Settings):
         min_length=1, max_length=2, description="metrics, of which the first decides; see isp.metrics"
     )
     num_validation: int | None = Field(default=None, ge=1, description="validation examples; null: min(10 %, 5000)")
-    split: Rule = "random"
+    split: Rule = Field(
+        default="random",
+        description="how validation examples are chosen: at random, with the frequencies of the classes (stratified), "
+        "or whole groups of files (groups)",
+    )
     group: str = Field(default="", description="pattern over file names, for split: groups")
 
     @model_validator(mode="after")
