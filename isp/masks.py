@@ -1,9 +1,9 @@
-"""Masks: which prunable weights are kept. Pure functions on tensors.
+"""Masks, which say what prunable weights are kept, as pure functions on tensors.
 
-A mask maps parameter names to bool tensors of the parameters' shapes; True = kept. Wherever an order over all weights
-of a mask is needed (ties, packing), it is: names sorted, then the flat index inside each tensor.
+A mask maps parameter names to bool tensors of the parameters' shapes; True = kept. An order over all weights of a mask
+(for ties and packing) always means names sorted, then the flat index inside each tensor.
 
-Parameters, scores and masks may be sharded (DTensors), or some of them, once `isp.sharded` is imported.
+Some or all parameters, scores and masks may be sharded (DTensors) once `isp.sharded` is imported.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ Mask: TypeAlias = "dict[str, Tensor]"
 Weights: TypeAlias = "Mapping[str, Tensor]"
 
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
-"""Below and above every sort key."""
+"""Bounds below and above every sort key."""
 
 
 def is_sharded(*several: Weights | None) -> bool:
-    """Whether a DTensor is among the tensors."""
+    """Return whether there is a DTensor among the tensors."""
     return any(
         is_dtensor(tensor) for weights in several if weights is not None for tensor in shapes_of(weights).values()
     )
 
 
 SHARDED: Any = None
-"""`isp.sharded`, which puts itself here when it is imported: it needs this module, and handles DTensors."""
+"""Module `isp.sharded`, which handles DTensors. It needs this module and registers itself here when it is imported."""
 
 
 def _sharded() -> Any:
-    """Return what does the same for DTensors."""
+    """Return the module that implements these functions for DTensors."""
     if SHARDED is None:
-        raise MaskError("there are DTensors among the weights; import isp.sharded first, which handles these")
+        raise MaskError("DTensors among the weights need isp.sharded; import it first")
     return SHARDED
 
 
 def shapes_of(weights: Weights) -> Weights:
-    """Tensors with the shapes, devices and layouts of `weights`; nothing is unpacked for them."""
+    """Return tensors with the shapes, devices and layouts of `weights`, without unpacking anything."""
     return weights.like if isinstance(weights, Packed) else weights
 
 
@@ -58,17 +58,17 @@ def shapes_of(weights: Weights) -> Weights:
 
 
 def num_weights(weights: Weights) -> int:
-    """How many weights `weights` (a mask, scores, parameters) covers."""
+    """Return the number of entries of `weights` (a mask, scores, parameters)."""
     return sum(tensor.numel() for tensor in weights.values())
 
 
 def num_kept(mask: Weights) -> int:
-    """How many weights the mask keeps (or: how many entries are not zero)."""
+    """Return the number of weights that the mask keeps, or of nonzero entries."""
     return sum(num_kept_each(mask).values())
 
 
 def num_kept_each(mask: Weights) -> dict[str, int]:
-    """How many weights of each parameter the mask keeps."""
+    """Return the number of weights of each parameter that the mask keeps."""
     if is_sharded(mask):
         result: dict[str, int] = _sharded().num_kept_each(mask)
         return result
@@ -76,7 +76,7 @@ def num_kept_each(mask: Weights) -> dict[str, int]:
 
 
 def sparsity(mask: Weights) -> float:
-    """Fraction of entries that are zero (False), in [0, 1]; 0 if there are none."""
+    """Return the fraction of entries that are zero (False), in [0, 1]; 0 if there are none."""
     return 1 - num_kept(mask) / num_weights(mask) if num_weights(mask) else 0.0
 
 
@@ -84,7 +84,7 @@ def check_fits(mask: Weights, other: Weights, what: str = "the model") -> None:
     """Check that `mask` covers the same parameters with the same shapes as `other`.
 
     Raises:
-        MaskError: names the first parameter that differs.
+        MaskError: If they differ; the message names the first parameter that does.
     """
     for name in sorted({*mask, *other}):
         ours, theirs = mask.get(name), other.get(name)
@@ -98,27 +98,27 @@ def check_fits(mask: Weights, other: Weights, what: str = "the model") -> None:
 
 
 def ones(weights: Weights) -> Mask:
-    """The mask that keeps everything."""
+    """Return the mask that keeps everything."""
     return {name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in weights.items()}
 
 
 def union(*masks: Weights) -> Mask:
-    """Keeps what any of the masks keeps."""
+    """Keep the weights that any of the masks keeps."""
     return _combine(partial(reduce, torch.logical_or), masks)
 
 
 def intersection(*masks: Weights) -> Mask:
-    """Keeps what all of the masks keep."""
+    """Keep the weights that all of the masks keep."""
     return _combine(partial(reduce, torch.logical_and), masks)
 
 
 def votes(masks: Sequence[Weights]) -> dict[str, Tensor]:
-    """How many of the masks keep each weight, as int16 tensors."""
+    """Count the masks that keep each weight, as int16 tensors."""
     return _combine(lambda kept: reduce(torch.add, (each.to(torch.int16) for each in kept)), masks)
 
 
 def _combine(operation: Callable[[Iterable[Tensor]], Tensor], several: Sequence[Weights]) -> dict[str, Tensor]:
-    """One tensor for each parameter by an elementwise operation on those of several masks."""
+    """Combine several masks by an elementwise operation on the tensors of each parameter."""
     if is_sharded(*several):
         result: dict[str, Tensor] = _sharded().locally(partial(_combine, operation), several)
         return result
@@ -127,13 +127,13 @@ def _combine(operation: Callable[[Iterable[Tensor]], Tensor], several: Sequence[
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """How far two masks overlap, as counts, from which every similarity follows. Overlaps of layers add up.
+    """Overlap of two masks as counts, from which every similarity follows. Overlaps of layers can be added.
 
     Attributes:
-        weights: how many weights the masks cover.
-        kept_a: how many of them the first mask keeps.
-        kept_b: how many the second keeps.
-        kept_both: how many both keep.
+        weights: Number of weights that the masks cover.
+        kept_a: Number of weights that the first mask keeps.
+        kept_b: Number of weights that the second mask keeps.
+        kept_both: Number of weights that both keep.
     """
 
     weights: int = 0
@@ -157,7 +157,7 @@ class Overlap:
 
     @property
     def jaccard(self) -> float:
-        """Kept by both over kept by any, in [0, 1]; 1 for two empty masks."""
+        """Number kept by both over number kept by any, in [0, 1]; 1 for two empty masks."""
         any_ = self.kept_a + self.kept_b - self.kept_both
         return self.kept_both / any_ if any_ else 1.0
 
@@ -168,10 +168,10 @@ class Overlap:
 
 
 def overlap_by_layer(a: Mask, b: Mask) -> dict[str, Overlap]:
-    """The overlap of two masks in each tensor, in the order of `a`.
+    """Return the overlap of two masks in each tensor, in the order of `a`.
 
     Raises:
-        MaskError: they are not over the same weights; names the first parameter that differs.
+        MaskError: If the masks cover different weights; the message names the first parameter that differs.
     """
     check_fits(b, a, "the other mask")
     (pair,) = overlaps_by_layer([b, a])
@@ -179,9 +179,9 @@ def overlap_by_layer(a: Mask, b: Mask) -> dict[str, Overlap]:
 
 
 def overlaps_by_layer(several: Sequence[Weights]) -> list[dict[str, Overlap]]:
-    """The overlap of each mask with each earlier one, in each tensor; the later mask is the first of the two.
+    """Return the overlap of each mask with each earlier one, in each tensor; the later mask is the first of the two.
 
-    Bits are counted, eight weights at once, and every mask is packed once.
+    Bits are counted eight weights at a time, and every mask is packed once.
     """
     if is_sharded(*several):
         result: list[dict[str, Overlap]] = _sharded().overlaps_by_layer(several)
@@ -191,7 +191,7 @@ def overlaps_by_layer(several: Sequence[Weights]) -> list[dict[str, Overlap]]:
 
 
 def overlaps_of_bits(several: Sequence[Weights], sizes: Mapping[str, int]) -> list[dict[str, Overlap]]:
-    """The same of masks with a given number of weights in each tensor."""
+    """Return the overlaps of masks, each with every earlier one, given the number of weights in each tensor."""
     pairs: list[dict[str, Overlap]] = [{} for i in range(len(several)) for _ in range(i)]
     for name, weights in sizes.items():
         bits = [_bits(mask, name) for mask in several]
@@ -203,7 +203,7 @@ def overlaps_of_bits(several: Sequence[Weights], sizes: Mapping[str, int]) -> li
 
 
 def _bits(mask: Weights, name: str) -> np.ndarray:
-    """A parameter's mask, packed; of a `Packed` one as it is held."""
+    """Return a parameter's mask in packed form, without repacking a `Packed` one."""
     return mask.bits[name].numpy() if isinstance(mask, Packed) else np.packbits(mask[name].cpu().numpy())
 
 
@@ -212,26 +212,26 @@ def _ones(packed: np.ndarray) -> int:
 
 
 def overlap(a: Mask, b: Mask) -> Overlap:
-    """The overlap of two masks over all their weights.
+    """Return the overlap of two masks over all their weights.
 
     Raises:
-        MaskError: they are not over the same weights.
+        MaskError: If the masks cover different weights.
     """
     return sum(overlap_by_layer(a, b).values(), Overlap())
 
 
 def hamming(a: Mask, b: Mask) -> float:
-    """Fraction of weights on which two masks differ, in [0, 1]."""
+    """Return the fraction of weights on which two masks differ, in [0, 1]."""
     return overlap(a, b).hamming
 
 
 def jaccard(a: Mask, b: Mask) -> float:
-    """Kept by both over kept by any, in [0, 1]; 1 for two empty masks."""
+    """Return the number kept by both over the number kept by any, in [0, 1]; 1 for two empty masks."""
     return overlap(a, b).jaccard
 
 
 def cosine(a: Mask, b: Mask) -> float:
-    """Cosine similarity of the masks as 0/1 vectors (Fig. 3, right), in [0, 1]; 0 if one of them is empty."""
+    """Return the cosine similarity of masks as 0/1 vectors (Fig. 3, right), in [0, 1]; 0 if one of them is empty."""
     return overlap(a, b).cosine
 
 
@@ -239,7 +239,7 @@ def cosine(a: Mask, b: Mask) -> float:
 
 
 def magnitudes(weights: Weights) -> dict[str, Tensor]:
-    """|w| of every weight, fp32."""
+    """Return |w| of every weight, fp32."""
     return {name: weights[name].detach().abs().float() for name in weights}
 
 
@@ -251,14 +251,14 @@ def prune_by_magnitude(
     scope: Scope = "global",
     input_dims: Mapping[str, int] = {},
 ) -> Mask:
-    """Magnitude pruning: keep the largest |w| so that exactly `sparsity` of all weights is zero.
+    """Prune by magnitude: keep the largest |w| so that exactly `sparsity` of all weights is zero.
 
     Args:
-        weights: the prunable weights.
-        sparsity: of all of `weights`, not of what is left.
-        within: only weights that this mask keeps may be kept.
-        scope: whether all weights are ranked together, in each tensor or in groups (see `keep_top`).
-        input_dims: the input dimension of each tensor, for an N:M scope.
+        weights: Prunable weights.
+        sparsity: Sparsity over all of `weights`, not over the remaining ones.
+        within: Mask of the weights that may be kept; None: all.
+        scope: Scope of the ranking: all weights together, each tensor, or groups (see `keep_top`).
+        input_dims: Input dimension of each tensor, for an N:M scope.
     """
     return keep_top(weights, sparsity=sparsity, within=within, absolute=True, scope=scope, input_dims=input_dims)
 
@@ -276,34 +276,35 @@ def keep_top(
     """Keep the weights of highest score so that exactly round(sparsity * n) weights are dropped.
 
     Weights are ranked in fp32, by score, then by |ties|, then by position (names sorted, flat index; the earlier is
-    kept). A rank and not a threshold, so that ties never change the count. A sample brackets the k-th largest score,
-    and only what lies between is ranked: linear in n, with temporary memory of a few times the largest tensor.
+    kept). Because this is a rank and not a threshold, ties never change the count. A sample brackets the k-th largest
+    score, and only scores inside the bracket are ranked. The time is linear in n, and temporary memory is a few times
+    the largest tensor.
 
-    With scope "global" they are ranked over all tensors together. With "layer" every tensor is ranked by itself and
-    pruned to the same sparsity: of the weights kept in all it keeps its share by size, rounded by largest remainders
-    (of equal ones the earlier name's), so that the total is that of the global scope. What a tensor cannot fill because
-    `within` has fewer of its weights is shared out among the others, in the same way, by how many more they could keep.
-    Counts rounded like this may move by one against the trend, so masks of rising sparsity nest only through `within`.
+    With scope "global", all tensors are ranked together. With "layer", every tensor is ranked on its own and pruned to
+    the same sparsity: it keeps its share, by size, of all kept weights, rounded by largest remainders (ties go to the
+    earlier name), so that the total equals that of the global scope. If `within` leaves a tensor too few candidates for
+    its share, the rest is divided among the others in the same way, by the number that they could still keep. Rounded
+    counts may move by one against the trend, so masks of rising sparsity are nested only with `within`.
 
-    With a pattern "N:M" each tensor is cut into groups of M consecutive weights along its input dimension. At the
-    pattern's own sparsity, 1 - N/M, the N highest of every group are kept. A lower sparsity is one on the way there:
-    the N highest of every group are kept in any case, and beside them the highest of all others over all tensors, so
-    that every group can still be pruned to N, and no more, when the pattern is imposed.
+    With a pattern "N:M", each tensor is divided into groups of M consecutive weights along its input dimension. At the
+    pattern's own sparsity, 1 - N/M, the N highest of every group are kept. A lower sparsity is a step on the way there:
+    it keeps the N highest of every group and in addition the highest of all others over all tensors, so that every
+    group can still be pruned to exactly N when the pattern is imposed.
 
     Args:
-        scores: a score for each weight; any real dtype, cast to fp32.
-        sparsity: fraction of all weights to drop, in [0, 1).
-        ties: breaks ties by magnitude; usually the current weights.
-        within: candidates; weights outside it are always dropped.
-        absolute: rank by |score|.
-        scope: "global", "layer" or a pattern "N:M".
-        input_dims: for a pattern, the dimension of each tensor over the inputs of its layer; 1 where left out, as in
-            (outputs, inputs). From `isp.prunable.input_dims`.
+        scores: Score of each weight, of any real dtype; cast to fp32.
+        sparsity: Fraction of all weights to drop, in [0, 1).
+        ties: Tensors that break ties by magnitude, usually the current weights.
+        within: Mask of the candidates; weights outside it are always dropped.
+        absolute: Whether to rank by |score|.
+        scope: Scope "global", "layer" or a pattern "N:M".
+        input_dims: For a pattern, the dimension of each tensor over the inputs of its layer, from
+            `isp.prunable.input_dims`; 1 if absent, as in (outputs, inputs).
 
     Raises:
-        MaskError: a score is NaN, names or shapes differ, `within` has fewer candidates than are to be kept, in a group
-            or in total, or the sparsity is above that of the pattern.
-        ConfigError: the groups of a pattern do not fit into a tensor.
+        MaskError: If a score is NaN, names or shapes differ, `within` has too few candidates in a group or in total, or
+            the sparsity is above that of the pattern.
+        ConfigError: If a tensor cannot be divided into the groups of a pattern.
     """
     pattern = parse_scope(scope)
     if pattern is not None:
@@ -319,7 +320,7 @@ def keep_top(
     if wanted > available:
         raise MaskError(
             f"sparsity {sparsity} is not reachable: it keeps {wanted} of {total} weights, but only {available} are "
-            f"alive (sparsity {1 - available / total:.4f}); masks only ever lose weights"
+            f"alive (sparsity {1 - available / total:.4f}); masks never regain weights"
         )
     rankings = [(scores, absolute)] + ([(ties, True)] if ties is not None else [])
     if is_sharded(scores, ties, within):
@@ -350,12 +351,12 @@ def keep_top(
 
 
 def counts_by_layer(sizes: Mapping[str, int], alive: Mapping[str, int] | None, wanted: int) -> dict[str, int]:
-    """How many weights each tensor keeps, `wanted` in total; `keep_top` says how.
+    """Return the number of weights that each tensor keeps, `wanted` in total, by the rule of `keep_top`.
 
     Args:
         sizes: Number of weights of each tensor; names sorted.
         alive: Number of candidates of each tensor; None: all weights.
-        wanted: 0 to the number of candidates.
+        wanted: Number of kept weights, from 0 to the number of candidates.
     """
     counts = _apportion(wanted, sizes)
     if alive is not None:
@@ -366,11 +367,11 @@ def counts_by_layer(sizes: Mapping[str, int], alive: Mapping[str, int] | None, w
 
 
 def _apportion(amount: int, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Whole shares of `amount` in proportion to `sizes`, by largest remainders; none is larger than its size.
+    """Divide `amount` in proportion to `sizes`, by largest remainders; no share is larger than its size.
 
     Args:
-        amount: 0 to the sum of the sizes.
-        sizes: 0 or more; their order decides between equal remainders.
+        amount: Number to divide, from 0 to the sum of the sizes.
+        sizes: Sizes, at least 0; their order decides between equal remainders.
     """
     total = max(1, sum(sizes.values()))
     shares = {name: amount * size // total for name, size in sizes.items()}
@@ -381,7 +382,7 @@ def _apportion(amount: int, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _check_numbers(scores: Weights) -> None:
-    """Refuse NaN, which has no rank; the largest entry of a tensor that holds one is NaN."""
+    """Refuse NaN, which has no rank; the largest entry of a tensor with NaN is NaN."""
     for name in sorted(scores):
         score = scores[name].detach()
         if score.is_floating_point() and score.numel() and score.amax().isnan():
@@ -421,7 +422,7 @@ def _keep(kept: Mask, names: list[str], rankings: list[tuple[Weights, bool]], wi
 def best_of_groups(
     name: str, rankings: Sequence[tuple[Weights, bool]], within: Mask | None, pattern: Pattern, dim: int
 ) -> Tensor:
-    """The mask of a tensor that keeps the N highest of each group, by one ranking after the other, then by position."""
+    """Return the mask of a tensor that keeps the N highest of each group, by successive rankings, then by position."""
     (score, by_magnitude), *others = rankings
     key = sort_key(score[name], by_magnitude).long() << 32
     for ties, _ in others:  # magnitudes, whose keys are not negative
@@ -436,30 +437,30 @@ def best_of_groups(
 
 
 def check_alive(name: str, alive: int, pattern: Pattern) -> None:
-    """Refuse a parameter with a group of which fewer than N weights are alive.
+    """Refuse a parameter that has a group with fewer than N remaining weights.
 
     Args:
-        name: The parameter.
-        alive: The fewest weights alive in one of its groups.
-        pattern: N:M.
+        name: Name of the parameter.
+        alive: Smallest number of remaining weights in one of its groups.
+        pattern: Pattern N:M.
 
     Raises:
-        MaskError: Names the parameter.
+        MaskError: If there are too few; the message names the parameter.
     """
     if alive < pattern.n:
         raise MaskError(
             f"parameter {name!r}: only {alive} of {pattern.m} weights of a group are alive, fewer than the "
-            f"{pattern.n} that the pattern {pattern.n}:{pattern.m} keeps; masks only ever lose weights"
+            f"{pattern.n} that the pattern {pattern.n}:{pattern.m} keeps; masks never regain weights"
         )
 
 
 def groups(tensor: Tensor, pattern: Pattern, dim: int) -> Tensor:
-    """The groups of M consecutive entries along a dimension, (groups, M)."""
+    """Return the groups of M consecutive entries along a dimension, (groups, M)."""
     return tensor.movedim(dim, -1).reshape(-1, pattern.m)
 
 
 def among(candidate: Tensor | None, chosen: Tensor) -> Tensor:
-    """`chosen` (changed in place), restricted to the candidates; None: all are."""
+    """Restrict `chosen`, in place, to the candidates; None: all are candidates."""
     return chosen if candidate is None else chosen.logical_and_(candidate)
 
 
@@ -470,13 +471,13 @@ def _threshold(
     candidates: Mapping[str, Tensor | None],
     wanted: int,
 ) -> tuple[int, int, int]:
-    """The `wanted`-th largest sort key among the candidates (at least `wanted`), and how many lie above and at it.
+    """Return the `wanted`-th largest sort key among the candidates (at least `wanted`), and the counts above and at it.
 
-    A regular sample says between which two keys it lies almost surely. One pass counts the keys above and collects
-    those between; if the sample misled, the same is done with keys farther apart.
+    A regular sample gives two keys that almost surely bracket it. One pass counts the keys above the bracket and
+    collects those inside. If the sample misled, this is repeated with a wider bracket.
     """
     total = sum(ranking[name].numel() for name in names)
-    step = round(total ** (1 / 3)) | 1  # odd, so that it does not walk along the columns of a matrix
+    step = round(total ** (1 / 3)) | 1  # odd, so that it does not follow the columns of a matrix
     sample = _sampled(names, ranking, by_magnitude, candidates, step)
     margin = 2 * round(len(sample) ** 0.5) + 2
     while True:
@@ -493,7 +494,7 @@ def _threshold(
             found = key[upward.logical_xor_(over)]
             at_high += int(torch.count_nonzero(found == high))
             at_low += int(torch.count_nonzero(found == low))
-            between.append(found[(found > low) & (found < high)].cpu())  # of many ties at the ends none is collected
+            between.append(found[(found > low) & (found < high)].cpu())  # without the many possible ties at the ends
         at_low = 0 if low == high else at_low
         inner = sum(map(len, between))
         if above < wanted <= above + at_high:
@@ -512,7 +513,7 @@ def _threshold(
 def _sampled(
     names: Sequence[str], ranking: Weights, by_magnitude: bool, candidates: Mapping[str, Tensor | None], step: int
 ) -> Tensor:
-    """The sort keys of every `step`-th weight, if it is a candidate, on the CPU and in falling order."""
+    """Return the sort keys of every `step`-th weight that is a candidate, on the CPU, in descending order."""
     parts = []
     for name in names:
         key = sort_key(ranking[name].reshape(-1)[::step], by_magnitude)
@@ -522,7 +523,7 @@ def _sampled(
 
 
 def sort_key(score: Tensor, by_magnitude: bool) -> Tensor:
-    """int32 keys in the order of the fp32 scores (the bits of a float, the negative ones reversed)."""
+    """Return int32 keys in the order of the fp32 scores (the bits of a float, with negative ones reversed)."""
     score = score.detach().float()
     score = score.abs() if by_magnitude else score + 0.0  # both turn -0.0 into 0.0
     bits = score.contiguous().view(torch.int32)
@@ -536,7 +537,7 @@ def check_groups(weights: Weights, pattern: Pattern, input_dims: Mapping[str, in
     """Refuse a tensor whose input dimension is not a multiple of M.
 
     Raises:
-        ConfigError: names the first such parameter.
+        ConfigError: If there is one; the message names the first such parameter.
     """
     for name in sorted(weights):
         shape, dim = tuple(weights[name].shape), input_dims.get(name, 1)
@@ -544,7 +545,7 @@ def check_groups(weights: Weights, pattern: Pattern, input_dims: Mapping[str, in
             size = f"{shape[dim]} inputs (dimension {dim})" if len(shape) > 1 else "no inputs"
             raise ConfigError(
                 f"scope {pattern.n}:{pattern.m}: parameter {name!r} of shape {shape} has {size}, which groups of "
-                f"{pattern.m} do not divide; leave the parameter out of those that are pruned, or choose another scope"
+                f"{pattern.m} do not divide; exclude the parameter from pruning, or choose another scope"
             )
 
 
@@ -552,7 +553,7 @@ def check_pattern(mask: Mask, pattern: Pattern, input_dims: Mapping[str, int] = 
     """Refuse a mask that does not keep exactly N of every M consecutive weights along the inputs.
 
     Raises:
-        MaskError: names the first parameter where it does not.
+        MaskError: If a parameter violates the pattern; the message names the first one.
     """
     if is_sharded(mask):
         wrong = _sharded().wrong_groups(mask, pattern, input_dims)
@@ -562,12 +563,12 @@ def check_pattern(mask: Mask, pattern: Pattern, input_dims: Mapping[str, int] = 
         if num:
             raise MaskError(
                 f"the mask does not keep {pattern.n} of every {pattern.m} weights along the inputs of parameter "
-                f"{name!r}; a method must give `scope` and `input_dims` to `isp.masks.keep_top`"
+                f"{name!r}; a method must pass `scope` and `input_dims` to `isp.masks.keep_top`"
             )
 
 
 def wrong_groups(kept: Tensor, pattern: Pattern, dim: int) -> int:
-    """How many groups of a mask do not keep exactly N weights."""
+    """Return the number of groups of a mask that do not keep exactly N weights."""
     return int((groups(kept, pattern, dim).sum(-1) != pattern.n).sum())
 
 
@@ -575,7 +576,7 @@ def wrong_groups(kept: Tensor, pattern: Pattern, dim: int) -> int:
 
 
 def gathered(weights: Weights) -> dict[str, Tensor]:
-    """Copies of the tensors; of sharded ones the whole, on every rank."""
+    """Copy tensors, gathering sharded ones completely on every rank."""
     if is_sharded(weights):
         result: dict[str, Tensor] = _sharded().gathered(weights)
         return result
@@ -583,7 +584,7 @@ def gathered(weights: Weights) -> dict[str, Tensor]:
 
 
 def apply_(mask: Mask, weights: Weights) -> None:
-    """Set the weights that the mask drops to +0.0, in place; by clearing their bits, faster than `masked_fill_`."""
+    """Set the dropped weights to +0.0, in place, by clearing their bits, which is faster than `masked_fill_`."""
     if is_sharded(mask, weights):
         layout = _sharded().layout(weights)
         mask, weights = dict(layout.parts(mask)), layout.parts(weights)
@@ -597,10 +598,10 @@ def apply_(mask: Mask, weights: Weights) -> None:
 
 
 def pack(mask: Weights) -> Tensor:
-    """The mask as a uint8 vector of ceil(n / 8) bytes, one bit a weight, names sorted, highest bit first.
+    """Pack a mask into a uint8 vector of ceil(n / 8) bytes, one bit per weight, names sorted, highest bit first.
 
     Raises:
-        MaskError: The mask is sharded.
+        MaskError: If the mask is sharded.
     """
     if is_sharded(mask):
         raise MaskError("a sharded mask cannot be packed into one vector; gather it first (`isp.masks.gathered`)")
@@ -609,10 +610,10 @@ def pack(mask: Weights) -> Tensor:
 
 
 def unpack(bits: Tensor, shapes: Mapping[str, Sequence[int]]) -> Mask:
-    """The inverse of `pack`, given the shape of every parameter.
+    """Invert `pack`, given the shape of every parameter.
 
     Raises:
-        MaskError: the number of bytes does not fit the shapes.
+        MaskError: If the number of bytes does not fit the shapes.
     """
     sizes = {name: int(np.prod(shapes[name], dtype=np.int64)) for name in sorted(shapes)}
     total = sum(sizes.values())
@@ -624,18 +625,18 @@ def unpack(bits: Tensor, shapes: Mapping[str, Sequence[int]]) -> Mask:
 
 
 def pack_each(mask: Weights) -> dict[str, Tensor]:
-    """Each parameter's mask, packed alone as by `pack`; `Packed` reads them. Of a sharded one this rank's part."""
+    """Pack each parameter's mask separately, for `Packed`; of a sharded mask, pack this rank's part."""
     if is_sharded(mask):
         mask = _sharded().layout(mask).parts(mask)
     return {name: pack({name: kept}) for name, kept in mask.items()}
 
 
 class Packed(Mapping[str, "Tensor"]):
-    """A mask that is held at one bit per weight; a parameter's mask is unpacked whenever it is read.
+    """A mask stored at one bit per weight; a parameter's mask is unpacked whenever it is read.
 
     Args:
-        bits: The packed mask of each parameter, from `pack_each`.
-        weights: Tensors with the shapes, devices and layouts that the masks are to have.
+        bits: Packed mask of each parameter, from `pack_each`.
+        weights: Tensors whose shapes, devices and layouts the masks get.
     """
 
     def __init__(self, bits: Weights, weights: Weights) -> None:
@@ -658,11 +659,11 @@ class Packed(Mapping[str, "Tensor"]):
 
 
 def compress(tensor: Tensor, kept: Tensor) -> Tensor | None:
-    """The values that a mask keeps, a vector in the order of position; None if a masked value is not +0.0 to the bit.
+    """Return the values that a mask keeps, as a vector in order of position; None if a masked value is not +0.0.
 
     Args:
-        tensor: Values of any type, on the CPU.
-        kept: The mask, bool, of the same shape, on the CPU.
+        tensor: Values of any dtype, on the CPU.
+        kept: Mask, bool, of the same shape, on the CPU.
     """
     words = _words(tensor)
     values = words[kept.reshape(-1).numpy()]
@@ -672,7 +673,7 @@ def compress(tensor: Tensor, kept: Tensor) -> Tensor | None:
 
 
 def expand(values: Tensor, kept: Tensor) -> Tensor:
-    """The inverse of `compress`: a tensor of the mask's shape, +0.0 where it is False."""
+    """Invert `compress`: return a tensor of the mask's shape, +0.0 where the mask is False."""
     words = _words(values)
     whole = np.zeros((kept.numel(), *words.shape[1:]), words.dtype)
     whole[kept.reshape(-1).numpy()] = words
@@ -680,7 +681,7 @@ def expand(values: Tensor, kept: Tensor) -> Tensor:
 
 
 def _words(tensor: Tensor) -> np.ndarray:
-    """The bits of each value as an unsigned integer, or as several of 64 bits."""
+    """Return the bits of each value as an unsigned integer, or as several of 64 bits."""
     size = tensor.element_size()
     words = tensor.reshape(-1).view(torch.uint8).numpy().view(f"u{min(size, 8)}")
     return words.reshape(-1, size // 8) if size > 8 else words

@@ -1,4 +1,4 @@
-"""The model card of an exported ticket: a README.md for people, with the metadata that the hub reads."""
+"""Model card of an exported ticket: a README.md for readers, with the metadata that the hub uses."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ USE: dict[tuple[str, bool], str] = {
     ("transformers", True): """\
 from transformers import {cls}, AutoTokenizer
 
-folder = "."  # that of this file
+folder = "."  # the folder of this file
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = {cls}.from_pretrained(folder)
 """,
     ("transformers", False): """\
 import torch
-from read_ticket import read_ticket  # beside this file; needs NumPy only
+from read_ticket import read_ticket  # in this folder; needs only NumPy
 from transformers import {cls}, AutoConfig, AutoTokenizer
 
-folder = "."  # that of this file
+folder = "."  # the folder of this file
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = {make}(AutoConfig.from_pretrained(folder)).eval()
 weights, mask = read_ticket(f"{{folder}}/ticket.safetensors")
@@ -47,7 +47,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-folder = "."  # that of this file
+folder = "."  # the folder of this file
 model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folder}}")
 model.eval()
 head = load_file(f"{{folder}}/head.safetensors")["head"]
@@ -58,9 +58,9 @@ import json
 import open_clip
 import torch
 from PIL import Image
-from read_ticket import read_ticket  # beside this file; needs NumPy only
+from read_ticket import read_ticket  # in this folder; needs only NumPy
 
-folder = "."  # that of this file
+folder = "."  # the folder of this file
 model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folder}}", load_weights=False)
 weights, mask = read_ticket(f"{{folder}}/ticket.safetensors")
 weights = {{name: torch.tensor(array) for name, array in weights.items()}}
@@ -71,49 +71,49 @@ model.eval()
     ("safetensors", True): """\
 from safetensors.torch import load_file
 
-folder = "."  # that of this file
+folder = "."  # the folder of this file
 model.load_state_dict(load_file(f"{{folder}}/model.safetensors"))
 """,
     ("safetensors", False): """\
 import torch
-from read_ticket import read_ticket  # beside this file; needs NumPy only
+from read_ticket import read_ticket  # in this folder; needs only NumPy
 
-folder = "."  # that of this file
+folder = "."  # the folder of this file
 weights, mask = read_ticket(f"{{folder}}/ticket.safetensors")
 model.load_state_dict({{name: torch.tensor(array) for name, array in weights.items()}})
 """,
 }
-"""Lines that load a folder by its library, with plain weights or kept values and bits."""
+"""Code that loads a folder with its library, by (library, whether the weights are plain)."""
 LABEL_TEXTS = """\
 inputs = tokenizer({texts}, truncation=True, return_tensors="pt")
 print({result})
 """
-LABEL_PICTURES = """\
-picture = "picture.png"
+LABEL_IMAGES = """\
+image = "image.png"
 classes = json.load(open(f"{folder}/classes.json"))
 with torch.no_grad():
-    features = model.encode_image(preprocess(Image.open(picture))[None], normalize=True)
+    features = model.encode_image(preprocess(Image.open(image))[None], normalize=True)
 print(classes[int((features @ head.T).argmax())])
 """
-_WITH_PACKAGE = "With the package isp, `isp.load_ticket(path)` reads `ticket.safetensors`, mask and records included."
-_NO_SCORES = "The ticket was not scored, or its record is not beside it any more."
+_WITH_PACKAGE = "With the package isp, `isp.load_ticket(path)` reads `ticket.safetensors` with mask and records."
+_NO_SCORES = "The ticket was not scored, or its record is no longer in its folder."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a model card tells of a ticket.
+    """Content of a ticket's model card.
 
     Attributes:
-        ticket: The ticket.
+        ticket: Ticket.
         title: Headline.
-        library: The library that the folder is for.
-        cls: Class of transformers that loads the folder; empty: of another library.
-        compact: Whether the folder holds kept values and bits.
+        library: Library for which the folder was exported.
+        cls: Class of transformers that loads the folder; empty for other libraries.
+        compact: Whether the folder contains kept values and bits instead of plain weights.
         digest: Digest of the tensors of the ticket.
         made_with: Versions of packages and the type of CPU that made it.
-        task: The task, as YAML holds it; empty for a model outside of the workflow.
-        inputs: "texts" or "pictures"; empty for a model outside of the workflow.
-        base: The pre-trained model on the hub; empty: none.
+        task: Task as YAML values; empty for a model outside of the workflow.
+        inputs: Kind of inputs, "texts" or "pictures"; empty for a model outside of the workflow.
+        base: Pre-trained model on the hub; empty if there is none.
         settings: Settings of the method.
         records: Records of this ticket and of its other seeds.
     """
@@ -133,7 +133,7 @@ class Facts:
 
 
 def model_card(facts: Facts) -> str:
-    """The card, as Markdown."""
+    """Return the card as Markdown."""
     sections = {
         "Use": f"```python\n{_use(facts)}```" + (f"\n\n{_WITH_PACKAGE}" if facts.compact else ""),
         "Scores": _scores(facts) if facts.inputs else "",
@@ -156,7 +156,7 @@ def _front_matter(facts: Facts) -> str:
 
 
 def _use(facts: Facts) -> str:
-    """Lines that load the folder, and classify if the ticket has a task."""
+    """Return code that loads the folder and, if the ticket has a task, classifies."""
     make = f"{facts.cls}.from_config" if facts.cls.startswith("Auto") else facts.cls
     load = USE[facts.library, not facts.compact].format(cls=facts.cls, make=make)
     if facts.inputs == "texts":
@@ -165,12 +165,12 @@ def _use(facts: Facts) -> str:
         result = f"model.config.id2label[int({logits}.argmax())]" if "classes" in facts.task else f"float({logits})"
         label = LABEL_TEXTS.format(texts=texts, result=result)
     else:
-        label = LABEL_PICTURES if facts.inputs == "pictures" else ""
+        label = LABEL_IMAGES if facts.inputs == "pictures" else ""
     return load + label
 
 
 def _scores(facts: Facts) -> str:
-    """One row per metric of the task and part of its data, over the seeds of the study."""
+    """Return a table with one row per metric of the task and part of its data, over the seeds of the study."""
     if not facts.records:
         return _NO_SCORES
     seed = facts.ticket.origin.get("seed")
@@ -194,7 +194,7 @@ def _scores(facts: Facts) -> str:
             lines.append(f"| {' | '.join(cells)} |")
     note = "In percent."
     if len(facts.records) >= tabular.FEWEST:
-        note += " The interval is Student's t over seeds, cut to the range of the metric."
+        note += " The interval is Student's t over seeds, clipped to the range of the metric."
     return "\n".join(lines) + f"\n\n{note} Choices were made on validation examples only."
 
 
@@ -208,7 +208,7 @@ def _sparsity(facts: Facts) -> str:
     return (
         f"{total - kept:,} of {total:,} prunable weights ({share.replace('%', ' %')}) are exactly zero. The weights "
         f"take {size / 1e6:,.1f} MB whole and {compact / 1e6:,.1f} MB as kept values and one bit per prunable weight. "
-        "Zeros by themselves make neither a dense file smaller nor a dense matrix product faster."
+        "Zeros on their own make neither a dense file smaller nor a dense matrix product faster."
     )
 
 
@@ -227,8 +227,8 @@ def _cost(facts: Facts) -> str:
 
 def _method(facts: Facts) -> str:
     method, origin = facts.ticket.method, facts.ticket.origin
-    known = method in registry.names("method")  # a file elsewhere would run
-    summary = registry.summary("method", method) if known else "A method that is not one of the package."
+    known = method in registry.names("method")  # loading a file from elsewhere would run its code
+    summary = registry.summary("method", method) if known else "A method from outside the package."
     values: dict[str, Any] = {"method": method, "sparsity": str(facts.ticket.sparsity), "settings": facts.settings}
     values |= {key: origin[key] for key in ("seed", "training", "limits") if key in origin}
     return f"{summary}\n\n{_yaml(values)}"

@@ -1,7 +1,7 @@
 """Re-estimation of running statistics (BatchNorm) for models that are averages of others.
 
-The mean of several models' statistics is not the statistics of their mean, so an average or interpolation of weights
-is scored and returned with statistics of its own activations, as `torch.optim.swa_utils.update_bn` makes them.
+The mean of several models' statistics is not the statistics of their mean. An average or interpolation of weights is
+therefore scored and returned with statistics of its own activations, as in `torch.optim.swa_utils.update_bn`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from torch.nn.modules.batchnorm import _NormBase
 
 BATCHES = 50
-"""Training batches that statistics are estimated on: the first of the training order, an epoch at most."""
+"""Number of training batches for the estimate: the first ones of the training order, at most an epoch."""
 
 
 def norms_of(model: nn.Module) -> dict[str, _NormBase]:
-    """The modules that keep running statistics, by their first name."""
+    """Return the modules that keep running statistics, by their first name."""
     from torch.nn.modules.batchnorm import _NormBase
 
     return {
@@ -40,11 +40,11 @@ def norms_of(model: nn.Module) -> dict[str, _NormBase]:
 
 @dataclass
 class Reestimation:
-    """Estimates the running statistics of averaged models, and counts what that costs.
+    """Function that estimates the running statistics of averaged models and counts its cost.
 
     Attributes:
-        trainer: its model is the workspace; its examples, their order and its loss make the forward passes.
-        count: number of models estimated so far.
+        trainer: Trainer whose model is overwritten, and whose examples, order and loss make the forward passes.
+        count: Number of models estimated so far.
     """
 
     trainer: Trainer
@@ -52,9 +52,9 @@ class Reestimation:
     _once: Cost | None = field(default=None, repr=False)
 
     def __call__(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return all weights of a model, with running statistics of its own activations; nothing else changes.
+        """Return all weights of a model with running statistics of its own activations; nothing else changes.
 
-        All batches have equal weight (a cumulative average). Modules are in the modes that they are trained in.
+        All batches have equal weight (a cumulative average). Modules are in the modes in which they are trained.
         """
         model = self.trainer.model
         load_weights(model, weights)
@@ -106,7 +106,7 @@ _TRACKED = "num_batches_tracked"
 
 
 def _averaging() -> Callable[[nn.Module, Any], None]:
-    """A hook that gives a norm's n-th call the momentum 1 / n; `momentum = None` does not average an InstanceNorm."""
+    """Return a hook that gives a norm's n-th call momentum 1 / n; `momentum = None` does not average InstanceNorm."""
     calls = 0
 
     def set_momentum(norm: nn.Module, args: Any) -> None:
@@ -118,10 +118,10 @@ def _averaging() -> Callable[[nn.Module, Any], None]:
 
 
 def check_no_statistics(weights: Mapping[str, Tensor]) -> None:
-    """Refuse models with running statistics where averages of them cannot be given statistics of their own.
+    """Refuse models with running statistics in stages that cannot estimate the statistics of averages.
 
     Raises:
-        ConfigError: names the first of the statistics.
+        ConfigError: If a weight is a running statistic; the message names the first one.
     """
     found = next((name for name in weights if name.rpartition(".")[2] == "running_mean"), None)
     if found:
@@ -132,6 +132,6 @@ def check_no_statistics(weights: Mapping[str, Tensor]) -> None:
 
 
 def reestimation(trainer: Trainer) -> Reestimation | None:
-    """Return what re-estimates the running statistics of averages of a trainer's models; None: they have none."""
+    """Return the re-estimation for averages of a trainer's models, or None if they have no running statistics."""
     estimating = Reestimation(trainer)
     return estimating if estimating._norms() else None

@@ -1,4 +1,4 @@
-"""Bounded reading of YAML and JSON from outside: repeated keys, alias bombs and huge numbers are refused."""
+"""Bounded reading of YAML and JSON from outside; repeated keys, alias bombs and huge numbers are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import yaml
 
 MOST_VALUES = 1_000_000
-"""Largest number of values in a text, its aliases resolved; a few nested aliases can expand beyond any memory."""
+"""Largest number of values in a text after resolving aliases; a few nested aliases can expand beyond any memory."""
 
 MOST_DIGITS = 100
 """Largest number of characters of an integer."""
@@ -17,12 +17,12 @@ MOST_DIGITS = 100
 def load_yaml(text: str) -> Any:
     """Return the value that a YAML or JSON text describes.
 
-    JSON goes through Python's own reader, which is a hundred times faster and joins the surrogate pairs by which JSON
-    escapes characters beyond the Basic Multilingual Plane (YAML would leave them apart).
+    JSON goes through Python's own reader, which is a hundred times faster and joins the surrogate pairs with which JSON
+    escapes characters beyond the Basic Multilingual Plane (YAML would leave them separate).
 
     Raises:
-        yaml.YAMLError: not YAML, a key that occurs twice in a mapping, a value that contains itself, or more than
-            `MOST_VALUES` values.
+        yaml.YAMLError: If the text is not YAML, repeats a key in a mapping, has a value that contains itself, or has
+            more than `MOST_VALUES` values.
     """
     if text.lstrip()[:1] in ("{", "["):
         try:
@@ -36,7 +36,7 @@ def load_yaml(text: str) -> Any:
         if node is None:
             return None
         if _count(node, {}) > MOST_VALUES:
-            raise yaml.YAMLError(f"more than {MOST_VALUES:,} values, its aliases (*x) resolved")
+            raise yaml.YAMLError(f"more than {MOST_VALUES:,} values after resolving aliases (*x)")
         return loader.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
@@ -47,7 +47,7 @@ def load_yaml(text: str) -> Any:
 
 
 def _float(text: str) -> float | str:
-    """The number as YAML 1.1 reads it: 1e-05, without a dot, is a text, which settings turn into a number."""
+    """Return the number as YAML 1.1 reads it: 1e-05, without a dot, is a text, which settings convert to a number."""
     return float(text) if "." in text else text
 
 
@@ -64,12 +64,12 @@ def _refuse(constant: str) -> NoReturn:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a key occurs twice")  # the YAML reader says which one and where
+        raise ValueError("a key occurs twice")  # the YAML reader reports which key and where
     return values
 
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
-    """The number of values below a node, those of an alias counted wherever it occurs."""
+    """Count the values below a node, counting those of an alias at each of its occurrences."""
     if id(node) not in known:
         known[id(node)] = MOST_VALUES + 1  # the count of a value that contains itself
         children = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
@@ -79,10 +79,10 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a mapping with a key twice."""
+    """YAML loader that refuses a mapping with a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping, its keys checked before merge keys (`<<`) are resolved."""
+        """Construct a mapping after checking its keys, before merge keys (`<<`) are resolved."""
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
@@ -96,7 +96,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """The integer, in any of YAML's bases."""
+        """Construct an integer in any of YAML's bases."""
         if len(node.value) > MOST_DIGITS:
             raise yaml.constructor.ConstructorError(
                 None, None, f"an integer of {len(node.value):,} characters", node.start_mark

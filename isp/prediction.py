@@ -1,4 +1,4 @@
-"""Labels and probabilities of texts and images, by a ticket of the workflow or an exported folder."""
+"""Labels and probabilities of texts and images, predicted by a ticket of the workflow or an exported folder."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def predict(
     """Classify texts, pairs of texts, or images.
 
     Args:
-        predictor: From `load_predictor`.
+        predictor: Predictor from `load_predictor`.
         texts: Texts, or the first ones of pairs.
-        seconds: The second ones of pairs, as many.
+        seconds: Second texts of pairs, in the same number.
         images: Paths of images.
 
     Returns:
-        Labels and their probabilities, the highest first, for each; of a regression its value, under `VALUE`.
+        For each input its labels and their probabilities, highest first; for a regression its value, under `VALUE`.
 
     Raises:
-        ConfigError: The model takes something else.
-        DataError: A file is not an image.
+        ConfigError: If the model takes other inputs.
+        DataError: If a file is not an image.
     """
     columns = _columns(predictor, texts, seconds, images)
     logits = predictor.logits(predictor.prepare(columns)).float()
@@ -55,15 +55,15 @@ def accelerated(
     """Accelerate the model of a predictor for some inputs (`isp.accelerate`).
 
     Args:
-        predictor: From `load_predictor`.
-        texts: As of `predict`.
-        seconds: As of `predict`.
-        images: As of `predict`.
+        predictor: Predictor from `load_predictor`.
+        texts: Texts, see `predict`.
+        seconds: Second texts of pairs, see `predict`.
+        images: Paths of images, see `predict`.
 
     Raises:
-        ConfigError: The model takes something else, or has no sparse layers.
-        DataError: A file is not an image.
-        IspError: The accelerated model's outputs differ.
+        ConfigError: If the model takes other inputs, or has no sparse layers.
+        DataError: If a file is not an image.
+        IspError: If the outputs of the accelerated model differ.
     """
     inputs = predictor.prepare(_columns(predictor, texts, seconds, images))
     model, report = accelerate(predictor.model, inputs, forward=predictor.forward)
@@ -98,14 +98,14 @@ def _check_image(path: Path) -> None:
     """Check that a file is an image.
 
     Raises:
-        DataError: It is not.
+        DataError: If it is not an image.
     """
     try:
         check_regular(path)
         with Image.open(path) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "in no format that Pillow reads, or damaged"
+        reason = getattr(error, "strerror", None) or "damaged, or in a format that Pillow cannot read"
         raise DataError(f"{path}: not an image ({reason}); give a file such as PNG or JPEG") from None
 
 
@@ -113,21 +113,21 @@ def load_predictor(source: Path, weights: Path | None = None) -> Predictor:
     """Load a ticket of the workflow or an exported folder.
 
     Args:
-        source: The ticket's file, or the folder.
-        weights: File of the pre-trained backbone of a ticket; None: where the study has it.
+        source: File of the ticket, or the folder.
+        weights: File of the pre-trained backbone of a ticket; None: that of the study.
 
     Raises:
-        ArtifactError: The ticket or its pre-trained backbone is missing or damaged.
-        ConfigError: A ticket or a folder without a task or a tokenizer.
-        IspError: The folder was not exported, or cannot be loaded.
+        ArtifactError: If the ticket or its pre-trained backbone is missing or damaged.
+        ConfigError: If a ticket or folder has no task or tokenizer.
+        IspError: If the folder was not exported, or cannot be loaded.
     """
     if not source.is_dir():
         return _of_ticket(WorkflowTicket.read(source), weights)
     library = exported.library_of(source)
     if library is None:
-        raise IspError(f"{source}: not a folder that `isp export` wrote, it has none of {', '.join(exported.CONFIGS)}")
+        raise IspError(f"{source}: not written by `isp export`, because it has none of {', '.join(exported.CONFIGS)}")
     if library == "safetensors":
-        raise ConfigError(f"{source}: holds the weights of a model of your own, without a task or labels")
+        raise ConfigError(f"{source}: contains the weights of your own model, without a task or labels")
     compact = (source / exported.TICKET).exists()
     kept = artifacts.load_ticket(source / exported.TICKET).weights if compact else None
     with _named(source, library):
@@ -144,10 +144,10 @@ def load_predictor(source: Path, weights: Path | None = None) -> Predictor:
 
 @contextmanager
 def _named(source: Path, library: str) -> Iterator[None]:
-    """Turn the errors of a library, which are of all kinds, into one that names the folder.
+    """Convert the errors of a library, which may be of any kind, to one that names the folder.
 
     Raises:
-        IspError: The library raised something.
+        IspError: If the library raised an error.
     """
     try:
         yield
@@ -164,7 +164,7 @@ def _of_ticket(source: WorkflowTicket, weights: Path | None) -> Predictor:
         if texts:
             return source.inputs(columns, pretrained, "--text")
         one_by_one = [source.inputs([[Path(path).read_bytes()]], pretrained, path) for path in columns[0]]
-        return torch.cat(one_by_one)  # how a small image is enlarged depends on those that are prepared with it
+        return torch.cat(one_by_one)  # the enlargement of a small image would depend on images prepared with it
 
     return Predictor(
         model=source.model(),

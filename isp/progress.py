@@ -1,4 +1,4 @@
-"""A progress bar for whoever waits: in a terminal and in a notebook, and nowhere else."""
+"""Progress bar in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 def is_watched() -> bool:
-    """Whether standard error is a terminal, or this is a notebook."""
+    """Return whether standard error is a terminal, or this is a notebook."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return sys.stderr.isatty() or type(shell).__name__ == "ZMQInteractiveShell"
@@ -16,11 +16,11 @@ def is_watched() -> bool:
 
 @contextmanager
 def advancing(progress: Callable[[int], None] | bool | None, total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A context with a function that is called with every number of steps done.
+    """Provide a function that is called with every number of completed steps.
 
     Args:
-        progress: The function, or whether a bar is drawn; None: if anybody watches.
-        total: Number of steps, at most.
+        progress: Function to use, or whether to draw a bar; None: draw it in a terminal or notebook.
+        total: Number of steps, an upper bound.
         what: Text before the bar.
     """
     if callable(progress):
@@ -33,5 +33,5 @@ def advancing(progress: Callable[[int], None] | bool | None, total: int, what: s
 
     with tqdm(total=total, desc=what, unit="step", dynamic_ncols=True) as bar:
         yield bar.update
-        bar.total = bar.n  # fewer where the number of rounds depends on what is measured
+        bar.total = bar.n  # fewer than planned if the number of rounds depends on measured sparsities
         bar.refresh()

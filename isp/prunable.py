@@ -1,9 +1,9 @@
-"""Which parameters of a model are prunable.
+"""Choice of the prunable parameters of a model.
 
 The paper prunes the 2-D weights inside the transformer blocks; embeddings, norms, biases and heads are never pruned. A
-backbone says so by name patterns. For any other module the default is the weight matrices of its layers, as
-`prunable_names` lists them, and a user narrows it by patterns; `docs/how-to/models.md` shows the choice for well-known
-models.
+backbone specifies them by name patterns. For any other module the default is the weight matrices of its layers, as
+listed by `prunable_names`, which users can restrict by patterns; `docs/how-to/models.md` shows the choice for
+well-known models.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from isp.tensors import extent, first_names, overlap
 
 WARN_ABOVE = 0.01
 REFUSE_ABOVE = 0.2
-"""Limits on the share of weights in trainable matrices that the default leaves out because it does not know their
-layers: above the first it warns, above the second it refuses."""
+"""Limits on the share of weights in trainable matrices that the default leaves out because their layers are unknown:
+above the first it warns, above the second it refuses."""
 MERGE = "model = model.merge_and_unload().requires_grad_(True)"
-"""Makes a model with adapters of PEFT a plain one; PEFT leaves the merged weights frozen."""
+"""Code that merges PEFT adapters into a plain model; PEFT leaves the merged weights frozen."""
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (
@@ -51,27 +51,27 @@ _Role = Literal["weight", "embedding", "norm", "companion"]
 
 
 def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> list[str]:
-    """Names of the prunable parameters of `model`, in the model's order; a tied parameter goes by its first name.
+    """Return the names of the prunable parameters of `model`, in the model's order; tied ones under their first name.
 
     By default these are the trainable weights of `nn.Linear`, convolutions and transposed convolutions,
     `nn.MultiheadAttention`, recurrent layers and cells (`weight_ih`, `weight_hh`, `weight_hr`) and transformers'
-    `Conv1D`. Of a parametrized layer it is the tensor whose zeros are zeros of the computed weight: the direction of a
-    weight norm (`original1`, `weight_v`), the `original` of a spectral norm. A weight that is tied to an embedding is
-    an embedding, and so is the output layer over the vocabulary that a model of transformers names
-    (`get_output_embeddings`), tied or not. Every other linear layer is pruned, a classifier or pooler included.
-    Trainable matrices of any other module are left out: with a warning if they hold more than 1 % of the weights in
-    trainable matrices (embeddings and norms aside), and refused above 20 %. A warning also names frozen layers if they
-    hold more weights than the chosen ones.
+    `Conv1D`. For a parametrized layer it is the tensor whose zeros are zeros of the computed weight: the direction of a
+    weight norm (`original1`, `weight_v`), the `original` of a spectral norm. A weight that is tied to an embedding
+    counts as an embedding, and so does the output layer over the vocabulary of a transformers model
+    (`get_output_embeddings`), tied or not. Every other linear layer is pruned, including a classifier or pooler.
+    Trainable matrices of any other module are left out, with a warning if they have more than 1 % of the weights in
+    trainable matrices (except embeddings and norms), and with an error above 20 %. A warning also names frozen layers
+    if they have more weights than the chosen ones.
 
     Args:
-        model: any module.
-        patterns: shell-style patterns over parameter names ("encoder.*.weight"); every one must match a trainable
+        model: Any module.
+        patterns: Shell-style patterns over parameter names ("encoder.*.weight"), each of which must match a trainable
             parameter of two or more dimensions. None: the default.
-        exclude: patterns of names that are left out in any case, such as "head.*".
+        exclude: Patterns of names that are always left out, such as "head.*".
 
     Raises:
-        ConfigError: a pattern matches nothing, or only a further name of a tied parameter; nothing is left to prune;
-            the default leaves out too much, or holds LoRA adapters; a chosen parameter is pruned by
+        ConfigError: If a pattern matches nothing or only another name of a tied parameter, nothing is left to prune,
+            the default leaves out too much or includes LoRA adapters, a chosen parameter is pruned by
             `torch.nn.utils.prune`, or another trainable parameter uses its memory.
     """
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
@@ -101,15 +101,15 @@ def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, excl
 
 
 def input_dims(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
-    """The dimension of each parameter over the inputs of its layer, as the groups of N:M sparsity need it.
+    """Return the dimension of each parameter over the inputs of its layer, which groups of N:M sparsity need.
 
-    It is 1, as in (outputs, inputs), and for convolutions the input channels: hardware takes their groups from these.
-    It is 0 for transformers' `Conv1D` and transposed convolutions. A parameter that is not the weight of a known layer,
-    or is read along both dimensions by layers that share it, is left out.
+    It is 1, as in (outputs, inputs), also for convolutions, where hardware forms the groups along input channels. It is
+    0 for transformers' `Conv1D` and transposed convolutions. A parameter is absent if it is not the weight of a known
+    layer, or if layers that share it read it along both dimensions.
 
     Args:
-        model: any module.
-        names: from `prunable_names`.
+        model: Any module.
+        names: Names from `prunable_names`.
     """
     first = {name: first for first, every in _parameters(model)[1].items() for name in every}
     dims: dict[str, set[int]] = defaultdict(set)
@@ -123,7 +123,7 @@ def input_dims(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
 
 
 def _check_adapters(chosen: Sequence[str]) -> None:
-    """Refuse to choose LoRA adapters by default: they are what fine-tuning adds to a frozen model."""
+    """Refuse to choose LoRA adapters by default, which fine-tuning adds to a frozen model."""
     adapters = [name for name in chosen if any(part.startswith("lora_") for part in name.split("."))]
     if adapters:
         raise ConfigError(
@@ -135,7 +135,7 @@ def _check_adapters(chosen: Sequence[str]) -> None:
 
 
 def _parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, list[str]]]:
-    """Parameters by their first name, and all names of each."""
+    """Return the parameters by their first name, and all names of each."""
     first = first_names(model)
     parameters: dict[str, nn.Parameter] = {}
     names: dict[str, list[str]] = defaultdict(list)
@@ -172,7 +172,7 @@ def _check_patterns(
                     raise ConfigError(
                         f"{where} has shape {tuple(parameter.shape)}; it must have two or more dimensions"
                     )
-                raise ConfigError(f"{where} is tied to {first!r}, they are one parameter; use that name")
+                raise ConfigError(f"{where} is tied to {first!r}, so both are one parameter; use that name")
         raise ConfigError(unknown(f"{kind} pattern", pattern, allowed))
 
 
@@ -180,7 +180,7 @@ def _check_patterns(
 
 
 def _roles(model: nn.Module, names: Mapping[str, list[str]]) -> dict[str, _Role]:
-    """The role of each parameter, by its first name, as far as its layer is known."""
+    """Return the role of each parameter whose layer is known, by its first name."""
     by_name: dict[str, _Role] = {}
     heads = {id(parameter) for module in model.modules() for parameter in _vocabulary_head(module)}
     for prefix, module in model.named_modules(remove_duplicate=False):
@@ -189,9 +189,9 @@ def _roles(model: nn.Module, names: Mapping[str, list[str]]) -> dict[str, _Role]
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if id(parameter) in heads:
             by_name[name] = "embedding"
-    found = {first: {by_name[name] for name in every if name in by_name} for first, every in names.items()}
-    order: tuple[_Role, ...] = ("embedding", "weight", "companion", "norm")  # of a tied one the first of these
-    return {first: next(role for role in order if role in roles) for first, roles in found.items() if roles}
+    roles = {first: {by_name[name] for name in every if name in by_name} for first, every in names.items()}
+    order: tuple[_Role, ...] = ("embedding", "weight", "companion", "norm")  # the first one applies to a tied parameter
+    return {first: next(role for role in order if role in each) for first, each in roles.items() if each}
 
 
 def _roles_in(module: nn.Module) -> Iterator[tuple[str, _Role]]:
@@ -206,7 +206,7 @@ def _roles_in(module: nn.Module) -> Iterator[tuple[str, _Role]]:
 
 
 def _weights_of(module: nn.Module) -> list[str]:
-    """Attributes of a layer that are weight matrices."""
+    """Return the attributes of a layer that are weight matrices."""
     if isinstance(module, nn.RNNBase):
         parts = ("ih", "hh", "hr") if module.proj_size else ("ih", "hh")
         ends = ("", "_reverse") if module.bidirectional else ("",)
@@ -219,7 +219,7 @@ def _weights_of(module: nn.Module) -> list[str]:
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether a module is transformers' `Conv1D`, a linear layer whose weight is (inputs, outputs)."""
+    """Return whether a module is transformers' `Conv1D`, a linear layer whose weight is (inputs, outputs)."""
     return _is_a(module, _CONV1D)
 
 
@@ -228,7 +228,7 @@ def _is_a(module: nn.Module, qualified_name: str) -> bool:
 
 
 def _vocabulary_head(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the output layer over the vocabulary, if a module is a model of transformers that has one."""
+    """Return the parameters of the output layer over the vocabulary of a transformers model, if there is one."""
     if not _is_a(module, _PRETRAINED):
         return []
     try:
@@ -239,7 +239,7 @@ def _vocabulary_head(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _tensors_behind(module: nn.Module, attribute: str) -> Iterator[tuple[str, _Role]]:
-    """Parameters of a module that a weight is, or is computed from."""
+    """Yield the parameters of a module from which a weight is computed, or the weight itself, with their roles."""
     if attribute in module._parameters:
         yield attribute, "weight"
     elif parametrize.is_parametrized(module, attribute):
@@ -248,7 +248,7 @@ def _tensors_behind(module: nn.Module, attribute: str) -> Iterator[tuple[str, _R
         kept = [name for name in originals if _keeps_zeros(parametrized, name)]
         for name in (
             originals if kept else []
-        ):  # of several, the last: with one input, the scale of a weight norm also keeps zeros
+        ):  # the last of several, because with one input the scale of a weight norm also keeps zeros
             yield f"parametrizations.{attribute}.{name}", "weight" if name == kept[-1] else "companion"
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm) and hook.name == attribute:
@@ -258,7 +258,7 @@ def _tensors_behind(module: nn.Module, attribute: str) -> Iterator[tuple[str, _R
 
 
 def _keeps_zeros(parametrized: parametrize.ParametrizationList, name: str) -> bool:
-    """Try whether zeros of a tensor of a parametrization are zeros of the weight that is computed from it."""
+    """Test whether zeros of a parametrization's tensor are zeros of the weight computed from it."""
     state = {key: tensor.detach().clone() for key, tensor in parametrized.state_dict().items()}
     with torch.no_grad(), forked_rng(state[name].device):
         torch.manual_seed(0)
@@ -272,7 +272,7 @@ def _keeps_zeros(parametrized: parametrize.ParametrizationList, name: str) -> bo
 def _check_share(
     parameters: Mapping[str, nn.Parameter], layers: Iterable[str], left_out: Sequence[str], model: nn.Module
 ) -> None:
-    """Warn of, or refuse, a default that leaves out weights because their layers are not known."""
+    """Warn of, or refuse, a default that leaves out weights of unknown layers."""
     num = sum(parameters[name].numel() for name in left_out)
     total = num + sum(parameters[name].numel() for name in layers)
     if num <= WARN_ABOVE * total:
@@ -283,12 +283,12 @@ def _check_share(
     text = f"{num:,} of {total:,} weights in trainable matrices ({num / total:.1%})"
     if num > REFUSE_ABOVE * total:
         raise ConfigError(
-            f"prunable: the default would leave out {text}, because it does not know their layers: {listed}; give "
-            f"patterns of what is to be pruned, or name these in exclude"
+            f"prunable: the default would leave out {text}, because their layers are unknown: {listed}; pass patterns "
+            f"of the parameters to prune, or name these in exclude"
         )
     warnings.warn(
-        f"prunable: the default leaves out {text}, because it does not know their layers: {listed}; give patterns of "
-        f"what is to be pruned, or name these in exclude to silence this",
+        f"prunable: the default leaves out {text}, because their layers are unknown: {listed}; pass patterns of the "
+        f"parameters to prune, or name these in exclude to silence this warning",
         stacklevel=3,
     )
 
@@ -296,7 +296,7 @@ def _check_share(
 def _frozen_layers(
     parameters: Mapping[str, nn.Parameter], roles: Mapping[str, _Role], excluded: Sequence[str]
 ) -> list[str]:
-    """Names of the weights of known layers that are not trained."""
+    """Return the names of the weights of known layers that are not trained."""
     return [
         name
         for name, parameter in parameters.items()
@@ -311,7 +311,7 @@ def _warn_of_frozen(parameters: Mapping[str, nn.Parameter], chosen: Sequence[str
         warnings.warn(
             f"prunable: {num:,} weights of {len(frozen)} layers, such as {frozen[0]!r}, are frozen (requires_grad is "
             f"False), so the default prunes only {num_chosen:,} others, such as those of {chosen[0]!r}; call "
-            f"requires_grad_(True) on what is to be pruned, or name the frozen weights in exclude to silence this",
+            f"requires_grad_(True) on the weights to prune, or name the frozen ones in exclude to silence this warning",
             stacklevel=3,
         )
 
@@ -321,7 +321,7 @@ def _owner(model: nn.Module, name: str) -> str:
 
 
 def _inventory(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, _Role], excluded: Sequence[str]) -> str:
-    """Text that explains why no parameter is prunable: for each reason, a count and one name."""
+    """Explain why no parameter is prunable, with a count and one name for each reason."""
     reasons: dict[str, list[str]] = defaultdict(list)
     known = {
         "embedding": "embeddings",
@@ -337,13 +337,13 @@ def _inventory(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, _Role
         elif parameter.dim() < 2:
             reason = "of fewer than two dimensions"
         else:
-            reason = known[roles[name]] if name in roles else "of layers that the default does not know"
+            reason = known[roles[name]] if name in roles else "of unknown layers"
         reasons[reason].append(name)
     listed = ", ".join(f"{len(names)} {reason} (such as {names[0]!r})" for reason, names in reasons.items())
     frozen = _frozen_layers(parameters, roles, excluded)
     advice = (
-        f". To prune frozen weights such as {frozen[0]!r}, call their requires_grad_(True), or, where they have "
-        f"adapters of PEFT, merge these first: {MERGE}"
+        f". To prune frozen weights such as {frozen[0]!r}, call their requires_grad_(True) or, if they have PEFT "
+        f"adapters, merge these first: {MERGE}"
         if frozen
         else ""
     )
@@ -353,7 +353,7 @@ def _inventory(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, _Role
     )
 
 
-# --- what cannot be pruned --------------------------------------------------------------------------------------------
+# --- parameters that cannot be pruned ---------------------------------------------------------------------------------
 
 
 def _prunes(hook: object, attribute: str) -> bool:
@@ -361,7 +361,7 @@ def _prunes(hook: object, attribute: str) -> bool:
 
 
 def _check_torch_pruning(model: nn.Module, chosen: Sequence[str], names: Mapping[str, list[str]]) -> None:
-    """Refuse parameters under a mask of `torch.nn.utils.prune`: two masks would be in force at once."""
+    """Refuse parameters that already have a mask of `torch.nn.utils.prune`."""
     every = {name for first in chosen for name in names[first]}
     for prefix, module in model.named_modules():
         for hook in module._forward_pre_hooks.values():
@@ -369,8 +369,8 @@ def _check_torch_pruning(model: nn.Module, chosen: Sequence[str], names: Mapping
             name = f"{prefix}.{tensor}_orig".removeprefix(".")
             if tensor and name in every:
                 raise ConfigError(
-                    f"parameter {name!r} is under a mask of torch.nn.utils.prune, which would stay in force beside the "
-                    f"ticket's; make that one permanent first: torch.nn.utils.prune.remove(module, {tensor!r})"
+                    f"parameter {name!r} has a mask of torch.nn.utils.prune, which would stay active in addition to "
+                    f"the ticket's; make it permanent first: torch.nn.utils.prune.remove(module, {tensor!r})"
                 )
 
 
@@ -385,6 +385,6 @@ def _check_memory(parameters: Mapping[str, nn.Parameter], chosen: Sequence[str],
         for (a, first), (b, second) in combinations(sharing if place else [], 2):
             if pruned & {id(first), id(second)} and overlap(first, second):
                 raise ConfigError(
-                    f"{a!r} and {b!r} are two parameters over the same memory, so training one would revive what is "
-                    f"pruned of the other; tie them by assigning one parameter to both names"
+                    f"{a!r} and {b!r} are two parameters over the same memory, so training one would revive pruned "
+                    f"weights of the other; tie them by assigning one parameter to both names"
                 )

@@ -1,7 +1,8 @@
-"""`Pruner`: a method of this package in a training loop that somebody already has.
+"""`Pruner`: a method of this package in an existing training loop.
 
-The loop stays as it is, and calls `pruner.step()` after every `optimizer.step()`. A loop that does what `isp.prune`
-does (the same batches, schedule and seeds) gives its masks and weights to the bit; examples/plain_loop.py is one.
+The loop stays unchanged except for a call of `pruner.step()` after every `optimizer.step()`. A loop that repeats
+`isp.prune` (the same batches, schedule and seeds) gives the same masks and weights to the bit; see
+examples/plain_loop.py.
 """
 
 from __future__ import annotations
@@ -54,70 +55,69 @@ if TYPE_CHECKING:
     from isp.sharded import Layout
 
 VERSION = 1
-"""Of what `state_dict` holds."""
+"""Version of the content of `state_dict`."""
 
 KEEPS_ZEROS = (torch.optim.Adafactor, torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-"""Optimizers whose update of a weight is zero where the weight, its gradients and its moments are, so that only a new
-mask has to be applied to them. Of any other kind, and in several processes, whose gradients anything may be added to on
-the way, weights and moments are masked again after every step."""
+"""Optimizers whose update of a weight is zero if the weight, its gradients and its moments are, so that only a new mask
+must be applied to them. With any other kind, and in several processes, where other code may add to the gradients,
+weights and moments are masked again after every step."""
 
 
 class Pruner:
-    """Prunes a model while a training loop that is not ours trains it.
+    """Prunes a model while an existing training loop trains it.
 
     Masked weights, and the moments that the optimizer keeps for them, are exactly zero after every step. The gradient
-    of a masked weight is set to zero as soon as it is accumulated, so before anybody clips it or reads it. A model in
-    half precision is pruned as it is: there are no master weights here, so use autocast with a model in fp32, or an
-    optimizer that has its own.
+    of a masked weight is set to zero as soon as it is accumulated, before it is clipped or read. A model in half
+    precision is pruned without fp32 master weights, so use autocast with a model in fp32, or an optimizer with its own
+    master weights.
 
-    Under FSDP2 masks and moments are sharded as the parameters are, and all ranks must call the constructor, `step`,
-    `ticket` and `load_state_dict`; docs/how-to/distributed.md says what works there.
+    Under FSDP2, masks and moments are sharded like the parameters, and all ranks must call the constructor, `step`,
+    `ticket` and `load_state_dict`; docs/how-to/distributed.md lists the supported features.
 
     Args:
-        model: The model that is trained; one wrapped by `DistributedDataParallel` or `torch.compile` is unwrapped.
-        optimizer: Its optimizer, which holds all prunable parameters. One that wraps another, as accelerate's, is
-            unwrapped.
-        sparsity: Fraction of the prunable weights that are zero in the end, in (0, 1), at most four decimals.
-        steps: T, the number of updates that the loop makes; schedules of methods are fractions of it.
-        method: A method of the families one_shot, single_pass or denoised; `isp list methods` shows them.
-        settings: Of the method; see its file.
+        model: Model in training; one wrapped by `DistributedDataParallel` or `torch.compile` is unwrapped.
+        optimizer: Its optimizer, with all prunable parameters. A wrapper such as accelerate's is unwrapped.
+        sparsity: Fraction of the prunable weights that are zero at the end, in (0, 1), at most four decimals.
+        steps: T, number of updates that the loop makes; schedules of methods are fractions of it.
+        method: Method of the families one_shot, single_pass or denoised; `isp list methods` lists the names.
+        settings: Settings of the method; see its file.
         prunable: Patterns of prunable parameters; default: `isp.prunable.prunable_names`.
         exclude: Patterns of parameters that are never pruned, such as "classifier.*".
-        seed: Of what the method draws: protocols and data of look-ahead copies, scores.
-        train_step: For look-aheads: a function that makes one update of the model on a batch by this optimizer, as the
+        seed: Seed of the method's random choices: protocols and data of look-ahead copies, scores.
+        train_step: Function, for look-aheads, that makes one update of the model on a batch with this optimizer as the
             loop does: forward, backward, clipping, `optimizer.step()`, `zero_grad()`, and `scheduler.step()` if there
-            is one. It must not write anything else, such as logs or averages of weights.
-        data: Training examples, for look-aheads and for scores that need them: in any form that `isp.prune` takes; or a
-            `DataLoader`, of which the dataset, the collate function and the batch size are used; or a function of a
-            seed that returns an iterable of batches, from which each copy takes its own.
-        collate: Forms a batch of a list of items of a map-style dataset.
-        batch_size: Examples of one update, in one process; with accumulation all of them. Default: the loader's.
-        steps_per_epoch: Updates of an epoch, by which segments of ISP are measured. Default: whole batches in `data`.
-        loss: Maps (model, batch) to a scalar: for scores that need it, where the default is that of `isp.prune`; and
-            to count FLOPs, which are 0 in the ticket without it.
-        scheduler: Of the learning rate; put back after look-aheads.
+            is one. It must have no other effects, such as logs or averages of weights.
+        data: Training examples, for look-aheads and for scores that need them, in any form that `isp.prune` accepts; a
+            `DataLoader`, whose dataset, collate function and batch size are used; or a function of a seed that returns
+            an iterable of batches, from which each copy takes its own.
+        collate: Function that forms a batch from a list of items of a map-style dataset.
+        batch_size: Number of examples of one update in one process, including accumulation. Default: the loader's.
+        steps_per_epoch: Updates per epoch, the unit of ISP's segments. Default: whole batches in `data`.
+        loss: Function from (model, batch) to a scalar, for scores that need it (default: that of `isp.prune`) and for
+            counting FLOPs, which are 0 in the ticket without it.
+        scheduler: Learning-rate scheduler; restored after look-aheads.
         scaler: A `GradScaler`. A step that it skips counts as one of T.
-        look_aheads: How several processes train the copies. "alike": all of them each copy, every one on its part of
-            the batch; so `train_step` must average gradients, as a model under `DistributedDataParallel` does.
-            "shared": each process some of the copies, alone and on whole batches of `batch_size` times the number of
-            processes; so `train_step` must not communicate, and take the module that is wrapped.
+        look_aheads: How several processes train the copies. "alike": all processes train each copy, every one on its
+            part of the batch, so `train_step` must average gradients, as a model under `DistributedDataParallel` does.
+            "shared": each process trains some of the copies alone, on whole batches of `batch_size` times the number of
+            processes, so `train_step` must not communicate and must use the wrapped module.
         scale_learning_rate: Whether the learning rates of a copy's updates are multiplied by the factor that it draws.
-            False: `train_step` does that itself, by `learning_rate_factor`.
-        state: Result of `state_dict`, to resume from where the model and the optimizer are loaded before the pruner is
-            made: nothing is pruned at step 0, and the state is loaded as by `load_state_dict`.
+            False: `train_step` does so itself, with `learning_rate_factor`.
+        state: Result of `state_dict`, for resuming in a loop that loads the model and the optimizer before it creates
+            the pruner: nothing is pruned at step 0, and the state is loaded as in `load_state_dict`.
 
     Attributes:
-        mask: The current mask, True = kept; None before the first.
+        mask: Current mask, True = kept; None before the first.
         sparsity: Fraction of the prunable weights that the current mask drops, in [0, 1).
-        steps_done: Calls of `step` so far.
-        record: What each round did, as in a ticket.
-        learning_rate_factor: Of the look-ahead copy that is being trained; 1 outside of one.
+        steps_done: Number of calls of `step` so far.
+        record: Records of the rounds, as in a ticket.
+        learning_rate_factor: Factor of the look-ahead copy in training; 1 outside of one.
 
     Raises:
-        ConfigError: A method that brings its own loop, a schedule that T is too short for, an optimizer that lacks
-            prunable parameters, something that the method needs and was not given.
-        MaskError: Here or in `step`: a weight is NaN, so it has no rank.
-        TrainingDiverged: In `step`: a look-ahead copy diverged; its `state` has the run's weights.
+        ConfigError: If the method needs its own loop, T is too short for the schedule, the optimizer lacks prunable
+            parameters, or an argument that the method needs is missing.
+        MaskError: If a weight is NaN, which has no rank; also raised by `step`.
+        TrainingDiverged: Raised by `step` if a look-ahead copy diverges; its `state` has the run's weights.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Pruner:
         self._layout = _layout(self._parameters)
         self._train_step, self._scaler, self._ranks = train_step, scaler, Ranks.here()
         if look_aheads not in ("alike", "shared"):
-            raise ConfigError(f"look_aheads = {look_aheads!r}: allowed are 'alike' and 'shared'")
+            raise ConfigError(f"look_aheads = {look_aheads!r}: must be 'alike' or 'shared'")
         self._shared = look_aheads == "shared" and self._ranks.size > 1
         if self._shared and self._layout is not None:
             raise ConfigError("look_aheads = 'shared': every step of a sharded model communicates; use 'alike'")
@@ -175,10 +175,10 @@ class Pruner:
         self.steps_done = 0
         self.learning_rate_factor = 1.0
         self._samples = 0 if batch_size is None else training.batch_size
-        self._finding, self._since = Cost(), 0  # until the mask changed last, and the steps since then
+        self._finding, self._since = Cost(), 0  # cost until the last change of the mask, and the steps since then
         self._stepped = self._copying = self._unchecked = False
         self._copy_updates = self._depth = 0
-        self._rates: list[Any] | None = None  # of a copy with a schedule of its own
+        self._rates: list[Any] | None = None  # rates of a copy with its own schedule
         self._unscaled: list[Any] = []
         self._gradients: dict[str, Tensor] = {}
         self._check_needs(data, steps_per_epoch)
@@ -196,25 +196,25 @@ class Pruner:
             self.close()
             raise
 
-    # --- what a loop calls
+    # --- interface for a loop
 
     def step(self) -> bool:
-        """Note that the optimizer made an update, and prune if it is time; call it after everything else of a step.
+        """Register an update of the optimizer, and prune if the schedule says so; call it at the end of each step.
 
-        Within `train_step`, while a look-ahead copy is trained, nothing happens.
+        Inside `train_step`, while a look-ahead copy is trained, this does nothing.
 
         Returns:
             Whether the mask changed.
 
         Raises:
-            ConfigError: The optimizer made no update since the last call.
+            ConfigError: If the optimizer has made no update since the last call.
         """
         if self._copying:
             return False
         if not self._stepped and self._scaler is None:
             raise ConfigError(
                 f"pruner.step(): optimizer.step() was not called since the last call, after {self.steps_done} steps; "
-                "call pruner.step() once after every optimizer.step(), and give scaler= if a GradScaler may skip some"
+                "call pruner.step() once after every optimizer.step(), and pass scaler= if a GradScaler may skip some"
             )
         self._stepped, self._depth = False, 0
         self.steps_done += 1
@@ -223,29 +223,29 @@ class Pruner:
 
     @property
     def record(self) -> list[dict[str, Any]]:
-        """What each round did so far; of a method that prunes within one run, one record of all its events."""
+        """Records of the rounds so far; for a method that prunes within one run, one record of all its events."""
         return list(self._attached.rounds)
 
     @property
     def reached(self) -> bool:
-        """Whether the current mask has the sparsity that was asked for, exactly."""
+        """Whether the current mask has exactly the target sparsity."""
         wanted, dropped = self._pruned()
         return dropped == wanted
 
     def ticket(self) -> Ticket:
-        """Return the ticket, as `isp.prune` does: mask, a copy of the weights, what it cost, the records.
+        """Return the ticket as `isp.prune` does: mask, a copy of the weights, cost and records.
 
-        Of a sharded model every rank gets the whole ticket.
+        For a sharded model, every rank gets the whole ticket.
 
         Raises:
-            ConfigError: The mask has not the sparsity that was asked for yet.
+            ConfigError: If the mask does not have the target sparsity yet.
         """
         wanted, dropped = self._pruned()
         if self.mask is None or dropped != wanted:
             total = masks.num_weights(self._parameters)
             raise ConfigError(
                 f"pruner.ticket(): after {self.steps_done} of {self.trainer.training.steps} steps {dropped} of {total} "
-                f"weights are pruned, and {wanted} are to be; train on, or give Pruner the steps that the loop makes"
+                f"weights are pruned, but the target is {wanted}; train further, or pass the loop's number of steps"
             )
         retraining = self._cost(self._since)
         ticket = Ticket(
@@ -262,9 +262,9 @@ class Pruner:
         return ticket
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to continue to the bit: tensors by name, and a text of the rest.
+        """Return the tensors by name, and a text with the rest, from which `load_state_dict` continues to the bit.
 
-        The model, the optimizer, the scheduler and the scaler have their own.
+        The model, the optimizer, the scheduler and the scaler have their own state.
         """
         tensors: dict[str, Tensor] = {}
         at = self._attached.at
@@ -278,11 +278,11 @@ class Pruner:
         return {"about": json.dumps(about), **{f"tensor {key}": tensor for key, tensor in tensors.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from where `state_dict` was called; the model and the optimizer must be loaded, too.
+        """Continue from a result of `state_dict`; the model and the optimizer must be loaded as well.
 
         Raises:
-            ConfigError: The state is of another method, other settings, another T, seed or model.
-            MaskError: Its mask is of another model.
+            ConfigError: If the state belongs to another method, settings, T, seed or model.
+            MaskError: If its mask belongs to another model.
         """
         about = json.loads(state["about"])
         content = about.pop("content")
@@ -291,7 +291,7 @@ class Pruner:
             if about.get(key) != ours.get(key):
                 raise ConfigError(
                     f"pruner.load_state_dict(): {key} is {about.get(key)!r} in the state and {ours.get(key)!r} here; "
-                    "continue with what the run began with"
+                    "continue with the settings with which the run began"
                 )
         prefix = "tensor "
         tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -306,21 +306,21 @@ class Pruner:
         self._stepped, self._unchecked = False, True
 
     def close(self) -> None:
-        """Take the hooks off the model and the optimizer; from then on training may revive masked weights."""
+        """Remove the hooks from the model and the optimizer; afterwards training may revive masked weights."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
-    # --- what a method asks for (isp.families.Loop)
+    # --- interface for a method (isp.families.Loop)
 
     def spend(self, cost: Cost) -> None:
-        """Count the cost of work beside the loop's own steps."""
+        """Count the cost of work in addition to the loop's own steps."""
         self._finding += cost
 
     def look_ahead(
         self, settings: LookAhead, members: Mapping[str, Member], contribute: Callable[[Weights], Weights]
     ) -> Iterator[Weights]:
-        """Train copies by `train_step`, one after the other, and put everything back after each."""
+        """Train copies with `train_step`, one after the other, and restore everything after each."""
         self.spend(self._cost(len(members) * settings.look_ahead_steps))
         if not self._shared:
             for name, member in members.items():
@@ -340,11 +340,11 @@ class Pruner:
             owner = index % self._ranks.size
             yield self._ranks.broadcast(ours.pop(name, None), owner, self._parameters)
 
-    # --- its own
+    # --- internals
 
     @contextmanager
     def _copy(self, settings: LookAhead, member: Member, name: str) -> Iterator[Weights]:
-        """Give the weights of a copy, trained under a protocol and data of its own."""
+        """Provide the weights of a copy trained under its own protocol and data."""
         whose = f"train_step, in {name}"
         start = 0 if settings.warmup_steps else self.steps_done
         current = [group["lr"] for group in self._optimizer.param_groups]
@@ -367,7 +367,7 @@ class Pruner:
                 self._check_finite(name, member)
                 yield {n: parameter.detach() for n, parameter in self._parameters.items()}
         except TrainingDiverged as error:
-            error.state = state_of(self._model, self.steps_done)  # the run's, which was put back
+            error.state = state_of(self._model, self.steps_done)  # the state of the run, which was restored
             raise
         finally:
             self._copying, self.learning_rate_factor, self._rates = False, 1.0, None
@@ -379,12 +379,12 @@ class Pruner:
         self._train_step(batch)
         if self._copy_updates != 1 and not (self._copy_updates == 0 and self._scaler is not None):
             raise ConfigError(
-                f"{whose}: called optimizer.step() {self._copy_updates} times; it must make one update, by the "
-                "optimizer that Pruner was given"
+                f"{whose}: called optimizer.step() {self._copy_updates} times; it must make exactly one update, with "
+                "the optimizer passed to Pruner"
             )
 
     def _batches(self, member: Member, start: int) -> Iterator[Any]:
-        """The batches of a copy, in the order of its seed."""
+        """Yield the batches of a copy, in the order of its seed."""
         if self._source is not None:
             yield from self._source(member.seed)
             raise ConfigError("data: the function returned fewer batches than a look-ahead has steps")
@@ -400,7 +400,7 @@ class Pruner:
         return BatchOrder(len(examples), training.batch_size, member.seed, member.subset, lengths_of(examples))
 
     def _set_weight_decay(self, member: Member) -> None:
-        """Give a copy its weight decay, in groups that hold prunable parameters; others often have none on purpose."""
+        """Set a copy's weight decay in groups with prunable parameters; others often have none on purpose."""
         pruned = {id(parameter) for parameter in self._parameters.values()}
         for group in self._optimizer.param_groups:
             if member.weight_decay is not None and any(id(p) in pruned for p in group["params"]):
@@ -410,11 +410,11 @@ class Pruner:
         broken = first_not_finite(self._parameters)
         if broken is not None:
             problem = f"{name} (learning rate x {member.learning_rate_factor:.3g}) diverged: parameter {broken!r}"
-            problem += " holds NaN or infinite values"
+            problem += " contains NaN or infinite values"
             raise TrainingDiverged(problem, self.steps_done, State(step=self.steps_done, weights={}), self.mask)
 
     def _look(self) -> bool:
-        """Let the method look at the weights, and put the mask in force that it may return."""
+        """Let the method look at the weights, and apply the mask that it may return."""
         try:
             if self._attached.observes:
                 self._ranks.average(self._attached.at.memory)
@@ -424,8 +424,8 @@ class Pruner:
             if broken is None:
                 raise
             raise MaskError(
-                f"pruner: parameter {broken!r} holds NaN or infinite values after {self.steps_done} steps, so its "
-                f"weights have no rank, and nothing was pruned. Go back to a checkpoint before that. {SLOWER}"
+                f"pruner: parameter {broken!r} contains NaN or infinite values after {self.steps_done} steps, so its "
+                f"weights have no rank, and nothing was pruned. Return to an earlier checkpoint. {SLOWER}"
             ) from None
         if pruned is None:
             return False
@@ -435,7 +435,7 @@ class Pruner:
         return True
 
     def _set_mask(self, mask: Mask | None) -> None:
-        """Take over a mask, on the devices and in the shards of the parameters."""
+        """Set the mask, on the devices and in the shards of the parameters."""
         if mask is None:
             self.mask, self.sparsity, self._dropped = None, 0.0, 0
             return
@@ -448,7 +448,7 @@ class Pruner:
 
     @torch.no_grad()
     def _apply(self, mask: Mask) -> None:
-        """Set masked weights, and what the optimizer keeps for each of them, to +0.0; and gradients that are there."""
+        """Set masked weights, and their optimizer state and gradients, to +0.0."""
         masks.apply_(mask, self._parameters)
         for name, kept in mask.items():
             parameter = self._parameters[name]
@@ -468,7 +468,7 @@ class Pruner:
         ]
 
     def _accumulated(self, name: str) -> Callable[[Tensor], None]:
-        """A hook that masks the gradient of a parameter whenever something was added to it."""
+        """Return a hook that masks the gradient of a parameter after every accumulation."""
 
         def hook(parameter: Tensor) -> None:
             if parameter.grad is None:
@@ -476,12 +476,12 @@ class Pruner:
             if self.mask is not None:
                 masks.apply_({name: self.mask[name]}, {name: parameter.grad})
             if self._attached.observes and not self._copying:
-                self._gradients[name] = parameter.grad.detach().clone()  # before anybody clips it
+                self._gradients[name] = parameter.grad.detach().clone()  # before it is clipped
 
         return hook
 
     def _before_update(self, *_: Any) -> None:
-        """Of an optimizer whose `step` calls that of its base class, both call the hooks; the outer call counts."""
+        """Begin an update at the outer of nested calls: an optimizer and its base class may both call the hooks."""
         if self._depth == 0:
             self._begin_update()
         self._depth += 1
@@ -502,7 +502,7 @@ class Pruner:
         if self._stepped:
             raise ConfigError(
                 f"optimizer.step(): called again after {self.steps_done} steps without pruner.step(), which must be "
-                "called once after every update; pruner.close() ends pruning"
+                "called once after every update; call pruner.close() to stop pruning"
             )
         if self._unchecked:
             self._check_loaded()
@@ -536,7 +536,7 @@ class Pruner:
             self._gradients.clear()
 
     def _check_loaded(self) -> None:
-        """Refuse to continue on other weights than those that the loaded state belongs to, as far as zeros tell."""
+        """Refuse to continue with weights that are not zero where the loaded mask drops them."""
         self._unchecked = False
         dropped = {name: ~kept for name, kept in (self.mask or {}).items()}
         for name, alive in masks.num_kept_each(masks.intersection(dropped, self._parameters)).items():
@@ -547,7 +547,7 @@ class Pruner:
                 )
 
     def _pruned(self) -> tuple[int, int]:
-        """Return how many weights are to be pruned, and how many are."""
+        """Return the target number of pruned weights and the current one."""
         return num_pruned(self._sparsity, masks.num_weights(self._parameters)), self._dropped
 
     def _cost(self, steps: int) -> Cost:
@@ -555,7 +555,7 @@ class Pruner:
         return Cost(steps=steps, samples=steps * self._samples, flops=flops, sparse_flops=sparse_flops)
 
     def _identity(self) -> dict[str, Any]:
-        """What a state must have in common with the pruner that it is loaded into."""
+        """Return the values that a state and the pruner that loads it must have in common."""
         return {
             "version": VERSION,
             "method": self._method.name,
@@ -581,17 +581,17 @@ class Pruner:
         }
 
     def _examples(self, data: Any, collate: Collate | None, batch_size: int | None) -> tuple[Examples, int | None]:
-        """Return examples by number, where there are any, and the number of them in an update."""
+        """Return indexable examples, if there are any, and the number of examples in an update."""
         if data is None or self._source is not None:
             return _NoExamples(self._method.name, (batch_size or 1) * self._ranks.size), batch_size
         if isinstance(data, DataLoader):
             if batch_size is None and data.batch_size is None:
-                raise ConfigError("data: a DataLoader with a batch_sampler; give batch_size=, too")
+                raise ConfigError("data: a DataLoader with a batch_sampler also needs batch_size=")
             batch_size = data.batch_size if batch_size is None else batch_size
             collate = collate or data.collate_fn
             data = data.dataset
         elif batch_size is None:
-            raise ConfigError("batch_size: missing; it says how many examples of data= one update takes")
+            raise ConfigError("batch_size: missing; it is the number of examples of data= in one update")
         return make_examples(data, self._model, "data", collate), batch_size
 
     def _trainer(
@@ -603,7 +603,7 @@ class Pruner:
         seed: int,
         count: bool,
     ) -> Trainer:
-        """What methods know of the run; FLOPs are counted where a loss says of what."""
+        """Return the run's trainer for methods; FLOPs are counted only if there is a loss."""
         if not count:
             return Trainer(
                 model=self._model,
@@ -620,33 +620,33 @@ class Pruner:
             return make_trainer(self._model, examples, loss, training, names, seed)
 
     def _check_needs(self, data: Any, steps_per_epoch: int | None) -> None:
-        """Refuse rounds and look-aheads without what they are made of."""
+        """Refuse rounds and look-aheads whose arguments are missing."""
         settings, name = self._method.settings, self._method.name
         if not isinstance(settings, LookAhead):
             return
         if steps_per_epoch is None and (data is None or self._source is not None):
             raise ConfigError(
                 f"steps_per_epoch: missing; the rounds of method {name!r} are measured in updates of an epoch, whose "
-                "number is known only where data= has a length"
+                "number is known only if data= has a length"
             )
         if not getattr(settings, "denoisers", 0):
             return
         for argument, given in (("train_step", self._train_step), ("data", data)):
             if given is None:
                 raise ConfigError(
-                    f"{argument}: missing; method {name!r} trains look-ahead copies by train_step, a function that "
-                    "makes one update on a batch, on batches of data. Without both, denoisers must be 0"
+                    f"{argument}: missing; method {name!r} trains look-ahead copies with train_step, a function that "
+                    "makes one update on a batch of data. Without both arguments, denoisers must be 0"
                 )
 
 
 def _own_schedule(current: Sequence[Any], member: Member, warmup: int, step: int) -> list[Any]:
-    """The learning rates of a copy with a schedule of its own: up to the run's current ones, and down to zero."""
+    """Return a copy's learning rates under its own schedule, which rises to the run's current ones and then falls."""
     share = (step + 1) / warmup if step < warmup else max(0.0, (2 * warmup - step) / warmup)
     return [rate * member.learning_rate_factor * share for rate in current]
 
 
 class _NoExamples:
-    """Stands for training examples where none were given."""
+    """Placeholder for missing training examples."""
 
     def __init__(self, method: str, number: int) -> None:
         self._method, self._number = method, number
@@ -659,7 +659,7 @@ class _NoExamples:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module that `DistributedDataParallel` and `torch.compile` wrap."""
+    """Return the module inside `DistributedDataParallel` and `torch.compile`."""
     while True:
         if isinstance(model, DistributedDataParallel):
             model = model.module
@@ -670,7 +670,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _layout(parameters: Weights) -> Layout | None:
-    """The layout of sharded parameters; None: they are plain."""
+    """Return the layout of sharded parameters, or None if they are plain."""
     if not masks.is_sharded(parameters):
         return None
     from isp import sharded
@@ -679,7 +679,7 @@ def _layout(parameters: Weights) -> Layout | None:
 
 
 def _reshard(model: nn.Module) -> None:
-    """Make the parameters of a model under FSDP2 the sharded ones; any other model has nothing to do with it."""
+    """Make the parameters of an FSDP2 model the sharded ones; do nothing to other models."""
     if "torch.distributed.fsdp" in sys.modules:
         from isp import sharded
 
@@ -700,12 +700,12 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, 
     missing = [name for name, parameter in parameters.items() if id(parameter) not in held]
     if missing:
         raise ConfigError(
-            f"optimizer: does not hold {len(missing)} of {len(parameters)} prunable parameters, such as {missing[0]!r}"
-            "; make it of the parameters of this model, after they are where they will be trained, or name what to "
-            "prune with prunable="
+            f"optimizer: lacks {len(missing)} of {len(parameters)} prunable parameters, such as {missing[0]!r}"
+            "; create it from the parameters of this model after moving them to their device, or name the parameters "
+            "to prune with prunable="
         )
 
 
 def _protocol(steps: int, batch_size: int) -> Training:
-    """T and the batch size as methods ask for them; the learning rate is the loop's own, and never asked for."""
+    """Return a protocol with T and the batch size for methods; they never use its learning rate."""
     return parse(Training, {"steps": steps, "batch_size": batch_size, "learning_rate": 1.0}, "Pruner")

@@ -1,4 +1,4 @@
-"""The processes that train one model together, as far as pruning must know of them."""
+"""Process group that trains one model, as far as pruning depends on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Ranks:
     """The default process group of `torch.distributed`, or this process alone.
 
     Attributes:
-        rank: Of this process.
+        rank: Rank of this process.
         size: Number of processes.
     """
 
@@ -30,17 +30,17 @@ class Ranks:
 
     @classmethod
     def here(cls) -> Ranks:
-        """The ranks there are now."""
+        """Return the current process group."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
     def share(self, indices: Tensor) -> Tensor:
-        """This rank's part of the examples of a global batch, whose number is a multiple of `size`."""
+        """Return this rank's part of the examples of a global batch, whose number is a multiple of `size`."""
         return indices.view(self.size, -1)[self.rank]
 
     def seed_step(self, seed: int, step: int) -> None:
-        """Seed the generators for this rank's part of a step; rank 0 as one process."""
+        """Seed the generators for this rank's part of a step; rank 0 uses the seed of a single process."""
         if self.rank:
             seed_all(named_seed("step", seed=seed, step=step, rank=self.rank))
         else:
@@ -50,7 +50,7 @@ class Ranks:
         """Refuse masks that differ between ranks.
 
         Raises:
-            IspError: Names the ranks.
+            IspError: If they differ; the message names the ranks.
         """
         if self.size > 1:
             from isp.sharded import check_same_everywhere
@@ -58,7 +58,7 @@ class Ranks:
             check_same_everywhere(mask)
 
     def average(self, memory: Mapping[str, Tensor]) -> None:
-        """Replace each floating-point tensor by its mean over the ranks, in place; sharded ones hold it already."""
+        """Replace each floating-point tensor by its mean over the ranks, in place, except sharded ones."""
         if self.size == 1 or is_sharded(memory):
             return
         for name in sorted(memory):
@@ -67,10 +67,10 @@ class Ranks:
                 memory[name] /= self.size
 
     def fail_together(self, error: Exception | None) -> None:
-        """Raise on every rank if one of them failed, so that none waits for it.
+        """Raise on every rank if one of them failed, so that no rank waits for it.
 
         Raises:
-            IspError: On the other ranks; names the one that failed.
+            IspError: On the other ranks; the message names the failed one.
         """
         problems: list[str | None] = [None] * self.size
         dist.all_gather_object(problems, None if error is None else f"{type(error).__name__}: {error}")
@@ -81,12 +81,12 @@ class Ranks:
                 raise IspError(f"rank {rank}: {problem}")
 
     def broadcast(self, tensors: Weights | None, owner: int, like: Weights) -> dict[str, Tensor]:
-        """Give every rank the tensors that one of them has.
+        """Send the tensors of one rank to all ranks.
 
         Args:
-            tensors: On the owner, the tensors, all of one type.
-            owner: Its rank.
-            like: Tensors of the same names, shapes and devices.
+            tensors: Tensors of one dtype on the owner, otherwise None.
+            owner: Rank of the owner.
+            like: Tensors with the same names, shapes and devices.
         """
         about: list[Any] = [None if tensors is None else next(iter(tensors.values())).dtype]
         dist.broadcast_object_list(about, src=owner)

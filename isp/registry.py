@@ -1,4 +1,4 @@
-"""Methods, tasks and backbones are found by file stem: one file in the folder is one entry, no list to edit.
+"""Registry of methods, tasks and backbones by file stem: every file in a folder is an entry, and there is no list.
 
 A method may also be a file elsewhere, named by its path. Loading it runs its code, unless `stand_in` was called for it.
 """
@@ -24,16 +24,17 @@ _stand_ins: dict[str, ModuleType] = {}
 
 @cache
 def names(kind: Kind | Literal["family", "stage"]) -> tuple[str, ...]:
-    """The entries of a kind, sorted: stems of the files in its folder that do not begin with an underscore."""
+    """Return the sorted entries of a kind: stems of the files in its folder that do not begin with an underscore."""
     folder = Path(__file__).parent / _FOLDERS[kind]
     return tuple(sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")))
 
 
 def load(kind: Kind, name: str) -> ModuleType:
-    """The module of an entry.
+    """Import the module of an entry.
 
     Raises:
-        ConfigError: no such entry; names the allowed ones and the nearest. Or a method's file that cannot be loaded.
+        ConfigError: If there is no such entry (the message names the allowed ones and the nearest), or a method's file
+            cannot be loaded.
     """
     if kind == "method" and name.endswith(".py"):
         return _stand_ins.get(name) or _load_file(Path(name))
@@ -43,18 +44,18 @@ def load(kind: Kind, name: str) -> ModuleType:
 
 
 def stand_in(path: str, module: ModuleType) -> None:
-    """Let a module stand in for a method's file in this process, whose code then does not run."""
+    """Use a module in place of a method's file in this process, so that the file's code does not run."""
     _stand_ins[path] = module
 
 
 def summary(kind: Kind, name: str) -> str:
-    """The first line of an entry's docstring."""
+    """Return the first line of an entry's docstring."""
     return (load(kind, name).__doc__ or "").strip().split("\n")[0]
 
 
 @cache
 def stage_version(name: str) -> int:
-    """The `VERSION` of a stage, read from its file, because a stage imports torch."""
+    """Return the `VERSION` of a stage, read from its file because importing a stage imports torch."""
     tree = ast.parse((Path(__file__).parent / _FOLDERS["stage"] / f"{name}.py").read_text(encoding="utf-8"))
     values = (
         node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VERSION"
@@ -64,7 +65,7 @@ def stage_version(name: str) -> int:
 
 
 def _load_file(path: Path) -> ModuleType:
-    """A method from a file, read once as long as the file stays what it is."""
+    """Load a method from a file, once as long as the file does not change."""
     if path.exists() and not path.is_file():  # reading a device or a FIFO may never end
         raise ConfigError(f"method {str(path)!r}: not a regular file")
     try:
@@ -77,11 +78,11 @@ def _load_file(path: Path) -> ModuleType:
     module = ModuleType(name)
     sys.modules[name] = module  # where pydantic looks for the names in annotations
     try:
-        # What was read is what runs: Python's own loader may take an older file's byte code, and leaves some beside it.
+        # Run exactly the bytes that were read: Python's own loader may use old byte code and writes some to the folder.
         exec(compile(content, str(path), "exec"), module.__dict__)
         missing = [each for each in ("FAMILY", "VERSION", "Settings") if not hasattr(module, each)]
         if missing:
-            raise ConfigError(f"method {str(path)!r}: defines no {' and no '.join(missing)}")
+            raise ConfigError(f"method {str(path)!r}: must define {' and '.join(missing)}")
         if module.FAMILY not in names("family"):
             raise ConfigError(f"method {str(path)!r}: {unknown('family', module.FAMILY, names('family'))}")
     except ConfigError:

@@ -12,10 +12,10 @@ from isp.lazy import torch
 
 @contextmanager
 def replaced(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
-    """A context in which attributes have other values.
+    """Give attributes other values in this context.
 
     Args:
-        changes: triples of an object, the name of its attribute, and the value.
+        changes: Triples of an object, the name of its attribute, and the value.
     """
     changes = list(changes)
     before = [getattr(owner, name) for owner, name, _ in changes]
@@ -30,9 +30,9 @@ def replaced(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
 
 @contextmanager
 def without_data() -> Iterator[None]:
-    """A context in which the parameters of modules that are built get no data: no random numbers, no memory.
+    """Build modules in this context whose parameters have no data: no random numbers, no memory.
 
-    Buffers are as they would be anyway; some are computed, and in no state dict.
+    Buffers are not affected, because some are computed and missing from state dicts.
     """
     register = torch.nn.Module.register_parameter
     known: dict[int, tuple[torch.nn.Parameter, torch.nn.Parameter]] = {}  # tied parameters stay tied
@@ -48,10 +48,10 @@ def without_data() -> Iterator[None]:
 
 
 def weight_norm_as(function: Callable[..., Any]) -> list[tuple[Any, str, Any]]:
-    """Changes under which weight norms, parametrizations and the old hooks alike, are computed by another function.
+    """Return changes that make another function compute weight norms, both parametrizations and the old hooks.
 
     Args:
-        function: maps the direction v, the scale g and the dimension that keeps its norm to the weight.
+        function: Function from the direction v, the scale g and the dimension that keeps its norm to the weight.
     """
     hooks = importlib.import_module("torch.nn.utils.weight_norm")  # torch.nn.utils has a function of that name
     return [(torch, "_weight_norm", function), (hooks, "_weight_norm", function)]

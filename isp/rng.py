@@ -1,4 +1,4 @@
-"""The global random generators of torch, NumPy and Python, borrowed and given back."""
+"""Global random generators of torch, NumPy and Python, used temporarily and restored."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from isp.seeds import seed as named_seed
 
 @contextmanager
 def forked_rng(device: torch.device | str = "cpu") -> Iterator[None]:
-    """A context after which torch's generators of the CPU and of `device`, NumPy's and Python's are as they were.
+    """Restore torch's generators of the CPU and of `device`, NumPy's and Python's after this context.
 
-    Other devices are left alone, so that CPU work never starts CUDA.
+    Other devices are not touched, so that CPU work never starts CUDA.
     """
     device = torch.device(device)
     devices = [device.index or 0] if device.type == "cuda" else []
@@ -34,7 +34,7 @@ def seed_all(seed: int) -> None:
     in_use = torch.cuda.is_initialized() or torch.xpu.is_initialized()  # type: ignore[no-untyped-call]
     if in_use or torch.backends.mps.is_available():
         torch.manual_seed(seed)
-    else:  # the same without its price: for each accelerator not in use it would format the stack, every time
+    else:  # same effect, but torch.manual_seed would format the stack for every unused accelerator, every time
         torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
@@ -44,7 +44,7 @@ def seed_step(seed: int, step: int) -> None:
     """Seed the global generators as `isp.prune` does before it forms the batch of a step.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run.
         step: Number of the update, from 0.
     """
     seed_all(named_seed("step", seed=seed, step=step))

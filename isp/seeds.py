@@ -1,4 +1,4 @@
-"""Seeds from named axes: the same names and values give the same seed on every machine and Python version."""
+"""Seeds from named axes; the same names and values give the same seed on every machine and Python version."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import hashlib
 
 
 def seed(purpose: str, **axes: int | str) -> int:
-    """A seed in [0, 2**63) for one purpose at one point of named axes.
+    """Return a seed in [0, 2**63) for one purpose at one point of named axes.
 
-    The order of the axes does not matter, their names do: `seed("look-ahead", seed=0, round=3, member=2)`.
+    The names of the axes matter, their order does not: `seed("look-ahead", seed=0, round=3, member=2)`.
 
     Args:
-        purpose: what the random numbers are for, such as "batch order".
-        axes: the coordinates that tell this use from others.
+        purpose: Purpose of the random numbers, such as "batch order".
+        axes: Coordinates that distinguish this use from others.
     """
     text = "\x1f".join([purpose, *(f"{name}={axes[name]!r}" for name in sorted(axes))])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

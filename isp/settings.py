@@ -1,4 +1,4 @@
-"""The base of every block of settings, and the translation of validation errors into text for people."""
+"""Base class of all settings, and the translation of validation errors into user-facing messages."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _representable(cls, value: Any, info: ValidationInfo) -> Any:
-        """A command line cannot hold NUL, UTF-8 no half of a surrogate pair, and a tensor no longer integer."""
+        """Refuse values that a command line (NUL), UTF-8 (half a surrogate pair) or a tensor (long integers) lacks."""
         for key, each in _leaves(str(info.field_name), value):
             if isinstance(each, str) and re.search("[\0\ud800-\udfff]", each):
-                raise ValueError(f"{key}: {shown(each)} has a NUL or half of a surrogate pair")
+                raise ValueError(f"{key}: {shown(each)} contains NUL or half of a surrogate pair")
             if isinstance(each, int) and not -(2**63) <= each < 2**63:
                 raise ValueError(f"{key}: integers must fit into 64 bits, got {shown(each)}")
         return value
@@ -30,16 +30,16 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads `yes` and `on` as true, and true would pass for 1."""
+        """Refuse booleans, because YAML reads `yes` and `on` as true, and true would be accepted as 1."""
         if cls.model_fields[str(info.field_name)].annotation is bool:
             return value
         if isinstance(value, bool) or (isinstance(value, list) and any(isinstance(item, bool) for item in value)):
-            raise ValueError(f"{info.field_name} = {shown(value)}: a truth value is not allowed here")
+            raise ValueError(f"{info.field_name} = {shown(value)}: must not be a boolean")
         return value
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Each text and number in a value as YAML gives it, keys included, after its own key."""
+    """Yield each text and number in a YAML value, including keys, with its key."""
     if isinstance(value, Mapping):
         for name, each in value.items():
             yield key, name
@@ -58,12 +58,12 @@ def parse(model: type[T], values: Mapping[str, Any] | None, where: str) -> T:
     """Validate `values` as `model`.
 
     Args:
-        model: the settings class.
-        values: keys and values as read from a file, the command line or a call.
-        where: what the values belong to ("config/config.yaml", "settings of method 'isp'"); begins the message.
+        model: Settings class.
+        values: Keys and values from a file, the command line or a call.
+        where: Origin of the values ("config/config.yaml", "settings of method 'isp'"), which begins the message.
 
     Raises:
-        ConfigError: names every offending key with its value, what is wrong, and what is allowed.
+        ConfigError: If a key is invalid; the message names every offending key with its value and the allowed ones.
     """
     try:
         return model.model_validate(dict(values or {}))
@@ -72,7 +72,7 @@ def parse(model: type[T], values: Mapping[str, Any] | None, where: str) -> T:
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """One clause for each problem that pydantic found, separated by semicolons."""
+    """Return one clause for each problem that pydantic reports, separated by semicolons."""
     clauses = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
@@ -91,7 +91,7 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _keys_at(model: type[BaseModel], path: list[Any]) -> list[str]:
-    """The keys allowed at `path` inside `model`, as far as nested models say."""
+    """Return the keys allowed at `path` inside `model`, if nested models define them."""
     for part in path:
         field = model.model_fields.get(str(part))
         if field is None:

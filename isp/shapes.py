@@ -12,11 +12,11 @@ from isp.errors import shown
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 _REPORTED = 3
-"""Problems that a message names."""
+"""Number of problems that a message names."""
 
 
 class Cost(BaseModel):
-    """What was spent, as `isp.costs.Cost`."""
+    """A cost, see `isp.costs.Cost`."""
 
     steps: Number
     samples: Number
@@ -33,7 +33,7 @@ class Layer(BaseModel):
 
 
 class Measured(BaseModel):
-    """What a ticket took."""
+    """Measurements of a ticket's jobs."""
 
     finding_seconds: Number
     retraining_seconds: Number
@@ -45,7 +45,7 @@ class Measured(BaseModel):
 
 
 class Event(BaseModel):
-    """A prune event; those of methods with denoisers have all of these keys."""
+    """A prune event; events of methods with denoisers have all of these keys."""
 
     round: Count = 0
     sparsity: str = ""
@@ -62,7 +62,7 @@ class Event(BaseModel):
 
 
 class Record(BaseModel):
-    """What `isp evaluate` writes about a ticket."""
+    """Record of a ticket, written by `isp evaluate`."""
 
     study: str
     backbone: str
@@ -98,7 +98,7 @@ class Record(BaseModel):
 
 
 class Similarity(BaseModel):
-    """How alike two masks are."""
+    """Similarity of two masks."""
 
     weights: Annotated[Number, Field(gt=0)]
     kept_a: Number
@@ -110,7 +110,7 @@ class Similarity(BaseModel):
 
 
 class LayerSimilarity(Similarity):
-    """The same of a layer."""
+    """Similarity of two masks in one layer."""
 
     layer: str
 
@@ -125,7 +125,7 @@ class Pair(Similarity):
 
 
 class Comparison(BaseModel):
-    """What `isp compare_masks` writes about a run."""
+    """Comparison of the masks of a run, written by `isp compare_masks`."""
 
     study: str
     backbone: str
@@ -135,7 +135,7 @@ class Comparison(BaseModel):
 
 
 class Work(BaseModel):
-    """Planned jobs and what they take."""
+    """Planned jobs and their work."""
 
     jobs: Count
     steps: Number
@@ -144,13 +144,13 @@ class Work(BaseModel):
 
 
 class RuleWork(Work):
-    """The same of a rule."""
+    """Planned jobs of a rule and their work."""
 
     rule: str
 
 
 class VariantWork(Work):
-    """The same of a variant; alone: without what it shares."""
+    """Planned jobs of a variant and their work, and the work if nothing were shared (`alone`)."""
 
     backbone: str
     variant: str
@@ -159,7 +159,7 @@ class VariantWork(Work):
 
 
 class Plan(BaseModel):
-    """What `isp plan --output` writes, as far as others read it."""
+    """Plan written by `isp plan --output`, as far as other code reads it."""
 
     parallel: Annotated[int, Field(strict=True, ge=1)]
     rules: list[RuleWork]
@@ -168,7 +168,7 @@ class Plan(BaseModel):
 
 
 class DescribedStudy(BaseModel):
-    """The study file, with every default."""
+    """A study file with every default."""
 
     study: str | None = None
     training: dict[str, dict[str, Any]] | None = None
@@ -182,13 +182,13 @@ class DescribedVariant(BaseModel):
 
 
 class Provenance(BaseModel):
-    """What a study was run with."""
+    """Packages and other conditions under which a study was run."""
 
     packages: dict[str, Any] | None = None
 
 
 class Description(BaseModel):
-    """What `isp describe` writes, as far as the page shows it."""
+    """Description of a study, written by `isp describe`, as far as the page shows it."""
 
     study: DescribedStudy | None = None
     question: str | None = None
@@ -198,7 +198,7 @@ class Description(BaseModel):
 
 
 class ManifestEntry(BaseModel):
-    """A file that was downloaded."""
+    """A downloaded file."""
 
     file: str
     bytes: Count
@@ -206,13 +206,13 @@ class ManifestEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What `isp download` writes."""
+    """Manifest written by `isp download`."""
 
     files: list[ManifestEntry]
 
 
 def mismatch(content: Any, shape: Any) -> str:
-    """Say which keys of a file's content are wrong; empty if none is."""
+    """Describe the wrong keys of a file's content; return an empty text if there are none."""
     try:
         _adapter(shape).validate_python(content)
     except ValidationError as error:

@@ -142,7 +142,7 @@ def test_the_lines_of_a_card_label_an_input(
     source: Path = request.getfixturevalue(kind)
     isp.export(source, None, tmp_path / "out", compact=compact)
     code = (tmp_path / "out/README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    image = picture(tmp_path / "out/picture.png")
+    image = picture(tmp_path / "out/image.png")
     monkeypatch.chdir(tmp_path / "out")
     monkeypatch.syspath_prepend(tmp_path / "out")
     monkeypatch.delitem(sys.modules, "read_ticket", raising=False)
@@ -210,7 +210,7 @@ def test_a_card_runs_no_method_of_a_file(tmp_path: Path, texts: Path, monkeypatc
     (tmp_path / "mine.py").write_text("raise SystemExit('was run')")
     redefined(texts, method="mine.py")
     isp.export(texts, None, tmp_path / "out")
-    assert "A method that is not one of the package." in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "A method from outside the package." in (tmp_path / "out/README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("inside")
@@ -279,7 +279,7 @@ def test_any_module_becomes_plain_weights(
     assert names(tmp_path / "compact") == {"ticket.safetensors", "read_ticket.py", "README.md"}
     read = isp.load_ticket(tmp_path / "compact/ticket.safetensors", other)
     assert equal(read.mask, ticket.mask)
-    with pytest.raises(ConfigError, match="out: holds the weights of a model of your own, without a task or labels"):
+    with pytest.raises(ConfigError, match="out: contains the weights of your own model, without a task or labels"):
         prediction.load_predictor(tmp_path / "out")
 
 
@@ -617,7 +617,11 @@ def test_probabilities_are_the_softmax_of_the_logits(pictures: Path, tmp_path: P
         ("pictures", ("--text", "a"), "--text: this model takes images; give them by --image"),
         ("pictures", ("--image", "a.png", "--second", "a"), "--second: this model takes images"),
         ("pictures", ("--image", "absent.png"), "absent.png: not an image (No such file or directory)"),
-        ("pictures", ("--image", "notes.txt"), "notes.txt: not an image (in no format that Pillow reads, or damaged)"),
+        (
+            "pictures",
+            ("--image", "notes.txt"),
+            "not an image (damaged, or in a format that Pillow cannot read)",
+        ),
         ("pictures", ("--image", "cut.png"), "cut.png: not an image"),
         ("pictures", ("--image", "."), ".: not an image (Is a directory)"),
     ],
@@ -652,7 +656,7 @@ def test_sources_that_cannot_predict(tmp_path: Path, texts: Path) -> None:
     artifacts.save_ticket(tmp_path / "mine", ticket_of(TinyModel(), ("up.weight",)))
     for path, error, says in (
         (tmp_path / "absent", ArtifactError, "no such ticket file"),
-        (tmp_path / "results", IspError, "not a folder that `isp export` wrote, it has none of config.json"),
+        (tmp_path / "results", IspError, "not written by `isp export`, because it has none of config.json"),
         (tmp_path / "mine", ConfigError, "its header has no backbone"),
     ):
         with pytest.raises(error, match=says):

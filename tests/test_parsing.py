@@ -36,8 +36,8 @@ def test_aliases_save_repetition() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (BOMB, "more than 1,000,000 values, its aliases"),
-        (MERGED, "more than 1,000,000 values, its aliases"),
+        (BOMB, "more than 1,000,000 values after resolving aliases"),
+        (MERGED, "more than 1,000,000 values after resolving aliases"),
         ("&a [*a]", "more than 1,000,000 values"),
         ("[" * 100_000, "nested too deeply"),
         ("{a: " * 10_000, "nested too deeply"),

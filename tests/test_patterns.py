@@ -378,7 +378,7 @@ def test_a_method_of_its_own_that_ignores_the_scope_is_refused(make: Callable[..
     (tmp_path / "own.py").write_text(lines + "    return keep_top(probe.weights, sparsity=sparsity)\n")
     trainer = make()
     method = make_method(str(tmp_path / "own.py"), {"scope": "2:4"})
-    with pytest.raises(MaskError, match=r"must give `scope` and `input_dims` to `isp\.masks\.keep_top`"):
+    with pytest.raises(MaskError, match=r"must pass `scope` and `input_dims` to `isp\.masks\.keep_top`"):
         list(find_tickets(method, trainer, state_of(trainer.model), [HALF]))
 
 
@@ -445,7 +445,7 @@ def test_isp_prune_knows_the_transposed_layer_of_gpt2(method: str) -> None:
 def test_a_layer_that_the_groups_do_not_divide_is_refused_by_name(method: str) -> None:
     model = tiny_model()
     before = copy.deepcopy(model.state_dict())
-    message = r"scope 2:4: parameter 'down.weight' of shape \(8, 21\) has 21 inputs .* leave the parameter out"
+    message = r"scope 2:4: parameter 'down.weight' of shape \(8, 21\) has 21 inputs .* exclude the parameter"
     with pytest.raises(ConfigError, match=message):
         prune(model, method=method, settings=quick(method, scope="2:4").settings.model_dump(), steps=40)
     assert equal(model.state_dict(), before)

@@ -129,7 +129,7 @@ def test_unknown_matrices_are_passed_over_up_to_a_share() -> None:
     ):
         assert prunable_names(nn.Sequential(known, Raw((10, 10, 2)))) == ["0.weight"]
     model = nn.Sequential(nn.Linear(799, 1), Raw((1, 1), (10, 20)))
-    message = r"would leave out 201 of 1,000 .* \(20.1%\).*: '1.w1' \(Raw\), '1.w0' \(Raw\); give patterns of what"
+    message = r"would leave out 201 of 1,000 .* \(20.1%\).*: '1.w1' \(Raw\), '1.w0' \(Raw\); pass patterns of the"
     with pytest.raises(ConfigError, match=message):
         prunable_names(model)
     with warnings.catch_warnings():
@@ -153,7 +153,7 @@ def test_a_weight_that_is_tied_to_an_embedding_is_an_embedding(first: bool) -> N
 
 def test_patterns_that_name_tied_or_frozen_parameters() -> None:
     model = TiedHead()
-    tied = "parameter 'head.weight' is tied to 'embedding.weight', they are one parameter; use that name"
+    tied = "parameter 'head.weight' is tied to 'embedding.weight', so both are one parameter; use that name"
     for pattern in ("head.weight", "head.*"):
         with pytest.raises(ConfigError, match=f"prunable pattern '{pattern.replace('*', '[*]')}': {tied}"):
             prunable_names(model, [pattern])
@@ -184,7 +184,7 @@ def test_what_is_left_if_nothing_is_prunable() -> None:
     message = (
         r"no prunable parameter is left: the model has 6 parameters: 1 embeddings \(such as 'embedding.weight'\), 3 of "
         r"fewer than two dimensions \(such as 'norm.weight'\), 1 not trained \(requires_grad is False\) \(such as "
-        r"'body.weight'\), 1 of layers that the default does not know \(such as 'raw.w0'\); a prunable"
+        r"'body.weight'\), 1 of unknown layers \(such as 'raw.w0'\); a prunable"
     )
     with pytest.raises(ConfigError, match=message):
         prunable_names(model)
@@ -198,9 +198,7 @@ def test_what_is_left_if_nothing_is_prunable() -> None:
 def test_the_masks_of_torch_are_refused(patterns: list[str] | None) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     torch_prune.l1_unstructured(model[0], "weight", 0.5)
-    message = (
-        r"'0.weight_orig' is under a mask of torch.nn.utils.prune.*: torch.nn.utils.prune.remove\(module, 'weight'"
-    )
+    message = r"'0.weight_orig' has a mask of torch.nn.utils.prune.*: torch.nn.utils.prune.remove\(module, 'weight'"
     with pytest.raises(ConfigError, match=message):
         prunable_names(model, patterns)
     assert prunable_names(model, exclude=["0.*"]) == ["1.weight"]

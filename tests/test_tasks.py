@@ -104,12 +104,12 @@ def test_there_are_the_papers_fifteen() -> None:
 
 def test_labels_that_are_no_classes(tmp_path: Path) -> None:
     task = imitate(registry.load("task", "rte").TASK, tmp_path)
-    with pytest.raises(DataError, match=r"label 1 at example \d+; allowed are 0 to 0"):
+    with pytest.raises(DataError, match=r"label 1 at example \d+; labels must be 0 to 0"):
         split("rte", replace(task, classes=("one",), metrics=()), tmp_path)
-    with pytest.raises(DataError, match="the training split holds 120 examples instead of 7"):
+    with pytest.raises(DataError, match="the training split has 120 examples instead of 7"):
         split("rte", replace(task, num_examples=7), tmp_path)
     stsb = imitate(registry.load("task", "stsb").TASK, tmp_path)
-    with pytest.raises(DataError, match="its labels are float32, classes are integers"):
+    with pytest.raises(DataError, match="labels of classes must be integers, got float32"):
         split("stsb", replace(stsb, classes=("a", "b"), metrics=()), tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_inputs_of_the_wrong_kind(tmp_path: Path) -> None:
     backbone: Backbone = registry.load("backbone", "clip_tiny").BACKBONE
     pictures = ImageTask(source=task.source, num_examples=120, classes=("a", "b"), templates=("{}",))
     parts, _ = split("rte", task, tmp_path)
-    with pytest.raises(DataError, match="its inputs are not pictures, as '"):
+    with pytest.raises(DataError, match="its inputs must be pictures, got '"):
         dict(prepare("rte", pictures, backbone, small("clip_tiny"), parts, tmp_path))
 
 
