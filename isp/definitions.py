@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from isp import registry
 from isp.backbones import Backbone
@@ -38,6 +38,10 @@ def _check_relative(key: str, value: str) -> str:
     if re.search(r"[*?\[\]\s]", value):
         raise ValueError(f"{key}: {shown(value)} must be a name, without spaces, *, ?, [ and ]")
     return value
+
+
+_FOREIGN = {"clip": ("pooler", "case", "max_length"), "bert": ("architecture",)}
+"""Keys that a definition of a family does not have."""
 
 
 class BackboneDefinition(Settings):
@@ -65,8 +69,7 @@ class BackboneDefinition(Settings):
         for key in ("id", "revision"):
             if key in self.model_fields_set and getattr(self, key):
                 _check_relative(key, getattr(self, key))
-        foreign = {"clip": ("pooler", "case", "max_length"), "bert": ("architecture",)}[self.family]
-        for key in self.model_fields_set.intersection(foreign):
+        for key in self.model_fields_set.intersection(_FOREIGN[self.family]):
             raise ValueError(f"{key}: not a key of family {self.family!r}")
         if self.architecture and self.folder:
             raise ValueError("architecture: must be left out with a folder, whose open_clip_config.json specifies it")
@@ -82,6 +85,11 @@ class BackboneDefinition(Settings):
                     f"decoder; only open_clip's own image and text transformers are supported"
                 )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_foreign(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As it can be read again, such as from study.json."""
+        return {key: value for key, value in dumped(self).items() if key not in _FOREIGN[self.family]}
 
     def build(self) -> Backbone:
         """Build the backbone."""

@@ -407,6 +407,20 @@ def test_files(tmp_path: Path) -> None:
             load_study(path)
 
 
+def test_definitions_can_be_read_again_as_a_study_states_them() -> None:
+    """As study.json does, with every default; and a job is told the keys that differ from defaults, as ever."""
+    backbones = {"b": {"family": "bert", "id": "a/b", "case": "kept"}, "c": {"family": "clip", "id": "a/b"}}
+    define = {
+        "backbones": backbones,
+        "tasks": {"t": OWN_TASK, "p": {**OWN_TASK, "kind": "pictures"}},
+    }
+    found = parse_study(change("define", define), "test")
+    stated = found.model_dump(mode="json", exclude={"data_root"})
+    assert parse_study(stated, "test").define == found.define
+    assert stated["define"]["backbones"]["c"].keys() == {"family", "id", "revision", "folder", "architecture"}
+    assert found.defined("backbone", "c") == '{"family":"clip","id":"a/b"}'
+
+
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parent.parent / "config").rglob("*.yaml")), ids=lambda p: p.name
 )
