@@ -1,4 +1,4 @@
-"""Entry point of the `isp` command: a call goes to the warm server if there is one, otherwise it runs in this process.
+"""Entry point of the `isp` command: a call goes to the fork server if there is one, otherwise it runs in this process.
 
 Nothing heavy is imported here, so a call that is handed over costs little more than starting Python.
 """
@@ -20,7 +20,7 @@ def main() -> None:
     """Run `isp` or `python -m isp`.
 
     Environment variables, set by the Snakefile (on a cluster, by that of each job):
-        ISP_WARM: Path of the warm server's socket, to which calls are handed over (see `isp.runtime.warm`).
+        ISP_WARM: Path of the fork server's socket, to which calls are handed over (see `isp.runtime.warm`).
         ISP_WARM_INSTRUCTION_SET: Instruction set of the server; calls that need another one stay in this process.
         ISP_OWNER: PID of Snakemake, with which the server, or a call in this process, exits.
     """

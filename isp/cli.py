@@ -1,4 +1,4 @@
-"""The `isp` command: what there is, one cell from the command line, and every stage of the workflow by hand."""
+"""The `isp` command: list methods, run a single cell, inspect and export results, and run any stage by hand."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ err = Console(stderr=True)
 
 
 PEOPLE = ("list", "run", "plan", "status", "compare", "export", "predict", "clean")
-"""Commands that people call, in the order in which they meet them; `plan` is a stage, too."""
+"""User-facing commands, in the order in which users meet them; `plan` is also a stage."""
 
 
 class _Commands(TyperGroup):
-    """The commands of this file, and one for every stage, imported only when it is called."""
+    """Commands of this file, and one per stage, which is imported only when it is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(dict.fromkeys((*PEOPLE, *super().list_commands(ctx), *stages.NAMES)))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """For the list of commands: a stage's first line, without importing it."""
+        """Return a command for the list of commands: a stage's first line, without importing it."""
         if cmd_name not in stages.NAMES:
             return super().get_command(ctx, cmd_name)
         source = Path(stages.__file__).with_name(f"{cmd_name}.py").read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ class _Commands(TyperGroup):
         return TyperCommand(cmd_name, help=ast.get_docstring(ast.parse(source)), rich_help_panel=panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """For a call: the stage itself."""
+        """Return the command to call: the stage itself."""
         if args[0] not in stages.NAMES:
             return super().resolve_command(ctx, args)
         one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -75,13 +75,15 @@ app = typer.Typer(
 
 @app.command("list")
 def list_entries(
-    kind: Annotated[str | None, typer.Argument(help="methods, tasks or backbones; all of them by default.")] = None,
-    name: Annotated[str | None, typer.Argument(help="One of them: what it is; for a method also its settings.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="methods, tasks or backbones. Default: all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of an entry to explain, for a method with its settings.")
+    ] = None,
 ) -> None:
-    """List the methods, tasks and backbones there are, or explain one."""
+    """List the available methods, tasks and backbones, or explain one of them."""
     kinds = {f"{name}s": name for name in registry.KINDS}
     if kind is not None and kind not in kinds:
-        raise ConfigError(f"isp list {kind}: allowed are {', '.join(kinds)}")
+        raise ConfigError(f"isp list: the kind must be one of {', '.join(kinds)}, got {kind!r}")
     if kind and name:
         _explain(kinds[kind], name)
         return
@@ -94,7 +96,7 @@ def list_entries(
 
 
 def _flowing(text: str) -> str:
-    """Paragraphs and items of lists as one line each, for a terminal of any width to break."""
+    """Join each paragraph and list item to one line, so that a terminal of any width can wrap it."""
     return re.sub(r"(?<!\n)\n *(?![ \n]|- )", " ", text)
 
 
@@ -102,7 +104,7 @@ def _explain(kind: registry.Kind, name: str) -> None:
     module = registry.load(kind, name)
     out.print(escape(_flowing((module.__doc__ or "").strip())), highlight=False)
     if kind == "method":
-        table = Table("setting", "default", "what it is", title="settings", title_justify="left", box=None)
+        table = Table("setting", "default", "description", title="settings", title_justify="left", box=None)
         for key, setting in module.Settings.model_fields.items():
             table.add_row(key, escape(str(setting.default)), setting.description)
         out.print(table if module.Settings.model_fields else "It has no settings.")
@@ -110,40 +112,46 @@ def _explain(kind: registry.Kind, name: str) -> None:
 
 @app.command()
 def run(
-    task: Annotated[str, typer.Option(help="Task; `isp list tasks` shows them.")],
-    method: Annotated[str, typer.Option(help="Method; `isp list methods` shows them.")] = "isp_mean",
+    task: Annotated[str, typer.Option(help="Name of the task; see `isp list tasks`.")],
+    method: Annotated[
+        str, typer.Option(help="Name of the method, or path of its file; see `isp list methods`.")
+    ] = "isp_mean",
     sparsity: Annotated[
-        list[str] | None, typer.Option(help="Share of zero weights, in [0, 1); may be repeated.")
+        list[str] | None, typer.Option(help="Fraction of prunable weights that are zero, in [0, 1); may be repeated.")
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Backbone; `isp list backbones` shows them. Left out: the tiny one that takes the task."),
+        typer.Option(
+            help="Name of the backbone; see `isp list backbones`. Default: the tiny one for the task's inputs."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of data order, augmentation, look-aheads.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of data order, augmentation and look-aheads.")] = 0,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="A setting: method.KEY, training.KEY, task.KEY or initial; may be repeated. "
+            help="Setting to change: method.KEY, training.KEY, task.KEY or initial; may be repeated. "
             "Example: --set training.steps=800 --set method.denoisers=0 --set task.num_train=4000",
         ),
     ] = None,
     data_root: Annotated[Path, typer.Option(help="Folder of datasets in the hub's layout.")] = Path("resources/data"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch; the bits of a result depend on it.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Number of torch threads; the result depends on it to the bit.")
+    ] = 1,
     instruction_set: Annotated[
         InstructionSet | None,
         typer.Option(
-            help="Kernels of float32 jobs on a CPU: avx2, the same bits on all Intel CPUs, or native. Left out: avx2 "
-            "where the CPU has it."
+            help="CPU kernels of float32 jobs: avx2, for bit-identical results on all Intel CPUs, or native. Default: "
+            "avx2 if the CPU supports it."
         ),
     ] = None,
 ) -> None:
-    """Run one method on one task through the workflow: a study of one cell, and its table.
+    """Run one method on one task through the workflow, as a study of one cell, and print its table.
 
-    The study file, its tickets and its tables are in results/run-<hash of the settings>/, below the current folder;
-    what was run before is not run again.
+    The study file, its tickets and its tables are written to results/run-<hash of the settings>/ below the current
+    folder. Finished jobs are not rerun.
     """
     from isp.config import parse_study
     from isp.families import traits_of
@@ -155,7 +163,7 @@ def run(
     module = registry.load("backbone", backbone)
     prunes, variant = traits_of(registry.load("method", method)).prunes, Path(method).stem
     if prunes == "never" and sparsity:
-        raise ConfigError(f"--sparsity {sparsity[0]}: method {method!r} does not prune, leave it out")
+        raise ConfigError(f"--sparsity {sparsity[0]}: method {method!r} does not prune; omit the option")
     values: dict[str, Any] = {
         "device": device,
         "threads": threads,
@@ -173,7 +181,7 @@ def run(
             }
         ],
     }
-    # Not of the digest: more sparsities go to the same folder and share what was run.
+    # Not part of the digest: further sparsities use the same folder and share finished jobs.
     digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=4).hexdigest()
     asked = sparsity or (["0.9"] if prunes == "always" else [])
     values["grid"][0]["sparsities"] = sorted({str(parse_sparsity(s)) for s in asked})
@@ -190,7 +198,7 @@ def run(
 
 
 def _try_ticket(study: Study) -> str:
-    """A command that predicts by a ticket of a study of one cell, that of its highest sparsity."""
+    """Return a command that predicts with the ticket of the highest sparsity of a study of one cell."""
     from isp.workflow.paths import TICKET
 
     (group,) = study.groups()
@@ -203,14 +211,16 @@ def _try_ticket(study: Study) -> str:
 
 @app.command()
 def status(
-    study: Annotated[str | None, typer.Argument(help="Its name: that of its folder in results/.")] = None,
-    configfile: Annotated[Path | None, typer.Option(help="Or the study file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    study: Annotated[
+        str | None, typer.Argument(help="Name of the study, which is that of its folder in results/.")
+    ] = None,
+    configfile: Annotated[Path | None, typer.Option(help="The study file, instead of a name.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
 ) -> None:
-    """Say how far a study is: what is done, running, failed and left, and about how long that takes.
+    """Show the progress of a study: jobs that are done, running, failed or left, and the estimated remaining time.
 
-    Only files below the current folder are read: it may run beside Snakemake, also on another machine. A file that is
-    there counts as done, also where a change would make it again. Exit status 1: something failed.
+    Only files below the current folder are read, so it can run while Snakemake runs, even on another machine. An
+    existing file counts as done, even if a change of settings would remake it. The exit status is 1 if a job failed.
     """
     from isp.config import load_study
     from isp.reporting.status_lines import lines
@@ -218,7 +228,7 @@ def status(
     from isp.workflow.status import find_study, look, read_plan, report
 
     if (study is None) == (configfile is None):
-        raise ConfigError("isp status: give the name of a study, or its file by --configfile FILE")
+        raise ConfigError("isp status: either the name of a study or its file (--configfile FILE) must be given")
     study_ = load_study(configfile) if configfile else find_study(study or "")
     content = report(Jobs(study_), look(study_), read_plan(study_))
     typer.echo(json.dumps(content, indent=1) if as_json else lines(content), nl=as_json)
@@ -230,21 +240,21 @@ def status(
 def compare(
     run: Annotated[Path, typer.Argument(metavar="FOLDER", help="Results of a study, such as results/quick.")],
     reference: Annotated[
-        Path, typer.Argument(metavar="REFERENCE", help="Results to compare them with, such as docs/results/quick.")
+        Path, typer.Argument(metavar="REFERENCE", help="Results to compare with, such as docs/results/quick.")
     ],
-    only_summary: Annotated[bool, typer.Option("--summary", help="Print one line only.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    only_summary: Annotated[bool, typer.Option("--summary", help="Print only a one-line summary.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Compare a run with a reference: which cells are equal to the bit, within the deviation over seeds, or outside it.
+    """Compare a run with a reference: cells are equal to the bit, within the deviation over seeds, or outside it.
 
-    Within: the test score lies in the 95 % prediction interval of one further seed of the reference (Student's t).
-    Only metrics.csv and study.json of both folders are read. Exit status 0, whatever the verdicts.
+    Within means that the test score is in the 95 % prediction interval of one further seed of the reference (Student's
+    t). Only metrics.csv and study.json of both folders are read. The exit status is 0 whatever the verdicts.
     """
     from isp.reporting import compare as comparing
     from isp.reporting.tables import text
 
     if only_summary and as_json:
-        raise ConfigError("isp compare: --summary and --json exclude each other, give one of them")
+        raise ConfigError("isp compare: --summary and --json are mutually exclusive")
     comparison = comparing.compare(comparing.read_side(run), comparing.read_side(reference))
     if as_json:
         typer.echo(json.dumps(comparing.as_json(comparison), indent=1))
@@ -262,13 +272,13 @@ def compare(
 
 @app.command()
 def clean(
-    study: Annotated[str, typer.Argument(help="Its name: that of its folder in results/.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Delete the files; without it they are only listed.")] = False,
+    study: Annotated[str, typer.Argument(help="Name of the study, which is that of its folder in results/.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Delete the files. Default: only list them.")] = False,
 ) -> None:
-    """Delete the states, copies and tickets between rounds that a study no longer needs, and say how much that frees.
+    """Delete intermediate states, copies and tickets that a study no longer needs, and print the freed space.
 
-    Tickets, masks, records, tables and logs stay, and so does what unfinished jobs need: running the study again has
-    nothing more to do than before. One more sparsity or variant later may train again what was deleted.
+    Tickets, masks, records, tables and logs are kept, and so are all files that unfinished jobs need. Deletion causes
+    no reruns, but sparsities or variants that are added later may have to train deleted files again.
     """
     from isp.workflow import cleaning
     from isp.workflow.jobs import Jobs
@@ -288,32 +298,33 @@ def clean(
     elif yes:
         end = f"deleted {count} files, {size / 1e6:,.1f} MB."
     else:
-        end = f"{count} files, {size / 1e6:,.1f} MB. Nothing was deleted: `isp clean {study} --yes` does that."
+        end = f"{count} files, {size / 1e6:,.1f} MB. Nothing was deleted; to delete them: `isp clean {study} --yes`."
     typer.echo(printable("\n".join([*lines, f"{study}: {end}"])))
 
 
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="Pre-trained backbone that the study began from. Left out: resources/backbones/<backbone>.safetensors "
-        "beside the results/ of the ticket."
+        help="Pre-trained backbone from which the study started. Default: resources/backbones/<backbone>.safetensors "
+        "beside the results/ folder of the ticket."
     ),
 ]
 
 
 @app.command()
 def export(
-    ticket: Annotated[Path, typer.Argument(metavar="TICKET", help="A ticket.safetensors of a study.")],
+    ticket: Annotated[Path, typer.Argument(metavar="TICKET", help="Ticket of a study (ticket.safetensors).")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; it must not exist.")],
     compact: Annotated[
-        bool, typer.Option("--compact", help="Write kept values and one bit per prunable weight, not plain weights.")
+        bool,
+        typer.Option("--compact", help="Write the kept values and one bit per prunable weight instead of all weights."),
     ] = False,
     weights: Weights = None,
 ) -> None:
-    """Write a ticket as a folder that transformers (BERT) or open_clip (CLIP) loads without this package.
+    """Export a ticket to a folder that transformers (BERT) or open_clip (CLIP) loads without this package.
 
-    Weights, configuration, labels, tokenizer or preprocessing, and a model card. Another process then loads the folder
-    and compares it with the ticket to the bit; if anything differs, nothing is kept.
+    The folder contains weights, configuration, labels, tokenizer or preprocessing, and a model card. A separate process
+    then loads it and compares it with the ticket to the bit. If anything differs, the folder is removed.
     """
     from isp.exporting import export as write
 
@@ -331,21 +342,24 @@ def export(
 @app.command()
 def predict(
     source: Annotated[
-        Path, typer.Argument(metavar="TICKET_OR_FOLDER", help="A ticket.safetensors of a study, or an exported folder.")
+        Path,
+        typer.Argument(
+            metavar="TICKET_OR_FOLDER", help="Ticket of a study (ticket.safetensors), or an exported folder."
+        ),
     ],
-    text: Annotated[list[str] | None, typer.Option(help="A text, or the first one of a pair; may be repeated.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Text, or the first text of a pair; may be repeated.")] = None,
     second: Annotated[
-        list[str] | None, typer.Option(help="The second text of a pair; as often as --text, in the same order.")
+        list[str] | None, typer.Option(help="Second text of a pair; repeat it as often as --text, in the same order.")
     ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="An image file; may be repeated.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Number of labels to print for each.")] = 5,
+    image: Annotated[list[Path] | None, typer.Option(help="Image file; may be repeated.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of labels to print per input.")] = 5,
     weights: Weights = None,
     accelerate: Annotated[
         bool,
-        typer.Option("--accelerate", help="Compute each linear layer in its fastest form; print both times."),
+        typer.Option("--accelerate", help="Compute each linear layer in its fastest form, and print both times."),
     ] = False,
 ) -> None:
-    """Print labels and probabilities of texts or images; of a regression its value."""
+    """Print the labels and probabilities of texts or images, or the value for a regression task."""
     from isp import prediction
 
     report = None
@@ -366,7 +380,7 @@ def predict(
 
 
 def _print_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
-    """Print a table of `isp.reporting.tables` for a terminal."""
+    """Print a table of `isp.reporting.tables` to a terminal."""
     table = Table(*(escape(printable(name)) for name in header), box=None, padding=(0, 2, 0, 0))
     for line in body:
         table.add_row(*(escape(printable(text)) for text in line))
@@ -374,17 +388,17 @@ def _print_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
 
 
 def _snakemake() -> list[str]:
-    """The command that runs the workflow of the repository that this package lies in."""
+    """Return the command that runs the workflow of the repository that contains this package."""
     snakefile = Path(__file__).parent.parent / "workflow" / "Snakefile"
     if not snakefile.exists():
         raise ConfigError(
-            f"{snakefile}: no such file; `isp run` needs the repository, installed by `pip install -e .[workflow]`"
+            f"{snakefile}: no such file; `isp run` needs the repository, installed with `pip install -e .[workflow]`"
         )
     return [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(snakefile)]
 
 
 def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
-    """--set options as nested settings."""
+    """Parse --set options to nested settings."""
     settings: dict[str, dict[str, Any]] = {"method": {}, "training": {}, "task": {}, "initial": {}}
     for pair in pairs:
         path, equals, text = pair.partition("=")
@@ -393,7 +407,7 @@ def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
             part, key = "initial", "initial"
         if not equals or not key or part not in settings:
             raise ConfigError(
-                f"--set {pair}: allowed are method.KEY=VALUE, training.KEY=VALUE, task.KEY=VALUE and initial=VALUE"
+                f"--set must be method.KEY=VALUE, training.KEY=VALUE, task.KEY=VALUE or initial=VALUE, got {pair}"
             )
         try:
             settings[part][key] = load_yaml(text)
@@ -403,12 +417,12 @@ def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _with_options_from_files(arguments: list[str]) -> list[str]:
-    """Replace each `--options-from FILE` by the options in the file, written as for a shell.
+    """Replace each `--options-from FILE` by the options in the file, which has the syntax of a shell.
 
-    The workflow uses it where options are longer than a command line may be.
+    The workflow uses it for options that exceed the limit of a command line.
 
     Raises:
-        ConfigError: a file cannot be read.
+        ConfigError: A file cannot be read.
     """
     options: list[str] = []
     left = iter(arguments)
@@ -426,9 +440,9 @@ def _with_options_from_files(arguments: list[str]) -> list[str]:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Forbid libraries the hub by `HF_HUB_OFFLINE`; where it was read already (in a warm server), change what was read.
+    """Keep libraries from accessing the hub, by `HF_HUB_OFFLINE`, even if it has been read already (in a fork server).
 
-    Only `isp download` may use a network. A model's files can name others for a library to fetch.
+    Only `isp download` may use a network, but the files of a model can make a library download others.
     """
 
     def remembered(offline: bool | None) -> bool | None:
@@ -450,7 +464,7 @@ def _offline() -> Iterator[None]:
 
 
 def _made_by(error: IspError) -> str:
-    """The stages that make an artifact which is missing or damaged."""
+    """Return the stages that make an artifact which is missing or damaged, as a part of the message."""
     if not (isinstance(error, ArtifactError) and error.kind):
         return ""
     from isp.workflow.rules import made_by
@@ -459,8 +473,8 @@ def _made_by(error: IspError) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: errors meant for people are printed without a traceback, with exit status 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # where the locale lacks a character, print its number as stderr does
+    """Run the command line. User-facing errors are printed without a traceback, with exit status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # escape characters that the locale lacks, as stderr does
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         given = _with_options_from_files(sys.argv[1:] if arguments is None else arguments)

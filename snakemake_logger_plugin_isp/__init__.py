@@ -1,7 +1,7 @@
-"""What `snakemake --logger isp` prints: one live line on a terminal, else one line for each finished job.
+"""Output of `snakemake --logger isp`: one live line on a terminal, otherwise one line per finished job.
 
-Failures come with the end of their log, a dry run is a table; Snakemake's own complete log stays in `.snakemake/log`.
-Warnings and errors always pass. Snakemake finds this plugin by the prefix of its name.
+Failures are shown with the end of their log, and a dry run as a table. Snakemake's complete log is still written to
+`.snakemake/log`. Warnings and errors are always shown. Snakemake finds this plugin by the prefix of its name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOG_LINES = 15
 FAILURES_LISTED = 10
 RESCUE = "run the same command again: finished jobs are kept."
 
-# These have no event, only a text. An error of another wording is shown, so a new one costs beauty only.
+# These messages have no event, only a text. If a version changes the wording, the message is shown as it is.
 NOTHING_TO_DO = "Nothing to be done"
 INTERRUPTED = "Terminating processes on user request"
 GRACEFUL = "Will exit after finishing currently running jobs"
@@ -42,23 +42,23 @@ SUMMED_UP_BY_US = (SOME_JOB_FAILED, "Exiting because a job execution failed")
 BEFORE_A_RUN = ("Assuming unrestricted shared filesystem", "Building DAG of jobs", "Config file ")
 LOCKED = "Directory cannot be locked"
 LOCKED_BY_ANOTHER = (
-    "isp: another run is making the same files in this folder, so this one was not started. Wait until it has ended "
-    "(`isp status STUDY` shows how far it is) and run this command again, which reuses what is finished; or run it in "
-    "another folder. If there is no other run, on any machine that shares the folder, `snakemake --unlock` with the "
-    "same options removes the lock that a killed one left."
+    "isp: another run is making the same files in this folder, so this one was not started. Wait until it has finished "
+    "(`isp status STUDY` shows its progress) and run this command again, which reuses finished jobs; or run it in "
+    "another folder. If no other run exists on any machine that shares the folder, a killed run left the lock: "
+    "remove it with `snakemake --unlock` and the same options."
 )
 COMMAND_FAILED = re.compile(r"CalledProcessError.*(?:non-zero (exit status \d+)|died with <Signals\.(\w+))", re.DOTALL)
 OUTPUT_MISSING = re.compile(r"Job (\d+) +completed successfully, but ")
 OUR_ERRORS = {
     name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.IspError)
 }
-# A shell says 128 + signal where its own child was killed.
+# A shell exits with 128 + signal if its child was killed.
 INTERRUPTS = {"SIGINT", "SIGTERM", "exit status 130", "exit status 143"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job under way, or one that failed."""
+    """A running or failed job."""
 
     rule: str
     label: str
@@ -66,66 +66,66 @@ class Job:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 job`, `2 jobs`."""
+    """Format a count: `1 job`, `2 jobs`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def clock(seconds: float) -> str:
-    """`0:07`, `1:12`, `1:02:03`."""
+    """Format a time: `0:07`, `1:12`, `1:02:03`."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def duration(seconds: float) -> str:
-    """How long one job took: `2.1 s`, from a minute on `1:12`."""
+    """Format the duration of a job: `2.1 s`, and from one minute on `1:12`."""
     return f"{seconds:.1f} s" if seconds < 59.95 else clock(seconds)
 
 
 def label(rule: str, message: str | None, wildcards: Mapping[str, str]) -> str:
-    """The rule's `message:` on one line, or else the rule and its wildcards."""
+    """Return the rule's `message:` on one line, or the rule and its wildcards if it has none."""
     if message:
         return " ".join(message.split())
     return ", ".join([rule, *(f"{name} {value}" for name, value in wildcards.items())])
 
 
 def shorten(text: str, width: int) -> str:
-    """The text, cut to a width."""
+    """Cut a text to a width."""
     return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
 
 
 def seconds_left(
     left: Mapping[str, int], took: Mapping[str, Sequence[float]], under_way: float, elapsed: float
 ) -> float | None:
-    """Estimate the time to the end: the work left, at each rule's mean, by as many jobs at once as there were so far.
+    """Estimate the remaining time from each rule's mean duration and the average number of parallel jobs so far.
 
     Args:
-        left: The number of jobs that have not finished, by rule.
-        took: The seconds each finished job took, by rule; a rule without any is taken for a median one.
-        under_way: The seconds that the running jobs have had, all together.
-        elapsed: The seconds since the start.
+        left: Number of unfinished jobs by rule.
+        took: Durations of finished jobs in seconds by rule; for other rules, the median over all jobs is used.
+        under_way: Total elapsed seconds of the running jobs.
+        elapsed: Seconds since the start.
 
     Returns:
-        Seconds, or None as long as no job has finished.
+        Seconds, or None until a job has finished.
     """
     times = [seconds for rule in took.values() for seconds in rule]
     done = sum(times)
     if done <= 0:
         return None
-    usual = statistics.median(times)  # one long job at the beginning says nothing about the others
+    usual = statistics.median(times)  # one long job at the beginning is not representative
     work = sum(jobs * (sum(took[rule]) / len(took[rule]) if took.get(rule) else usual) for rule, jobs in left.items())
     return max(work - under_way, 0) * elapsed / (done + under_way)
 
 
 def progress(done: int, total: int, elapsed: float, left: float | None) -> str:
-    """` 37/254  15 %  1:12, about 4:10 left`."""
+    """Format the progress: ` 37/254  15 %  1:12, about 4:10 left`."""
     percent = 100 * done // max(total, 1)
     estimate = "" if left is None or done >= total else f", about {clock(left)} left"
     return f"{done:>{len(str(total))}}/{total} {percent:>3} %  {clock(elapsed)}{estimate}"
 
 
 def plan(counts: Mapping[str, int], reasons: Mapping[str, Iterable[str]]) -> str:
-    """A table of what a dry run found: rules, numbers of jobs, and why."""
+    """Format the result of a dry run as a table: rules, numbers of jobs, and reasons."""
     width = max(map(len, counts), default=0)
     digits = len(str(max(counts.values(), default=0)))
     rows = (f"  {rule:<{width}}  {jobs:>{digits}}  {', '.join(reasons.get(rule, ()))}" for rule, jobs in counts.items())
@@ -133,12 +133,12 @@ def plan(counts: Mapping[str, int], reasons: Mapping[str, Iterable[str]]) -> str
 
 
 def reason_kind(reason: str) -> str:
-    """The first of Snakemake's reasons for a job, without its files and values."""
+    """Return the first of Snakemake's reasons for a job, without its files and values."""
     return re.split("[:;]", reason, maxsplit=1)[0].strip()
 
 
 def log_end(path: str) -> str:
-    """The last lines of a log, indented, below its name."""
+    """Return the name of a log and its last lines, indented."""
     try:
         with Path(path).open("rb") as file:
             # A log with a progress bar may be huge.
@@ -152,10 +152,10 @@ def log_end(path: str) -> str:
 
 
 def without_frames(text: str) -> str:
-    """An error without the frames that do not help its reader.
+    """Remove the stack frames from an error that do not help its reader.
 
-    Those of `isp` speak of the reader's files and settings, so the line of the Snakefile is left out with them. Others
-    lose Python's traceback, which Snakemake gives where no line of a Snakefile is to blame.
+    Errors of `isp` are about the user's files and settings, so the line of the Snakefile is also removed. Other errors
+    lose Python's traceback, which Snakemake prints if no line of a Snakefile is the cause.
     """
     if LOCKED in text:
         return LOCKED_BY_ANOTHER
@@ -170,13 +170,13 @@ def without_frames(text: str) -> str:
 
 
 def check_study_files(arguments: Sequence[str]) -> None:
-    """Refuse study files that Snakemake would read without end, or into all memory. It reads them after this is loaded.
+    """Refuse study files that Snakemake would read endlessly or that would exhaust memory, before it reads them.
 
     Args:
-        arguments: Snakemake's own.
+        arguments: Command-line arguments of Snakemake.
 
     Raises:
-        SystemExit: one is a folder, a device or a FIFO, or too large; printed is which.
+        SystemExit: A file is a folder, a device or a FIFO, or too large. Its name is printed.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--configfile", "--configfiles", nargs="*", action="extend", type=Path, default=[])
@@ -184,14 +184,14 @@ def check_study_files(arguments: Sequence[str]) -> None:
         try:
             files.check_regular(path, files.LARGEST_STUDY)
         except FileNotFoundError:
-            continue  # Snakemake says so
+            continue  # Snakemake reports it
         except OSError as error:
             print(f"isp: {printable(path)}: cannot be read ({error.strerror})", file=sys.stderr)
             raise SystemExit(2) from None
 
 
 class LogHandler(LogHandlerBase):
-    """Snakemake's handler for everything it says in its main process; jobs of their own process do not come here."""
+    """Handler of all messages of Snakemake's main process. Messages of jobs in other processes do not arrive here."""
 
     def __post_init__(self) -> None:
         check_study_files(sys.argv[1:])
@@ -201,7 +201,7 @@ class LogHandler(LogHandlerBase):
         self._quiet = bool(quiet & {"ALL", "PROGRESS", "RULES"})
         self._ended = threading.Event()
         self._study = ""
-        self._in_run = False  # --lint, --summary, --unlock … never are; what they log is their result
+        self._in_run = False  # never for --lint, --summary, --unlock …, whose messages are their result
         self._planned: dict[str, int] = {}
         self._started = 0.0
         self._done = self._total = 0
@@ -228,31 +228,31 @@ class LogHandler(LogHandlerBase):
 
     @property
     def writes_to_stream(self) -> bool:
-        """It does, so Snakemake sets up no stream of its own."""
+        """True, so that Snakemake sets up no stream of its own."""
         return True
 
     @property
     def writes_to_file(self) -> bool:
-        """Snakemake's own complete log is the file."""
+        """False, because Snakemake's complete log is the file."""
         return False
 
     @property
     def has_filter(self) -> bool:
-        """Snakemake's filter would take failures away with `--quiet`."""
+        """True, because Snakemake's filter would drop failures with `--quiet`."""
         return True
 
     @property
     def has_formatter(self) -> bool:
-        """Snakemake's formatter is what `--verbose` shows."""
+        """False, because `--verbose` shows messages in Snakemake's format."""
         return False
 
     @property
     def needs_rulegraph(self) -> bool:
-        """It does not."""
+        """False, because the rule graph is not used."""
         return False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one message of Snakemake's."""
+        """Handle one message of Snakemake."""
         try:
             on = self._on.get(getattr(record, "event", None))
             if on is not None:
@@ -266,7 +266,7 @@ class LogHandler(LogHandlerBase):
             self.handleError(record)
 
     def close(self) -> None:
-        """Sum up; Snakemake calls this once, and Python once more at its exit."""
+        """Print the summary. Snakemake calls this once, and Python once more at exit."""
         if not self._ended.is_set():
             self._ended.set()
             with self.lock:  # type: ignore[union-attr]
@@ -281,7 +281,7 @@ class LogHandler(LogHandlerBase):
         )
 
     def _on_plan(self, record: logging.LogRecord) -> None:
-        if self._planned:  # a dry run says it twice
+        if self._planned:  # a dry run sends it twice
             return
         self._planned = {rule: jobs for rule, jobs in vars(record)["stats"].items() if rule != "total"}
         self._started = record.created
@@ -327,7 +327,7 @@ class LogHandler(LogHandlerBase):
     def _on_error(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if command := COMMAND_FAILED.search(text):
-            # The job's own error follows from the same thread, and says which job it is.
+            # The job's own error follows from the same thread, and identifies the job.
             self._exits[record.thread] = command[1] or command[2]
         elif missing := OUTPUT_MISSING.search(text):
             job = self._running.pop(int(missing[1]), None)
@@ -346,7 +346,7 @@ class LogHandler(LogHandlerBase):
             self._complete_log = text.removeprefix(COMPLETE_LOG)
         elif text.startswith((INTERRUPTED, GRACEFUL)):
             if not self._stopped:
-                self._say("Stopping; the running jobs end first.")
+                self._say("Stopping after the running jobs have finished.")
             self._stopped = True
             self._interrupted |= text.startswith(INTERRUPTED)
         elif record.levelno >= logging.WARNING:
@@ -359,7 +359,7 @@ class LogHandler(LogHandlerBase):
 
     def _fail(self, fields: Mapping[str, Any], logs: Sequence[str], record: logging.LogRecord) -> None:
         rule, number = fields["rule_name"], fields["jobid"]
-        if number in self._failed:  # the jobs of a group are told twice
+        if number in self._failed:  # the jobs of a group are reported twice
             return
         job = self._running.pop(number, None) or Job(rule, rule, record.created)
         how = self._exits.pop(record.thread, "")
@@ -382,7 +382,7 @@ class LogHandler(LogHandlerBase):
             title = f"{self._of_study()}{count(self._total, 'job')} to run; this was a dry run, nothing was started"
             return f"{title}\n{plan(self._planned, self._reasons)}"
         seconds = clock(time.time() - self._started)
-        # With --quiet Snakemake does not say what has finished.
+        # With --quiet, Snakemake does not report finished jobs.
         jobs = count(self._total, "job")
         so_far = f"{f'{jobs} planned' if self._quiet else f'{self._done} of {jobs} done'}, after {seconds}"
         if self._failed:
@@ -393,7 +393,7 @@ class LogHandler(LogHandlerBase):
                 lines.append(f"    and {len(self._failed) - FAILURES_LISTED} more")
             lines.append(f"Fix {'it' if len(self._failed) == 1 else 'them'} and {RESCUE}")
         elif self._stopped or (self._done < self._total and not self._quiet):
-            lines = [f"Stopped; {so_far}.", f"To go on, {RESCUE}"]
+            lines = [f"Stopped; {so_far}.", f"To continue, {RESCUE}"]
         else:
             return f"{self._of_study()}{jobs} done in {seconds}"
         if self._complete_log:
@@ -415,7 +415,7 @@ class LogHandler(LogHandlerBase):
                 self._draw()
 
     def _draw(self) -> None:
-        """Rewrite the live line, which has no end of line."""
+        """Rewrite the live line, which has no newline."""
         if not self._live or self._quiet or not self._planned or self.common_settings.dryrun or self._ended.is_set():
             return
         failed = f", {len(self._failed)} failed" if self._failed else ""
@@ -426,7 +426,7 @@ class LogHandler(LogHandlerBase):
         self._stream.flush()
 
     def _say(self, text: str) -> None:
-        """Write whole lines, in the place of the live line; what logs and messages hold does not steer the terminal."""
+        """Write whole lines in place of the live line, with control characters escaped."""
         start = "\r\x1b[K" if self._live and self._planned else ""
         self._stream.write(f"{start}{printable(text.rstrip())}\n")
         self._stream.flush()

@@ -55,7 +55,7 @@ def test_only_states_go_and_only_if_told(finished: Path, capsys: pytest.CaptureF
     assert names() == before
     said = capsys.readouterr().out
     assert "train_segment: 2 files, 0.2 MB" in said
-    assert "2 files, 0.2 MB. Nothing was deleted: `isp clean tiny --yes` does that." in said
+    assert "2 files, 0.2 MB. Nothing was deleted; to delete them: `isp clean tiny --yes`." in said
     with pytest.raises(SystemExit):
         cli.main(["clean", "tiny", "--yes"])
     assert before - names() == {*STATES}

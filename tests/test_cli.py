@@ -121,10 +121,13 @@ def test_collecting_and_reporting_need_no_torch() -> None:
         ("run --task digits --sparsity 1.2", "sparsity 1.2: outside [0, 1)"),
         ("run --task digits --sparsity 0.9999", "the rounds exceed the budget"),
         ("run --task digits --set training.step=3", "unknown key training.clip_tiny 'step'; did you mean 'steps'?"),
-        ("run --task digits --set steps=3", "--set steps=3: allowed are method.KEY=VALUE, training.KEY=VALUE"),
+        (
+            "run --task digits --set steps=3",
+            "--set must be method.KEY=VALUE, training.KEY=VALUE, task.KEY=VALUE or initial=VALUE, got steps=3",
+        ),
         ("run --task digits --set method.rule=[", "'[' is not a YAML value"),
-        ("run --task digits --method dense --sparsity 0.5", "method 'dense' does not prune, leave it out"),
-        ("run --task digits --method instant_model_soup --sparsity 0.5", "does not prune, leave it out"),
+        ("run --task digits --method dense --sparsity 0.5", "method 'dense' does not prune; omit the option"),
+        ("run --task digits --method instant_model_soup --sparsity 0.5", "does not prune; omit the option"),
         ("pretrain --backbone clip --output out", "unknown backbone 'clip'; did you mean 'clip_tiny'?"),
         ("download --task mnist --data-root none --output m.json", "Downloading from the hub failed"),
         ("split --task mnist --data-root none --manifest none --output a", "none: no such file; make it first"),
@@ -139,7 +142,7 @@ def test_collecting_and_reporting_need_no_torch() -> None:
         ("compare_masks --tickets '{0.5: a}' --cell '{}' --output out", "must be {sparsity: {variant: path}}"),
         ("compare_masks --tickets '{0.5: {a: x}}' --cell '{}' --output out", "x: no such ticket file; make it first"),
         ("collect --runs none --cells '[]' --similarity none --output out", "none: no such file; make it first (stage"),
-        ("list things", "allowed are methods, tasks, backbones"),
+        ("list things", "the kind must be one of methods, tasks, backbones, got 'things'"),
     ],
 )
 def test_errors_are_one_line_without_a_traceback(

@@ -159,7 +159,7 @@ def test_what_differs_is_named() -> None:
     )
     assert explain(compare(sides[0], sides[0])).startswith("CPU, versions, commit and settings are the same")
     unknown = compare(sides[0], Side(name="reference", metrics=[row()]))
-    assert explain(unknown) == "Why bits differ is not known: reference has no provenance in a study.json."
+    assert explain(unknown) == "It is not known why bits differ: reference has no provenance in a study.json."
 
 
 def test_study_json_is_read(tmp_path: Path) -> None:
@@ -294,4 +294,4 @@ def test_one_form_of_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as end:
         cli.main(["compare", "a", "b", "--json", "--summary"])
     assert end.value.code == 2
-    assert "--summary and --json exclude each other" in capsys.readouterr().err
+    assert "--summary and --json are mutually exclusive" in capsys.readouterr().err

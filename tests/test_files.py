@@ -222,5 +222,7 @@ def test_a_locale_without_umlauts_is_of_no_matter(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == rb"2 gr\xf6\xdfer \u20ac" + b"\n"
-    assert done.stderr.startswith(rb"isp: isp list gr\xf6\xdfer \u20ac: allowed are methods")
+    assert done.stderr.startswith(
+        rb"isp: isp list: the kind must be one of methods, tasks, backbones, got 'gr\xf6\xdfer \u20ac'"
+    )
     assert (tmp_path / "a.csv").read_bytes() == "name\ngrößer €\n".encode()

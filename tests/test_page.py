@@ -250,7 +250,7 @@ def test_a_long_part_of_a_table_is_only_linked(contents: Contents) -> None:
         *(">runs 0<", ">runs 2<"),
         *(f">cell {task}{row}<" for task in "abc" for row in (0, 2, 299)),
     ]
-    assert re.findall(r"<p>(.*), too long for this page; the csv has them.</p>", found) == ["d, cell: 401 rows"]
+    assert re.findall(r"<p>(.*), too many for this page; see the CSV file.</p>", found) == ["d, cell: 401 rows"]
 
 
 def test_layers_that_collapsed_are_named(tmp_path: Path) -> None:
@@ -540,8 +540,8 @@ def test_words_for_figures(contents: Contents) -> None:
         found = alt.describe(name, contents.drawn.get(name, ()))
         assert found.endswith(".")
         assert "None" not in found
-    assert alt.describe("denoisers", []) == "An empty figure: this study has nothing to draw here."
-    assert alt.describe("new", [{"a": "1", "b": "2"}]) == "Figure new: 1 values by a, b; the csv has them."
+    assert alt.describe("denoisers", []) == "An empty figure: this study has no data for it."
+    assert alt.describe("new", [{"a": "1", "b": "2"}]) == "Figure new: 1 values by a, b; see the CSV file."
     assert "300 GFLOPs" in alt.describe("score_by_cost", contents.drawn["score_by_cost"])
 
 
@@ -598,5 +598,5 @@ def test_settings_are_shown_as_json(contents: Contents) -> None:
     described = json.loads(json.dumps(DESCRIPTION))
     described["variants"]["isp_n4"] |= {"by_backbone": {"b": {"rate": 0.4}}, "steps_of": "lth"}
     found = render(replace(contents, study=described))
-    assert "as many steps as <code>lth</code> takes in all" in found
+    assert "as many steps as <code>lth</code> takes in total" in found
     assert "rate" in found

@@ -182,8 +182,8 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
     ]
     legend = made[7]
     assert "Test scores in percent (accuracy), mean ± standard deviation over 1 to 3 seeds" in legend
-    assert "at least the dense model's less one standard deviation" in legend
-    assert "In brackets" not in "\n".join(made)
+    assert "at least that of the dense model minus its standard deviation" in legend
+    assert "In parentheses" not in "\n".join(made)
 
 
 def test_a_match_is_no_less_than_the_dense_mean_less_a_deviation(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_published_scores_stand_beside_ours(tmp_path: Path) -> None:
     assert "| dense | 97.00 ± 1.00 (97.60, −0.60) | 97.00 ± 1.00 (97.60, −0.60) |" in made
     assert "| isp | **96.00 ± 0.10**† (95.18, +0.82) | **95.10 ± 0.10** (91.20, +3.90) |" in made
     assert "| random | 21.00 ± 1.00 (69.84, −48.84) | 10.00 (64.96, −54.96) |" in made
-    assert "In brackets: what the paper reports" in made
+    assert "In parentheses: the score reported in the paper" in made
     found = paper.csv_rows(metrics)
     assert all(tuple(row) == paper.COLUMNS for row in found)
     row = only(found, variant="isp", sparsity="0.8000")
@@ -361,7 +361,7 @@ def test_where_the_dense_model_guesses_nothing_is_marked(tmp_path: Path) -> None
     metrics = rows_of([*learnt, *guessed, *others], tmp_path)
     made = paper.markdown(metrics)
     assert "| isp | **12.00**† | 12.00 |" in made
-    assert "Nothing is marked on b on b: there the dense model scores no more than always answering" in made
+    assert "No marks for b on b, where the dense model scores no better than always answering" in made
     assert {(row["variant"], row["task"], row["majority"]) for row in paper.csv_rows(metrics) if row["best"]} == {
         ("isp", "a", 10.0)
     }

@@ -268,8 +268,8 @@ def test_measured_starts_are_shown_with_the_share_of_a_cluster() -> None:
     assert content["total"]["overhead_seconds"] == pytest.approx(0.75 * jobs, abs=0.1)
     assert content["starts"]["overhead_seconds_on_cluster"] == pytest.approx(10 * jobs, abs=0.1)
     said = plan_tables.lines(content)
-    assert "Measured here: a stage through the fork server 0.50 s, a stage in a process of its own 4.00 s" in said
-    assert "clip_tiny is built in 0.00 s and ranked in 0.00 s, a GB of it read in 2.00 s and written in 0.00 s." in said
+    assert "Measured on this machine: a stage through the fork server 0.50 s, a stage in a fresh process 4.00 s" in said
+    assert "building clip_tiny 0.00 s, ranking it 0.00 s, reading it 2.00 s per GB, writing it 0.00 s per GB." in said
     work = content["total"]["seconds"] - content["total"]["overhead_seconds"]
     assert f"{10 * jobs / 3600:,.2f} hours, {10 * jobs / (work + 10 * jobs):.1%}." in said
     taken = {row["rule"]: [1800.0] * row["jobs"] for row in content["rules"]}

@@ -64,7 +64,7 @@ def test_nothing_is_there_yet() -> None:
     assert content["jobs"] == {"all": count, "done": 0, "running": 0, "lost": 0, "failed": 0, "left": count}
     assert groups(content) == {"dense": (1, 0, 0, 0, 1), "isp": (2, 0, 0, 0, 2), "lth": (2, 0, 0, 0, 2)}
     assert content["left"]["seconds"] is None
-    assert "how long they take is not known" in lines(content)
+    assert "the remaining time is not known" in lines(content)
 
 
 def test_what_was_deleted_on_the_way_is_done_when_all_that_needs_it_is() -> None:
@@ -189,7 +189,7 @@ def test_how_long_by_hand() -> None:
     assert left["measured_jobs"] == 2
     assert "retrain" not in left["unknown"]
     assert "prune_denoised" in left["unknown"]
-    assert "Not counted, for nothing is known of them yet: compare_masks, " in lines(content)
+    assert "Not included, because no duration is known yet: compare_masks, " in lines(content)
     # A plan said 5 seconds of a retraining, which took 3 times as long, and 2 of each other job.
     rules = dict.fromkeys(left["rules"], 2) | {"retrain": 5}
     plan = {"parallel": 4, "rules": [{"rule": rule, "jobs": 10, "seconds": 10 * s} for rule, s in rules.items()]}
@@ -203,7 +203,7 @@ def test_how_long_by_hand() -> None:
     content = found(*files, logs=logs, plan=plan, marks=marks)
     assert content["left"]["work_seconds"] == 11 + 0 + others * 6
     assert content["left"]["side_by_side"] == 2
-    assert "by the times of 2 jobs that are done and the plan,\n2 jobs side by side." in lines(content)
+    assert "by the times of 2 finished jobs and the plan,\n2 parallel jobs." in lines(content)
 
 
 def test_a_plan_alone() -> None:

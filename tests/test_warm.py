@@ -572,7 +572,7 @@ def test_modules_in_the_current_folder_are_not_imported(run: Run, tmp_path: Path
     for environment in warm_and_cold:
         call = [sys.executable, *command, "list", "nothing"]
         done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
-        assert done.stderr == "isp: isp list nothing: allowed are methods, tasks, backbones\n"
+        assert done.stderr == "isp: isp list: the kind must be one of methods, tasks, backbones, got 'nothing'\n"
         assert done.returncode == 2
     assert "imported from" not in run.socket.with_name("warm.sock.log").read_text()
 

@@ -1,4 +1,4 @@
-"""What a figure shows, in words, from the rows it draws: for those who do not see it."""
+"""Alternative texts: descriptions of figures in words, from the rows that they draw."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from isp.reporting.tables import si, title
 from isp.reporting.tabular import Row
 
 PANELS = 8
-"""So many of a task and backbone are described."""
+"""Maximum number of described panels per task and backbone."""
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """A kind of figure: panels, the number it shows, and what names a lowest and a highest one."""
+    """A kind of figure: its panels, the number it shows, and the columns that name a lowest and a highest value."""
 
     kind: str
     value: str
@@ -35,15 +35,15 @@ _FIGURES = {
         "Points of validation scores against executed training FLOPs", "validation_mean", ("variant", "flops")
     ),
     "denoisers": _Shown(
-        "Lines by round: the share of the kept weights that look-ahead copies changed",
+        "Lines by round: the fraction of the kept weights that look-ahead copies changed",
         *("changed_mean", ("round",), ("variant",), _percent),
     ),
     "agreement_by_layer": _Shown(
-        "Heat maps of rounds and layers: how far the weak masks agree (Jaccard index)",
+        "Heat maps of rounds and layers: agreement of the weak masks (Jaccard index)",
         *("agreement_mean", ("round", "label"), ("variant",)),
     ),
     "layer_sparsity": _Shown(
-        "Heat maps of variants and layers: how sparse each layer is",
+        "Heat maps of variants and layers: sparsity of each layer",
         *("layer_sparsity_mean", ("variant", "label"), ("sparsity",), _percent),
     ),
     "mask_similarity": _Shown(
@@ -51,7 +51,7 @@ _FIGURES = {
         *("cosine_mean", ("variant_a", "variant_b")),
     ),
     "mask_similarity_by_sparsity": _Shown(
-        "Lines of the cosine similarity of masks to that of a reference", "cosine_mean", ("variant",)
+        "Lines of the cosine similarity of masks to the mask of a reference", "cosine_mean", ("variant",)
     ),
     "paper_figure_1": _Shown(
         "Lines of test scores and of executed training FLOPs against sparsity", "test_mean", ("variant",)
@@ -67,24 +67,24 @@ _FIGURES = {
 
 
 def columns(figure: str) -> tuple[str, ...]:
-    """The columns that the csv of a figure must have, if it has any rows."""
+    """Return the columns that the CSV file of a figure must have if it has any rows."""
     shown = _FIGURES.get(figure)
     return (*tabular.CELL, shown.value, *shown.named, *shown.by) if shown else ()
 
 
 def problem(column: str, text: str) -> str:
-    """What a value of a column must be that is read as a number; empty if it is right."""
+    """Return what the value of a numeric column must be; empty if the value is valid."""
     numeric = column in ("sparsity", "flops", *(shown.value for shown in _FIGURES.values()))
     return "a finite number" if numeric and text and not is_number(text) else ""
 
 
 def describe(figure: str, rows: Sequence[Row]) -> str:
-    """One text: the kind of figure, and for each panel its lowest and highest number and whose they are."""
+    """Describe a figure: its kind, and the lowest and highest value of each panel with their names."""
     if not rows:
-        return "An empty figure: this study has nothing to draw here."
+        return "An empty figure: this study has no data for it."
     shown = _FIGURES.get(figure)
     if shown is None or shown.value not in rows[0]:
-        return f"Figure {figure.replace('_', ' ')}: {len(rows)} values by {', '.join(rows[0])}; the csv has them."
+        return f"Figure {figure.replace('_', ' ')}: {len(rows)} values by {', '.join(rows[0])}; see the CSV file."
     drawn = [row for row in rows if tabular.cell(row, shown.value)]
     found = []
     for names, own in tabular.group(drawn, *tabular.CELL).items():

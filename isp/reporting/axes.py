@@ -1,6 +1,6 @@
-"""The axes that several figures share: scores and cosines over sparsities, levels of dense ones, limits, logarithms.
+"""Axes that several figures share: scores and cosines by sparsity, levels of dense variants, limits, log scales.
 
-Rows are as drawn; of what is drawn, `name`, they have the columns `<name>_mean` and `<name>_values`.
+Rows are the drawn rows. For the drawn quantity `name`, they have the columns `<name>_mean` and `<name>_values`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from isp.reporting import drawing, tables, tabular
 from isp.reporting.drawing import Look
 
 Places = dict[tuple[str, str], float]
-"""Where on the axis the ticket of a variant and sparsity lies."""
+"""Positions on the axis of tickets by variant and sparsity."""
 
-_STEPS = [1, 2, 2.5, 5, 10]  # ticks lie at multiples of these
+_STEPS = [1, 2, 2.5, 5, 10]  # ticks are at multiples of these
 
 
 def room_for_levels(drawn: Sequence[dict[str, Any]]) -> float:
-    """Inches that the names of dense variants need beside the data."""
+    """Return the width in inches that the names of dense variants need beside the data."""
     dense = [row["variant"] for row in drawn if not float(row["sparsity"])]
     return 0.075 * max(map(len, dense), default=0)
 
@@ -34,17 +34,17 @@ def room_for_levels(drawn: Sequence[dict[str, Any]]) -> float:
 def over_sparsities(
     axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: Mapping[str, Look], room: float
 ) -> Places:
-    """A line a variant over evenly spaced sparsities; dense ones lie across, named at the right.
+    """Draw one line per variant over evenly spaced sparsities; dense variants are horizontal, named at the right.
 
     Args:
-        axes: its limits and scale upwards are set.
-        rows: of one panel.
-        name: what is drawn.
-        styles: looks of the variants.
-        room: as `room_for_levels` says.
+        axes: Axes with the vertical limits and scale already set.
+        rows: Rows of one panel.
+        name: Name of the drawn quantity.
+        styles: Looks of the variants.
+        room: Result of `room_for_levels`.
 
     Returns:
-        Where the points lie; dense ones at the end of their level.
+        Positions of the points; dense variants have theirs at the end of their level.
     """
     sparsities = sorted({row["sparsity"] for row in rows if float(row["sparsity"])}, key=float)
     end = max(len(sparsities), 1) - 0.5
@@ -68,7 +68,7 @@ def over_sparsities(
 def _line_and_level(
     axes: Axes, rows: Sequence[dict[str, Any]], name: str, look: Look, sparsities: Sequence[str], shift: float
 ) -> None:
-    """A variant's line over the sparsities, and a level across the panel where it is dense."""
+    """Draw a variant's line over the sparsities, and a horizontal level for its dense tickets."""
     points = sorted((row for row in rows if row["sparsity"] in sparsities), key=lambda row: float(row["sparsity"]))
     if points:
         places = [sparsities.index(row["sparsity"]) + shift for row in points]
@@ -81,7 +81,7 @@ def _line_and_level(
 
 
 def _name_levels(axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: Mapping[str, Look], end: float) -> None:
-    """Name the dense variants at the right end of their lines, pushed apart where they are close."""
+    """Label the dense variants at the right end of their levels, moved apart if they are close."""
     share = axes.transScale + axes.transLimits  # of the height of the axes
     place = blended_transform_factory(axes.transData, axes.transAxes)
     free = 0.0
@@ -94,15 +94,15 @@ def _name_levels(axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: 
 
 
 def cosines(axes: Axes, rows: Sequence[dict[str, Any]], styles: Mapping[str, Look]) -> Places:
-    """Cosine similarities of masks over evenly spaced sparsities, a line a variant, above the band of chance.
+    """Draw cosine similarities of masks over evenly spaced sparsities, one line per variant, and the chance level.
 
     Args:
-        axes: of one panel.
-        rows: what to draw; `cosine_by_chance` is the same in all rows of a sparsity.
-        styles: looks of the variants.
+        axes: Axes of one panel.
+        rows: Rows to draw; `cosine_by_chance` is equal in all rows of a sparsity.
+        styles: Looks of the variants.
 
     Returns:
-        Where the points lie.
+        Positions of the points.
     """
     chances = {row["sparsity"]: row["cosine_by_chance"] for row in rows}
     sparsities = sorted(chances, key=float)
@@ -124,7 +124,7 @@ def cosines(axes: Axes, rows: Sequence[dict[str, Any]], styles: Mapping[str, Loo
 
 
 def chance_handle() -> Line2D:
-    """The band of chance in a legend."""
+    """Return the legend entry of the chance level."""
     return Line2D([], [], **_CHANCE, label="chance: random masks")
 
 
@@ -132,9 +132,9 @@ _CHANCE: dict[str, Any] = {"color": "#cccccc", "linewidth": 5, "solid_capstyle":
 
 
 def limit(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> None:
-    """Limits over all scores, and a coarser scale at the bottom where collapsed tickets would squeeze the rest.
+    """Set limits that include all scores, with a coarser scale at the bottom if there are collapsed tickets.
 
-    Collapsed is what lies below the rest by Tukey's rule: more than 1.5 interquartile ranges under the lower quartile.
+    A ticket counts as collapsed by Tukey's rule: more than 1.5 interquartile ranges below the lower quartile.
     """
     means = [row[f"{name}_mean"] for row in rows]
     lower, upper = np.percentile(means, (25, 75))
@@ -145,7 +145,7 @@ def limit(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> None:
         axes.set_ylim(low, high)
         return
     low -= 0.1 * (border - low)
-    fine, coarse = 3 / (top - border), 1 / (border - low)  # three quarters of the height, and the last one
+    fine, coarse = 3 / (top - border), 1 / (border - low)  # three quarters and one quarter of the height
     axes.set_yscale(
         "function",
         functions=(
@@ -166,14 +166,14 @@ def limit(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> None:
 
 
 def limits(rows: Sequence[dict[str, Any]], name: str) -> tuple[float, float]:
-    """The least and the greatest end of error bars, and some margin."""
+    """Return limits that include all error bars, and a margin."""
     ends = [end for row in rows for end in drawing.ends(row, name)]
     margin = 0.06 * (max(ends) - min(ends)) or 1.0
     return min(ends) - margin, max(ends) + margin
 
 
 def log_ticks(axis: Axis, values: Sequence[float]) -> tuple[float, float]:
-    """Few ticks in plain words: powers of ten over wide ranges, steps between over narrow ones. The axis's limits."""
+    """Set a few ticks: powers of ten over wide ranges, intermediate steps over narrow ones. Return the limits."""
     lowest, highest = min(values) / 1.25, max(values) * 1.25
     decades = log10(highest / lowest)
     steps = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.5 else (1.0, 2.0, 5.0)

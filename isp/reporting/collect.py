@@ -1,4 +1,4 @@
-"""From the records of tickets to flat rows, one kind a CSV file; rows keep the order of the records."""
+"""Convert records of tickets to flat rows, one function per CSV file. Rows keep the order of the records."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 Record = Mapping[str, Any]
-"""What the evaluate stage wrote about one ticket."""
+"""Record of one ticket, from the evaluate stage."""
 Comparison = Mapping[str, Any]
-"""What the compare_masks stage wrote about the masks of one run."""
+"""Comparison of the masks of one run, from the compare_masks stage."""
 
 RUN = ("study", "backbone", "task", "seed", "variant", "method")
 TICKET = (*RUN, "sparsity")
@@ -26,7 +26,7 @@ METRICS = (
     *(*TICKET, "zero_weights", "prunable_weights", "collapsed_layers", *SCORES, "chosen_on"),
     *(f"{part}_{key}" for part in ("finding", "retraining") for key in COST),
 )
-"""Columns of `metrics`; chosen_on: "validation" where the method chose among models by those examples, else empty."""
+"""Columns of `metrics`. chosen_on is "validation" if the method chose among models by validation scores, else empty."""
 TIMINGS = (*TICKET, *MEASURED)
 """Columns of `timings`."""
 ROUNDS = (*RUN, "round", "sparsity", "changed", "agreement")
@@ -44,7 +44,7 @@ SIMILARITY_LAYERS = (*_PAIR, "layer", *_OVERLAP)
 
 
 def metrics(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """A row a ticket with its scores and costs: only what is the same in every run on such a machine."""
+    """Return one row per ticket with its scores and costs, all of which are the same in every run on such a machine."""
     return [
         {key: record[key] for key in (*TICKET, "zero_weights", "prunable_weights")}
         | {"collapsed_layers": len(record["collapsed"])}
@@ -56,7 +56,7 @@ def metrics(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 def _scores(record: Record) -> dict[str, Any]:
-    """The task's metric, what always answering the most frequent label would score, and a second metric if any."""
+    """Return the task's metric, the score of always answering the most frequent label, and a second metric if any."""
     parts = ("validation", "test")
     names = [*record["metrics"], None][:2]
     found = {"metric": names[0]} | {part: record[part][names[0]] for part in parts}
@@ -66,19 +66,19 @@ def _scores(record: Record) -> dict[str, Any]:
 
 
 def timings(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """A row a ticket with what was measured, which no two runs share."""
+    """Return one row per ticket with its measurements, which differ between runs."""
     return [
         {key: record[key] for key in TICKET} | {key: record["measured"][key] for key in MEASURED} for record in records
     ]
 
 
 def rounds(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """A row for each prune event of the methods that record what the denoisers changed."""
+    """Return one row per prune event of the methods that record which weights the denoisers changed."""
     return [run | {key: event[key] for key in ROUNDS[len(RUN) :]} for run, event, _ in _events(records)]
 
 
 def agreement(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """A row for each layer of each prune event that was made of weak masks, layers in the model's order."""
+    """Return one row per layer of each prune event with weak masks; layers are in the model's order."""
     return [
         run | {"round": event["round"], "sparsity": event["sparsity"], "layer": name, "agreement": by_layer[name]}
         for run, event, layers in _events(records)
@@ -88,9 +88,9 @@ def agreement(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 def _events(records: Iterable[Record]) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[str]]]:
-    """Each prune event once, with the keys of its run and the names of its model's layers.
+    """Yield each prune event once, with the keys of its run and the names of its model's layers.
 
-    Tickets of one variant and seed share the events on their way, so each event comes up in several records.
+    Tickets of one variant and seed share prune events, so an event is contained in several records.
     """
     seen = set()
     for record in records:
@@ -105,7 +105,7 @@ def _events(records: Iterable[Record]) -> Iterator[tuple[dict[str, Any], dict[st
 
 
 def layers(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """A row for each prunable layer of each ticket, layers in the model's order."""
+    """Return one row per prunable layer of each ticket; layers are in the model's order."""
     return [
         {key: record[key] for key in TICKET} | {key: layer[key] for key in LAYERS[len(TICKET) :]}
         for record in records
@@ -114,12 +114,12 @@ def layers(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 def similarity(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
-    """A row for every two variants of a run and every sparsity that both are pruned to: how alike their masks are."""
+    """Return the similarity of masks, one row per pair of variants of a run and sparsity that both have."""
     return [_named(run, pair) | {key: pair[key] for key in _OVERLAP} for run in comparisons for pair in run["pairs"]]
 
 
 def similarity_layers(comparisons: Iterable[Comparison], records: Iterable[Record]) -> list[dict[str, Any]]:
-    """The same for each layer; layers in the model's order, which the records of the tickets know."""
+    """Return the similarity of masks per layer; layers are in the model's order, as in the records of the tickets."""
     orders: dict[tuple[str, str], list[str]] = {}
     for record in records:
         orders.setdefault((record["backbone"], record["task"]), _names(record))

@@ -36,17 +36,17 @@ def read(path: Path, name: Name) -> list[Row]:
 
     Args:
         path: File to read.
-        name: Which of the files it is.
+        name: Name of the file without its suffix.
 
     Raises:
-        ArtifactError: It is missing, lacks a column, or has a value that is not a number where one belongs; names file,
-            line and column.
+        ArtifactError: The file is missing, lacks a column, or has a value that is not a number in a numeric column.
+            The message names the file, line and column.
     """
     return [*read_csv(path, "collect", _columns(name), _problem)]
 
 
 def stream(path: Path, name: Name) -> Iterator[Row]:
-    """The same rows one after another, for files that need not be in memory."""
+    """Yield the rows of a file one after another, without reading the file into memory. See `read`."""
     return stream_csv(path, "collect", _columns(name), _problem)
 
 

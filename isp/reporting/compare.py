@@ -74,13 +74,13 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The cells that differ in their seed only and that both sides have.
+    """Cells that both sides have and that differ only in their seed.
 
     Attributes:
         identity: Values of `IDENTITY`.
         verdicts: Verdict of each seed.
         scores: Test scores of the run, one per compared seed, in percent.
-        reference_scores: Test scores of the reference, one per seed of its own, in percent.
+        reference_scores: Test scores of the reference, one per seed of the reference, in percent.
         interval: 95 % prediction interval of one further seed of the reference; None if no deviation is known.
     """
 
@@ -122,8 +122,8 @@ def read_side(folder: Path) -> Side:
     """Read the results of one study.
 
     Raises:
-        ConfigError: the folder does not exist or is not one of a study's results.
-        ArtifactError: metrics.csv or study.json is damaged, or metrics.csv has no rows or a cell twice.
+        ConfigError: The folder does not exist, or does not contain the results of a study.
+        ArtifactError: metrics.csv or study.json is damaged, or metrics.csv has no rows or duplicate cells.
     """
     path = folder / "metrics.csv"
     if not path.exists():
@@ -170,10 +170,10 @@ def _settings(description: Mapping[str, Any]) -> dict[str, str]:
 
 
 def compare(run: Side, reference: Side) -> Comparison:
-    """Compare two studies cell by cell, as the module says.
+    """Compare two studies cell by cell, see the module's documentation.
 
     Raises:
-        IspError: they have no cell in common.
+        IspError: The studies have no cell in common.
     """
     run_cells, reference_cells = _by_cell(run.metrics), _by_cell(reference.metrics)
     common = [row for names, (row,) in run_cells.items() if names in reference_cells]
@@ -257,11 +257,11 @@ def summarise(comparison: Comparison) -> str:
 
 
 def explain(comparison: Comparison) -> str:
-    """Say in one line how CPU, versions, commit and settings of the two differ, which is why their bits may differ."""
+    """Say in one line how CPU, versions, commit and settings of both sides differ, as reasons for differing bits."""
     run, reference = comparison.run, comparison.reference
     unknown = [side.name for side in (run, reference) if not side.provenance]
     if unknown:
-        return f"Why bits differ is not known: {' and '.join(unknown)} has no provenance in a study.json."
+        return f"It is not known why bits differ: {' and '.join(unknown)} has no provenance in a study.json."
     differing = _differences(run.provenance, reference.provenance, {**run.provenance, **reference.provenance})
     settings = _differences(
         run.settings, reference.settings, [key for key in run.settings if key in reference.settings]

@@ -1,7 +1,6 @@
-"""What figures share: looks of variants, legends, notes, and files that are the same for the same rows.
+"""Functions that figures share: looks of variants, panels, legends, and reproducible files.
 
-No global state of pyplot is used, and nothing in a written figure depends on the day or the version, so the same rows
-give the same bytes.
+The global state of pyplot is not used, and files contain no dates or versions, so equal rows give equal bytes.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from isp.metrics import value_range
 from isp.reporting import tabular
 
 Drawing = tuple[Figure, list[dict[str, Any]]]
-"""A figure, and the rows of what it draws."""
+"""A figure, and the rows that it draws."""
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours without yellow, which is faint on white; told apart by the colour-blind."""
+"""Okabe and Ito's colour-blind-safe palette without yellow, which is faint on white."""
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 MARKERS = "osD^vP*Xph<>8"
 STYLE = {
@@ -47,13 +46,13 @@ STYLE = {
     "ytick.labelsize": 8.5,
 }
 DPI = 150
-COLUMNS = 3  # panels beside each other
-WIDTH = 3.2  # inches of a panel's data
+COLUMNS = 3  # panels per row
+WIDTH = 3.2  # width of a panel's data in inches
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a variant is drawn in every figure: a colour, and when colours run out another line and hollow markers."""
+    """Look of a variant in every figure: a colour, and if colours run out, another line style and hollow markers."""
 
     color: str
     line: Any
@@ -62,12 +61,12 @@ class Look:
 
     @property
     def face(self) -> str:
-        """The colour inside a marker."""
+        """Colour inside a marker."""
         return "white" if self.hollow else self.color
 
 
 def looks(variants: Sequence[str]) -> dict[str, Look]:
-    """A look for each variant, by their order."""
+    """Return a look for each variant, by their order."""
     found = {}
     for index, variant in enumerate(variants):
         turn = index // len(PALETTE)
@@ -80,7 +79,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write `path`.png and `path`.pdf.
 
     Raises:
-        IspError: they cannot be written.
+        IspError: A file cannot be written.
     """
     formats: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
     for format in formats:
@@ -88,7 +87,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def render(figure: Figure, format: Literal["png", "pdf"]) -> bytes:
-    """The figure's file, without dates and versions."""
+    """Return the contents of the figure's file, without dates and versions."""
     metadata = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
     content = io.BytesIO()
     with style():
@@ -137,13 +136,13 @@ def error_bars(
 
 
 def figure_of(drawn: Sequence[dict[str, Any]], width: float) -> Figure:
-    """A figure for a panel of `width` inches for each task and backbone, and a legend beside them."""
+    """Create a figure for one panel of `width` inches per task and backbone, and a legend beside them."""
     count = len(cells_of(drawn))
     return sized(drawn, width, min(count, COLUMNS), ceil(count / COLUMNS))
 
 
 def sized(drawn: Sequence[dict[str, Any]], width: float, across: int, down: int) -> Figure:
-    """A figure for so many panels of `width` inches across and down, and a legend beside them."""
+    """Create a figure for `across` times `down` panels of `width` inches, and a legend beside them."""
     variants = variants_of(drawn)
     legend = (
         0.9 + 0.08 * max(map(len, variants)),
@@ -154,7 +153,7 @@ def sized(drawn: Sequence[dict[str, Any]], width: float, across: int, down: int)
 
 
 def panels(figure: Figure, drawn: Sequence[dict[str, Any]]) -> Iterator[tuple[Axes, list[dict[str, Any]]]]:
-    """Axes for each task and backbone, under its name, and the rows that belong there."""
+    """Yield titled axes for each task and backbone, with their rows."""
     cells = cells_of(drawn)
     grid = figure.add_gridspec(ceil(len(cells) / COLUMNS), min(len(cells), COLUMNS))
     for index, ((task, backbone), rows) in enumerate(cells.items()):
@@ -166,19 +165,19 @@ def panels(figure: Figure, drawn: Sequence[dict[str, Any]]) -> Iterator[tuple[Ax
 def legend_of(
     figure: Figure, styles: Mapping[str, Look], drawn: Sequence[dict[str, Any]], markers: bool = True
 ) -> Legend:
-    """A legend of variants beside the panels, and above them how many seeds there were.
+    """Add a legend of the variants beside the panels, and the number of seeds above them.
 
-    Variants whose method chose by the validation scores that are drawn are marked.
+    Variants whose method chose among models by the drawn validation scores are marked.
 
     Args:
-        figure: to draw on.
-        styles: the looks of the variants.
-        drawn: rows; variants that have only sparsity 0 are lines without markers.
-        markers: whether markers tell variants apart; without, every variant has a dot.
+        figure: Figure to draw on.
+        styles: Looks of the variants.
+        drawn: Drawn rows; variants with sparsity 0 only are lines without markers.
+        markers: Whether variants have different markers; otherwise all variants have dots.
     """
     figure.suptitle(tabular.seeds_note(drawn, "bars"), fontsize=9, x=0.01, ha="left")
     pruned = {row["variant"] for row in drawn if float(row["sparsity"])}
-    levels = set(styles) - pruned if markers else set()  # drawn as a line across, without markers
+    levels = set(styles) - pruned if markers else set()  # drawn as a horizontal line without markers
     chosen = {row["variant"] for row in drawn if row.get("chosen_on")}
     handles = [
         Line2D(
@@ -197,7 +196,7 @@ def legend_of(
 
 
 def message(text: str) -> Figure:
-    """A figure that says why there is nothing to draw."""
+    """Create a figure with a message about why there is nothing to draw."""
     with style():
         figure = Figure(figsize=(6, 1.2))
         figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=10)
@@ -205,7 +204,7 @@ def message(text: str) -> Figure:
 
 
 def cells_of(drawn: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Rows by task and backbone."""
+    """Group rows by task and backbone."""
     cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in drawn:
         cells.setdefault((row["task"], row["backbone"]), []).append(row)
@@ -213,15 +212,15 @@ def cells_of(drawn: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict
 
 
 def rows_of(drawn: Sequence[dict[str, Any]], variant: str) -> list[dict[str, Any]]:
-    """The rows of a variant."""
+    """Return the rows of a variant."""
     return [row for row in drawn if row["variant"] == variant]
 
 
 def variants_of(drawn: Sequence[dict[str, Any]]) -> list[str]:
-    """The variants in order of first appearance."""
+    """Return the variants in order of first appearance."""
     return list(dict.fromkeys(row["variant"] for row in drawn))
 
 
 def style() -> AbstractContextManager[None]:
-    """Matplotlib's defaults and ours, whatever a user's matplotlibrc says."""
+    """Return a context with Matplotlib's defaults and our style, regardless of the user's matplotlibrc."""
     return matplotlib.style.context(["default", STYLE])

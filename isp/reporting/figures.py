@@ -1,6 +1,6 @@
-"""The figures of scores, costs and denoisers from a study's collected rows, as read from CSV files (every value text).
+"""Figures of scores, costs and denoisers from a study's collected rows, as read from CSV files (all values are text).
 
-Each function returns a figure and the rows of exactly what it draws, under its constant of columns.
+Each function returns a figure and the rows that it draws, whose columns are in a constant of the same name.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _SCORE = (
     *("validation_mean", "validation_sd", "validation_values", "chosen_on"),
 )
 SCORE_BY_SPARSITY = _SCORE
-"""Columns of what `score_by_sparsity` draws."""
+"""Columns of the rows that `score_by_sparsity` draws."""
 SCORE_BY_COST = (*_SCORE, "flops")
-"""Columns of what `score_by_cost` draws; flops is a mean over seeds."""
+"""Columns of the rows that `score_by_cost` draws; flops is a mean over seeds."""
 DENOISERS = (
     *("task", "backbone", "variant", "round", "sparsity", "on_line", "seeds"),
     *("changed_mean", "changed_sd", "changed_values", "agreement_mean", "agreement_sd", "agreement_values"),
 )
-"""Columns of what `denoisers` draws; on_line: "yes" on the line, "no" for a ticket that left it in that round."""
+"""Columns of the rows that `denoisers` draws. on_line is "no" for a ticket that left the chain in that round."""
 
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
 def score_by_sparsity(metrics: Sequence[Row]) -> Drawing:
-    """Validation score against sparsity, a panel a task and backbone, a line a variant; dense ones lie across."""
+    """Plot validation scores against sparsity, one panel per task and backbone, one line per variant."""
     drawn = _scores(metrics)
     if not drawn:
         return drawing.message("No tickets to show."), drawn
@@ -51,13 +51,13 @@ def score_by_sparsity(metrics: Sequence[Row]) -> Drawing:
 
 
 def score_by_cost(metrics: Sequence[Row]) -> Drawing:
-    """Validation score against what a ticket cost to train, a panel a task and backbone, a point a ticket."""
+    """Plot validation scores against training cost, one panel per task and backbone, one point per ticket."""
     runs = tabular.group(metrics, *tabular.CELL, "variant", "sparsity")
     drawn = []
     for row in _scores(metrics):
         tickets = runs[row["task"], row["backbone"], row["variant"], row["sparsity"]]
         flops = statistics.fmean(tabular.numbers(tickets, "finding_flops", "retraining_flops"))
-        if flops > 0:  # what cost nothing has no place on a logarithmic axis
+        if flops > 0:  # zero cost cannot be drawn on a logarithmic axis
             drawn.append({**row, "flops": int(flops)})
     if not drawn:
         return drawing.message("No tickets to show."), drawn
@@ -88,12 +88,12 @@ def score_by_cost(metrics: Sequence[Row]) -> Drawing:
 
 
 def _scores(metrics: Sequence[Row]) -> list[dict[str, Any]]:
-    """What both figures of scores draw: means and deviations, variants in the study's order."""
+    """Return the rows of both figures of scores: means and deviations, with variants in the study's order."""
     return [{column: row[column] for column in _SCORE} for row in tables.scores_csv(metrics)]
 
 
 def _side_by_side(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float]:
-    """Where tickets lie on the axis of costs: variants of (within 1 %) equal cost a little apart, around that cost."""
+    """Return positions of tickets on the cost axis; variants of equal cost (within 1 %) are moved slightly apart."""
     costs = sorted({row["flops"] for row in rows})
     step = 1 + 0.015 * log(costs[-1] / costs[0] * 1.5)
     places: dict[tuple[str, str], float] = {}
@@ -113,7 +113,7 @@ def _path(
     look: Look,
     markers: Mapping[str, str],
 ) -> None:
-    """A variant's tickets, joined in order of sparsity."""
+    """Draw a variant's tickets, connected in order of sparsity."""
     points = sorted(rows, key=lambda row: float(row["sparsity"]))
     costs = [places[row["variant"], row["sparsity"]] for row in points]
     means = [row["validation_mean"] for row in points]
@@ -123,7 +123,7 @@ def _path(
 
 
 def _panels(figure: Figure, drawn: Sequence[dict[str, Any]]) -> Iterator[tuple[Axes, list[dict[str, Any]]]]:
-    """Axes of scores for each task and backbone, and the rows that belong there."""
+    """Yield axes of scores for each task and backbone, with their rows."""
     for axes, rows in drawing.panels(figure, drawn):
         axes.set_ylabel(f"validation {rows[0]['metric']} (%)")
         limit(axes, rows, "validation")
@@ -134,11 +134,11 @@ def _panels(figure: Figure, drawn: Sequence[dict[str, Any]]) -> Iterator[tuple[A
 
 
 def denoisers(rounds: Sequence[Row], variants: Sequence[str] = ()) -> Drawing:
-    """By round, which share of the kept weights the denoisers changed and how far the weak masks agreed.
+    """Plot by round the fraction of the kept weights that the denoisers changed, and the agreement of the weak masks.
 
     Args:
-        rounds: rows of `collect.rounds`.
-        variants: all of the study in its order, so that colours are those of the other figures.
+        rounds: Rows of `collect.rounds`.
+        variants: All variants in the study's order, so that colours equal those of the other figures.
     """
     drawn = _events(rounds)
     if not drawn:
@@ -181,7 +181,7 @@ def denoisers(rounds: Sequence[Row], variants: Sequence[str] = ()) -> Drawing:
 
 
 def _events(rounds: Sequence[Row]) -> list[dict[str, Any]]:
-    """A row for each prune event of the variants that look ahead, mean and deviation over seeds."""
+    """Return one row per prune event of the variants with look-aheads, mean and deviation over seeds."""
     drawn = []
     for (task, backbone, variant), rows in tabular.group(rounds, *tabular.CELL, "variant").items():
         if not (tabular.numbers(rows, "agreement") or any(tabular.numbers(rows, "changed"))):
@@ -207,18 +207,18 @@ def _over_rounds(axes: Axes, rows: Sequence[dict[str, Any]], name: str, look: Lo
     if way:
         drawing.error_bars(axes, [row["round"] for row in way], way, name, look, scale=scale)
     for row in found:
-        if row["on_line"] == "no":  # a little to the right, so that its bar can be told from the line's
+        if row["on_line"] == "no":  # slightly to the right, so that its error bar does not hide the line's
             drawing.error_bars(axes, [row["round"] + 0.25], [row], name, look, marker="x", scale=scale)
 
 
 def _round_ticks(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Some rounds with their sparsity below; only the number where variants prune at different paces."""
+    """Label some rounds with their sparsities, which are ranges if variants prune at different rates."""
     found: dict[int, set[str]] = {}
     for row in rows:
         if row["on_line"] == "yes":
             found.setdefault(row["round"], set()).add(row["sparsity"])
     step = ceil(len(found) / 8)
-    # from the last round back: the end of the way matters more than its first step
+    # backwards from the last round, because the last rounds matter more than the first
     shown = sorted(found)[::-1][::step]
     texts = [f"{index}\n{_range(found[index])}" for index in shown]
     axes.set_xticks(shown, texts)

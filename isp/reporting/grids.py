@@ -1,4 +1,4 @@
-"""Any csv table for people: a table for each task and backbone, means beside deviations, numbers that can be sorted."""
+"""Readable tables of any CSV file: one per task and backbone, means with deviations, sortable numbers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from isp.reporting.tables import PREFIXES, si
 from isp.reporting.tabular import Row
 
 SPLITS = ("of", "part", "source", "table", "task", "backbone")
-"""Columns that part a table."""
+"""Columns by which a table is split."""
 NAMES = ("variant", "variant_a", "variant_b", "sparsity", "sparsity_percent")
-"""Columns that say what a row is of; they are shown even where all rows have the same."""
+"""Columns that identify a row; they are shown even if all rows have the same value."""
 COMMON = ("reference", "pairs")
-"""Columns that are the same in all rows that have them; the others do not need them."""
+"""Columns that are equal in all rows that have a value; other rows do not need them."""
 FINDING, RETRAINING = "finding_", "retraining_"
-"""Costs before and after the mask was known are shown as a sum."""
+"""Prefixes of costs before and after the mask is known, which are shown as a sum."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, and the number to sort it by if it is one."""
+    """A text, and the number by which it is sorted, if any."""
 
     text: str
     value: float | None = None
@@ -30,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A header; numbers are aligned right."""
+    """Header of a column; numeric columns are aligned right."""
 
     name: str
     numeric: bool
@@ -38,7 +38,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: what it is of, what all its rows share, and its columns and rows."""
+    """A table: its title, the values that all its rows share, its columns and its rows."""
 
     title: str
     notes: tuple[tuple[str, str], ...]
@@ -47,7 +47,7 @@ class Grid:
 
 
 def grids(rows: Sequence[Row]) -> list[Grid]:
-    """The tables that the rows of a csv file make; columns without any value are left out."""
+    """Return the tables of the rows of a CSV file, without empty columns."""
     if not rows:
         return []
     splits = [column for column in SPLITS if column in rows[0]]
@@ -55,9 +55,9 @@ def grids(rows: Sequence[Row]) -> list[Grid]:
 
 
 def of_markdown(text: str) -> tuple[list[Grid], str]:
-    """The tables of a Markdown file as `tables.markdown` writes it, and its other lines.
+    """Return the tables of a Markdown file from `tables.markdown`, and its other lines.
 
-    A cell is sorted by the number that it is or begins with.
+    A cell is sorted by the number with which it begins.
     """
     found, lines = [], []
     for block in text.split("\n\n"):
@@ -81,7 +81,7 @@ def _leading(text: str) -> float | None:
 
 
 def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
-    known = {*of, *(("method",) if "variant" in rows[0] else ())}  # a variant's method stands under the settings
+    known = {*of, *(("method",) if "variant" in rows[0] else ())}  # the settings show a variant's method
     columns = [column for column in rows[0] if column not in known and any(row[column] for row in rows)]
     inside = {other for column in columns for other in _parts(column, columns)}
     made = {column: _cells(column, columns, rows) for column in columns if column not in inside}
@@ -104,12 +104,12 @@ def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
 
 
 def _texts(column: str, cells: Sequence[Cell]) -> set[str]:
-    """The different texts of a column."""
+    """Return the distinct texts of a column."""
     return {cell.text for cell in cells} - ({"—"} if column in COMMON else set())
 
 
 def _parts(column: str, columns: Sequence[str]) -> list[str]:
-    """Columns shown within this one: its deviation and values, the upper end of an interval, or a second summand."""
+    """Return the columns shown within this one: its deviation and values, upper end, or second summand."""
     stem = column.removesuffix("mean").removesuffix("score").rstrip("_") if column != "low" else ""
     found = [f"{stem}_{ending}".lstrip("_") for ending in ("sd", "std", "values")]
     if column.endswith("low"):
@@ -157,7 +157,7 @@ def _cell(
 
 
 def number(text: str) -> float | None:
-    """The finite number that a text is, or None."""
+    """Return the finite number in a text, or None."""
     try:
         value = float(text)
     except ValueError:
@@ -166,7 +166,7 @@ def number(text: str) -> float | None:
 
 
 def _writer(column: str, values: Sequence[float]) -> Callable[[float], str]:
-    """How to write the numbers of a column, all alike: in percent, with SI prefixes, or with as many decimals."""
+    """Return the format of all numbers in a column: percent, SI prefixes, or a number of decimals."""
     largest = max(map(abs, values), default=0)
     places = 0 if all(value.is_integer() for value in values) else 2 if largest >= 2 else 3
     if column in ("sparsity", "sparsity_percent"):
@@ -177,7 +177,7 @@ def _writer(column: str, values: Sequence[float]) -> Callable[[float], str]:
 
 
 def _words(column: str) -> str:
-    """A header from the name of a column."""
+    """Return a header for the name of a column."""
     if column in ("mean", "low"):
         return "interval" if column == "low" else column
     column = column.removeprefix(FINDING)

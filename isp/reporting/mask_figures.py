@@ -1,6 +1,6 @@
-"""The figures of masks from a study's collected rows: which layers they prune, and how alike they are.
+"""Figures of masks from a study's collected rows: sparsity of layers and similarity of masks.
 
-Each function returns a figure and the rows of exactly what it draws, under its constant of columns.
+Each function returns a figure and the rows that it draws, whose columns are in a constant of the same name.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ LAYER_SPARSITY = (
     *("task", "backbone", "sparsity", "variant", "layer", "label", "seeds"),
     *("layer_sparsity_mean", "collapsed_seeds"),
 )
-"""Columns of what `layer_sparsity` draws, as fractions; collapsed_seeds: in how many the layer keeps no weight."""
+"""Columns of the rows that `layer_sparsity` draws, as fractions. collapsed_seeds counts seeds with an empty layer."""
 MASK_SIMILARITY = (
     *("task", "backbone", "sparsity", "variant_a", "variant_b", "seeds"),
     *("cosine_mean", "cosine_sd", "cosine_values", "cosine_by_chance"),
 )
-"""Columns of what `mask_similarity` draws."""
+"""Columns of the rows that `mask_similarity` draws."""
 MASK_SIMILARITY_BY_SPARSITY = (
     *("task", "backbone", "reference", "variant", "sparsity", "seeds"),
     *("cosine_mean", "cosine_sd", "cosine_values", "cosine_by_chance"),
 )
-"""Columns of what `mask_similarity_by_sparsity` draws."""
+"""Columns of the rows that `mask_similarity_by_sparsity` draws."""
 MASK_SIMILARITY_BY_LAYER = (
     *("task", "backbone", "reference", "sparsity", "variant", "layer", "label", "seeds"),
     *("cosine_mean", "cosine_by_chance", "above_chance", "empty_seeds"),
 )
-"""Columns of what `mask_similarity_by_layer` draws.
+"""Columns of the rows that `mask_similarity_by_layer` draws.
 
-above_chance: 0 is chance, 1 equal masks; empty_seeds: in how many one of the two masks keeps no weight of the layer, so
-that there is nothing to compare and they are left out.
+above_chance is 0 at the chance level and 1 for equal masks. empty_seeds counts the seeds in which one of the two masks
+keeps no weight of the layer; they are left out, because there is nothing to compare.
 """
 AGREEMENT_BY_LAYER = (
     *("task", "backbone", "variant", "round", "sparsity", "layer", "label", "seeds"),
     "agreement_mean",
 )
-"""Columns of what `agreement_by_layer` draws."""
+"""Columns of the rows that `agreement_by_layer` draws."""
 
 _T = TypeVar("_T")
 _COLORS = "viridis"
-_LINE = 16.0  # inches that panels may take beside each other
+_LINE = 16.0  # maximum width of a row of panels in inches
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
 def layer_sparsity(layers: Sequence[Row]) -> Drawing:
-    """Sparsity of every prunable layer: a panel a task, backbone and sparsity, a row a variant, a column a layer."""
+    """Plot the sparsity of layers: one panel per task, backbone and sparsity, a row per variant, a column per layer."""
     drawn = _layers([row for row in layers if float(tabular.cell(row, "sparsity"))])
     if not drawn:
         return drawing.message("No pruned tickets to show."), drawn
@@ -79,7 +79,7 @@ def layer_sparsity(layers: Sequence[Row]) -> Drawing:
                     rows={variant: drawing.rows_of(same, variant) for variant in variants},
                     value="layer_sparsity_mean",
                     scale=100,
-                    # tickets of one sparsity have one scale, whatever their task
+                    # tickets of equal sparsity share one scale, whatever their task
                     colors=_scale(shares[sparsity]),
                     marked=lambda row: row["collapsed_seeds"] > 0,
                 )
@@ -107,7 +107,7 @@ def _layers(layers: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def agreement_by_layer(agreement: Sequence[Row]) -> Drawing:
-    """How far weak masks agree: a panel a task, backbone and variant, a row a round, a column a layer."""
+    """Plot the agreement of weak masks: a panel per task, backbone and variant, a row per round, a column per layer."""
     drawn = _agreement(agreement)
     if not drawn:
         return drawing.message(
@@ -134,7 +134,7 @@ def _nothing_left(row: Mapping[str, Any]) -> bool:
 
 
 def _agreement(agreement: Sequence[Row]) -> list[dict[str, Any]]:
-    """A row for each layer of each round on the way to the sparsest ticket."""
+    """Return one row per layer of each round that leads to the sparsest ticket."""
     drawn = []
     for (task, backbone), cell in tabular.group(agreement, *tabular.CELL).items():
         labels = tabular.short_names(tabular.distinct(cell, "layer"))
@@ -154,7 +154,7 @@ def _agreement(agreement: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def mask_similarity(similarity: Sequence[Row]) -> Drawing:
-    """Cosine similarity of every two variants' masks, a triangle of pairs a task, backbone and sparsity."""
+    """Plot the cosine similarity of all pairs of masks, one triangle per task, backbone and sparsity."""
     drawn = [{column: row[column] for column in MASK_SIMILARITY} for row in tables.similarity_csv(similarity)]
     if not drawn:
         return drawing.message(tables.NO_PAIRS), drawn
@@ -163,7 +163,7 @@ def mask_similarity(similarity: Sequence[Row]) -> Drawing:
     for rows in drawing.cells_of(drawn).values():
         lines.append([same for _, same in _by_sparsity(rows)])
     with drawing.style():
-        square = 0.33  # inches of a number
+        square = 0.33  # size of a number in inches
         width = square * max(3, len(order) - 1)
         names = 0.2 + 0.08 * max(map(len, order))
         lines = _wrapped(lines, width + names)
@@ -187,7 +187,7 @@ def mask_similarity(similarity: Sequence[Row]) -> Drawing:
 
 
 def _triangle(axes: Axes, rows: Sequence[dict[str, Any]], order: Sequence[str]) -> None:
-    """A square with its number for every pair of variants, below the diagonal."""
+    """Draw a square with its number for every pair of variants, below the diagonal."""
     chance = statistics.fmean(row["cosine_by_chance"] for row in rows)
     found = {row[side] for row in rows for side in ("variant_a", "variant_b")}
     variants = [name for name in order if name in found]
@@ -209,17 +209,17 @@ def _triangle(axes: Axes, rows: Sequence[dict[str, Any]], order: Sequence[str]) 
 
 
 def _brief(cosine: float) -> str:
-    """Two decimals; "1" is only what is equal."""
+    """Write a cosine with two decimals; "1" means exactly equal."""
     return "1" if cosine == 1 else ">.99" if cosine >= 0.995 else f"{cosine:.2f}".removeprefix("0")
 
 
 def mask_similarity_by_sparsity(similarity: Sequence[Row], metrics: Sequence[Row]) -> Drawing:
-    """Cosine similarity to a reference's mask (see `references`) against sparsity, a line a variant (Fig. 3, right).
+    """Plot the cosine similarity to a reference's mask (see `references`) against sparsity, as in Fig. 3 (right).
 
     Args:
-        similarity: rows of `collect.similarity`.
-        metrics: rows of `collect.metrics`: methods of the variants, and their order, so that colours are those of the
-            other figures.
+        similarity: Rows of `collect.similarity`.
+        metrics: Rows of `collect.metrics`, for the methods of the variants, and for their order, so that colours equal
+            those of the other figures.
     """
     chosen, drawn = references(metrics), []
     for row in tables.similarity_csv(similarity):
@@ -244,11 +244,11 @@ def mask_similarity_by_sparsity(similarity: Sequence[Row], metrics: Sequence[Row
 
 
 def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence[Row]) -> Drawing:
-    """How far above chance each layer's mask is like the reference's: panels and rows as in `layer_sparsity`.
+    """Plot per layer the similarity to the reference's mask above chance, with panels as in `layer_sparsity`.
 
     Args:
-        similarity_layers: rows of `collect.similarity_layers`.
-        metrics: rows of `collect.metrics`, for the methods of the variants.
+        similarity_layers: Rows of `collect.similarity_layers`.
+        metrics: Rows of `collect.metrics`, for the methods of the variants.
     """
     drawn = _likeness(similarity_layers, references(metrics))
     if not drawn:
@@ -274,7 +274,7 @@ def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence
 
 
 def _likeness(similarity_layers: Sequence[Row], chosen: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
-    """A row for each layer, sparsity and variant with the similarity to the mask of the chosen reference."""
+    """Return one row per layer, sparsity and variant with the similarity to the mask of the reference."""
     drawn = []
     for (task, backbone), cell in tabular.group(similarity_layers, *tabular.CELL).items():
         reference, labels = chosen[task, backbone], tabular.short_names(tabular.distinct(cell, "layer"))
@@ -298,14 +298,14 @@ def _likeness(similarity_layers: Sequence[Row], chosen: Mapping[tuple[str, str],
 
 
 def references(metrics: Sequence[Row]) -> dict[tuple[str, str], str]:
-    """For each task and backbone the variant that masks are held against: the first of method one_shot.
+    """Return the reference of mask similarities for each task and backbone: the first variant of method one_shot.
 
-    Where there is none, the first that prunes.
+    If there is none, it is the first variant that prunes.
     """
     found: dict[tuple[str, str], str] = {}
     for (task, backbone), rows in tabular.group(metrics, *tabular.CELL).items():
         pruned = [row for row in rows if float(tabular.cell(row, "sparsity"))]
-        if pruned:  # the least by a key that is the same is the first
+        if pruned:  # `min` returns the first of equal keys
             found[task, backbone] = min(pruned, key=lambda row: row["method"] != "one_shot")["variant"]
     return found
 
@@ -320,7 +320,7 @@ def _other(row: Mapping[str, Any], reference: str) -> str:
 
 
 def _above(cosine: float, chance: float) -> float:
-    """Where a cosine lies between chance, 0, and equal masks, 1."""
+    """Rescale a cosine so that 0 is the chance level and 1 equal masks."""
     return max(0.0, (cosine - chance) / (1 - chance)) if chance < 1 else 1.0
 
 
@@ -332,11 +332,12 @@ class _Panel:
     """A heat map with a column for each layer.
 
     Attributes:
-        title: above it.
-        rows: what it draws, by the names of its lines.
-        value: the column of a row that its colour is of, times `scale`; empty: none.
-        colors: the scale of the values.
-        marked: whether a row has a cross on it.
+        title: Title above the panel.
+        rows: Drawn rows, by the names of the panel's lines.
+        value: Column that determines the colour, times `scale`; an empty value has no colour.
+        scale: Factor of the values.
+        colors: Colour scale of the values.
+        marked: Function that says whether a row is marked by a cross.
     """
 
     title: str
@@ -355,14 +356,14 @@ class _Panel:
 def _maps_of_layers(
     lines: Sequence[Sequence[_Panel]], note: str, bar_label: str, mark: str = "", rows_are: str = ""
 ) -> Figure:
-    """Panels in lines; a line that is too long goes on in the next.
+    """Draw rows of panels; a row that is too long is wrapped.
 
     Args:
-        lines: the panels.
-        note: above them.
-        bar_label: what the colours are.
-        mark: what a cross is; in the legend where there is one.
-        rows_are: what the lines of a panel are, written beside the first panel of each line.
+        lines: Rows of panels.
+        note: Note above the panels.
+        bar_label: Label of the colour bars.
+        mark: Meaning of a cross, for the legend.
+        rows_are: Meaning of the lines of a panel, written beside the first panel of each row.
     """
     with drawing.style():
         panels = [panel for line in lines for panel in line]
@@ -400,11 +401,11 @@ _CROSS: dict[str, Any] = {
     "markersize": 7,
     "linestyle": "",
 }
-"""Seen on every colour of a map."""
+"""Style of crosses, which are visible on every colour of a map."""
 
 
 def _heatmap(axes: Axes, panel: _Panel, width: float) -> bool:
-    """A cell a line and layer; grey where there is nothing, a thin line between blocks. Whether any is marked."""
+    """Draw one cell per line and layer (grey if empty), with lines between blocks. Return whether any is marked."""
     labels = panel.labels
     values: npt.NDArray[np.float64] = np.full((len(panel.rows), len(labels)), np.nan)
     at = {label: index for index, label in enumerate(labels)}
@@ -428,7 +429,7 @@ def _heatmap(axes: Axes, panel: _Panel, width: float) -> bool:
         axes.axvline(start - 0.5, color="white", linewidth=0.8)
     step = ceil(0.12 * len(labels) / width)  # a label needs 0.12 inch
     if step > 1 and starts:
-        # only whole blocks, or an even part of one, so that the labels keep step with the blocks
+        # only multiples or divisors of a block, so that labels stay aligned with the blocks
         step = next((part for part in range(step, starts[0] + 1) if starts[0] % part == 0), step)
     axes.set_xticks(range(0, len(labels), step), list(labels)[::step], rotation=90, fontsize=7.5)
     axes.tick_params(length=0)
@@ -440,14 +441,14 @@ def _scale(values: Sequence[float]) -> Normalize:
 
 
 def _by_sparsity(drawn: Iterable[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Rows by sparsity, ascending."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """Group rows by sparsity, ascending."""
+    groups: dict[str, list[dict[str, Any]]] = {}
     for row in drawn:
-        found.setdefault(row["sparsity"], []).append(row)
-    return sorted(found.items(), key=lambda item: float(item[0]))
+        groups.setdefault(row["sparsity"], []).append(row)
+    return sorted(groups.items(), key=lambda item: float(item[0]))
 
 
 def _wrapped(lines: Sequence[Sequence[_T]], width: float) -> list[list[_T]]:
-    """Lines of things that are `width` inches wide, none longer than a page is wide."""
+    """Wrap rows of items that are `width` inches wide to the width of a page."""
     most = max(1, int(_LINE / width))
     return [list(line[start : start + most]) for line in lines for start in range(0, len(line), most)]

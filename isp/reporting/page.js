@@ -1,5 +1,5 @@
 "use strict";
-// Sorting by a click on a header: numbers by data-value, highest first; then lowest first; then as written.
+// Sort by a click on a header: numbers by data-value, first descending, then ascending, then in the original order.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[table.tBodies.length - 1];
   const original = [...body.rows];
@@ -29,13 +29,13 @@ function sorted(rows, index, descending, numeric) {
   };
   return [...rows].sort((one, two) => {
     const [a, b] = [key(one), key(two)];
-    if (a === null || b === null) return (a === null) - (b === null); // what is not there comes last
+    if (a === null || b === null) return (a === null) - (b === null); // missing values come last
     const order = numeric ? a - b : a.localeCompare(b, "en", { numeric: true });
     return descending ? -order : order;
   });
 }
 
-// The contents follow the reader.
+// Highlight the current section in the contents.
 const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
 const seen = new Set();
 const observer = new IntersectionObserver(
@@ -51,6 +51,6 @@ const observer = new IntersectionObserver(
 );
 for (const id of links.keys()) observer.observe(document.getElementById(id));
 
-// Print what is folded away, too.
+// Unfold everything for printing.
 const folded = [...document.querySelectorAll("details:not([open])")];
 addEventListener("beforeprint", () => folded.forEach((each) => (each.open = true)));

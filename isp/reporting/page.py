@@ -1,8 +1,8 @@
-"""The page of a study: everything a reader wants, in one HTML file that needs nothing else.
+"""The page of a study: one self-contained HTML file.
 
-A pure function of what was collected, drawn and written: the same in, the same bytes out. The template escapes all
-text and shows control characters as Python writes them, and the page's own policy lets a browser load nothing and run
-nothing but what the page brings along.
+It is a pure function of the collected data, figures and tables: equal inputs give equal bytes. The template escapes all
+text and shows control characters as Python escapes, and the page's content security policy lets a browser load and run
+only what the page contains.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from isp.reporting.verdict import Verdict, seeds_note, verdicts
 from isp.untrusted import printable
 
 LONGEST = 400
-"""Rows of a part of a table that the page shows; a longer one is only linked."""
+"""Maximum number of rows of a part of a table that is shown; longer parts are only linked."""
 OPEN = 200
-"""Rows of a table that need no click to be seen."""
+"""Maximum number of rows of a table that is shown unfolded."""
 COLORS = 128
-"""Of a picture; enough for lines and for the steps of a colour map."""
+"""Number of colours of an image, which suffices for lines and for the steps of a colour map."""
 SCREEN = 96
-"""Pixels an inch, as browsers count."""
+"""Resolution in pixels per inch that browsers assume."""
 
 
 Known = tuple[str, Mapping[str, Any], list[tuple[str, str]]]
-"""A name, what is known of what it names, and its settings as texts."""
+"""Name, description and settings (as texts) of a variant or task."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a page is made of; only `metrics` has to be there.
+    """Contents of a page; only `metrics` is required.
 
-    Names are those of files without suffix; Markdown is used of tables that are not there as rows. `links` are
-    addresses, relative to the page, of files that lie beside it; `reference` is the variant that the verdict compares
-    with others, none if empty.
+    Names are those of files without suffix. Markdown is used for tables that have no rows. `links` are addresses of
+    files beside the page, relative to it. `reference` is the variant that the verdict compares with the others; empty
+    for none.
     """
 
     metrics: Sequence[Row]
@@ -80,7 +80,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table on the page: the parts that are not too long for it, and the titles and rows of the others."""
+    """A table on the page: the parts to show, and the titles and numbers of rows of parts that are too long."""
 
     name: str
     title: str
@@ -92,13 +92,13 @@ class Listing:
 
     @property
     def open(self) -> bool:
-        """Whether it is seen without a click."""
+        """Whether the table is shown unfolded."""
         return self.rows <= OPEN
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with what is in it."""
+    """A section of the page with its figures and tables."""
 
     id: str
     title: str
@@ -120,13 +120,15 @@ SECTIONS = (
     Section(
         "cost",
         "Cost against accuracy",
-        "What finding a mask and training under it took. To compare methods, use steps and FLOPs; seconds hold for one "
-        "machine, and no run was faster because its weights were zero.",
+        "The cost of finding a mask and of training under it. Compare methods by steps and FLOPs: seconds are valid "
+        "for one machine only, and no run was faster because its weights were zero.",
         ("score_by_cost",),
         ("spending", "costs"),
     ),
-    Section("plan", "Plan against reality", "What was estimated before the run, and what it took.", tables=("plan",)),
-    Section("denoisers", "Denoisers", "What look-ahead copies do in each round.", ("denoisers", "agreement_by_layer")),
+    Section("plan", "Plan and reality", "Estimates before the run, and measurements of the run.", tables=("plan",)),
+    Section(
+        "denoisers", "Denoisers", "The effect of look-ahead copies in each round.", ("denoisers", "agreement_by_layer")
+    ),
     Section(
         "masks",
         "Masks",
@@ -135,31 +137,31 @@ SECTIONS = (
         ("similarity",),
     ),
 )
-"""Where figures and tables belong, by their names or how these begin. What belongs nowhere comes last."""
+"""Sections with their figures and tables, by names or prefixes of names. All others are in the last section."""
 _SHOWN_OTHERWISE = ("scores",)
-"""Tables that the verdict is."""
+"""Tables that are not shown because the verdict contains them."""
 _TITLES = {
     "score_by_sparsity": "Score by sparsity",
     "score_by_cost": "Score by cost",
-    "denoisers": "What denoisers change",
+    "denoisers": "Changes by denoisers",
     "agreement_by_layer": "Agreement of weak masks by layer",
-    "mask_similarity": "Similarity of every two masks",
-    "mask_similarity_by_sparsity": "Similarity to one mask by sparsity",
-    "mask_similarity_by_layer": "Similarity to one mask by layer",
+    "mask_similarity": "Pairwise similarity of masks",
+    "mask_similarity_by_sparsity": "Similarity to a reference mask by sparsity",
+    "mask_similarity_by_layer": "Similarity to a reference mask by layer",
     "layer_sparsity": "Sparsity by layer",
-    "spending": "Spent on finding and on retraining",
+    "spending": "Cost of finding and of retraining",
     "costs": "Scores and costs",
     "similarity": "Similarity of masks",
     "statistics": "Intervals and differences",
     "paper": "In the form of the paper's tables",
     "paper_figure_1": "Figure 1 of the paper, for this study",
     "paper_figure_3": "Figure 3 of the paper, for this study",
-    "plan": "Planned and executed",
+    "plan": "Planned and actual",
 }
 
 
 def render(contents: Contents) -> str:
-    """The page."""
+    """Render the page as HTML."""
     page: str = _template().render(page=_Page(contents))
     return page + "\n"
 
@@ -180,13 +182,13 @@ def _template() -> jinja2.Template:
 
 
 def caption_of(text: str, **wildcards: str) -> str:
-    """A caption of Snakemake's report as plain text: a template that knows the wildcards of a job."""
+    """Render a caption of Snakemake's report, a template with the wildcards of a job, as plain text."""
     caption: str = jinja2.Template(text).render(snakemake={"wildcards": wildcards})
     return caption.strip()
 
 
 def _of(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """What lies under a key; nothing where nothing does."""
+    """Return the mapping under a key; empty if there is none."""
     return values.get(key) or {}
 
 
@@ -199,21 +201,21 @@ def _base64(content: bytes) -> str:
 
 
 class _Page:
-    """What the template asks for."""
+    """Values that the template uses."""
 
     def __init__(self, contents: Contents) -> None:
         self._contents = contents
         self._study = _of(contents.study, "study")
         self.metrics = contents.metrics
         self.css, self.js = Markup(_file("page.css")), Markup(_file("page.js"))
-        warning = tables.collapse(contents.layers)  # once, as rows may come one after another
+        warning = tables.collapse(contents.layers)  # only once, because rows may be an iterator
         self.collapsed = [line[2:] for line in warning.splitlines() if line.startswith("- ")]
         self._listings = self._tables()
         self.sections = [section for section in self._sections() if section.figures or section.tables]
 
     @property
     def policy(self) -> str:
-        """What a browser may load: pictures within the page, its own style and script."""
+        """Content security policy: images embedded in the page, its own style and script."""
         style, script = (_base64(hashlib.sha256(text.encode()).digest()) for text in (self.css, self.js))
         allowed = f"style-src 'sha256-{style}'; script-src 'sha256-{script}'"
         return f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'"
@@ -228,7 +230,7 @@ class _Page:
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """The study in numbers."""
+        """Numbers of variants, methods, tasks, backbones, seeds and tickets."""
         pruned = [row for row in self.metrics if float(tabular.cell(row, "sparsity"))]
         counted = [
             (len(tabular.distinct(self.metrics, "variant")), "variant"),
@@ -250,7 +252,7 @@ class _Page:
 
     @property
     def has_costs(self) -> bool:
-        """Whether the page shows test scores."""
+        """Whether the page shows the table of costs, which contains test scores."""
         return any("costs" in section.tables for section in self.sections)
 
     @property
@@ -259,7 +261,7 @@ class _Page:
 
     @property
     def variants(self) -> list[Known]:
-        """Every variant, what is known of it, its settings as texts."""
+        """Variants with their descriptions and settings."""
         names = list(self._variants) or tabular.distinct(self.metrics, "variant")
         methods = {row["variant"]: tabular.cell(row, "method") for row in self.metrics}
         found = []
@@ -270,7 +272,7 @@ class _Page:
 
     @property
     def protocols(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """The training protocol of each backbone."""
+        """Training protocol of each backbone."""
         return [(name, _pairs(values)) for name, values in _of(self._study, "training").items()]
 
     @property
@@ -287,7 +289,7 @@ class _Page:
 
     @property
     def commit(self) -> str:
-        """What to check out to run it again; empty where no commit holds what was run."""
+        """Commit to check out to rerun the study; empty if the code was modified or the commit is unknown."""
         found = _of(self._contents.study, "provenance")
         return "" if found.get("modified") else str(found.get("commit") or "")
 
@@ -316,7 +318,7 @@ class _Page:
         return [self._listings[name] for name in section.tables]
 
     def _sections(self) -> Iterable[Section]:
-        """Each section with the figures and tables that there are."""
+        """Yield each section with its existing figures and tables."""
         left = Section(
             "more",
             "More figures and tables",
@@ -346,7 +348,7 @@ class _Page:
         return Picture(name, _title(name), text, caption, source, *shown, self._beside("figures", name))
 
     def _tables(self) -> dict[str, Listing]:
-        """The tables that there are."""
+        """Return the listings of all tables by name."""
         contents, found = self._contents, {}
         for name in dict.fromkeys((*contents.tables, *contents.markdown)):
             if name in contents.tables:
@@ -363,12 +365,12 @@ class _Page:
         return found
 
     def _beside(self, folder: str, name: str) -> tuple[str, ...]:
-        """Links to the files of a figure or table."""
+        """Return the links to the files of a figure or table."""
         return tuple(link for link in self.links if f"/{link}".rpartition(".")[0].endswith(f"/{folder}/{name}"))
 
 
 def _belonging(keys: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    """The names that are a key or begin with one, in the order of the keys."""
+    """Return the names that equal a key or begin with one, in the order of the keys."""
     found = [name for key in keys for name in names if name == key or name.startswith(f"{key}_")]
     return tuple(dict.fromkeys(found))
 
@@ -378,7 +380,7 @@ def _title(name: str) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Keys and values as texts; what is not a text as JSON."""
+    """Return keys and values as texts; values that are not texts become JSON."""
     return [
         (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for key, value in values.items()
@@ -387,7 +389,7 @@ def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _reduced(png: bytes) -> tuple[bytes, tuple[int, int]]:
-    """A picture in `COLORS` of its own, a third of the size, and its size in pixels."""
+    """Reduce an image to `COLORS` colours, which takes a third of the bytes; return it and its size in pixels."""
     with Image.open(io.BytesIO(png)) as picture:
         flat = picture.convert("RGB").quantize(COLORS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     content = io.BytesIO()

@@ -1,6 +1,6 @@
-"""The paper's tables for any study: test scores, a table a backbone, with the published figures beside ours.
+"""The paper's tables for any study: test scores, one table per backbone, with the published scores beside ours.
 
-`csv_rows` has everything, a row a cell; `markdown` and `latex` write the tables down. Rows are those of metrics.csv.
+`csv_rows` returns everything, one row per cell; `markdown` and `latex` format tables. Inputs are rows of metrics.csv.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ COLUMNS = (
 )
 """Columns of `csv_rows`.
 
-majority: test score in percent of always answering the most frequent label; best, matches_dense: "yes" or empty;
-difference: ours minus the published score, in points, empty where by a note the published one is of another task or
-method; note: what must be known of the published score.
+majority: test score of always answering the most frequent label, in percent; best, matches_dense: "yes" or empty;
+difference: our score minus the published one in points, empty if a note says that the published score is for another
+task or method; note: caveats of the published score.
 """
 
 _MISSING, _MATCHES = "—", "†"
@@ -35,17 +35,16 @@ _NOTED = {
 }
 _LEGEND = (
     "Test scores in percent ({metrics}), {seeds}. Choices were made on validation data; test data were evaluated once, "
-    "on finished tickets. Bold: the best of a column of its table; variants that are on few columns stand apart, with "
-    f"the others of their method. {_MATCHES}: matches the dense model, that is, the mean is at least the dense model's "
-    f"less one standard deviation of the latter (of two dense seeds: the lower score; of one: its score). "
-    f"{_MISSING}: not run. Above what is pruned stand dense models, with one score a task in all of its columns."
+    "on finished tickets. Bold: best score of a column of its table; variants that were run for few columns have "
+    "their own tables, with the other variants of their method. "
+    f"{_MATCHES}: matches the dense model, that is, the mean is at least that of the dense model minus its standard "
+    "deviation (with two dense seeds: the lower score; with one: its score). "
+    f"{_MISSING}: not run. Dense models are above the pruned ones, with one score per task in all of its columns."
 )
-_GUESSED = (
-    "Nothing is marked on {tasks}: there the dense model scores no more than always answering the most frequent label."
-)
+_GUESSED = "No marks for {tasks}, where the dense model scores no better than always answering the most frequent label."
 _BESIDE = (
-    f"In brackets: what the paper reports ({published.CITATION}), and ours minus that. The study file says how far its "
-    "setting is the paper's."
+    f"In parentheses: the score reported in the paper ({published.CITATION}), and our score minus that. The study file "
+    "says how its setting differs from the paper's."
 )
 
 Cells = list[dict[str, Any]]
@@ -56,9 +55,9 @@ Cells = list[dict[str, Any]]
 
 
 def csv_rows(metrics: Sequence[Row]) -> Cells:
-    """A row for each ticket but for the seed, with the columns `COLUMNS`, backbone by backbone.
+    """Return one row per variant, task and sparsity with the columns `COLUMNS`, backbone by backbone.
 
-    After them, for a backbone of the paper, a row without a score for each published cell that the study has not run.
+    For a backbone of the paper, rows without a score follow, one per published cell that the study has not run.
     """
     names = _names(metrics)
     found = []
@@ -76,7 +75,7 @@ def csv_rows(metrics: Sequence[Row]) -> Cells:
 
 
 def _names(metrics: Sequence[Row]) -> dict[str, list[str]]:
-    """The published rows that each variant may be taken for."""
+    """Return the names of the published rows that correspond to each variant."""
     methods = {tabular.cell(row, "variant"): tabular.cell(row, "method") for row in metrics}
     return {variant: published.names(variant, methods) for variant in methods}
 
@@ -91,7 +90,7 @@ def _cell(rows: Sequence[Row], names: Mapping[str, Sequence[str]]) -> dict[str, 
 
 
 def _with_published(row: dict[str, Any], names: Mapping[str, Sequence[str]], prefer: str = "") -> dict[str, Any]:
-    """A copy of the row beside its published cell; one of the table `prefer` if there is any."""
+    """Return a copy of the row with its published cell, preferably from the table `prefer`."""
     cell = published.find(row["backbone"], row["task"], row["sparsity"], names[row["variant"]], prefer)
     if cell is None:
         return {**row}
@@ -111,11 +110,11 @@ def _beside(cell: published.Published) -> dict[str, Any]:
 
 
 def _mark(cells: Cells, dense: str | None) -> None:
-    """Mark what is best and what matches the dense model among the cells of a backbone.
+    """Mark the best scores and those that match the dense model among the cells of a backbone.
 
-    Best is the highest score of a task and sparsity and what is equal to it as printed, where any is lower; of dense
-    models only where these are compared. What matches has at least `tabular.matching_level`. Nothing is
-    marked on a task whose dense model only guesses.
+    The best scores of a task and sparsity are the highest one and those equal to it as printed, if any score is lower.
+    Dense models are marked only if several are compared. A score matches if it is at least `tabular.matching_level`.
+    Nothing is marked on a task on which the dense model only guesses.
     """
     guessed, levels = _guessed(cells, dense), _levels(cells, dense)
     known = [cell for cell in cells if cell["task"] not in guessed]
@@ -135,19 +134,19 @@ def _mark_best(cells: Cells) -> None:
 
 
 def _levels(cells: Cells, dense: str | None) -> dict[str, float]:
-    """The least mean that matches the dense model, by task."""
+    """Return the lowest mean that matches the dense model, by task."""
     found = [cell for cell in cells if cell["variant"] == dense and cell["test_mean"] != ""]
     return {cell["task"]: tabular.matching_level(tabular.split(cell["test_values"])) for cell in found}
 
 
 def _guessed(cells: Cells, dense: str | None) -> list[str]:
-    """The tasks on which the dense model scores no more than always answering the most frequent label."""
+    """Return the tasks on which the dense model scores no better than always answering the most frequent label."""
     found = [cell for cell in cells if cell["variant"] == dense and "" not in (cell["test_mean"], cell["majority"])]
     return [cell["task"] for cell in found if cell["test_mean"] <= cell["majority"]]
 
 
 def _with_dense_models(cells: Cells) -> set[str]:
-    """The tasks with dense models to compare: of a method beside `dense`, such as soups, or with nothing else."""
+    """Return the tasks with dense models to compare: of a method other than `dense` (soups), or with nothing else."""
     pruned = {cell["task"] for cell in cells if float(cell["sparsity"])}
     return {
         cell["task"]
@@ -157,11 +156,11 @@ def _with_dense_models(cells: Cells) -> set[str]:
 
 
 def _by_place(cells: Cells) -> dict[tuple[str, str], Cells]:
-    """Cells by task and sparsity, the columns of a table."""
-    found: dict[tuple[str, str], Cells] = {}
+    """Group cells by task and sparsity, the columns of a table."""
+    groups: dict[tuple[str, str], Cells] = {}
     for cell in cells:
-        found.setdefault((cell["task"], cell["sparsity"]), []).append(cell)
-    return found
+        groups.setdefault((cell["task"], cell["sparsity"]), []).append(cell)
+    return groups
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -173,14 +172,14 @@ _Lines = dict[str, dict[tuple[str, str], dict[str, Any]]]
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of a backbone.
+    """Table of a backbone.
 
     Attributes:
-        backbone: its name.
-        columns: the sparsities of each task.
-        above: dense models above what is pruned, which have one cell a task.
-        lines: the other rows.
-        guessed: tasks of it without marks.
+        backbone: Name of the backbone.
+        columns: Sparsities of each task.
+        above: Dense models above the pruned ones, which have one cell per task.
+        lines: All other rows.
+        guessed: Tasks without marks, on which the dense model only guesses.
     """
 
     backbone: str
@@ -191,12 +190,12 @@ class _Table:
 
     @property
     def cells(self) -> Cells:
-        """All that were run."""
+        """All cells that were run."""
         return [cell for rows in (self.above, self.lines) for row in rows.values() for cell in row.values()]
 
 
 def _tables(metrics: Sequence[Row]) -> list[_Table]:
-    """For each backbone what is pruned, its ablations, and the dense models; see `_pruned`, `_ablations`, `_dense`."""
+    """Return the tables of each backbone, made by `_pruned`, `_ablations` and `_dense`."""
     names, found = _names(metrics), []
     run = [row for row in csv_rows(metrics) if row["variant"]]
     for backbone in tabular.distinct(run, "backbone"):
@@ -210,11 +209,11 @@ def _tables(metrics: Sequence[Row]) -> list[_Table]:
 
 
 _Parts = tuple[Cells, Cells, Cells]
-"""Of a table: the dense models above, its lines, and those of the lines that it is there for."""
+"""Parts of a table: the dense models above, its lines, and the lines for which the table exists."""
 
 
 def _pruned(cells: Cells) -> _Parts:
-    """What is pruned but for ablations, below the variants of `dense`, as in Tables 2 and 3."""
+    """Return the pruned models except ablations, and the variants of `dense` above them, as in Tables 2 and 3."""
     narrow = _narrow(cells)
     lines = [cell for cell in cells if float(cell["sparsity"]) and cell["variant"] not in narrow]
     tasks = {cell["task"] for cell in lines}
@@ -223,9 +222,9 @@ def _pruned(cells: Cells) -> _Parts:
 
 
 def _ablations(cells: Cells) -> Iterator[_Parts]:
-    """Of each method its narrow variants beside its others, as in Tables 4, 5 and 7; the dense model stands above.
+    """Yield tables of each method's narrow variants and its other variants, as in Tables 4, 5 and 7.
 
-    A table is of the columns that the same of these variants have.
+    The dense model is above them. A table has the columns in which the same of these variants were run.
     """
     narrow, dense = _narrow(cells), tabular.dense(cells)
     for method in dict.fromkeys(cell["method"] for cell in cells if cell["variant"] in narrow):
@@ -241,14 +240,14 @@ def _ablations(cells: Cells) -> Iterator[_Parts]:
 
 
 def _dense(cells: Cells) -> _Parts:
-    """Dense models where there are any to compare, as in Table 6."""
+    """Return dense models if there are any to compare, as in Table 6."""
     tasks = _with_dense_models(cells)
     lines = [cell for cell in cells if not float(cell["sparsity"]) and cell["task"] in tasks]
     return [], lines, [cell for cell in lines if cell["method"] != "dense"]
 
 
 def _narrow(cells: Cells) -> set[str]:
-    """The variants that are on less than half of the columns, where another one of their method is on more."""
+    """Return the variants with less than half of the columns, if another variant of their method has more."""
     columns: dict[str, int] = {}
     places = _by_place([cell for cell in cells if float(cell["sparsity"])])
     for same in places.values():
@@ -261,13 +260,13 @@ def _narrow(cells: Cells) -> set[str]:
 
 
 def _source(cells: Cells) -> str:
-    """The published table that most of these cells stand in; empty if none."""
+    """Return the published table that contains most of these cells; empty if none does."""
     found = Counter(cell["source"] for cell in cells if cell["source"]).most_common(1)
     return found[0][0] if found else ""
 
 
 def _table(backbone: str, above: Cells, lines: Cells, guessed: Sequence[str]) -> _Table:
-    """A table of these cells; best is what is best in it."""
+    """Return a table of these cells, in which the best scores are those of this table."""
     columns: dict[str, list[str]] = {}
     for task, sparsity in _by_place(lines):
         columns.setdefault(task, []).append(sparsity)
@@ -289,7 +288,7 @@ def _by_variant(cells: Iterable[dict[str, Any]]) -> _Lines:
 
 
 def markdown(metrics: Sequence[Row]) -> str:
-    """The tables as Markdown, and under them what their marks mean."""
+    """Return the tables as Markdown, followed by the meaning of their marks."""
     found = _tables(metrics)
     if not found:
         return "No tickets to show.\n"
@@ -307,7 +306,7 @@ def markdown(metrics: Sequence[Row]) -> str:
 
 
 def latex(metrics: Sequence[Row]) -> str:
-    r"""The tables as LaTeX; a document that inputs them needs \usepackage{booktabs,adjustbox}."""
+    r"""Return the tables as LaTeX; a document that inputs them needs \usepackage{booktabs,adjustbox}."""
     return "\n".join(["% needs \\usepackage{booktabs,adjustbox}", *map(_latex, _tables(metrics))])
 
 
@@ -337,7 +336,7 @@ def _latex(table: _Table) -> str:
 
 
 def _legend(shown: Sequence[_Table]) -> list[str]:
-    """What the marks mean, and whatever else must be known of the cells of these tables."""
+    """Return the legend: the meaning of the marks, and the caveats of the cells of these tables."""
     cells = [cell for table in shown for cell in table.cells]
     tasks: dict[str, list[str]] = {}
     for cell in cells:
@@ -356,7 +355,7 @@ def _legend(shown: Sequence[_Table]) -> list[str]:
 
 
 def _text(cell: Mapping[str, Any] | None, bold: Callable[[str], str], escape: Callable[[str], str] = str) -> str:
-    """Scores over seeds, marks, in brackets the published score and the difference; a dash for what is missing."""
+    """Write scores over seeds, marks, and in parentheses the published score and the difference; a dash if missing."""
     if cell is None or cell["test_mean"] == "":
         return escape(_MISSING)
     score = escape(tables.over_seeds(tabular.split(cell["test_values"])))
@@ -405,5 +404,5 @@ _TEX = {
 
 
 def _escape(text: str) -> str:
-    """Text for LaTeX, with what its fonts may lack as commands."""
+    """Escape text for LaTeX, with commands for characters that its fonts may lack."""
     return "".join(_TEX.get(character, character) for character in text)

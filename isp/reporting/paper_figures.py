@@ -1,7 +1,7 @@
-"""The figures of the paper for any study: scores and FLOPs by sparsity (Fig. 1), LTH against one-shot (Fig. 3).
+"""The paper's figures for any study: scores and FLOPs by sparsity (Fig. 1), LTH and one-shot pruning (Fig. 3).
 
-They show test scores, as the paper does, and what it published where a study has the same backbone, task, row and
-sparsity. Each function returns a figure and the rows of exactly what it draws, under its constant of columns.
+They show test scores, as the paper does, and the published scores for the same backbone, task, row and sparsity. Each
+function returns a figure and the rows that it draws, whose columns are in a constant of the same name.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _SCORE = (
     *("test_mean", "test_sd", "test_values", "published_as", "published", "source"),
 )
 PAPER_FIGURE_1 = (*_SCORE, "flops_mean", "flops_sd", "flops_values")
-"""Columns of what `paper_figure_1` draws; flops: executed in training, finding and retraining together."""
+"""Columns of the rows that `paper_figure_1` draws; flops: executed training FLOPs, finding and retraining together."""
 _COSINE = ("cosine_mean", "cosine_sd", "cosine_values", "cosine_by_chance", "published_cosine")
 PAPER_FIGURE_3 = (*_SCORE, *_COSINE)
-"""Columns of what `paper_figure_3` draws; the cosine of the masks of LTH and one-shot stands with LTH."""
+"""Columns of the rows that `paper_figure_3` draws; the rows of LTH contain the cosine of its mask and one-shot's."""
 
 _STAR: dict[str, Any] = {
     "marker": "*",
@@ -48,7 +48,7 @@ _STAR: dict[str, Any] = {
 
 
 def paper_figure_1(metrics: Sequence[Row]) -> Drawing:
-    """Test score (left) and executed training FLOPs (right) against sparsity, a line a variant, dense ones across."""
+    """Plot test scores (left) and executed training FLOPs (right) against sparsity, one line per variant."""
     tickets, drawn = tabular.tickets(metrics), []
     for row in _scores(metrics):
         own = tickets[row["task"], row["backbone"], row["variant"], row["sparsity"]]
@@ -61,7 +61,7 @@ def paper_figure_1(metrics: Sequence[Row]) -> Drawing:
         for left, right, rows in _pairs_of_panels(figure, drawn):
             limit(left, _with_theirs(rows), "test")
             _score_panel(left, rows, styles, room)
-            costly = [row for row in rows if row["flops_mean"] > 0]  # what cost nothing has no logarithm
+            costly = [row for row in rows if row["flops_mean"] > 0]  # zero cost has no logarithm
             right.set_yscale("log")
             right.set_ylim(log_ticks(right.yaxis, [row["flops_mean"] for row in costly] or [1.0]))
             over_sparsities(right, costly, "flops", styles, room)
@@ -71,19 +71,19 @@ def paper_figure_1(metrics: Sequence[Row]) -> Drawing:
 
 
 def paper_figure_3(metrics: Sequence[Row], similarity: Sequence[Row]) -> Drawing:
-    """LTH against one-shot: test scores of both (left) and the cosine similarity of their masks (right) by sparsity.
+    """Plot LTH and one-shot pruning by sparsity: test scores (left) and the cosine similarity of their masks (right).
 
-    Of each method the variant of its name is taken, or else the first.
+    Each method is represented by the variant with its name, otherwise by its first variant.
 
     Args:
-        metrics: rows of `collect.metrics`.
-        similarity: rows of `collect.similarity`.
+        metrics: Rows of `collect.metrics`.
+        similarity: Rows of `collect.similarity`.
     """
     drawn = _lth_and_one_shot(metrics, similarity)
     if not drawn:
         return drawing.message("No task of this study has both LTH and one-shot to compare."), drawn
     with drawing.style():
-        # three variants, so colours of their own: those of the whole study may be the same for all three
+        # only three variants, so they get their own colours: the study's colours may be equal for all three
         styles, room = drawing.looks(drawing.variants_of(drawn)), room_for_levels(drawn)
         figure = drawing.sized(drawn, drawing.WIDTH + room, 2, len(drawing.cells_of(drawn)))
         for left, right, rows in _pairs_of_panels(figure, drawn):
@@ -98,7 +98,7 @@ def paper_figure_3(metrics: Sequence[Row], similarity: Sequence[Row]) -> Drawing
 
 
 def _scores(metrics: Sequence[Row]) -> list[dict[str, Any]]:
-    """Test scores, and beside them the published ones, except those in doubt (Table 5) or of another method."""
+    """Return test scores with the published ones, except doubtful ones (Table 5) and those of another method."""
     found = []
     for row in paper.csv_rows(metrics):
         if row["variant"] and row["test_mean"] != "":
@@ -109,7 +109,7 @@ def _scores(metrics: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _lth_and_one_shot(metrics: Sequence[Row], similarity: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows of the two variants and of the dense one, of the tasks where the two are compared."""
+    """Return the rows of both variants and of the dense one, for the tasks on which both are compared."""
     dense, chosen = tabular.dense(metrics), [_first(metrics, method) for method in ("one_shot", "lth")]
     alike = {
         (row["task"], row["backbone"], row["sparsity"]): row
@@ -131,7 +131,7 @@ def _lth_and_one_shot(metrics: Sequence[Row], similarity: Sequence[Row]) -> list
 
 
 def _first(metrics: Sequence[Row], method: str) -> str | None:
-    """The variant of a method that has its name, or else the first."""
+    """Return the variant with the name of the method, otherwise the method's first variant."""
     names = tabular.distinct([row for row in metrics if tabular.cell(row, "method") == method], "variant")
     return min(names, key=lambda name: name != method, default=None)
 
@@ -139,7 +139,7 @@ def _first(metrics: Sequence[Row], method: str) -> str | None:
 def _pairs_of_panels(
     figure: Figure, drawn: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[Axes, Axes, list[dict[str, Any]]]]:
-    """Two axes beside each other for each task and backbone, and the rows that belong there."""
+    """Yield two adjacent axes for each task and backbone, with their rows."""
     cells = drawing.cells_of(drawn)
     grid = figure.add_gridspec(len(cells), 2)
     for line, ((task, backbone), rows) in enumerate(cells.items()):
@@ -149,7 +149,7 @@ def _pairs_of_panels(
 
 
 def _with_theirs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of scores, and the published ones as if they were some."""
+    """Return the rows, and the published scores in the form of rows."""
     return [*rows, *({"test_mean": row["published"]} for row in rows if row["published"] != "")]
 
 
@@ -160,7 +160,7 @@ def _score_panel(axes: Axes, rows: Sequence[dict[str, Any]], styles: Mapping[str
 
 
 def _stars(axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: Mapping[str, Look], places: Places) -> None:
-    """What the paper published, in the colour of the variant; of a dense one at the end of its level."""
+    """Draw the published values in the colours of the variants; those of dense variants at the end of their levels."""
     for row in rows:
         if row[name] != "":
             place = places[row["variant"], row["sparsity"]]
@@ -170,7 +170,7 @@ def _stars(axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: Mappin
 def _legend(
     figure: Figure, styles: Mapping[str, Look], drawn: Sequence[dict[str, Any]], others: Sequence[Line2D]
 ) -> None:
-    """The variants, and below them others and what stars are, where there are any."""
+    """Add the legend of the variants, and below it the other entries and that of the stars, if there are any."""
     shown, handles = drawing.variants_of(drawn), list(others)
     drawing.legend_of(figure, {name: look for name, look in styles.items() if name in shown}, drawn)
     if any(row["published"] != "" or row.get("published_cosine", "") != "" for row in drawn):

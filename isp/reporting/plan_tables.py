@@ -1,4 +1,4 @@
-"""A study's plan for people, and beside it what a run took."""
+"""Readable plan of a study, and its comparison with the measurements of a run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from isp.reporting.tables import Table, si, text
 from isp.reporting.tabular import Row
 
 COMPARISON_LEGEND = (
-    "The plan that was made before the run beside what the run took. Times are those of all jobs, one after the other, "
-    "start-up left out; where jobs run side by side they slow one another down, which the plan's "
-    "calibration sees only in part. "
-    "steps, FLOP: of a variant's tickets, each by itself, without its evaluation; at most, where the number of rounds "
-    "follows from measured sparsity."
+    "The plan from before the run, and the measurements of the run. Times are totals over all jobs without start-up. "
+    "Parallel jobs slow each other down, which the plan's calibration covers only in part. Steps and FLOP are those "
+    "of a variant's tickets, each on its own, without evaluation; they are upper bounds if the number of rounds "
+    "depends on measured sparsity."
 )
 
 
 def lines(plan: Mapping[str, Any]) -> str:
-    """The plan as text: by rule, by variant, and what it means in hours and on disk."""
+    """Return the plan as text: by rule and by variant, with hours and disk space."""
     unit, length = _unit(plan)
     rules: list[list[str]] = [_cells(row["rule"], row, length) for row in plan["rules"]]
     rules += [[name, f"{count:,}", "", "", "", ""] for name, count in plan["shared_jobs"].items() if count]
@@ -45,12 +44,12 @@ def lines(plan: Mapping[str, Any]) -> str:
 
 
 def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], metrics: Sequence[Row]) -> list[Table]:
-    """What was planned beside what was: by rule jobs and hours, by variant the steps and FLOPs of its tickets.
+    """Return tables of planned and actual values: jobs and hours by rule, steps and FLOPs of tickets by variant.
 
     Args:
-        plan: from the plan stage.
-        seconds: by rule those of its jobs, from their logs.
-        metrics: rows of `collect.metrics`.
+        plan: Plan from the plan stage.
+        seconds: Durations of jobs by rule, from their logs.
+        metrics: Rows of `collect.metrics`.
     """
     rules, (unit, length) = [], _unit(plan)
     for row in [*plan["rules"], {"rule": "all", **plan["total"]}]:
@@ -74,7 +73,7 @@ def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], 
 
 
 def _unit(plan: Mapping[str, Any]) -> tuple[str, int]:
-    """What times are told in, and its seconds: minutes where all jobs together take less than ten hours."""
+    """Return the unit of times and its seconds: minutes if all jobs take less than ten hours in total."""
     return ("minutes", 60) if plan["total"]["seconds"] < 36_000 else ("hours", 3600)
 
 
@@ -97,55 +96,55 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
     without, disk, total = plan["without_sharing"], plan["disk"], plan["total"]
     saved = _share(plan["with_sharing"]["seconds"], without["seconds"])
     rate = plan["throughput"]
-    how = f"at {si(rate)} FLOP a second" if rate else f"by steps timed here, on {plan['device']}"
+    how = f"at {si(rate)} FLOP per second" if rate else f"by steps timed on this machine ({plan['device']})"
     parallel = plan["parallel"]
-    side = f"{parallel} jobs side by side" if parallel > 1 else "one job at a time"
+    side = f"{parallel} parallel jobs" if parallel > 1 else "one job at a time"
     found = [
         f"{plan['study']}: {total['all_jobs']:,} jobs, {total['steps']:,} training steps, {si(total['flops'])} FLOP; "
         f"{plan['hours']:,.2f} hours {how}, {plan['wall_hours']:,.2f} with {side}.",
-        f"Each ticket made by itself: {without['steps']:,} steps, {si(without['flops'])} FLOP, "
-        f"{without['seconds'] / 3600:,.2f} hours; sharing saves {saved} of it.",
+        f"Without sharing between tickets: {without['steps']:,} steps, {si(without['flops'])} FLOP, "
+        f"{without['seconds'] / 3600:,.2f} hours; sharing saves {saved}.",
         *_disk(disk),
-        "A variant's jobs and hours are all that its tickets need but evaluation, also what variants share. Steps of "
-        "rounds that follow from measured sparsity are the most there may be. Downloads, pre-training and preparation "
-        "are counted as jobs only: studies share them.",
+        "The jobs and hours of a variant include everything that its tickets need except evaluation, even if variants "
+        "share it. If the number of rounds depends on measured sparsity, steps are an upper bound. Downloads, "
+        "pre-training and preparation, which studies share, are counted as jobs only.",
     ]
     if "starts" in plan:
         found.append(_starts(plan))
     if total["selections"]:
         found.append(
-            f"Runs that prune on their way select {total['selections']:,} masks, which takes "
+            f"Runs that prune during training select {total['selections']:,} masks, which takes "
             f"{plan['selection_hours']:,.2f} of the hours."
         )
     if plan["unknown_lengths"]:
         names = ", ".join(plan["unknown_lengths"])
-        found.append(f"Texts that are not prepared yet are taken for the longest, an upper bound: {names}.")
+        found.append(f"Texts that are not prepared yet are assumed to have the maximum length: {names}.")
     return found
 
 
 def _starts(plan: Mapping[str, Any]) -> str:
-    """What starts take as measured, and the share of overhead here and on a cluster."""
+    """Return the measured start times, and the fraction of overhead on this machine and on a cluster."""
     names = {
         "warm": "a stage through the fork server",
-        "cold": "a stage in a process of its own",
-        "snakemake_job": "Snakemake's part in a job",
+        "cold": "a stage in a fresh process",
+        "snakemake_job": "Snakemake's overhead per job",
         "snakemake_start": "a start of Snakemake",
     }
     starts, total = plan["starts"], plan["total"]
     parts = [f"{name} {starts[key]:.2f} s" for key, name in names.items() if starts[key] is not None]
     here, cluster = total["overhead_seconds"], starts["overhead_seconds_on_cluster"]
     beside = [
-        f"{backbone} is built in {took['build']:.2f} s and ranked in {took['ranking']:.2f} s, a GB of it read in "
-        f"{1e9 * took['read']:.2f} s and written in {1e9 * took['write']:.2f} s"
+        f"building {backbone} {took['build']:.2f} s, ranking it {took['ranking']:.2f} s, reading it "
+        f"{1e9 * took['read']:.2f} s per GB, writing it {1e9 * took['write']:.2f} s per GB"
         for backbone, took in starts["backbones"].items()
     ]
-    text = f"Measured here: {', '.join(parts)}; {'; '.join(beside)}. "
-    text += f"So overhead is {here / 3600:,.2f} hours, {here / total['seconds']:.1%}"
+    text = f"Measured on this machine: {', '.join(parts)}; {'; '.join(beside)}. "
+    text += f"The overhead is {here / 3600:,.2f} hours, {here / total['seconds']:.1%}"
     if cluster is not None:
         share = cluster / (total["seconds"] - here + cluster)
         text += (
-            f"; on a cluster, were every job an entry of its own (cold, and two starts of Snakemake), "
-            f"{cluster / 3600:,.2f} hours, {share:.1%}"
+            f"; on a cluster without groups (every stage in a fresh process, and two starts of Snakemake per job), it "
+            f"is {cluster / 3600:,.2f} hours, {share:.1%}"
         )
     return f"{text}."
 
@@ -154,20 +153,20 @@ _KEPT = {"ticket": "tickets that are results", "mask": "masks", "state": "initia
 _TEMPORARY = {
     "state": "states between rounds",
     "weights": "weak subnetworks",
-    "ticket": "tickets that are no result",
+    "ticket": "tickets that are not results",
 }
 
 
 def _disk(disk: Mapping[str, Any]) -> list[str]:
-    """What stays, what is only in between, and how much lies there at a time."""
-    kept = f"Disk: {si(disk['kept'])}B stay{_kinds(_KEPT, disk['kept_by_kind'])}."
+    """Return the disk usage of permanent and temporary files, and the peak."""
+    kept = f"Disk: {si(disk['kept'])}B are kept{_kinds(_KEPT, disk['kept_by_kind'])}."
     if not disk["temporary"]:
         return [kept]
     return [
-        f"{kept} Temporary files are {si(disk['temporary'])}B, all that are ever written"
-        f"{_kinds(_TEMPORARY, disk['temporary_by_kind'])}; the default profile keeps them (`notemp`). Where they are "
-        f"deleted as soon as nothing needs them, a chain of rounds or a soup has at most {si(disk['chain'])}B of them "
-        f"at a time, and the most that lies there is {si(disk['peak'])}B."
+        f"{kept} Temporary files add up to {si(disk['temporary'])}B"
+        f"{_kinds(_TEMPORARY, disk['temporary_by_kind'])}; the default profile keeps them (`notemp`). If they are "
+        f"deleted as soon as no job needs them, a chain of rounds or a soup has at most {si(disk['chain'])}B of them "
+        f"at a time, and the peak usage is {si(disk['peak'])}B."
     ]
 
 

@@ -1,4 +1,4 @@
-"""How far a study is, as lines for people; at most 100 columns, but for paths and what logs say."""
+"""Progress of a study as text; at most 100 columns, except for paths and lines of logs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from isp.reporting.tables import text
 from isp.untrusted import printable
 
 LISTED = 12
-"""Jobs that are listed one by one, of those that run and of those that failed."""
+"""Maximum number of running and of failed jobs that are listed individually."""
 WIDTH = 56
-"""Of the names of tickets."""
+"""Maximum width of the names of tickets."""
 _STATES = ("done", "running", "failed", "left")
 
 
 def lines(found: Mapping[str, Any]) -> str:
-    """The report of `isp.workflow.status.report` as text; what logs and markers hold does not steer the terminal."""
+    """Return the report of `isp.workflow.status.report` as text; control characters of logs and markers are escaped."""
     parts = [_header(found)]
     if found["groups"]:
         parts.append(text([(["tickets", "all", *_STATES], _rows(found["groups"]))]))
@@ -25,7 +25,7 @@ def lines(found: Mapping[str, Any]) -> str:
 
 
 def span(seconds: float) -> str:
-    """`40 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    """Format a duration: `40 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
     whole = round(seconds)
     if whole < 100:
         return f"{whole} s"
@@ -48,7 +48,7 @@ def _header(found: Mapping[str, Any]) -> str:
 
 
 def _rows(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A row a variant, but one for all variants of a backbone and task whose tickets are all done, or all left."""
+    """Return one row per variant; variants of a place whose tickets are all done, or all left, share a row."""
     places: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for row in groups:
         whole = next((state for state in _STATES if row[state] == row["tickets"]), row["variant"])
@@ -63,7 +63,7 @@ def _rows(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _some(names: Sequence[str], width: int) -> str:
-    """Names with commas, as many as a width holds, and how many more there are."""
+    """Join as many names as fit into a width, and the number of the others."""
     for count in range(len(names), 1, -1):
         more = f" and {len(names) - count} more" if count < len(names) else ""
         if len(shown := ", ".join(names[:count]) + more) <= width:
@@ -93,12 +93,12 @@ def _failed(jobs: Sequence[Mapping[str, Any]]) -> str:
         return ""
     shown = []
     for job in jobs[:LISTED]:
-        what = "lost, its process was killed" if job["lost"] else "failed"
+        what = "lost: its process was killed" if job["lost"] else "failed"
         shown.append(f"  {job['rule']} {what}" + (f": {job['output']}" if job["output"] else ""))
         shown += [f"    | {line}" for line in job["lines"]]
         if job["log"]:
             shown.append(f"    log: {job['log']}" + ("" if job["lines"] else " (empty)"))
-    return "\n".join(["Failed:", *shown, *_more(jobs), "  Run the study again to try them again."]) + "\n"
+    return "\n".join(["Failed:", *shown, *_more(jobs), "  Run the study again to retry them."]) + "\n"
 
 
 def _more(jobs: Sequence[Any]) -> list[str]:
@@ -107,17 +107,17 @@ def _more(jobs: Sequence[Any]) -> list[str]:
 
 def _left(left: Mapping[str, Any]) -> str:
     if not left["jobs"]:
-        return "All jobs of its tickets are done."
+        return "All jobs of the study's tickets are done."
     count = f"{left['jobs']:,} {'job' if left['jobs'] == 1 else 'jobs'} left"
     if left["seconds"] is None:
-        return f"{count}; how long they take is not known: no job is done yet, and there is no plan."
-    sources = [f"{left['measured_jobs']:,} jobs that are done"] if left["measured_jobs"] else []
+        return f"{count}; the remaining time is not known, because no job is done yet and there is no plan."
+    sources = [f"{left['measured_jobs']:,} finished jobs"] if left["measured_jobs"] else []
     sources += ["the plan"] if left["planned"] else []
     side = left["side_by_side"]
     found = (
         f"{count}, roughly {span(left['seconds'])}: {span(left['work_seconds'])} of work by the times of "
-        f"{' and '.join(sources)},\n{f'{side:,} jobs side by side' if side > 1 else 'one job at a time'}."
+        f"{' and '.join(sources)},\n{f'{side:,} parallel jobs' if side > 1 else 'one job at a time'}."
     )
     if left["unknown"]:
-        found += f" Not counted, for nothing is known of them yet: {', '.join(left['unknown'])}."
+        found += f" Not included, because no duration is known yet: {', '.join(left['unknown'])}."
     return found

@@ -1,4 +1,4 @@
-"""What tables and figures share: rows as read from a CSV file, grouped in their order, numbers over seeds, names."""
+"""Functions that tables and figures share: rows of CSV files, groups in their order, statistics over seeds, names."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 from isp.errors import IspError
 
 Row = Mapping[str, str]
-"""A row of a CSV file: every value is text, an empty one means that there is none."""
+"""Row of a CSV file: all values are text, and an empty text means that there is no value."""
 
 CELL = ("task", "backbone")
-"""What has a table or a panel of its own."""
+"""Columns that define a table or a panel."""
 ROUNDING = 5e-4
-"""Scores are recorded to four decimals of a percent, so numbers that are equal may differ by a few of the last."""
+"""Tolerance for equal scores in percent, which are recorded with four decimals."""
 SIMILARITIES = ("cosine", "jaccard", "hamming")
-"""Of two masks."""
+"""Columns of similarities of two masks."""
 
 
 def group(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by their values in `columns`, groups in order of first appearance."""
+    """Group rows by their values in `columns`; groups are in order of first appearance."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(cell(row, column) for column in columns), []).append(row)
@@ -30,7 +30,7 @@ def group(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]
 
 
 def tickets(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by (task, backbone, variant, sparsity); variants stay together although the seeds take turns."""
+    """Group rows by (task, backbone, variant, sparsity); variants stay together even if rows are ordered by seed."""
     return {
         (*names, variant, sparsity): same
         for names, cell in group(rows, *CELL).items()
@@ -40,9 +40,9 @@ def tickets(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
 
 
 def dense(rows: Iterable[Row]) -> str | None:
-    """The variant that stands for the dense model: the one named "dense", else the first whose method is dense.
+    """Return the variant that represents the dense model: that named "dense", otherwise the first of method dense.
 
-    All that is held against the dense model is held against this one; None without any.
+    All comparisons with the dense model use this variant. None if there is none.
     """
     methods = {cell(row, "variant"): cell(row, "method") for row in rows}
     names = [name for name, method in methods.items() if method == "dense"]
@@ -50,15 +50,15 @@ def dense(rows: Iterable[Row]) -> str | None:
 
 
 def distinct(rows: Iterable[Row], column: str) -> list[str]:
-    """The values of a column, in order of first appearance."""
+    """Return the distinct values of a column, in order of first appearance."""
     return [value for (value,) in group(rows, column)]
 
 
 def cell(row: Row, column: str) -> str:
-    """The text in a column.
+    """Return the text in a column.
 
     Raises:
-        IspError: there is no such column.
+        IspError: The column does not exist.
     """
     try:
         return row[column]
@@ -67,10 +67,10 @@ def cell(row: Row, column: str) -> str:
 
 
 def numbers(rows: Iterable[Row], *columns: str) -> list[float]:
-    """For each row the sum of `columns`; rows with an empty value are left out.
+    """Return the sum of `columns` for each row, without rows that have an empty value.
 
     Raises:
-        IspError: a value is no number.
+        IspError: A value is not a number.
     """
     texts = [[cell(row, column) for column in columns] for row in rows]
     try:
@@ -84,30 +84,30 @@ FEWEST = 3
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """Sample standard deviation; None for fewer than three values."""
+    """Return the sample standard deviation; None for fewer than three values."""
     return statistics.stdev(values) if len(values) >= FEWEST else None
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of an error bar: mean ± standard deviation; of one or two values the lower and the higher value."""
+    """Return the ends of an error bar: mean ± standard deviation, or both values if there are only one or two."""
     mean, around = statistics.fmean(values), deviation(values)
     return (min(values), max(values)) if around is None else (mean - around, mean + around)
 
 
 def matching_level(dense: Sequence[float]) -> float:
-    """The least mean that matches the dense model: the lower end of `spread` over its seeds."""
+    """Return the lowest mean that matches the dense model: the lower end of `spread` over its seeds."""
     return spread(dense)[0] - ROUNDING
 
 
 def majority(rows: Iterable[Row], part: str) -> float | None:
-    """What always answering the most frequent label scores, in percent to the four decimals of records, mean over rows.
+    """Return the score of always answering the most frequent label, in percent with four decimals, mean over rows.
 
     Args:
-        rows: of metrics.csv.
+        rows: Rows of metrics.csv.
         part: "validation" or "test".
 
     Returns:
-        None where it was not recorded, as in results from before it was.
+        The score; None if it was not recorded, as in results of earlier versions.
     """
     column = f"majority_{part}"
     values = numbers([row for row in rows if row.get(column)], column)
@@ -115,7 +115,7 @@ def majority(rows: Iterable[Row], part: str) -> float | None:
 
 
 CHOSEN = "*"
-"""Marks a variant whose method chose among models by the validation examples that the shown scores are of."""
+"""Mark of a variant whose method chose among models by the validation examples of the shown scores."""
 CHOSEN_NOTE = (
     f"Marked {CHOSEN}: the method chose among models by these validation examples, so its validation scores are too "
     "high; compare its test scores."
@@ -123,17 +123,17 @@ CHOSEN_NOTE = (
 
 
 def chosen(rows: Iterable[Row]) -> bool:
-    """Whether any of these tickets was chosen by validation scores; no, where it was not recorded."""
+    """Whether any of these tickets was chosen by validation scores; False if it was not recorded."""
     return any(row.get("chosen_on") for row in rows)
 
 
 def name_marked(rows: Sequence[Row]) -> str:
-    """The variant of these rows, marked if its validation scores are too high."""
+    """Return the variant of these rows, marked if its validation scores are too high."""
     return cell(rows[0], "variant") + CHOSEN * chosen(rows)
 
 
 def summary(name: str, values: Sequence[float], places: int = 4) -> dict[str, float | str]:
-    """Columns of the mean, the sample standard deviation (empty for fewer than three values), and all values."""
+    """Return columns of the mean, the sample standard deviation (empty for fewer than three values), and all values."""
     around = deviation(values)
     return {
         f"{name}_mean": round(statistics.fmean(values), places) if values else "",
@@ -143,12 +143,12 @@ def summary(name: str, values: Sequence[float], places: int = 4) -> dict[str, fl
 
 
 def joined(values: Iterable[float], places: int = 4) -> str:
-    """Values as the text of one column, separated by spaces."""
+    """Join values to the text of one column, separated by spaces."""
     return " ".join(str(round(value, places)) for value in values)
 
 
 def split(text: str) -> list[float]:
-    """The values of a column that `joined` wrote."""
+    """Split the text of a column that `joined` wrote into its values."""
     return [float(value) for value in text.split()]
 
 
@@ -157,11 +157,11 @@ OVER_SEEDS = "mean ± standard deviation over seeds (of two seeds: both values)"
 
 
 def seeds_note(rows: Iterable[Mapping[str, Any]], shown: str = "") -> str:
-    """Number of seeds that rows with a column `seeds` are over, and how their spread is shown.
+    """Describe the number of seeds of rows with a column `seeds`, and how their spread is shown.
 
     Args:
         rows: Rows of a table or figure.
-        shown: "table" for values as `tables.over_seeds` writes them, "bars" for error bars; empty where only means are
+        shown: "table" for values as `tables.over_seeds` writes them, "bars" for error bars; empty if only means are
             shown.
     """
     seeds = sorted({int(row["seeds"]) for row in rows})
@@ -179,11 +179,11 @@ def seeds_note(rows: Iterable[Mapping[str, Any]], shown: str = "") -> str:
 
 
 def by_chance(pairs: Sequence[Row]) -> dict[str, float]:
-    """The `SIMILARITIES` of random masks that keep as many weights as the given pairs of masks do, mean over pairs.
+    """Return the `SIMILARITIES` of random masks that keep as many weights as the given pairs, mean over pairs.
 
-    Where the masks keep shares p and q, random ones both keep p q of the weights on average: cosine sqrt(p q), Jaccard
-    p q / (p + q - p q), Hamming p + q - 2 p q. For two masks of sparsity s that is 1 - s, (1 - s) / (1 + s) and
-    2 s (1 - s).
+    If the masks keep fractions p and q, random masks have p q of the weights in common on average: cosine sqrt(p q),
+    Jaccard p q / (p + q - p q), Hamming p + q - 2 p q. For two masks of sparsity s, these are 1 - s,
+    (1 - s) / (1 + s) and 2 s (1 - s).
     """
     columns = [numbers(pairs, column) for column in ("weights", "kept_a", "kept_b")]
     shares = [(a / weights, b / weights) for weights, a, b in zip(*columns, strict=True)]
@@ -196,20 +196,20 @@ def by_chance(pairs: Sequence[Row]) -> dict[str, float]:
 
 
 def sparsities(rows: Iterable[Row]) -> list[str]:
-    """The sparsities that occur, as written, ascending."""
+    """Return the distinct sparsities, as written, in ascending order."""
     return sorted(distinct(rows, "sparsity"), key=Decimal)
 
 
 def percent(sparsity: str) -> str:
-    """A sparsity as a percentage without needless digits: "0.9000" is "90", "0.8322" is "83.22"."""
+    """Format a sparsity as a percentage without trailing zeros: "0.9000" is "90", "0.8322" is "83.22"."""
     return f"{float(sparsity) * 100:.4g}"
 
 
 def chain(events: Iterable[Row], target: str | None = None) -> list[Row]:
-    """The prune events that one run's ticket of sparsity `target` went through; without a target, the longest way.
+    """Return the prune events that led to one run's ticket of sparsity `target`; by default, to the sparsest ticket.
 
-    A target leaves the chain at the first round whose nominal sparsity reaches it. So on its way lies the sparsest
-    event of every round that is not sparser than the target: others of that round left for lower targets.
+    A target leaves the chain at the first round whose nominal sparsity reaches it. Therefore its path contains the
+    sparsest event of every round that is not sparser than the target; other events of a round belong to lower targets.
     """
     way: dict[int, Row] = {}
     for row in events:
@@ -222,9 +222,9 @@ def chain(events: Iterable[Row], target: str | None = None) -> list[Row]:
 
 
 def short_names(layers: Sequence[str]) -> dict[str, str]:
-    """Short, distinct names: the number of the block and the end of the path, "0 in_proj".
+    """Return short, distinct names of layers: the number of the block and the end of the path, such as "0 in_proj".
 
-    Of the path's end as many parts are taken as tell the layers apart; what all names end in ("weight") is left out.
+    As many parts of the path are used as needed for distinct names, without the common suffix "weight".
     """
     parts = {layer: (layer.removesuffix("weight").rstrip("._") or layer).split(".") for layer in layers}
     split = {}
@@ -233,9 +233,9 @@ def short_names(layers: Sequence[str]) -> dict[str, str]:
         split[layer] = (path[block] + " " if block >= 0 else "", path[block + 1 :] or path)
     names = {layer: head + tail[-1] for layer, (head, tail) in split.items()}
     for length in range(2, max((len(path) for path in parts.values()), default=0) + 1):
-        taken = list(names.values())
+        current = list(names.values())
         names = {
-            layer: head + ".".join(tail[-length:]) if taken.count(names[layer]) > 1 else names[layer]
+            layer: head + ".".join(tail[-length:]) if current.count(names[layer]) > 1 else names[layer]
             for layer, (head, tail) in split.items()
         }
     if len(set(names.values())) < len(names):

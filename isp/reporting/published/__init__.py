@@ -1,19 +1,19 @@
-"""The figures that the paper published, and which of them belong to a cell of a study.
+"""Published scores of the paper, and their assignment to the cells of a study.
 
 Jaiswal et al., "Instant Soup: Cheap Pruning Ensembles in A Single Pass Can Draw Lottery Tickets from Large Models",
-ICML 2023, arXiv 2306.10460. The CSV files hold them as printed, one row per cell: Tables 2 and 3, and Tables 4 to 7
-with the right of Figure 3. They are shown beside ours for comparison; no number of ours is made from them.
+ICML 2023, arXiv 2306.10460. The CSV files contain them as printed, one row per cell: Tables 2 and 3, and Tables 4 to 7
+with Figure 3 (right). They are shown beside our scores for comparison only; none of our numbers is derived from them.
 
-What a reader of these figures must know is in the notes of the cells:
+Caveats, which are in the notes of the cells:
 
 - In Table 3 the rows "Full BERT", "Random" and "LTH" are those of Chen et al. 2020, "The Lottery Ticket Hypothesis for
   Pre-trained BERT Networks", Table 2: 26 of 27 cells are equal to the digit. The other is LTH on RTE, 66.0 there and
   65.0 here, which looks like a misprint.
 - Table 3 prints one "90 %" over MNLI and QQP. The 70 % given here for MNLI is that of Chen et al.
 - `early_bird` cannot be what the paper calls EarlyBird (see `EARLY_BIRD`).
-- Table 4 names no sparsity. Its rows for ISP equal those of Tables 2 and 3 at one sparsity of the task, which is taken.
+- Table 4 names no sparsity. Its rows for ISP equal those of Tables 2 and 3 at one sparsity of the task, which is used.
 - Table 5's caption says CIFAR-10 at 80 %, but its values are those of CIFAR-100 at 80 % (N = 0 is Table 4's row, and
-  the rest lies around Table 2's 71.09, not its 91.20). Its cells are given for both tasks.
+  the others are near Table 2's 71.09, not its 91.20). Its cells are given for both tasks.
 """
 
 from __future__ import annotations
@@ -45,22 +45,23 @@ _ALIASES = (
     (r"(?:look_ahead_|c)(\d+)", r"look_ahead=\1"),
     ("isp", "look_ahead=50"),  # C of Table 1
 )
-"""Names of variants of the method `isp` as patterns, and the published names that they stand for."""
+"""Patterns of names of `isp` variants, and the published names that they correspond to."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure.
+    """A published score.
 
     Attributes:
-        source: "table2" to "table7" or "fig3_right".
-        backbone, task: as the package names them.
-        name: the published row: a method (Tables 2 and 3), or a variant such as "denoisers=4" (4 to 7).
-        sparsity: with four decimals, as in rows; "0.0000" is dense.
-        score: in percent; in Figure 3 100 times a cosine.
-        std: standard deviation over the paper's three seeds; None where none was published.
-        notes: what the sources disagree about, and where the figure comes from if the paper copied it.
-        comparable: False where by a note the figure is of another task or of another method.
+        source: Source of the score: "table2" to "table7" or "fig3_right".
+        backbone: Name of the backbone in this package.
+        task: Name of the task in this package.
+        name: Name of the published row: a method (Tables 2 and 3), or a variant such as "denoisers=4" (4 to 7).
+        sparsity: Sparsity with four decimals, as in rows; "0.0000" is dense.
+        score: Score in percent; in Figure 3, 100 times a cosine.
+        std: Standard deviation over the paper's three seeds; None if none was published.
+        notes: Contradictions between the sources, and the origin of the score if the paper copied it.
+        comparable: False if a note says that the score is for another task or another method.
     """
 
     source: str
@@ -76,7 +77,7 @@ class Published:
 
 @cache
 def cells() -> tuple[Published, ...]:
-    """The cells of Tables 2 to 7."""
+    """Return the cells of Tables 2 to 7."""
     main = [_annotate(cell) for cell in _read("tables_2_3", "method")]
     by_score = {(own.backbone, own.task, own.score): own.sparsity for own in main if own.name == "isp"}
     isp = [own for own in _others("table4") if own.name == "isp"]
@@ -92,7 +93,7 @@ def cells() -> tuple[Published, ...]:
 
 
 def _annotate(cell: Published) -> Published:
-    """A cell of Tables 2 or 3 with its notes."""
+    """Return a cell of Tables 2 or 3 with its notes."""
     notes = []
     if cell.source == "table3":
         notes += [CHEN] if cell.name in ("dense", "random", "lth") else []
@@ -103,22 +104,22 @@ def _annotate(cell: Published) -> Published:
 
 
 def cosines() -> tuple[Published, ...]:
-    """The right of Figure 3: 100 times the cosine similarity of the masks of LTH and one-shot."""
+    """Return the values of Figure 3 (right): 100 times the cosine similarity of the masks of LTH and one-shot."""
     return _others("fig3_right")
 
 
 def names(variant: str, methods: Mapping[str, str]) -> list[str]:
-    """The published rows that a variant can be shown beside, the closest first.
+    """Return the names of the published rows that correspond to a variant, the closest first.
 
-    Variants of the method `isp` are known by their names: `isp` is the paper's ISP, `isp_n0` the one without denoiser,
-    `n4`, `isp_n4` and `denoisers_4` have N = 4, `c50`, `look_ahead_50` and `isp` have C = 50. Under any other name a
-    variant of `isp` has no published figure, since its rule may not be the paper's. Variants of other methods have the
-    rows of their name, unless that is another method's, and, where no other variant of the study has the same method,
-    those of their method.
+    Variants of the method `isp` are identified by their names: `isp` is the paper's ISP, `isp_n0` the one without
+    denoisers, `n4`, `isp_n4` and `denoisers_4` have N = 4, `c50`, `look_ahead_50` and `isp` have C = 50. Variants of
+    `isp` with other names have no published score, since their rule may differ from the paper's. Variants of other
+    methods have the rows of their name, unless it is the name of another method, and also the rows of their method if
+    no other variant of the study has the same method.
 
     Args:
-        variant: name.
-        methods: the method of each variant of the study.
+        variant: Name of the variant.
+        methods: Method of each variant of the study.
     """
     method = methods[variant]
     if method == "isp":
@@ -131,14 +132,14 @@ def names(variant: str, methods: Mapping[str, str]) -> list[str]:
 
 
 def find(backbone: str, task: str, sparsity: str, rows: Sequence[str], prefer: str = "") -> Published | None:
-    """The published cell that a cell of a study can stand beside.
+    """Return the published cell that corresponds to a cell of a study; None if there is none.
 
     Args:
-        backbone: name.
-        task: name.
-        sparsity: with four decimals.
-        rows: `names` of the variant; the first of them that is published is taken, from the first table that has it.
-        prefer: a source, "table2" to "table7"; if it has any of the rows, the first of them there is taken.
+        backbone: Name of the backbone.
+        task: Name of the task.
+        sparsity: Sparsity with four decimals.
+        rows: Result of `names` for the variant. The first published one is used, from the first table that contains it.
+        prefer: Preferred source, "table2" to "table7"; if it contains any of the rows, its first one is used.
     """
     here = [own for own in cells() if (own.backbone, own.task, own.sparsity) == (backbone, task, sparsity)]
     found = [own for name in rows for own in here if own.name == name]
