@@ -17,6 +17,7 @@ from isp.reporting import collected, published, tables, tabular
 from tools.docs.markdown import code, first_line, prose, table
 from tools.docs.study_file import keys
 
+ROOT = Path(__file__).resolve().parents[2]
 _BESIDE = {"clip_vit_b32": ("clip",), "bert_base": ("bert", "minilm")}
 """Beginnings of the names of the backbones that stand beside each backbone of the paper."""
 
@@ -107,7 +108,12 @@ def _linked(text: str, name: str) -> str:
     """The text with links to the pages of other methods and of the documentation that it names."""
     others = "|".join(other for other in registry.names("method") if other != name)
     text = re.sub(rf"`({others})`", r"[`\1`](\1.md)", text)
-    return re.sub(r"\bdocs/([\w/-]+)\.md\b", lambda path: f"[{path[0]}](../../{path[1]}.md)", text)
+    return re.sub(r"\bdocs/([\w/-]+)\.md\b", lambda path: f"[{_title(path[0])}](../../{path[1]}.md)", text)
+
+
+def _title(page: str) -> str:
+    """The title of a page of the repository."""
+    return (ROOT / page).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 def _facts(name: str, module: ModuleType) -> str:
@@ -121,15 +127,15 @@ def _facts(name: str, module: ModuleType) -> str:
     prunes = {"always": "in (0, 1)", "never": "0", "optionally": "in [0, 1)"}[traits.prunes]
     options = "" if traits.prunes == "never" else " --sparsity 0.9"
     rows = [
-        ("family", f"`{module.FAMILY}`: {prose(first_line(load_family(module.FAMILY).__doc__))}"),
-        ("file", code(f"isp/methods/{name}.py")),
-        ("sparsity", prunes),
+        ("Family", f"`{module.FAMILY}`: {prose(first_line(load_family(module.FAMILY).__doc__))}"),
+        ("File", code(f"isp/methods/{name}.py")),
+        ("Sparsity", prunes),
         ("N:M patterns", "yes, see [N:M sparsity](../../explanation/patterns.md)" if traits.patterns else "no"),
-        ("in your own loop", loop),
-        ("chooses by validation scores", "yes, so compare its test scores" if chooses(method) else "no"),
-        ("try it", code(f"isp run --task digits --method {name}{options}")),
+        ("In your own loop", loop),
+        ("Chooses by validation scores", "yes, so compare its test scores" if chooses(method) else "no"),
+        ("Try it", code(f"isp run --task digits --method {name}{options}")),
     ]
-    return table(("", ""), rows)
+    return "\n".join(f"- **{what}**: {text}" for what, text in rows)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,4 @@ def page() -> str:
         "module. Everything else may change without notice. [Prune your own model](../how-to/prune.md) shows them in "
         "use.",
     ]
-    for name in names():
-        options = "    options:\n      show_root_heading: false\n      heading_level: 3"
-        parts.append(f"## `{name}`\n\n::: {name}\n{options}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *(f"::: {name}" for name in names())])
