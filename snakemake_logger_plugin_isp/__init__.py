@@ -228,7 +228,7 @@ class LogHandler(LogHandlerBase):
 
     @property
     def writes_to_stream(self) -> bool:
-        """True, so that Snakemake sets up no stream of its own."""
+        """True, so that Snakemake does not set up its own stream."""
         return True
 
     @property

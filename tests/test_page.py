@@ -376,7 +376,7 @@ def test_one_or_two_seeds_claim_nothing(seeds: list[int], tmp_path: Path) -> Non
 def test_seeds_are_counted(rows: Rows, tmp_path: Path) -> None:
     assert seeds_note(rows.metrics, False).startswith("n = 2 seeds, whose scores are shown")
     assert seeds_note(rows.metrics, False).endswith("No intervals are given.")
-    assert seeds_note(rows.metrics, True).endswith("Intervals stand under Statistics.")
+    assert seeds_note(rows.metrics, True).endswith("Intervals are under Statistics.")
     uneven = Rows([*study([0]), record("lth", "0.4000", seed=1)], tmp_path).metrics
     assert seeds_note(uneven, False).startswith("n = 1 to 2 seeds")
     assert seeds_note(Rows(study([3]), tmp_path).metrics, False).startswith("n = 1 seed: ")

@@ -26,7 +26,7 @@ METRICS = (
     *(*TICKET, "zero_weights", "prunable_weights", "collapsed_layers", *SCORES, "chosen_on"),
     *(f"{part}_{key}" for part in ("finding", "retraining") for key in COST),
 )
-"""Columns of `metrics`. chosen_on is "validation" if the method chose among models by validation scores, else empty."""
+"""Columns of `metrics`. chosen_on is "validation" if the method chose among models by validation scores; or empty."""
 TIMINGS = (*TICKET, *MEASURED)
 """Columns of `timings`."""
 ROUNDS = (*RUN, "round", "sparsity", "changed", "agreement")

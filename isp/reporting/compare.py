@@ -282,7 +282,7 @@ def _differences(run: Mapping[str, str], reference: Mapping[str, str], keys: Ite
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """One table per backbone and task, one row per variant and sparsity."""
+    """Return one table per backbone and task, with one row per variant and sparsity."""
     header = ["sparsity", "cells", "verdict", "test", "reference", "95 % range of a seed"]
     by_place: dict[tuple[str, ...], Table] = {}
     for each in comparison.groups:
@@ -302,7 +302,7 @@ def tables(comparison: Comparison) -> list[Table]:
 
 
 def _verdicts_text(verdicts: Mapping[str, Verdict]) -> str:
-    """The verdict of all seeds, or each verdict with its seeds."""
+    """Return the verdict of all seeds, or each verdict with its seeds."""
     by_verdict = {verdict: [seed for seed, own in verdicts.items() if own == verdict] for verdict in VERDICTS}
     texts = [(VERDICTS[verdict], seeds) for verdict, seeds in by_verdict.items() if seeds]
     if len(texts) == 1:
@@ -332,7 +332,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _list_cells(rows: Iterable[Row]) -> list[str]:
-    """One line per backbone, task and variant, more if its sparsities have different seeds."""
+    """Return one line per backbone, task and variant, or more if its sparsities have different seeds."""
     sparsities: dict[tuple[str, ...], list[str]] = {}
     for names, same in group(rows, *CELL, "variant", "method", "sparsity").items():
         seeds = ", ".join(distinct(same, "seed"))

@@ -96,7 +96,7 @@ def render(figure: Figure, format: Literal["png", "pdf"]) -> bytes:
 
 
 def ends(row: Mapping[str, Any], name: str) -> tuple[float, float]:
-    """The ends of the error bar of a row: one standard deviation down and up; of two seeds, both values.
+    """Return the ends of the error bar of a row: one standard deviation down and up; for two seeds, both values.
 
     Bars of scores do not leave the range of the row's metric.
     """
@@ -117,7 +117,7 @@ def error_bars(
     marker: str = "",
     scale: float = 1,
 ) -> None:
-    """A line through means with a bar between the `ends` of each."""
+    """Draw a line through means with an error bar between the `ends` of each."""
     means = [row[f"{name}_mean"] * scale for row in rows]
     bars = [[abs(row[f"{name}_mean"] - ends(row, name)[side]) * scale for row in rows] for side in (0, 1)]
     axes.errorbar(

@@ -1,4 +1,4 @@
-"""How sure a study's scores are: intervals over seeds, paired differences to one variant, ranks over tasks.
+"""Uncertainty of a study's scores: intervals over seeds, paired differences to one variant, ranks over tasks.
 
 `cells_csv` and `runs_csv` give the numbers, `cells` and `runs` user-facing tables. All rows are those of metrics.csv.
 
@@ -28,9 +28,9 @@ from isp.reporting.tabular import Row
 Part = Literal["validation", "test"]
 PARTS: tuple[Part, ...] = ("validation", "test")
 LEVEL = 0.95
-"""Of the intervals."""
+"""Confidence level of the intervals."""
 POWER = 0.8
-"""Of the smallest detectable difference."""
+"""Power of the smallest detectable difference."""
 
 _SUMMARY = ("mean", "sd", "values", "low", "high")
 _DIFFERENCE = (
@@ -39,7 +39,7 @@ _DIFFERENCE = (
 )
 _OF = ("of", "part", "task", "backbone", "variant", "method", "sparsity", "metric")
 COLUMNS = (*_OF, "n", *_SUMMARY, "to_dense", *_DIFFERENCE, "mean_rank", "ranked_cells")
-"""Columns of `cells_csv` and `runs_csv`; of: "cell" or "runs", for which what does not apply is empty.
+"""Columns of `cells_csv` and `runs_csv`; of: "cell" or "runs"; columns that do not apply are empty.
 
 values: scores of the seeds, separated by spaces; pairs: seeds, or runs, that the variant shares with the reference;
 difference_values: the differences that the interval is of, one per seed, or per task where there are several tasks;
@@ -76,7 +76,7 @@ _Cell = TypeVar("_Cell")
 
 
 def interval(values: Sequence[float], within: tuple[float, float] | None = None) -> tuple[float, float] | None:
-    """The 95 % interval of the mean (Student's t); None for fewer than three values and for values that are all equal.
+    """Return the 95 % interval of the mean (Student's t); None for fewer than three values or all-equal values.
 
     Args:
         values: Independent values.
@@ -90,7 +90,7 @@ def interval(values: Sequence[float], within: tuple[float, float] | None = None)
 def prediction_interval(
     values: Sequence[float], within: tuple[float, float] | None = None
 ) -> tuple[float, float] | None:
-    """The 95 % interval of one further value (Student's t); None for one value and for values that are all equal.
+    """Return the 95 % interval of one further value (Student's t); None for a single value or all-equal values.
 
     It is mean ± t(0.975, n - 1) sd sqrt(1 + 1/n), that is sqrt(n + 1) times as wide as the interval of the mean.
     """
@@ -98,7 +98,7 @@ def prediction_interval(
 
 
 def p_value(differences: Sequence[float]) -> float | None:
-    """Of the paired t test, two-sided: how likely such a mean difference is if there is none; None as `interval`."""
+    """Return the p value of the two-sided paired t test; None in the same cases as for `interval`."""
     error = _standard_error(differences)
     if error is None or len(differences) < tabular.FEWEST:
         return None
@@ -106,11 +106,11 @@ def p_value(differences: Sequence[float]) -> float | None:
 
 
 def detectable_difference(differences: Sequence[float]) -> float | None:
-    """The smallest true mean difference that the paired t test finds with 80 % power at the 5 % level, two-sided.
+    """Return the smallest true mean difference that the two-sided paired t test finds with 80 % power at the 5 % level.
 
     It is δ sd / sqrt(n), with the sample's sd and the noncentrality δ for which P(T > t(0.975, n - 1)) = 0.8, where T
     has the noncentral t distribution with n - 1 degrees of freedom: Cohen 1988, "Statistical Power Analysis for the
-    Behavioral Sciences", chapter 2. None as `interval`.
+    Behavioral Sciences", chapter 2. None in the same cases as for `interval`.
     """
     error = _standard_error(differences)
     if error is None or len(differences) < tabular.FEWEST:
@@ -120,7 +120,7 @@ def detectable_difference(differences: Sequence[float]) -> float | None:
 
 
 def ranks(scores: Sequence[float]) -> list[float]:
-    """The rank of each score, 1 for the highest; equal ones share the mean of their ranks."""
+    """Return the rank of each score, 1 for the highest; equal scores share the mean of their ranks."""
     return [
         1 + sum(other > score for other in scores) + (sum(other == score for other in scores) - 1) / 2
         for score in scores
@@ -128,14 +128,15 @@ def ranks(scores: Sequence[float]) -> list[float]:
 
 
 def largest_block(cells: Mapping[str, Collection[_Cell]], reference: str) -> tuple[list[str], set[_Cell]]:
-    """The variants to rank, and the cells that all of them have: those with the most comparisons to the reference.
+    """Return the variants to rank and the cells that all of them have, with the most comparisons to the reference.
 
-    That is, other variants times cells. Were all variants ranked, one on few cells would leave hardly any that all
-    have. Of equal blocks the one with more cells is taken, then the first.
+    The number of comparisons is that of the other variants times that of the cells. If all variants were ranked, a
+    variant with few cells would leave hardly any common ones. Of equal blocks, the one with more cells is used, then
+    the first.
 
     Args:
-        cells: of each variant.
-        reference: one of them, which is in every block.
+        cells: Cells of each variant.
+        reference: Variant that is in every block.
     """
     blocks = []
     for own in cells.values():
@@ -145,7 +146,7 @@ def largest_block(cells: Mapping[str, Collection[_Cell]], reference: str) -> tup
 
 
 def cells_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
-    """One row per part, task, backbone, variant and sparsity with the columns `COLUMNS`."""
+    """Return one row per part, task, backbone, variant and sparsity with the columns `COLUMNS`."""
     found, tickets = [], tabular.tickets(metrics)
     dense_of = {names: tabular.dense(rows) for names, rows in tabular.group(metrics, *tabular.CELL).items()}
     for part in PARTS:
@@ -165,7 +166,7 @@ def cells_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
 
 
 def runs_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
-    """One row per part and variant that shares cells with the reference, with the columns `COLUMNS`."""
+    """Return one row per part and variant that shares cells with the reference, with the columns `COLUMNS`."""
     limits = _widest(metrics)
     methods = {tabular.cell(row, "variant"): tabular.cell(row, "method") for row in metrics}
     found = []
@@ -186,7 +187,7 @@ def runs_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
 
 
 def runs(metrics: Sequence[Row], reference: str) -> list[Table]:
-    """For validation and test, one row per variant: its difference to the reference over all runs, its mean rank."""
+    """Return tables for validation and test with one row per variant: difference over all runs, and mean rank."""
     header = ["runs", "tasks", f"difference to {reference}", "95 % interval", "p", "detectable", "rank", "cells"]
     tables: dict[str, Table] = {}
     chosen = {variant for (variant,), rows in tabular.group(metrics, "variant").items() if tabular.chosen(rows)}
@@ -203,7 +204,7 @@ def runs(metrics: Sequence[Row], reference: str) -> list[Table]:
 
 
 def cells(metrics: Sequence[Row], reference: str) -> list[Table]:
-    """For each task and backbone, one row per variant and sparsity: test score, difference to the reference."""
+    """Return a table per task and backbone, one row per variant and sparsity: score, difference to the reference."""
     header = ["sparsity", "n", "test", "95 % interval", "to dense"]
     header += ["pairs", f"difference to {reference}", "95 % interval", "p", "detectable"]
     tables: dict[tuple[str, str], Table] = {}
@@ -220,13 +221,13 @@ def cells(metrics: Sequence[Row], reference: str) -> list[Table]:
 
 
 def _standard_error(values: Sequence[float]) -> float | None:
-    """None where there is no spread to judge by; what is left of equal values by rounding is no spread."""
+    """Return the standard error of the mean; None if all values are equal up to rounding."""
     around = statistics.stdev(values) if len(values) > 1 else 0.0
     return around / sqrt(len(values)) if around > tabular.ROUNDING else None
 
 
 def _around(values: Sequence[float], factor: float, within: tuple[float, float] | None) -> tuple[float, float] | None:
-    """The interval mean ± factor t(0.975, n - 1) sd / sqrt(n), cut to a range; None where there is no spread."""
+    """Return the interval mean ± factor t(0.975, n - 1) sd / sqrt(n), cut to a range; None for equal values."""
     error = _standard_error(values)
     if error is None:
         return None
@@ -240,20 +241,20 @@ def _by_seed(rows: Sequence[Row], part: Part) -> dict[str, float]:
 
 
 def _differences(rows: Sequence[Row], others: Sequence[Row], part: Part) -> list[float]:
-    """Scores of a ticket minus those of another one, over the seeds that both have."""
+    """Subtract the scores of another ticket from those of a ticket, over the seeds that both have."""
     own, other = _by_seed(rows, part), _by_seed(others, part)
     return [value - other[seed] for seed, value in own.items() if seed in other]
 
 
 def independent(by_task: Mapping[str, Sequence[float]]) -> list[float]:
-    """The values that are a sample of independent ones: the mean of each task, or of a single task all of its runs."""
+    """Return a sample of independent values: the mean of each task; or for a single task, all of its runs."""
     if len(by_task) == 1:
         return list(*by_task.values())
     return [statistics.fmean(values) for values in by_task.values()]
 
 
 def over_runs(metrics: Sequence[Row], variant: str, reference: str, part: Part) -> dict[str, list[float]]:
-    """By task, the difference of a variant to the reference in each run, a mean over the sparsities of both there."""
+    """Return by task the difference of a variant to the reference in each run, a mean over their common sparsities."""
     found: dict[str, list[float]] = {}
     for (_, task, _), rows in tabular.group(metrics, "backbone", "task", "seed").items():
         own, other = (
@@ -272,7 +273,7 @@ def over_runs(metrics: Sequence[Row], variant: str, reference: str, part: Part) 
 
 
 def _widest(metrics: Sequence[Row]) -> tuple[float, float]:
-    """The range that holds those of all metrics of a study."""
+    """Return the smallest range that contains the ranges of all metrics of a study."""
     ranges = [value_range(metric) for metric in tabular.distinct(metrics, "metric")]
     return min((low for low, _ in ranges), default=0.0), max((high for _, high in ranges), default=0.0)
 
@@ -280,7 +281,7 @@ def _widest(metrics: Sequence[Row]) -> tuple[float, float]:
 def _mean_ranks(
     metrics: Sequence[Row], variants: Sequence[str], reference: str, part: Part
 ) -> tuple[dict[str, float], int]:
-    """The mean rank of each variant of the largest block over its cells, and how many those are."""
+    """Return the mean rank of each variant of the largest block over its cells, and the number of these cells."""
     scores: dict[str, dict[tuple[str, ...], float]] = {variant: {} for variant in variants}
     for (*place, variant), rows in tabular.group(metrics, *tabular.CELL, "sparsity", "variant").items():
         values = tabular.numbers(rows, part)
@@ -292,7 +293,7 @@ def _mean_ranks(
 
 
 def _summary(values: Sequence[float], within: tuple[float, float]) -> dict[str, Any]:
-    """The columns `_SUMMARY`."""
+    """Return the values of the columns `_SUMMARY`."""
     low, high = interval(values, within) or (None, None)
     return {
         "mean": _mean(values),
@@ -304,7 +305,7 @@ def _summary(values: Sequence[float], within: tuple[float, float]) -> dict[str, 
 
 
 def _compared(sample: Sequence[float], pairs: int, reference: str, limits: tuple[float, float]) -> dict[str, Any]:
-    """The columns of a difference; empty for the reference itself and for what shares nothing with it.
+    """Return the columns of a difference; empty for the reference itself and for variants that share nothing with it.
 
     Args:
         sample: Independent differences.
@@ -326,7 +327,7 @@ def _compared(sample: Sequence[float], pairs: int, reference: str, limits: tuple
 
 
 def _compared_texts(row: dict[str, Any]) -> list[str]:
-    """Difference (of a sample of two both values), interval, p, smallest detectable difference."""
+    """Format difference (for a sample of two, both values), interval, p and smallest detectable difference."""
     if row["pairs"] == "":
         return [""] * 4
     sample = tabular.split(row["difference_values"])
@@ -336,7 +337,7 @@ def _compared_texts(row: dict[str, Any]) -> list[str]:
 
 
 def _range(row: dict[str, Any], of: str) -> str:
-    """An interval as text, or why there is none."""
+    """Format an interval, or the reason why there is none."""
     if row[f"{of}low"] != "":
         ends = (row[f"{of}low"], row[f"{of}high"])
         return " to ".join(map(signed, ends)) if of else f"{ends[0]:.2f} to {ends[1]:.2f}"

@@ -1,8 +1,8 @@
-"""The tables of a study from its collected rows: scores at a glance, scores beside costs, and how alike masks are.
+"""Tables of a study from its collected rows: scores, scores with costs, spending, and similarity of masks.
 
-`scores`, `costs`, `spending` and `similarity` give tables for people, `markdown` and `text` write them down;
-`scores_csv`, `costs_csv`, `spending_csv` and `similarity_csv` give the same for machines, means and deviations apart;
-`collapse` is a warning to stand under them. All rows are as read from CSV files, every value text.
+`scores`, `costs`, `spending` and `similarity` return tables to read, which `markdown` and `text` format. `scores_csv`,
+`costs_csv`, `spending_csv` and `similarity_csv` return the same as CSV rows, with separate means and deviations.
+`collapse` returns a warning to print below them. All rows are as read from CSV files: every value is text.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from isp.reporting.collect import COST
 from isp.reporting.tabular import Row
 
 Table = tuple[list[str], list[list[str]]]
-"""Header and body; the first cell of the header says what the table is of."""
+"""Header and body of a table; the first cell of the header is its title."""
 
 SCORES = (
     *("task", "backbone", "variant", "method", "sparsity", "metric", "seeds"),
     *("validation_mean", "validation_sd", "validation_values", "chosen_on"),
 )
-"""Columns of `scores_csv`; chosen_on: as in metrics.csv."""
+"""Columns of `scores_csv`; chosen_on has the same meaning as in metrics.csv."""
 COSTS = (
     *(*SCORES, "test_mean", "test_sd", "test_values"),
     *("finding_steps", "retraining_steps", "flops", "sparse_flops"),
@@ -43,21 +43,21 @@ SCORES_LEGEND = (
     "together, that the ticket of the row's highest sparsity took, mean over seeds."
 )
 COSTS_LEGEND = (
-    f"Scores in percent, {tabular.OVER_SEEDS}; all else is a mean over seeds. finding, retraining: "
-    "optimizer steps before and after the mask was known. FLOP: executed, all in all; sparse FLOP: the same without "
-    "masked weights (theoretical). seconds: measured, finding and retraining. changed: share of the kept weights that "
-    "the denoisers changed, least and most of all rounds on the ticket's way (0 without look-aheads)."
+    f"Scores in percent, {tabular.OVER_SEEDS}; all other values are means over seeds. finding, "
+    "retraining: optimizer steps before and after the mask is known. FLOP: executed in total; sparse FLOP: the same "
+    "without masked weights (theoretical). seconds: measured, finding and retraining. changed: fraction of the kept "
+    "weights that the denoisers changed, lowest and highest of the ticket's rounds (0 without look-aheads)."
 )
 SPENDING_LEGEND = (
-    "What a ticket cost by itself, mean over seeds: until its mask was known + under its mask. samples: examples that "
-    "went through the model; FLOP: executed; sparse FLOP: without masked weights (theoretical); seconds: measured (a "
-    "method that finds and trains in one job has all of them under finding). of dense: executed FLOPs over those of "
-    "fine-tuning the dense model."
+    "Cost of a ticket on its own, mean over seeds: before its mask is known + under its mask. samples: examples that "
+    "passed through the model; FLOP: executed; sparse FLOP: without masked weights (theoretical); seconds: measured (a "
+    "method that finds and trains in one job has all of them under finding). of dense: ratio of executed FLOPs to "
+    "those of fine-tuning the dense model."
 )
 SIMILARITY_LEGEND = (
-    f"How alike the masks of two variants' tickets of one sparsity are, {tabular.OVER_SEEDS}, in "
-    "brackets what random masks of that sparsity have on average. cosine: of the masks as 0/1 vectors; Jaccard: "
-    "weights that both keep over weights that any keeps; Hamming: share of the weights on which they differ."
+    f"Similarity of the masks of two variants' tickets of equal sparsity, {tabular.OVER_SEEDS}; in parentheses: mean "
+    "for random masks of that sparsity. cosine: of the masks as 0/1 vectors; Jaccard: number of weights that both keep "
+    "over that of weights that either keeps; Hamming: fraction of the weights on which they differ."
 )
 NO_PAIRS = "No two pruned tickets of one sparsity to compare."
 _NAMED = 12  # layers that a warning names
@@ -66,11 +66,11 @@ _FINDING, _RETRAINING = "finding_steps", "retraining_steps"
 
 
 PREFIXES = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6}
-"""That `si` writes."""
+"""Prefixes that `si` writes."""
 
 
 def si(value: float) -> str:
-    """A count with three digits and an SI prefix: 1.95e14 is "195 T"."""
+    """Format a count with three digits and an SI prefix: 1.95e14 is "195 T"."""
     for prefix, unit in PREFIXES.items():
         if value >= unit:
             return f"{value / unit:.3g} {prefix}"
@@ -78,12 +78,12 @@ def si(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference with its sign, two decimals: "+1.00", "−0.25", "+0.00"."""
+    """Format a difference with its sign and two decimals: "+1.00", "−0.25", "+0.00"."""
     return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
 def over_seeds(values: Sequence[float], places: int = 2) -> str:
-    """Values over seeds as text.
+    """Format values over seeds.
 
     Three or more: mean and sample standard deviation, "97.10 ± 0.32". Two: both, "97.00 / 97.20", since a deviation of
     two says no more. One: that value. None: empty.
@@ -95,7 +95,7 @@ def over_seeds(values: Sequence[float], places: int = 2) -> str:
 
 
 def scores(metrics: Sequence[Row]) -> list[Table]:
-    """For each task and backbone, validation scores: a row a variant, a column a sparsity, and the total steps."""
+    """Return validation scores, one table per task and backbone, a row per variant, a column per sparsity."""
     tables = []
     for names, rows in tabular.group(metrics, *tabular.CELL).items():
         columns = tabular.sparsities(rows)
@@ -111,12 +111,12 @@ def scores(metrics: Sequence[Row]) -> list[Table]:
 
 
 def scores_csv(metrics: Sequence[Row]) -> list[dict[str, Any]]:
-    """A row for each task, backbone, variant and sparsity with the columns `SCORES`."""
+    """Return one row per task, backbone, variant and sparsity with the columns `SCORES`."""
     return [_scores_of(rows) for rows in tabular.tickets(metrics).values()]
 
 
 def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row]) -> list[Table]:
-    """For each task and backbone, a row a variant and sparsity: its scores, what they cost, what denoisers changed."""
+    """Return scores, costs and denoiser changes, one table per task and backbone, a row per variant and sparsity."""
     names = ["sparsity", "seeds", "validation", "test", "finding", "retraining", "FLOP", "sparse FLOP", "seconds"]
     tables: dict[tuple[str, ...], Table] = {}
     seconds, runs = _seconds(timings), tabular.group(rounds, *tabular.CELL, "variant")
@@ -140,7 +140,7 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
 
 
 def costs_csv(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row]) -> list[dict[str, Any]]:
-    """A row for each task, backbone, variant and sparsity with the columns `COSTS`; changed as fractions."""
+    """Return one row per task, backbone, variant and sparsity with the columns `COSTS`; changes are fractions."""
     seconds, runs = _seconds(timings), tabular.group(rounds, *tabular.CELL, "variant")
     found = []
     for key, rows in tabular.tickets(metrics).items():
@@ -155,7 +155,7 @@ def costs_csv(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[R
 
 
 def spending(metrics: Sequence[Row], timings: Sequence[Row]) -> list[Table]:
-    """For each task and backbone, a row a variant and sparsity: what was spent on finding and on retraining."""
+    """Return costs of finding and of retraining, one table per task and backbone, a row per variant and sparsity."""
     tables: dict[tuple[str, ...], Table] = {}
     for row in spending_csv(metrics, timings):
         both = [[row[f"{part}_{key}"] for part in ("finding", "retraining")] for key in (*COST, "seconds")]
@@ -170,7 +170,7 @@ def spending(metrics: Sequence[Row], timings: Sequence[Row]) -> list[Table]:
 
 
 def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[str, Any]]:
-    """A row for each task, backbone, variant and sparsity with the columns `SPENDING`."""
+    """Return one row per task, backbone, variant and sparsity with the columns `SPENDING`."""
     took, found = tabular.tickets(timings), []
     dense = {
         names: statistics.fmean(tabular.numbers(dense_rows, *_flops("flops")))
@@ -189,7 +189,7 @@ def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[st
 
 
 def similarity(similarity: Sequence[Row]) -> list[Table]:
-    """For each task and backbone, a row a pair of variants and sparsity: how alike their masks are, and by chance."""
+    """Return similarities of masks and chance levels, one table per task and backbone, a row per pair and sparsity."""
     tables: dict[tuple[str, ...], Table] = {}
     for (*of, a, b, sparsity), rows in _pairs(similarity).items():
         chance = tabular.by_chance(rows)
@@ -201,7 +201,7 @@ def similarity(similarity: Sequence[Row]) -> list[Table]:
 
 
 def similarity_csv(similarity: Sequence[Row]) -> list[dict[str, Any]]:
-    """A row for each task, backbone, pair of variants and sparsity with the columns `SIMILARITY`."""
+    """Return one row per task, backbone, pair of variants and sparsity with the columns `SIMILARITY`."""
     found = []
     for key, rows in _pairs(similarity).items():
         chance, row = tabular.by_chance(rows), dict(zip(SIMILARITY, (*key, len(rows)), strict=False))
@@ -212,9 +212,9 @@ def similarity_csv(similarity: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def collapse(layers: Iterable[Row]) -> str:
-    """A warning that names the tickets with layers that keep no weight at all, and those layers; empty without any.
+    """Return a warning about tickets that have layers with only zero weights, or an empty text if there are none.
 
-    Only the rows of such layers are kept in memory: there may be a million others.
+    Only the rows of such layers are kept in memory, because there may be a million others.
     """
     lines = []
     all_layers: dict[tuple[str, ...], dict[str, None]] = {}
@@ -239,13 +239,13 @@ def collapse(layers: Iterable[Row]) -> str:
 
 
 def markdown(tables: Sequence[Table], *notes: str) -> str:
-    """The tables as Markdown, under them notes, such as the legend; empty ones are left out."""
+    """Format tables as Markdown, followed by notes such as the legend; empty notes are omitted."""
     parts = ["".join(map(_line, [header, ["---"] * len(header), *body])) for header, body in tables]
     return "\n".join([*parts, *(f"{note}\n" for note in notes if note)])
 
 
 def text(tables: Sequence[Table], *notes: str) -> str:
-    """The tables aligned for a terminal, under them notes; empty columns and notes are left out."""
+    """Format tables for a terminal, followed by notes; empty columns and notes are omitted."""
     parts = []
     for header, body in tables:
         shown = [index for index in range(len(header)) if any(line[index] for line in body)]
@@ -259,7 +259,7 @@ def text(tables: Sequence[Table], *notes: str) -> str:
 
 
 def _pairs(similarity: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by pair of masks but for the seed; sparsities of a pair stay together."""
+    """Group rows by pair of variants and sparsity; sparsities of a pair stay together."""
     return {
         (*names, *pair, sparsity): own[(sparsity,)]
         for names, cell in tabular.group(similarity, *tabular.CELL).items()
@@ -288,7 +288,7 @@ def _seconds(timings: Sequence[Row]) -> dict[tuple[str, ...], list[float]]:
 
 
 def _changed(runs: Mapping[tuple[str, ...], Sequence[Row]], ticket: tuple[str, ...]) -> list[float]:
-    """Shares of kept weights that denoisers changed in any round on the way of a ticket, of all seeds."""
+    """Return the fractions of kept weights that denoisers changed in the rounds of a ticket, over all seeds."""
     *names, target = ticket
     ways = [tabular.chain(events, target) for events in tabular.group(runs.get(tuple(names), []), "seed").values()]
     return [share for way in ways for share in tabular.numbers(way, "changed")]
@@ -308,7 +308,7 @@ def _mean(rows: Sequence[Row], *columns: str) -> int | float:
 
 
 def title(names: Sequence[str]) -> str:
-    """What a table of a (task, backbone) is of."""
+    """Return the title of a table of a (task, backbone)."""
     return " on ".join(reversed(names))
 
 

@@ -123,7 +123,7 @@ CHOSEN_NOTE = (
 
 
 def chosen(rows: Iterable[Row]) -> bool:
-    """Whether any of these tickets was chosen by validation scores; False if it was not recorded."""
+    """Return whether any of these tickets was chosen by validation scores; False if it was not recorded."""
     return any(row.get("chosen_on") for row in rows)
 
 

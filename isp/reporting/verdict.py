@@ -1,6 +1,7 @@
-"""The results of a study for its page: validation scores of each task and backbone, marks, and sentences about them.
+"""Verdict of a study's page: validation scores of each task and backbone, marks, and sentences about them.
 
-All of it follows from metrics.csv. Sentences say how many seeds there are, and no more than means and deviations do.
+All of it is derived from metrics.csv. Sentences contain the number of seeds, and claim no more than means and
+deviations show.
 """
 
 from __future__ import annotations
@@ -22,47 +23,47 @@ class Score:
 
     values: tuple[float, ...]
     best: bool = False
-    """No variant of this sparsity has a higher mean; of dense models only where several are compared. Those whose
-    method chose by these examples are left aside."""
+    """Whether no variant of this sparsity has a higher mean; for dense models only if several are compared. Variants
+    whose method chose by these examples are ignored."""
     matching: bool = False
-    """Its mean is at least `tabular.matching_level` of the dense model."""
+    """Whether its mean is at least `tabular.matching_level` of the dense model."""
     bar: float = 0
-    """Where the mean lies between the lowest and the highest of the table, in percent."""
+    """Position of the mean between the lowest and the highest mean of the table, in percent."""
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return statistics.fmean(self.values)
 
     @property
     def text(self) -> str:
-        """As in the table of scores."""
+        """Text of the scores, as in the table of scores."""
         return over_seeds(self.values)
 
     def level_with(self, other: Score) -> bool:
-        """Whether the means are no further apart than the larger deviation; not known of fewer than three seeds."""
+        """Return whether the means differ by at most the larger deviation; False for fewer than three seeds."""
         spreads = [tabular.deviation(score.values) for score in (self, other)]
         return None not in spreads and abs(self.mean - other.mean) <= max(spread or 0 for spread in spreads)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A variant in the table; one that is there dense and pruned has two."""
+    """Line of a variant in the table; a variant with dense and pruned tickets has two lines."""
 
     variant: str
     chosen: bool
     """Whether its method chose among models by these validation examples."""
     scores: Mapping[str, Score]
-    """By sparsity, as written; a dense model has one."""
+    """Scores by sparsity, as written; a dense model has one."""
     steps: float
     """Optimizer steps of the ticket of the highest sparsity, mean over seeds."""
     of_dense: float | None
-    """Its executed FLOPs over those of fine-tuning the dense model."""
+    """Ratio of its executed FLOPs to those of fine-tuning the dense model."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A task and backbone: the dense lines, the pruned ones, and what can be said about them."""
+    """Verdict of a task and backbone: dense lines, pruned lines, and sentences about them."""
 
     task: str
     backbone: str
@@ -71,27 +72,27 @@ class Verdict:
     dense: tuple[Line, ...]
     pruned: tuple[Line, ...]
     level: Line | None
-    """The dense variant that the others are held against."""
+    """The dense variant with which the others are compared."""
     level_bar: float
     majority: float | None
-    """What always answering the most frequent label scores, in percent, if it is known."""
+    """Score of always answering the most frequent label, in percent; None if unknown."""
     guessed: bool
-    """Whether the dense model scores no more than that: then nothing is marked."""
+    """Whether the dense model scores no better than that, so that nothing is marked."""
     sentences: tuple[Markup, ...] = ()
 
 
 def verdicts(metrics: Sequence[Row], reference: str = "") -> list[Verdict]:
-    """One for each task and backbone, in their order.
+    """Return one verdict per task and backbone, in their order.
 
     Args:
-        metrics: rows of metrics.csv.
-        reference: the variant that sentences compare with one-shot pruning, lottery tickets and the dense model.
+        metrics: Rows of metrics.csv.
+        reference: Variant that the sentences compare with one-shot pruning, lottery tickets and the dense model.
     """
     return [_verdict(names, rows, reference) for names, rows in tabular.group(metrics, *tabular.CELL).items()]
 
 
 def seeds_note(metrics: Sequence[Row], intervals: bool) -> str:
-    """Number of seeds, and what their spread says."""
+    """Describe the number of seeds and the meaning of their spread."""
     counts = sorted({len(rows) for rows in tabular.group(metrics, *tabular.CELL, "variant", "sparsity").values()})
     if not counts:
         return "No tickets yet."
@@ -106,7 +107,7 @@ def seeds_note(metrics: Sequence[Row], intervals: bool) -> str:
             "size of the deviations are within the noise."
         )
         note += " Of two seeds both scores are shown." if 2 in counts else ""
-    return f"{note} {'Intervals stand under Statistics.' if intervals else 'No intervals are given.'}"
+    return f"{note} {'Intervals are under Statistics.' if intervals else 'No intervals are given.'}"
 
 
 def _verdict(names: Sequence[str], rows: Sequence[Row], reference: str) -> Verdict:
@@ -168,9 +169,10 @@ def _verdict(names: Sequence[str], rows: Sequence[Row], reference: str) -> Verdi
 
 
 def _compared(rows: Sequence[Row]) -> list[str]:
-    """The sparsities at which variants are compared; 0 where there are dense models of several methods, or only such.
+    """Return the sparsities at which variants are compared, including 0 if dense models of several methods exist.
 
-    A dense variant from scratch is no rival of the dense model.
+    It also includes 0 if there are only dense models. A dense variant trained from scratch does not count as a second
+    dense model.
     """
     whole = [row for row in rows if not float(tabular.cell(row, "sparsity"))]
     methods, only = tabular.distinct(whole, "method"), len(whole) == len(rows)
@@ -179,14 +181,14 @@ def _compared(rows: Sequence[Row]) -> list[str]:
 
 
 def _cost(rows: Sequence[Row]) -> tuple[float, float]:
-    """Steps and executed FLOPs of the sparsest ticket, means over seeds."""
+    """Return the steps and executed FLOPs of the sparsest ticket, means over seeds."""
     sparsest = tabular.group(rows, "sparsity")[(tabular.sparsities(rows)[-1],)]
     both = [tabular.numbers(sparsest, f"finding_{kind}", f"retraining_{kind}") for kind in ("steps", "flops")]
     return statistics.fmean(both[0]), statistics.fmean(both[1])
 
 
 def _methods(rows: Sequence[Row]) -> dict[str, str]:
-    """The first variant of each method."""
+    """Return the first variant of each method."""
     found: dict[str, str] = {}
     for row in rows:
         found.setdefault(tabular.cell(row, "method"), tabular.cell(row, "variant"))
@@ -233,7 +235,7 @@ def _sentences(
 
 
 def _there(verdict: Verdict, sparsity: str) -> dict[str, Score]:
-    """The scores of a sparsity by variant."""
+    """Return the scores of a sparsity by variant."""
     lines = verdict.pruned if float(sparsity) else verdict.dense
     return {line.variant: line.scores[sparsity] for line in lines if sparsity in line.scores}
 
@@ -255,11 +257,11 @@ def _best(sparsity: str, there: Mapping[str, Score], level: str, dense: Score | 
 
 
 def code(name: str) -> Markup:
-    """A name, escaped, set as code."""
+    """Format a name as code, escaped."""
     return Markup("<code>{}</code>").format(name)
 
 
 def _listed(parts: Iterable[Markup]) -> Markup:
-    """With commas, and "and" before the last."""
+    """Join parts with commas, and "and" before the last."""
     *most, last = parts
     return Markup(" and ").join([*([Markup(", ").join(most)] if most else []), last])

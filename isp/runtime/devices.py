@@ -41,7 +41,7 @@ def reserve(device: str, what: str) -> Iterator[None]:
     job with one device, and in a job with several, each process of the job reserves one.
 
     Args:
-        device: cpu, cuda or cuda:N.
+        device: "cpu", "cuda" or "cuda:N".
         what: Output of the holder, shown to processes that wait.
 
     Environment variables:

@@ -83,13 +83,13 @@ def _values(arguments: Sequence[str], option: str) -> list[str]:
 
 
 def _computes(stage: str) -> bool:
-    """Whether a command is a stage with the option. Reads its source, because importing a stage imports torch."""
+    """Return whether a command is a stage with the option, from its source, because importing it imports torch."""
     path = Path(__file__).parents[1] / "stages" / f"{stage}.py"
     return stage.isidentifier() and path.is_file() and "InstructionSet" in path.read_text(encoding="utf-8")
 
 
 def is_supported() -> bool:
-    """Whether this machine's CPU can run AVX2 kernels (which also use FMA)."""
+    """Return whether this machine's CPU can run AVX2 kernels (which also use FMA)."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     try:

@@ -36,7 +36,7 @@ from isp.untrusted import printable
 
 RUN = "isp.cli:main"
 # Modules that the package uses, some of them by late imports, which every child would otherwise repeat. All modules of
-# the package itself are imported, too.
+# the package itself are also imported.
 MODULES = (
     "torch",
     "torch._dynamo",
@@ -80,7 +80,7 @@ class UnavailableError(IspError):
 
 
 def available() -> bool:
-    """Whether this system supports a fork server."""
+    """Return whether this system supports a fork server."""
     return sys.platform == "linux" and hasattr(os, "fork")
 
 
@@ -176,7 +176,7 @@ def _lives(pid: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process of this machine is stopped, by SIGSTOP or a debugger; False if the system cannot tell."""
+    """Return whether a process of this machine is stopped by SIGSTOP or a debugger; False if it is not known."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
@@ -628,7 +628,7 @@ def _remove_leftovers(folder: str) -> None:
 
 
 def _listens(path: str) -> bool:
-    """Whether a server listens, even if its owner is in another container, where it only appears to be gone."""
+    """Return whether a server listens, even if its owner is in another container and only appears to be gone."""
     connection = _connect(path)
     if connection is None:
         return False

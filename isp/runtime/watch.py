@@ -118,18 +118,18 @@ def took(log: str) -> tuple[float, float] | None:
 
 
 def was_stopped(log: str) -> bool:
-    """Whether a log ends like that of a stage that was stopped and saved a checkpoint (`isp.checkpoints`)."""
+    """Return whether a log ends like that of a stage that was stopped and saved a checkpoint (`isp.checkpoints`)."""
     lines = log.strip().splitlines()
     return bool(lines) and lines[-1].startswith("isp: stopped by ")
 
 
 def is_starting(log: str) -> bool:
-    """Whether a stage has logged nothing yet, except why it starts without the fork server (`isp.runtime.warm`)."""
+    """Return whether a log is empty, except for why the stage starts without the fork server (`isp.runtime.warm`)."""
     lines = log.strip().splitlines()
     return not lines or lines[-1].startswith(COLD)
 
 
 def has_finished(log: str) -> bool:
-    """Whether a log ends like that of a stage that wrote its output."""
+    """Return whether a log ends like that of a stage that wrote its output."""
     lines = log.strip().splitlines()
     return bool(lines) and took(lines[-1]) is not None

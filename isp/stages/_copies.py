@@ -39,7 +39,7 @@ class Copies:
         round_index: Number of the round.
         sparsity: Target sparsity of the round's mask.
         settings: Settings of the look-aheads.
-        contribution: What the superposition rule needs from each copy.
+        contribution: Contribution of each copy that the superposition rule needs.
         scope: How weights are ranked, see `isp.sparsity.Scope`.
         threads: Number of torch threads.
     """
@@ -145,7 +145,7 @@ def _text(value: object) -> str:
 
 
 def _is_of(path: Path, about: Mapping[str, Any]) -> bool:
-    """Whether a file exists and its header contains the same values. Loading refuses a damaged file later."""
+    """Return whether a file exists and its header contains the same values. Loading refuses a damaged file later."""
     header = lineage.read_header(path)
     return header is not None and all(
         header["about"].get(key) == value for key, value in json.loads(json.dumps(about, default=str)).items()

@@ -23,7 +23,7 @@ def load_members(paths: Sequence[Path]) -> list[Ticket]:
 
 
 def members_of(method: Method, paths: Sequence[Path]) -> dict[str, Any]:
-    """Return what every member's header must contain: the soup's settings at the sparsity of the first member."""
+    """Return the required header entries of members: the soup's settings at the sparsity of the first member."""
     header = lineage.read_header(paths[0])
     if header is None or "sparsity" not in header["about"]:
         return {}  # loading it reports the problem

@@ -44,7 +44,7 @@ class Work:
         device: Device that the stage computes on.
 
     Attributes:
-        checkpoint: Checkpoint of a stage that trains for a long time, else None.
+        checkpoint: Checkpoint of a stage that trains for a long time; None for other stages.
     """
 
     checkpoint: checkpoints.FileCheckpoint | None = None
@@ -302,7 +302,7 @@ def step_flops_of(known: Mapping[str, Any]) -> StepFlops:
 
 
 def read_spending(about: Mapping[str, Any]) -> tuple[Cost, Measured]:
-    """Read from a header what an artifact cost, including all that it was made from."""
+    """Read the cost and measurements of an artifact from its header, including everything it was made from."""
     return Cost(**about["cost"]), Measured(**about["measured"])
 
 

@@ -98,12 +98,12 @@ class Dag:
         return self.study.protocol(w.backbone, w.task, variant, target and Decimal(target))
 
     def num_validation(self, task: str) -> int:
-        """Number of validation examples of a task."""
+        """Return the number of validation examples of a task."""
         known = self.study.task(task)
         return self.study.limits(task).num_validation or validation_size(known.num_examples, known.num_validation)
 
     def num_test(self, task: str) -> int:
-        """Number of test examples of a task, estimated."""
+        """Return the estimated number of test examples of a task."""
         return self.study.task(task).num_examples // TEST_SPLIT
 
     def backbones(self, embedded: bool) -> str:

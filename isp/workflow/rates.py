@@ -1,4 +1,4 @@
-"""Rates: what a training step, a scored example and a job need, by backbone and task. See `isp.workflow.measuring`."""
+"""Rates: needs of a training step, a scored example and a job, by backbone and task. See `isp.workflow.measuring`."""
 
 from __future__ import annotations
 

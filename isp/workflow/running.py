@@ -82,7 +82,7 @@ def num_target_jobs(arguments: Sequence[str]) -> int:
 
 
 def submits_jobs(workflow: Any) -> bool:
-    """Whether this process submits its jobs to a cluster, or to a step of a cluster job.
+    """Return whether this process submits its jobs to a cluster, or to a step of a cluster job.
 
     Use it while the Snakefile is read: `workflow.local_exec` is always true then, since the executor is set later.
     """
@@ -113,7 +113,7 @@ def cores_of_copies(workflow: Any, dag: Dag) -> Callable[[Any], int]:
 
 
 def limits_jobs(workflow: Any) -> bool:
-    """Whether memory and time of jobs are limited, by a cluster or by the command line."""
+    """Return whether memory and time of jobs are limited, by a cluster or by the command line."""
     return submits_jobs(workflow) or not {"mem_mb", "runtime"}.isdisjoint(workflow.resource_settings.resources)
 
 
@@ -242,7 +242,7 @@ def _unwatched(workflow: Any) -> list[str]:
 
 
 def _is_deployed(workflow: Any) -> bool:
-    """Whether jobs run in their own environments or containers (`--sdm`)."""
+    """Return whether jobs run in their own environments or containers (`--sdm`)."""
     return bool(workflow.deployment_settings.deployment_method)
 
 
