@@ -1,4 +1,4 @@
-# What all rules share: the study, its DAG (isp/workflow/dag.py: paths, inputs, options), wildcards, the run's own housekeeping.
+# Shared by all rules: the study, its DAG (isp/workflow/dag.py: paths, inputs, options), wildcards, and housekeeping of the run.
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ requests = Requests(study, asked=limits_jobs(workflow))
 COMMAND = command(workflow)
 
 
-# A stage that is told to end saves how far it is; its shell waits for that.
+# A stage that receives SIGTERM saves a checkpoint, and its shell waits for that.
 shell.prefix("set -euo pipefail; trap : TERM; ")
 
 
@@ -32,6 +32,6 @@ wildcard_constraints:
 
 
 GPU = int(study.device != "cpu")
-# Whole, for Snakemake expands braces in it, also those in the path of a clone.
+# The absolute path, with escaped braces because Snakemake would expand those in the path of a clone.
 ENVIRONMENT = str(Path(workflow.basedir).parent / "environment.yml")
 ENVIRONMENT = ENVIRONMENT.replace("{", "{{").replace("}", "}}")

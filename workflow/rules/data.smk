@@ -1,4 +1,4 @@
-# Data sets and pre-trained weights: shared by all studies, so they lie in resources/.
+# Datasets and pre-trained weights, which all studies share and which are therefore in resources/.
 
 
 rule download:
@@ -17,7 +17,7 @@ rule download:
         version=dag.download.version,
         wanted=dag.download.settings,
     message:
-        "{wildcards.name}: files of the {wildcards.kind}"
+        "{wildcards.name}: downloading the files of the {wildcards.kind}"
     shell:
         'isp download {params.wanted} --data-root "$ISP_DATA_ROOT" --output {output} > {log} 2>&1'
 
@@ -40,7 +40,7 @@ rule split:
         version=dag.split.version,
         task=dag.task,
     message:
-        "{wildcards.task}: validation examples"
+        "{wildcards.task}: choosing validation examples"
     shell:
         'isp split {params.task} --data-root "$ISP_DATA_ROOT" --manifest {input.manifest} --output {output} > {log} 2>&1'
 
@@ -87,7 +87,7 @@ rule convert:
         version=dag.convert.version,
         backbone=dag.backbone,
     message:
-        "{wildcards.backbone}: pre-trained weights"
+        "{wildcards.backbone}: converting the pre-trained weights"
     shell:
         'isp convert {params.backbone} --data-root "$ISP_DATA_ROOT" --manifest {input.manifest} --output {output}'
         " > {log} 2>&1"
@@ -116,7 +116,7 @@ rule prepare:
         backbone=dag.backbone,
         task=dag.task,
     message:
-        "{wildcards.task}: tensors for {wildcards.backbone}"
+        "{wildcards.task}: preparing tensors for {wildcards.backbone}"
     shell:
         'isp prepare {params.backbone} {params.task} --data-root "$ISP_DATA_ROOT" --manifest {input.manifest}'
         " --split {input.split} --weights {input.weights}"

@@ -1,4 +1,4 @@
-# Instant Soup Pruning: a segment of training, look-ahead copies, their masks superposed into one, and on.
+# Instant Soup Pruning: alternately train a segment, and superpose the masks of look-ahead copies.
 
 
 rule train_segment:
@@ -42,7 +42,7 @@ rule prune_denoised:
         variant=dag.prune_denoised.variants,
     conda:
         ENVIRONMENT
-    # No param, so that another choice makes nothing again: one after another or side by side, the bits are the same.
+    # Not a param, so that another choice causes no reruns: sequential and parallel copies give the same bits.
     threads: cores_of_copies(workflow, dag)
     resources:
         mem_mb=requests.mem_mb,

@@ -1,5 +1,5 @@
-# Iterative magnitude pruning: each round prunes the ticket of the round before; `retrain` trains the next. Pooled tickets
-# are interpolations of those of the rounds.
+# Iterative magnitude pruning: each round prunes the previous round's ticket, and `retrain` trains the next. Pooled tickets
+# interpolate the tickets of the rounds.
 
 
 rule train_to_rewind_point:

@@ -1,4 +1,4 @@
-# One-shot methods: a mask before training.
+# One-shot methods, which find a mask before training.
 
 
 rule prune_one_shot:

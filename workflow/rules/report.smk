@@ -1,4 +1,4 @@
-# From records to what people read. None of this imports torch.
+# Reports from the records. None of these rules imports torch.
 
 import json
 
@@ -25,7 +25,7 @@ FIGURES = [
     f"{paths.STUDY}/figures/{{figure}}.{suffix}" for suffix in ("png", "pdf", "csv")
 ]
 
-# Their texts, so that an edit makes the page anew and another folder does not.
+# The texts of the captions, so that an edit remakes the page but another folder does not.
 CAPTIONS = json.dumps(
     {
         path.stem: path.read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ CAPTIONS = json.dumps(
 PAGE = f"{paths.STUDY}/report.html"
 
 
-# First, because `isp status` reads it while the study runs.
+# The first job, because `isp status` reads its output while the study runs.
 rule describe:
     output:
         paths.DESCRIPTION,
@@ -54,7 +54,7 @@ rule describe:
         study=dag.describe.settings,
         command=verbatim(COMMAND),
     message:
-        "what the study is"
+        "describing the study"
     shell:
         "isp describe {params.study} --command {params.command:q} --output {output} > {log} 2>&1"
 
@@ -79,7 +79,7 @@ rule plan:
         version=dag.plan.version,
         study=dag.plan.settings,
     message:
-        "the plan: what all this will take"
+        "planning the study"
     shell:
         'isp plan {params.study} --data-root "$ISP_DATA_ROOT" --calibrate --output {output} > {log} 2>&1'
 
@@ -104,7 +104,7 @@ rule compare_plan:
         version=dag.compare_plan.version,
         study=dag.compare_plan.settings,
     message:
-        "what was planned beside what it took"
+        "comparing the plan with the run"
     shell:
         "isp compare_plan {params.study} --plan {input.plan} --metrics {input.metrics} --output {output} > {log} 2>&1"
 
@@ -218,7 +218,7 @@ rule tables:
         reference=dag.tables.settings,
         folder=f"{paths.STUDY}/tables",
     message:
-        "tables"
+        "writing the tables"
     shell:
         "isp tables --metrics {input.metrics} --timings {input.timings} --rounds {input.rounds}"
         " --layers {input.layers} --similarity {input.similarity} {params.reference}"
@@ -262,7 +262,7 @@ rule figures:
         version=dag.figures.version,
         folder=f"{paths.STUDY}/figures",
     message:
-        "figure {wildcards.figure}"
+        "drawing figure {wildcards.figure}"
     shell:
         "isp figures --figure {wildcards.figure} --metrics {input.metrics} --rounds {input.rounds}"
         " --layers {input.layers} --agreement {input.agreement} --similarity {input.similarity}"
@@ -292,6 +292,6 @@ rule page:
         reference=dag.page.settings,
         captions=verbatim(CAPTIONS),
     message:
-        "the page of the study"
+        "writing the page of the study"
     shell:
         "isp page {input:q} {params.reference} --captions {params.captions:q} --output {output} > {log} 2>&1"

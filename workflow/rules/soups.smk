@@ -1,4 +1,4 @@
-# Soups: members side by side, and their average; weak subnetworks side by side, and what `retrain` goes on with.
+# Soups: parallel members and their average; parallel weak subnetworks and their merge, which `retrain` trains.
 
 
 rule train_member:

@@ -1,4 +1,4 @@
-# What every run of a seed starts from: the initial state and the dense run.
+# The common start of all runs of a seed: the initial state and the dense run.
 
 
 rule initialise:

@@ -1,4 +1,4 @@
-# Tickets of every family, how alike their masks are, and their scores. Only `evaluate` has test examples among its inputs.
+# Tickets of every family, the similarity of their masks, and their scores. Only `evaluate` has test examples as input.
 
 
 rule retrain:
@@ -29,7 +29,7 @@ rule retrain:
         " --sparsity {wildcards.sparsity} --data {input.data} {params.run} --output {output} > {log} 2>&1"
 
 
-# Tickets of rounds that are no result of the study; their masks stay.
+# Tickets of rounds that are not results of the study. Their masks are kept.
 use rule retrain as retrain_round with:
     output:
         temp(paths.TICKET),
