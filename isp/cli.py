@@ -37,7 +37,7 @@ out = Console()
 err = Console(stderr=True)
 
 
-PEOPLE = ("list", "run", "plan", "status", "compare", "export", "predict", "clean")
+PEOPLE = ("list", "run", "plan", "status", "compare", "verdict", "regime", "export", "predict", "clean")
 """User-facing commands, in the order in which users meet them; `plan` is also a stage."""
 
 
@@ -268,6 +268,65 @@ def compare(
         for header, body in tables:
             _print_table(header, body)
         out.print(escape(printable(notes)), highlight=False)
+
+
+Reference = Annotated[
+    Path, typer.Option(help="Folder of studies' results; those with metrics.csv and study.json are read.")
+]
+
+
+@app.command()
+def verdict(
+    results: Reference = Path("docs/results"),
+    output: Annotated[Path, typer.Option(help="Page to write.")] = Path("docs/verdict.md"),
+    readme: Annotated[
+        Path,
+        typer.Option(help="Page with the comments verdict:begin and verdict:end, between which the table is written."),
+    ] = Path("README.md"),
+) -> None:
+    """Write the verdict table: each claim of the paper, its figure, ours, and whether it was reproduced.
+
+    All figures are computed from the csv files of the studies and of the paper's tables. The table is written to a page
+    of its own, with the rules by which it is decided, and between the two lines of the README.
+    """
+    from isp.reporting import evidence
+
+    lines = evidence.verdict_lines(evidence.read_results(results))
+    block = evidence.table(lines, readme.parent, legend=False)
+    text = evidence.insert(files.read_text(readme), "verdict", block, readme)
+    files.write_bytes(output, evidence.page(lines, output.parent).encode())
+    files.write_bytes(readme, text.encode())
+    for line in lines:
+        typer.echo(f"{line.verdict:>14}  {line.claim.text}")
+
+
+@app.command()
+def regime(
+    results: Reference = Path("docs/results"),
+    output: Annotated[Path, typer.Option(help="Path of the png and csv to write, without the suffix.")] = Path(
+        "docs/regime"
+    ),
+    page: Annotated[
+        Path | None,
+        typer.Option(help="Page with the comments regime:begin and regime:end, between which the table is written."),
+    ] = None,
+) -> None:
+    """Draw the gap to lottery tickets and the gain by denoisers against the length of training, from several studies.
+
+    Studies belong to one line if they differ in the number of epochs only. Without --page, no table is written.
+    """
+    from isp.reporting import drawing, evidence
+    from isp.reporting import regime as regimes
+
+    figure, rows = regimes.regime(evidence.read_results(results))
+    if not rows:
+        raise ConfigError(f"{results}: no two studies differ in the epochs of training only; run more of config/regime")
+    text = page and evidence.insert(files.read_text(page), "regime", regimes.table(rows), page)
+    files.write_bytes(output.with_suffix(".png"), drawing.render(figure, "png"))
+    files.write_csv(output.with_suffix(".csv"), rows, regimes.COLUMNS)
+    if page and text:
+        files.write_bytes(page, text.encode())
+    typer.echo(f"{output}.png, {output}.csv{f', {page}' if page else ''}")
 
 
 @app.command()

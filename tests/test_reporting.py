@@ -25,7 +25,18 @@ def rows(tmp_path: Path) -> Rows:
 
 @pytest.mark.process
 def test_reporting_imports_no_torch() -> None:
-    names = ("collect", "tables", "statistics", "paper", "figures", "mask_figures", "paper_figures", "page")
+    names = (
+        "collect",
+        "tables",
+        "statistics",
+        "paper",
+        "figures",
+        "mask_figures",
+        "paper_figures",
+        "page",
+        "evidence",
+        "regime",
+    )
     modules = ", ".join(f"isp.reporting.{name}" for name in names)
     heavy = "{'torch', 'open_clip', 'typer', 'matplotlib.pyplot'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", f"import {modules}, sys; assert not {heavy}, {heavy}"], check=True)

@@ -42,7 +42,7 @@ _ALIASES = (
     ("isp_n0", "isp_without_denoiser"),
     ("isp_without_denoiser", "denoisers=0"),
     (r"(?:denoisers_|isp_n|n)(\d+)", r"denoisers=\1"),
-    (r"(?:look_ahead_|c)(\d+)", r"look_ahead=\1"),
+    (r"(?:look_ahead_|isp_c|c)(\d+)", r"look_ahead=\1"),
     ("isp", "look_ahead=50"),  # C of Table 1
 )
 """Patterns of names of `isp` variants, and the published names that they correspond to."""
@@ -112,10 +112,10 @@ def names(variant: str, methods: Mapping[str, str]) -> list[str]:
     """Return the names of the published rows that correspond to a variant, the closest first.
 
     Variants of the method `isp` are identified by their names: `isp` is the paper's ISP, `isp_n0` the one without
-    denoisers, `n4`, `isp_n4` and `denoisers_4` have N = 4, `c50`, `look_ahead_50` and `isp` have C = 50. Variants of
-    `isp` with other names have no published score, since their rule may differ from the paper's. Variants of other
-    methods have the rows of their name, unless it is the name of another method, and also the rows of their method if
-    no other variant of the study has the same method.
+    denoisers, `n4`, `isp_n4` and `denoisers_4` have N = 4, `c50`, `isp_c50`, `look_ahead_50` and `isp` have C = 50.
+    Variants of `isp` with other names have no published score, since their rule may differ from the paper's. Variants
+    of other methods have the rows of their name, unless it is the name of another method, and also the rows of their
+    method if no other variant of the study has the same method.
 
     Args:
         variant: Name of the variant.

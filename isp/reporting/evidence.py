@@ -1,0 +1,447 @@
+"""The verdict table: the paper's claims, its figures, and what the reference studies found, from their csv files.
+
+Nothing in it is typed: the paper's figures are computed from `isp/reporting/published/`, ours from `metrics.csv` and
+`study.json` of each study. A study without `study.json` is left out, since its variants may be of another rule.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics as means
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from operator import sub, truediv
+from pathlib import Path
+from typing import Any
+
+from isp import files
+from isp.errors import ConfigError
+from isp.metrics import value_range
+from isp.reporting import claims, published, statistics, tables, tabular
+from isp.reporting.claims import CLAIMS, Claim, Verdict
+from isp.reporting.collected import read
+from isp.reporting.tabular import Row
+from isp.shapes import Description
+
+_MISSING = "—"
+_ORDERED = 5
+"""Fewest methods of the paper's Table 2 that an order is compared on."""
+_NOTE = "`isp verdict` writes this page from the reference results; do not edit it."
+HEADER = ["claim", "paper", "ours", "n", "detectable", "where", "verdict"]
+LEGEND = (
+    "Test scores. paper: mean over the cells of its tables that have the comparison, in brackets the least and the "
+    "greatest (for the dense score: over the cells that we have). ours: differences in points of each task's own "
+    "metric, costs as a ratio of executed FLOPs, orders as Kendall's tau. Where several studies have a task, the one "
+    "whose dense run executes the most FLOPs counts, because it is the nearest to the paper's scale. A run is a seed,"
+    " its value a mean over sparsities. With three or more tasks the sample is the means of the tasks (runs of one "
+    "task are not independent), with its 95 % interval (Student's t). With fewer, each task is judged by the interval"
+    " over its own seeds, and all must agree. Two values are shown themselves and decide nothing. Costs are exact, so"
+    " they have no interval: each task is judged by its ratio, and all must agree (in brackets the least and the "
+    "greatest). detectable: the smallest true difference that the comparison finds with 80 % power at the 5 % level. "
+    "A claim is *reproduced* or *not reproduced* if the whole interval is on one side of its limit; it is *open* if "
+    "it is not, or if no study has the data. Limits: {rules}."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The results of one study.
+
+    Attributes:
+        folder: Where they are.
+        metrics: Rows of metrics.csv.
+        description: Content of study.json.
+    """
+
+    folder: Path
+    metrics: Sequence[Row]
+    description: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The measurements that decide a claim on one task.
+
+    Attributes:
+        task: Its name.
+        study: The study that they are of.
+        values: One value per run.
+        limits: Range of the measure.
+    """
+
+    task: str
+    study: Results
+    values: Sequence[float]
+    limits: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A row of the verdict table.
+
+    Attributes:
+        claim: The claim.
+        published: Figures of the paper, one per cell of its tables.
+        evidence: Measurements by task.
+        ours: The measure and its interval as text.
+        detectable: Smallest detectable differences as text.
+        verdict: What follows.
+    """
+
+    claim: Claim
+    published: Sequence[float]
+    evidence: Sequence[Evidence]
+    ours: str
+    detectable: str
+    verdict: Verdict
+
+
+def read_results(folder: Path) -> list[Results]:
+    """Read the studies below a folder that have both metrics.csv and study.json, by name.
+
+    Raises:
+        ConfigError: there is no such folder.
+        ArtifactError: a file is damaged.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; name one with the results of studies, such as docs/results")
+    return [
+        Results(
+            folder=path.parent,
+            metrics=read(path, "metrics"),
+            description=files.read_json(path.with_name("study.json"), "describe", Description),
+        )
+        for path in sorted(folder.glob("*/metrics.csv"))
+        if path.with_name("study.json").exists()
+    ]
+
+
+def settings_of(results: Results, variant: str, backbone: str) -> dict[str, Any]:
+    """The settings of a variant on a backbone, as study.json has them."""
+    known = (results.description.get("variants") or {}).get(variant) or {}
+    return {**(known.get("settings") or {}), **((known.get("by_backbone") or {}).get(backbone) or {})}
+
+
+def role_of(results: Results, backbone: str, role: str) -> str | None:
+    """The variant of a study that has a role in a claim; None if the study has none.
+
+    A role is the name of a published row ("isp", "isp_without_denoiser", "denoisers=4", "look_ahead=50", a method), or
+    of a variant. A variant of the method `isp` counts only if it has the paper's rule, the union of masks, and the
+    number of denoisers and look-ahead steps that the role names.
+    """
+    rows = [row for row in results.metrics if tabular.cell(row, "backbone") == backbone]
+    if role == "dense":
+        return tabular.dense(rows)
+    methods = {tabular.cell(row, "variant"): tabular.cell(row, "method") for row in rows}
+    variants = (results.description.get("variants") or {}).items()
+    altered = {name for name, known in variants if known.get("steps_of") or known.get("initial") == "random"}
+    for variant, method in methods.items():
+        if variant in altered or role not in (variant, *published.names(variant, methods)):
+            continue
+        settings = settings_of(results, variant, backbone)
+        wanted: dict[str, Any] = {}
+        if method == "isp":
+            wanted = {"rule": "union", "scope": "global"}
+            name, _, count = role.partition("=")
+            if count:
+                wanted[{"denoisers": "denoisers", "look_ahead": "look_ahead_steps"}[name]] = int(count)
+        elif role in ("isp", "isp_without_denoiser") or "=" in role:
+            continue
+        if all(settings.get(key) == value for key, value in wanted.items()):
+            return variant
+    return None
+
+
+def verdict_lines(studies: Sequence[Results]) -> list[Line]:
+    """One line per claim."""
+    return [_line(claim, studies) for claim in CLAIMS]
+
+
+def page(lines: Sequence[Line], place: Path) -> str:
+    """The page of the verdict table; `place` is its folder."""
+    return f"# The paper's claims, tested\n\n{_NOTE}\n\n{table(lines, place)}"
+
+
+def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
+    """The verdict table as Markdown.
+
+    Args:
+        lines: Rows.
+        place: Folder of the file that the table is for, from which links start.
+        legend: Whether the text under the table says how it is decided.
+    """
+    body = [
+        [
+            line.claim.text,
+            _published_text(line),
+            line.ours or _MISSING,
+            _count(line.evidence),
+            line.detectable or _MISSING,
+            _links(line.evidence, place),
+            f"*{line.verdict}*",
+        ]
+        for line in lines
+    ]
+    rules: dict[str, list[str]] = {}
+    for number, line in enumerate(lines, 1):
+        rules.setdefault(claims.rule(line.claim), []).append(str(number))
+    texts = [f"row{'s' * (len(rows) > 1)} {', '.join(rows)}: {text}" for text, rows in rules.items()]
+    return tables.markdown([(HEADER, body)], LEGEND.format(rules="; ".join(texts)) if legend else "")
+
+
+def insert(text: str, name: str, content: str, path: Path) -> str:
+    """Put content between the markers `<!-- name:begin -->` and `<!-- name:end -->` of a Markdown text.
+
+    Raises:
+        ConfigError: the text does not have each marker once, in this order.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if [text.count(begin), text.count(end)] != [1, 1] or text.index(begin) > text.index(end):
+        raise ConfigError(f"{path}: must have the lines {begin} and {end} once each, in this order")
+    return f"{text.split(begin)[0]}{begin}\n{content}{end}{text.split(end)[1]}"
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def _line(claim: Claim, studies: Sequence[Results]) -> Line:
+    evidence = _evidence(claim, studies)
+    figures = _order_figures() if claim.measure == "order" else _published_differences(claim, _places(claim, evidence))
+    verdict, ours, detectable = _judge(claim, evidence, means.fmean(figures) if figures else None)
+    return Line(claim=claim, published=figures, evidence=evidence, ours=ours, detectable=detectable, verdict=verdict)
+
+
+def _evidence(claim: Claim, studies: Sequence[Results]) -> list[Evidence]:
+    """The measurements of each task, of the study with the largest dense run."""
+    largest: dict[str, tuple[tuple[float, int], Evidence]] = {}
+    for study in studies:
+        for (backbone, task), rows in tabular.group(study.metrics, "backbone", "task").items():
+            values = _measured(claim, study, backbone, task, rows)
+            if values:
+                limits = value_range(tabular.cell(rows[0], "metric"))
+                size = _dense_flops(rows), len(rows)
+                found = Evidence(task=task, study=study, values=values, limits=_limits(claim, limits))
+                if task not in largest or size > largest[task][0]:
+                    largest[task] = size, found
+    return [found for _, found in largest.values()]
+
+
+def _limits(claim: Claim, scores: tuple[float, float]) -> tuple[float, float]:
+    low, high = scores
+    return (-1.0, 1.0) if claim.measure == "order" else (low - high, high - low)
+
+
+def _dense_flops(rows: Sequence[Row]) -> float:
+    level = tabular.dense(rows)
+    values = tabular.numbers([row for row in rows if tabular.cell(row, "variant") == level], "retraining_flops")
+    return means.fmean(values) if values else 0.0
+
+
+def _measured(claim: Claim, study: Results, backbone: str, task: str, rows: Sequence[Row]) -> list[float]:
+    """The measure of each run (seed) of a study on a task, a mean over sparsities; empty if the study has no data."""
+    if claim.at_published:
+        sparsities = {each.sparsity for each in _cells(claim.variant, claim.published) if each.task == task}
+        rows = [row for row in rows if tabular.cell(row, "sparsity") in sparsities | {"0.0000"}]
+    if claim.measure == "order":
+        names = {name: role_of(study, backbone, name) for name in _paper_order()}
+        variants = {name: variant for name, variant in names.items() if variant}
+        if "isp" not in variants:
+            return []
+        taus = [_order(run, variants) for run in tabular.group(rows, "seed").values()]
+        return [tau for tau in taus if tau is not None]
+    variant, reference = (role_of(study, backbone, role) for role in (claim.variant, claim.reference))
+    if variant is None or reference is None or variant == reference:
+        return []
+    if claim.measure == "cost":
+        return per_run(rows, variant, reference, truediv, ("finding_flops", "retraining_flops"))
+    return per_run(rows, variant, reference)
+
+
+def per_run(
+    rows: Sequence[Row],
+    variant: str,
+    reference: str,
+    compare: Callable[[float, float], float] = sub,
+    columns: Sequence[str] = ("test",),
+) -> list[float]:
+    """Compare two variants in each run (seed) of a backbone and task: one value per run that has both.
+
+    Args:
+        rows: Rows of metrics.csv of one backbone and task.
+        variant: Name of a variant.
+        reference: Name of the variant that it is compared with at the same sparsity; a dense one at every sparsity.
+        compare: Function of the two numbers; their difference by default.
+        columns: Columns whose sum is compared.
+
+    Returns:
+        The mean over sparsities of each run.
+    """
+    found = []
+    for run in tabular.group(rows, "seed").values():
+        own, other = (_by_sparsity(run, name, columns) for name in (variant, reference))
+        if set(other) == {"0.0000"}:
+            other = dict.fromkeys(own, other["0.0000"])
+        shared = [compare(value, other[sparsity]) for sparsity, value in own.items() if sparsity in other]
+        if shared:
+            found.append(means.fmean(shared))
+    return found
+
+
+def _by_sparsity(run: Sequence[Row], variant: str, columns: Sequence[str]) -> dict[str, float]:
+    rows = [row for row in run if tabular.cell(row, "variant") == variant]
+    return {tabular.cell(row, "sparsity"): value for row in rows for value in tabular.numbers([row], *columns)}
+
+
+def _order(run: Sequence[Row], variants: Mapping[str, str]) -> float | None:
+    """Kendall's tau of a run's scores with the paper's order, mean over the sparsities that have enough methods."""
+    scores = {name: _by_sparsity(run, variant, ("test",)) for name, variant in variants.items()}
+    taus = []
+    for sparsity in tabular.sparsities(run):
+        own = [
+            (scores[name][sparsity], place)
+            for name, place in _paper_order().items()
+            if sparsity in scores.get(name, ())
+        ]
+        if float(sparsity) and len(own) >= _ORDERED:
+            taus.append(kendall_tau([score for score, _ in own], [place for _, place in own]))
+    return means.fmean(taus) if taus else None
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Kendall's tau-a: pairs in the same order less those in the opposite order, over all pairs; ties are neither."""
+    signs = [
+        ((a > b) - (a < b)) * ((c > d) - (c < d)) for (a, c), (b, d) in combinations(zip(first, second, strict=True), 2)
+    ]
+    return sum(signs) / len(signs)
+
+
+# --- the paper --------------------------------------------------------------------------------------------------------
+
+
+def _cells(name: str, sources: Sequence[str]) -> list[published.Published]:
+    return [cell for cell in published.cells() if cell.name == name and cell.source in sources and cell.comparable]
+
+
+def _places(claim: Claim, evidence: Sequence[Evidence]) -> set[tuple[str, str]] | None:
+    """The tasks and sparsities of the evidence where only these count; None where all do."""
+    if not claim.at_published or not evidence:
+        return None
+    return {
+        (each.task, tabular.cell(row, "sparsity"))
+        for each in evidence
+        for row in each.study.metrics
+        if tabular.cell(row, "task") == each.task
+    }
+
+
+def _published_differences(claim: Claim, places: set[tuple[str, str]] | None = None) -> list[float]:
+    """Differences between the two rows of a claim in the paper's tables, one per cell.
+
+    Args:
+        claim: The claim.
+        places: Tasks and sparsities that count; None: all.
+    """
+    others = {}
+    for cell in _cells(claim.reference, claim.published):
+        sparsity = "" if claim.reference == "dense" else cell.sparsity
+        others[cell.source, cell.backbone, cell.task, sparsity] = cell.score
+    found = []
+    for cell in _cells(claim.variant, claim.published):
+        place = (cell.source, cell.backbone, cell.task, "" if claim.reference == "dense" else cell.sparsity)
+        if place in others and (places is None or (cell.task, cell.sparsity) in places):
+            found.append(round(cell.score - others[place], 4))
+    return found
+
+
+def _by_cell() -> list[dict[str, float]]:
+    """Scores by method of each pruned cell of Table 2."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for cell in published.cells():
+        if cell.source == "table2" and float(cell.sparsity) and cell.comparable:
+            found.setdefault((cell.task, cell.sparsity), {})[cell.name] = cell.score
+    return list(found.values())
+
+
+def _paper_order() -> dict[str, float]:
+    """The mean rank of each method of Table 2 over its cells, turned so that a better method has a higher number."""
+    names = list(_by_cell()[0])
+    ranked = [statistics.ranks([scores[name] for name in names]) for scores in _by_cell()]
+    return {name: -means.fmean(ranks) for name, ranks in zip(names, zip(*ranked, strict=True), strict=True)}
+
+
+def _order_figures() -> list[float]:
+    """How far each cell of Table 2 has the order of its means."""
+    order = _paper_order()
+    return [kendall_tau([scores[name] for name in order], list(order.values())) for scores in _by_cell()]
+
+
+# --- decisions and texts ----------------------------------------------------------------------------------------------
+
+
+def _judge(claim: Claim, evidence: Sequence[Evidence], paper: float | None) -> tuple[Verdict, str, str]:
+    """Verdict, measure with interval, and smallest detectable difference."""
+    if not evidence:
+        return "open", "", ""
+    write = tables.signed if claim.measure == "difference" else "{:.2f}".format
+    by_task = {each.task: each.values for each in evidence}
+    if claim.measure == "cost":
+        ratios = [means.fmean(values) for values in by_task.values()]
+        return _agreed([claims.decide(claim, value, value, paper) for value in ratios]), _listed(by_task, write), ""
+    if len(evidence) < tabular.FEWEST:
+        judged = [_interval_text(claim, each.values, each.limits, paper, write) for each in evidence]
+        texts = [f"{each.task} {text}" for each, (_, text, _) in zip(evidence, judged, strict=True)]
+        powers = [power for _, _, power in judged if power]
+        return _agreed([verdict for verdict, _, _ in judged]), "; ".join(texts), " / ".join(powers)
+    low, high = zip(*(each.limits for each in evidence), strict=True)
+    return _interval_text(claim, statistics.independent(by_task), (min(low), max(high)), paper, write)
+
+
+def _interval_text(
+    claim: Claim,
+    sample: Sequence[float],
+    limits: tuple[float, float],
+    paper: float | None,
+    write: Callable[[float], str],
+) -> tuple[Verdict, str, str]:
+    around = statistics.interval(sample, limits)
+    if around is None:
+        shown = sample if len(sample) < tabular.FEWEST else [means.fmean(sample)]
+        return "open", " / ".join(map(write, shown)), ""
+    text = f"{write(means.fmean(sample))} ({write(around[0])} to {write(around[1])})"
+    power = statistics.detectable_difference(sample)
+    return claims.decide(claim, *around, paper), text, "" if power is None else f"{power:.2f}"
+
+
+def _agreed(verdicts: Sequence[Verdict]) -> Verdict:
+    return verdicts[0] if len(set(verdicts)) == 1 else "open"
+
+
+def _listed(by_task: Mapping[str, Sequence[float]], write: Callable[[float], str]) -> str:
+    """The mean of each task, of many only the least and the greatest."""
+    values = {task: means.fmean(own) for task, own in by_task.items()}
+    if len(values) < tabular.FEWEST:
+        return "; ".join(f"{task} {write(value)}" for task, value in values.items())
+    return f"{write(means.fmean(values.values()))} ({write(min(values.values()))} to {write(max(values.values()))})"
+
+
+def _published_text(line: Line) -> str:
+    if not line.published:
+        return _MISSING
+    write = tables.signed if line.claim.measure == "difference" else "{:.2f}".format
+    if len(line.published) == 1:
+        return write(line.published[0])
+    ends = min(line.published), max(line.published)
+    return f"{write(means.fmean(line.published))} ({' to '.join(map(write, ends))})"
+
+
+def _count(evidence: Sequence[Evidence]) -> str:
+    runs = sum(len(each.values) for each in evidence)
+    names = ((runs, "run"), (len(evidence), "task"))
+    return ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in names) if runs else _MISSING
+
+
+def _links(evidence: Sequence[Evidence], place: Path) -> str:
+    folders = dict.fromkeys(each.study.folder for each in evidence)
+    links = [f"[{folder.name}]({Path(os.path.relpath(folder, place)).as_posix()}/)" for folder in folders]
+    return ", ".join(links) or _MISSING

@@ -1,0 +1,251 @@
+"""The figure of the regimes: how methods compare as training gets longer, from studies that differ in epochs only.
+
+A line needs two studies or more with the same backbone, task, data, learning rate, batch size and settings of ISP,
+except for how long a segment between rounds is, which follows from the length of training.
+"""
+
+from __future__ import annotations
+
+import statistics as means
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from isp.metrics import value_range
+from isp.reporting import drawing, statistics, tables, tabular
+from isp.reporting.drawing import Drawing, Look
+from isp.reporting.evidence import Results, per_run, settings_of
+
+COLUMNS = (
+    *("task", "backbone", "sparsity", "metric", "epochs", "study", "variant", "reference", "seeds"),
+    *("difference", "difference_values", "difference_low", "difference_high", "detectable"),
+)
+"""Columns of what `regime` draws: paired differences of test scores, in points, with their 95 % interval over seeds."""
+
+LOOKS = {
+    "isp_n0": Look("#56B4E9", "-", "o", True),
+    "isp": Look("#0072B2", "-", "o", False),
+    "isp_mean": Look("#00395a", "-", "s", False),
+    "gradual": Look("#E69F00", "-", "^", True),
+    "gradual_equal": Look("#D55E00", "-", "^", False),
+    "movement": Look("#009E73", "-", "D", False),
+}
+"""Variants in the figure; those of a family have one hue."""
+PANELS = (("lth", tuple(LOOKS)), ("isp_n0", ("isp", "isp_mean")))
+"""References, and the variants that are compared with each."""
+_LABELS = {"lth": "test score less that of LTH\n(points)", "isp_n0": "gain over isp_n0\n(points)"}
+LEGEND = (
+    "Paired differences of test scores in points: to lottery tickets (`lth`), and to rounds without look-aheads "
+    "(`isp_n0`), mean with its 95 % interval over seeds (Student's t); of two seeds both differences. T: epochs."
+)
+
+
+def regime(studies: Sequence[Results]) -> Drawing:
+    """Gap to LTH (above) and gain over isp_n0 (below) against epochs, a column of panels for each backbone and task."""
+    drawn = differences(studies)
+    if not drawn:
+        return drawing.message("No two studies differ in the epochs of training only."), drawn
+    with drawing.style():
+        cells = drawing.cells_of(drawn)
+        figure = Figure(figsize=(0.5 + 3.7 * len(cells), 5.6), layout="constrained")
+        grid = figure.add_gridspec(2, len(cells), height_ratios=(3, 2))
+        for column, rows in enumerate(cells.values()):
+            for line, (reference, _) in enumerate(PANELS):
+                axes = figure.add_subplot(grid[line, column])
+                own = [row for row in rows if row["reference"] == reference]
+                _panel(axes, own, sorted({row["epochs"] for row in rows}))
+                if line == 0:
+                    percents = [f"{tabular.percent(each)} %" for each in rows[0]["sparsity"].split()]
+                    axes.set_title(f"{rows[0]['backbone']} on {rows[0]['task']}, {', '.join(percents)}", loc="left")
+                if line == 1:
+                    axes.set_xlabel("length of training T (epochs)")
+                if column == 0:
+                    axes.set_ylabel(_LABELS[reference])
+        note = f"{_seeds(drawn)}; bars: 95 % interval over seeds (of two seeds: both values)"
+        figure.suptitle(note, fontsize=9, x=0.01, ha="left")
+    return figure, drawn
+
+
+def differences(studies: Sequence[Results]) -> list[dict[str, Any]]:
+    """The rows of `regime`: studies of each line by epochs."""
+    lines: dict[tuple[Any, ...], list[tuple[float, Results, list[tabular.Row]]]] = {}
+    for study in studies:
+        for (backbone, task), rows in tabular.group(study.metrics, "backbone", "task").items():
+            epochs = _epochs(study, task, rows)
+            if epochs is not None:
+                lines.setdefault(_protocol(study, backbone, task), []).append((epochs, study, rows))
+    found = []
+    for (backbone, task, *_), line in lines.items():
+        if len({epochs for epochs, _, _ in line}) < 2:
+            continue
+        longest: dict[float, tuple[Results, list[tabular.Row]]] = {}
+        for epochs, study, rows in line:  # of studies of equal length, the one with the most variants
+            if epochs not in longest or len(rows) > len(longest[epochs][1]):
+                longest[epochs] = study, rows
+        for reference, variants in PANELS:
+            for variant in variants:
+                for epochs in sorted(longest):
+                    study, rows = longest[epochs]
+                    found += _difference(study, rows, variant, reference, {"task": task, "backbone": backbone}, epochs)
+    return found
+
+
+def _epochs(study: Results, task: str, rows: Sequence[tabular.Row]) -> float | None:
+    """Passes over the training examples of the dense run; None where this is not known."""
+    level = tabular.dense(rows)
+    samples = tabular.numbers([row for row in rows if tabular.cell(row, "variant") == level], "retraining_samples")
+    num_train = ((study.description.get("tasks") or {}).get(task) or {}).get("num_train")
+    return round(means.fmean(samples) / num_train, 1) if samples and num_train else None
+
+
+def _protocol(study: Results, backbone: str, task: str) -> tuple[Any, ...]:
+    """What studies of one line have in common."""
+    described = study.description.get("study") or {}
+    training = (described.get("training") or {}).get(backbone) or {}
+    settings = settings_of(study, "isp", backbone)
+    shared = {key: value for key, value in settings.items() if key != "segment_fraction"}
+    num_train = ((study.description.get("tasks") or {}).get(task) or {}).get("num_train")
+    kept = tuple(str(training.get(key)) for key in ("learning_rate", "batch_size", "weight_decay"))
+    return (backbone, task, num_train, *kept, str(sorted(shared.items())))
+
+
+def _difference(
+    study: Results,
+    rows: Sequence[tabular.Row],
+    variant: str,
+    reference: str,
+    place: dict[str, str],
+    epochs: float,
+) -> list[dict[str, Any]]:
+    """The row of a variant and reference in a study; none where it lacks one of them."""
+    values = per_run(rows, variant, reference)
+    if not values:
+        return []
+    metric = tabular.cell(rows[0], "metric")
+    least, most = value_range(metric)
+    around = statistics.interval(values, (least - most, most - least))
+    detectable = statistics.detectable_difference(values)
+    own = [row for row in rows if tabular.cell(row, "variant") == variant]
+    named = {"sparsity": " ".join(tabular.sparsities(own)), "metric": metric, "epochs": epochs}
+    named |= {"study": study.folder.name, "variant": variant, "reference": reference}
+    numbers: dict[str, Any] = {"seeds": len(values), "difference": round(means.fmean(values), 4)}
+    numbers |= {"difference_values": tabular.joined(values)}
+    for index, end in enumerate(("difference_low", "difference_high")):
+        numbers[end] = "" if around is None else round(around[index], 4)
+    return [{**place, **named, **numbers, "detectable": "" if detectable is None else round(detectable, 4)}]
+
+
+def _panel(axes: Axes, rows: Sequence[dict[str, Any]], epochs: Sequence[float]) -> None:
+    """A line per variant over epochs, named at its end; the reference is the line at 0."""
+    axes.axhline(0, color="#444444", linewidth=1)
+    axes.set_xscale("log")
+    variants = drawing.variants_of(rows)
+    step = (epochs[-1] / epochs[0]) ** 0.012  # beside each other, so that bars do not hide one another
+    ends = []
+    for index, variant in enumerate(variants):
+        own, look = drawing.rows_of(rows, variant), LOOKS[variant]
+        places = [row["epochs"] * step ** (index - (len(variants) - 1) / 2) for row in own]
+        heights = [row["difference"] for row in own]
+        sides = [_ends(row) for row in own]
+        axes.errorbar(
+            places,
+            heights,
+            yerr=[[abs(height - side[end]) for height, side in zip(heights, sides, strict=True)] for end in (0, 1)],
+            color=look.color,
+            linestyle=look.line,
+            linewidth=1.4,
+            elinewidth=0.9,
+            capsize=2,
+            marker=look.marker,
+            markersize=5,
+            markerfacecolor=look.face,
+        )
+        ends.append((heights[-1], variant, places[-1]))
+    axes.set_xlim(epochs[0] / 1.2, epochs[-1] * (epochs[-1] / epochs[0]) ** 0.5)
+    axes.xaxis.set_major_locator(FixedLocator(epochs))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(visible=False, axis="x")
+    _name(axes, ends)
+
+
+def _ends(row: dict[str, Any]) -> tuple[float, float]:
+    """The ends of a bar: the interval, of two values both, of one that one."""
+    if row["difference_low"] != "":
+        return row["difference_low"], row["difference_high"]
+    values = tabular.split(row["difference_values"])
+    return (min(values), max(values)) if len(values) < tabular.FEWEST else (row["difference"], row["difference"])
+
+
+def _name(axes: Axes, ends: Sequence[tuple[float, str, float]]) -> None:
+    """Write the name of each line beside its end, apart where ends are close."""
+    low, high = axes.get_ylim()
+    line = (high - low) * (0.07 if len(ends) > 2 else 0.1)  # a line of text
+    heights = apart([height for height, _, _ in sorted(ends)], line)
+    excess = max(heights[-1] - (high - line / 2), 0) if heights else 0
+    place = max((end[2] for end in ends), default=1.0)
+    for height, (value, variant, start) in zip(heights, sorted(ends), strict=True):
+        color = LOOKS[variant].color
+        axes.plot([start, place * 1.08], [value, height - excess], color=color, linewidth=0.5, zorder=1)
+        axes.annotate(
+            variant,
+            (place, height - excess),
+            (8, 0),
+            textcoords="offset points",
+            color=color,
+            fontsize=8.5,
+            va="center",
+        )
+
+
+def apart(heights: Sequence[float], least: float) -> list[float]:
+    """Ascending heights, moved as little as possible until neighbours are `least` apart; groups keep their mean."""
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _bottom(groups[-1], least) - _top(groups[-2], least) < least:
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [_bottom(group, least) + least * index for group in groups for index in range(len(group))]
+
+
+def _bottom(group: Sequence[float], least: float) -> float:
+    return means.fmean(group) - least * (len(group) - 1) / 2
+
+
+def _top(group: Sequence[float], least: float) -> float:
+    return means.fmean(group) + least * (len(group) - 1) / 2
+
+
+def _seeds(drawn: Sequence[dict[str, Any]]) -> str:
+    counts = sorted({row["seeds"] for row in drawn})
+    return f"{' to '.join(dict.fromkeys(map(str, (counts[0], counts[-1]))))} seeds"
+
+
+def table(drawn: Sequence[dict[str, Any]]) -> str:
+    """The rows of `regime` as Markdown tables, one per backbone, task and reference: one row per variant."""
+    made: list[tables.Table] = []
+    for (task, backbone), rows in drawing.cells_of(drawn).items():
+        lengths = sorted({row["epochs"] for row in rows})
+        for reference, _ in PANELS:
+            own = [row for row in rows if row["reference"] == reference]
+            header = [f"{backbone} on {task}, less {reference}", *(f"T = {length:g}" for length in lengths)]
+            body = []
+            for variant in drawing.variants_of(own):
+                by_length = {row["epochs"]: row for row in drawing.rows_of(own, variant)}
+                body.append([variant, *(_text(by_length.get(length)) for length in lengths)])
+            if body:
+                made.append((header, body))
+    return tables.markdown(made, LEGEND)
+
+
+def _text(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    if row["difference_low"] == "":
+        values = tabular.split(row["difference_values"])
+        return " / ".join(map(tables.signed, values if len(values) < tabular.FEWEST else [row["difference"]]))
+    ends = " to ".join(tables.signed(row[f"difference_{end}"]) for end in ("low", "high"))
+    return f"{tables.signed(row['difference'])} ({ends})"
