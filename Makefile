@@ -6,25 +6,25 @@ PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: run check test test-inside test-gpu test-slurm lint docs report lock upgrade clean
 
-run: .venv/installed ## the default study, from nothing to tables, figures and a page of them (results/quick)
+run: .venv/installed ## run the default study, from nothing to tables, figures and a page (results/quick)
 	$(BIN)/snakemake
 	@cat results/quick/tables/costs.txt
-	@echo "Tables, figures and the page to read, report.html: results/quick/"
-	@$(BIN)/isp compare results/quick docs/results/quick --summary || true # other bits, or an edited study, are no failure
+	@echo "Tables, figures and the page (report.html): results/quick/"
+	@$(BIN)/isp compare results/quick docs/results/quick --summary || true # differing bits or an edited study are not a failure
 
-check: .venv/installed ## before every commit: lint, side by side with the tests that start no other process
+check: .venv/installed ## before every commit: lint, in parallel with the tests that start no other process
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint test-inside
 
-test: .venv/installed ## all tests but those on Slurm
+test: .venv/installed ## all tests except those on Slurm
 	$(PYTEST)
 
 test-inside: .venv/installed
 	$(PYTEST) -m "not process and not slurm"
 
-test-gpu: .venv/installed ## the tests that need a GPU, a minute or two; without one they are skipped, and say so
+test-gpu: .venv/installed ## the tests that need a GPU, a minute or two; without a GPU they are skipped with a message
 	$(BIN)/pytest -m gpu -rs
 
-test-slurm: .venv/installed ## the tests on a real Slurm, which tests/slurm/cluster.sh installs and starts on this machine; needs root
+test-slurm: .venv/installed ## the tests on a real Slurm, which tests/slurm/cluster.sh installs and starts on this machine as root
 	$(BIN)/pytest -m slurm tests/slurm
 
 lint: .venv/installed
@@ -37,21 +37,21 @@ lint: .venv/installed
 docs: .venv/installed ## the documentation site (build/docs/index.html), without a network; a broken link or anchor is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-report: results/quick/snakemake_report.html ## Snakemake's own report of what make run made
+report: results/quick/snakemake_report.html ## Snakemake's own report of the results of make run
 
 results/quick/snakemake_report.html: $(wildcard results/quick/*.csv results/quick/tables/* results/quick/figures/*) | .venv/installed
 	$(BIN)/snakemake --report $@
 
 .venv/installed: requirements.lock pyproject.toml
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'isp needs Python 3.11 or later; name one by make PYTHON=…')"
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'isp needs Python 3.11 or later; select one by make PYTHON=…')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# What pyproject.toml asks for and requirements.lock lacks is added, for all platforms; versions that are there stay, since
-# the bits of results depend on them. environment.yml holds the same.
-lock: ## add what is new to requirements.lock
+# Requirements of pyproject.toml that requirements.lock lacks are added, for all platforms. Existing versions are kept, since
+# results depend on them to the bit. environment.yml contains the same.
+lock: ## add new requirements to requirements.lock
 upgrade: ## raise every version in requirements.lock to the newest that pyproject.toml allows
 upgrade: UPGRADE := --upgrade
 lock upgrade:

@@ -2,9 +2,9 @@
 
     python benchmarks/full_size.py --data-root FOLDER [--batch-size 8] [--threads 2] [--device cpu]
 
-FOLDER holds MNIST and RTE in the hub's layout. The files that would come from the hub are made up in a temporary folder
-(random weights, BERT's vocabulary of 30,522 words), so that every stage from `isp download` to `isp finetune_dense`
-runs as it would on the real ones.
+FOLDER contains MNIST and RTE in the hub's layout. The model files that would come from the hub are generated in a
+temporary folder (random weights, BERT's vocabulary of 30,522 words), so that every stage from `isp download` to
+`isp finetune_dense` runs as on the real files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STEPS = 10
 
 
 def make_files(root: Path) -> None:
-    """Random weights under the names of the hub."""
+    """Generate random weights under the names of the hub."""
     assert CLIP.source is not None
     assert BERT.source is not None
     folder = CLIP.source.where(root)
@@ -49,7 +49,7 @@ def make_files(root: Path) -> None:
 
 
 def stage(folder: Path, name: str, *options: object) -> str:
-    """Run a stage in a process of its own; its last line."""
+    """Run a stage in its own process, and return its last line."""
     command = [sys.executable, "-m", "isp", name, *map(str, options)]
     done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
@@ -58,7 +58,7 @@ def stage(folder: Path, name: str, *options: object) -> str:
 
 
 def main() -> None:
-    """Both backbones, a line a stage."""
+    """Run both backbones, and print one line per stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def run(folder: Path, backbone: str, task: str, arguments: argparse.Namespace) -> None:
-    """All stages of one dense cell."""
+    """Run all stages of one dense cell."""
     both, root = ("--backbone", backbone, "--task", task), ("--data-root", "data")
     stage(folder, "download", "--task", task, *root, "--output", "task.json")
     stage(folder, "download", "--backbone", backbone, *root, "--output", "backbone.json")
@@ -102,7 +102,7 @@ def run(folder: Path, backbone: str, task: str, arguments: argparse.Namespace) -
         print(f"  {name}: {line}")
         found = re.search(r" in ([\d.]+) s after .*peak memory ([\d,]+) MB", line)
         if name == "finetune_dense" and found:
-            print(f"  {float(found[1]) / STEPS:.2f} s a step (loading and saving included), peak {found[2]} MB")
+            print(f"  {float(found[1]) / STEPS:.2f} s per step (loading and saving included), peak {found[2]} MB")
 
 
 if __name__ == "__main__":

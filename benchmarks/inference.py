@@ -1,4 +1,4 @@
-"""Inference with sparse models: whole models in several forms side by side, as factors over dense torch (MKL).
+"""Inference with sparse models: whole models in several forms, as speedups over dense torch (MKL).
 
     python benchmarks/inference.py [--models bert_base minilm vit_b32] [--sparsities 0.5 0.7 0.8 0.9 0.95 0.98]
         [--batch 1 8] [--threads 1 2] [--length 128] [--rounds 7] [--seconds 120] [--forms onednn isp.accelerate ...]
@@ -7,16 +7,16 @@
     python benchmarks/inference.py --tables FILE.csv
     python benchmarks/inference.py --sizes [--models bert_base] [--sparsities 0.5 0.9 0.95]
 
-Models have random weights, and random masks of the same sparsity in every layer of the encoder. For each model, batch
-and number of threads, all forms at all sparsities take turns in one process. A figure is a median over rounds of a
-ratio of two times in the same round: CPU time with one thread, elapsed time with more. No new round begins once
-`--seconds` have passed, after at least three.
+Models have random weights, and random masks of equal sparsity in every layer of the encoder. For each model, batch size
+and number of threads, all forms at all sparsities take turns in one process. A result is the median over rounds of the
+ratio of two times in the same round: CPU time with one thread, elapsed time with more. After at least three rounds, no
+new round starts once `--seconds` have passed.
 
-`--output` appends the figures to a CSV file after each group; what the file has is not measured again, so that a part
-can be run at a time. `--tables` prints the tables of docs/explanation/inference.md from it. onnxruntime (with onnx),
-OpenVINO, numba and zstandard are left out where they are not installed. `--sizes` prints bytes of the tensors: dense,
-compressed by zstd, and as kept values with a bit per weight. `--ticket` takes a ticket of a study in the current
-folder, scores the validation examples with its model before and after `isp.accelerate`, and times a batch.
+`--output` appends the results to a CSV file after each group. Results in the file are not measured again, so that the
+benchmark can be run in parts. `--tables` prints the tables of docs/explanation/inference.md from the file. onnxruntime
+(with onnx), OpenVINO, numba and zstandard are skipped if they are not installed. `--sizes` prints the bytes of the
+tensors: dense, compressed by zstd, and as kept values with one bit per weight. `--ticket` scores the validation
+examples with the model of a study's ticket in the current folder before and after `isp.accelerate`, and times a batch.
 """
 
 from __future__ import annotations
@@ -49,21 +49,22 @@ from isp.workflow import paths
 Calls = Mapping[str, Callable[[], Any]]
 ACCELERATED, BF16, ORT, OV, OV_BF16 = "isp.accelerate", "bf16", "onnxruntime", "openvino", "openvino bf16"
 CONTROL = "dense again"
-"""The masked model as it is: it computes what dense torch does, so its factor shows the error of the measurement."""
+"""The masked model itself, which computes the same as dense torch, so its factor shows the measurement error."""
 DENSE_FORMS = (ONEDNN, BF16, ORT, OV, OV_BF16)
-"""Forms whose time does not depend on sparsity, beside dense torch."""
+"""Forms other than dense torch whose time does not depend on sparsity."""
 SPARSE_FORMS = (CSR, NUMBA, ACCELERATED)
 COLUMNS = (
     "model", "batch", "length", "threads", "sparsity", "form", "milliseconds", "factor", "factor_low", "factor_high",
     "over_best", "over_best_low", "over_best_high", "rounds", "layers",
 )  # fmt: skip
-"""A row of the CSV file: milliseconds, and factors over dense torch and over the faster of it and oneDNN, are medians
-(low and high: quartiles); layers are those of each form that `isp.accelerate` chose. Dense forms have no sparsity."""
+"""Columns of the CSV file. Milliseconds, factors over dense torch, and factors over the faster of dense torch and
+oneDNN are medians (low and high: quartiles); layers counts the layers by the form that `isp.accelerate` chose. Dense
+forms have no sparsity."""
 LEAST_ROUNDS = 3
 
 
 class Encoder(nn.Module):
-    """A BERT that takes token ids and returns its pooled output."""
+    """BERT that maps token ids to its pooled output."""
 
     def __init__(self, width: int, layers: int, heads: int) -> None:
         super().__init__()
@@ -75,13 +76,13 @@ class Encoder(nn.Module):
         self.bert = BertModel(config)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Pooled outputs, (n, width)."""
+        """Return pooled outputs, (n, width)."""
         pooled: Tensor = self.bert(input_ids=ids).pooler_output
         return pooled
 
 
 def vit() -> nn.Module:
-    """The image tower of CLIP ViT-B/32."""
+    """Image tower of CLIP ViT-B/32."""
     import open_clip
 
     tower: nn.Module = open_clip.create_model("ViT-B-32").visual
@@ -96,13 +97,13 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 
 def build(name: str) -> nn.Module:
-    """A model with random weights, the same every time."""
+    """Return a model with random weights, the same every time."""
     torch.manual_seed(0)
     return MODELS[name]().eval()
 
 
 def sparse(model: nn.Module, sparsity: float) -> tuple[nn.Module, list[str]]:
-    """A copy with random weights of every prunable layer set to zero, and the names of these weights."""
+    """Return a copy with random weights of every prunable layer set to zero, and the names of the prunable weights."""
     model = copy.deepcopy(model)
     parameters = dict(model.named_parameters())
     names = [name for name in prunable_names(model) if parameters[name].dim() == 2 and "pooler" not in name]
@@ -114,7 +115,7 @@ def sparse(model: nn.Module, sparsity: float) -> tuple[nn.Module, list[str]]:
 
 
 def inputs(name: str, batch: int, length: int) -> Tensor:
-    """Random inputs of a model."""
+    """Return random inputs of a model."""
     if name == "vit_b32":
         return torch.randn(batch, 3, 224, 224)
     return torch.randint(1000, 30000, (batch, length))
@@ -123,7 +124,7 @@ def inputs(name: str, batch: int, length: int) -> Tensor:
 def everywhere(
     model: nn.Module, example: Any, form: str, forward: Callable[[nn.Module, Any], Any] | None = None
 ) -> nn.Module:
-    """A copy of a model with a form in every layer that has it."""
+    """Return a copy of a model with a form in every layer that supports it."""
 
     def prefer(calls: Calls) -> dict[str, float]:
         return {name: 1.0 if name in (form, "accelerated", "replaced") else 2.0 for name in calls}
@@ -132,12 +133,12 @@ def everywhere(
 
 
 def onnxruntime_form(model: nn.Module, example: Tensor, threads: int) -> Callable[[], Any]:
-    """The dense model in onnxruntime."""
+    """Return the dense model in onnxruntime."""
     import onnxruntime
 
     file = io.BytesIO()
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the exporter does not know its operator
+    torch.backends.mha.set_fastpath_enabled(False)  # the exporter does not support its operator
     try:
         torch.onnx.export(model, (example,), file, input_names=["x"], dynamo=False)
     finally:
@@ -149,7 +150,7 @@ def onnxruntime_form(model: nn.Module, example: Tensor, threads: int) -> Callabl
 
 
 def openvino_form(model: nn.Module, example: Tensor, threads: int, precision: str) -> Callable[[], Any]:
-    """The dense model in OpenVINO."""
+    """Return the dense model in OpenVINO."""
     import openvino
 
     converted = openvino.convert_model(model, example_input=example)
@@ -159,7 +160,7 @@ def openvino_form(model: nn.Module, example: Tensor, threads: int, precision: st
 
 
 def bf16_form(model: nn.Module, example: Tensor) -> Callable[[], Any]:
-    """The dense model in torch's bfloat16."""
+    """Return the dense model in torch's bfloat16."""
     half = copy.deepcopy(model).to(torch.bfloat16)
     return bound(half, example if example.dtype == torch.long else example.to(torch.bfloat16))
 
@@ -167,7 +168,7 @@ def bf16_form(model: nn.Module, example: Tensor) -> Callable[[], Any]:
 def dense_forms(
     model: nn.Module, onednn: nn.Module | None, example: Tensor, threads: int, forms: Sequence[str]
 ) -> dict[str, Callable[[], Any]]:
-    """Forms that do not depend on sparsity, of those asked for: dense torch always, others where they are installed."""
+    """Return the requested forms that do not depend on sparsity: always dense torch, others if they are installed."""
     makers: dict[str, tuple[tuple[str, ...], Callable[[], Callable[[], Any]]]] = {
         BF16: ((), lambda: bf16_form(model, example)),
         ORT: (("onnxruntime", "onnx"), lambda: onnxruntime_form(model, example, threads)),
@@ -181,13 +182,13 @@ def dense_forms(
         if name in forms and all(find_spec(package) for package in packages):
             try:
                 calls[name] = make()
-            except Exception as error:  # such as an exporter that does not know an operator
-                print(f"{name} is left out: {type(error).__name__}: {error!s:.200}", file=sys.stderr, flush=True)
+            except Exception as error:  # e.g. an exporter that does not support an operator
+                print(f"skipped {name}: {type(error).__name__}: {error!s:.200}", file=sys.stderr, flush=True)
     return calls
 
 
 def timed(calls: Calls, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds of each call in each round, in random order; the first round, which warms up, is left out."""
+    """Return the seconds of each call in each round, in random order, without the first round, which is a warm-up."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
     start = time.perf_counter()
@@ -195,7 +196,7 @@ def timed(calls: Calls, rounds: int, seconds: float) -> dict[str, list[float]]:
     for turn in range(rounds + 1):
         if turn > LEAST_ROUNDS and time.perf_counter() - start > seconds:
             break
-        shuffle(order)  # a call may be slower after some than after others
+        shuffle(order)  # the previous call may influence the time of a call
         for name in order:
             begin = clock()
             calls[name]()
@@ -205,13 +206,13 @@ def timed(calls: Calls, rounds: int, seconds: float) -> dict[str, list[float]]:
 
 
 def quartiles(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """Median, and the quartiles below and above it."""
+    """Return the median, and the quartiles below and above it."""
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return middle, low, high
 
 
 def figures(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Columns of the CSV file by call: milliseconds, factors and rounds."""
+    """Return the columns of the CSV file by call: milliseconds, factors and rounds."""
     dense = times[DENSE]
     best = min((form for form in (DENSE, ONEDNN) if form in times), key=lambda form: statistics.median(times[form]))
     rows: dict[str, dict[str, Any]] = {}
@@ -226,7 +227,7 @@ def figures(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
 
 
 def compare(arguments: argparse.Namespace, name: str, done: list[dict[str, Any]]) -> None:
-    """Measure what is missing of a model, print it and add it to the rows of the file."""
+    """Measure the missing results of a model, print them and add them to the rows of the file."""
     model = build(name)
     groups: dict[tuple[int, int], list[float]] = {}
     for batch, threads in itertools.product(arguments.batch, arguments.threads):
@@ -302,17 +303,17 @@ def tables(path: Path) -> None:
 
 
 def available(form: str) -> bool:
-    """Whether this installation has a form."""
+    """Return whether this installation supports a form."""
     return {NUMBA: find_spec("numba") is not None, ONEDNN: torch.backends.mkldnn.is_available()}.get(form, True)
 
 
 def bound(model: nn.Module, example: Any) -> Callable[[], Any]:
-    """A call of a model."""
+    """Return a function that calls a model."""
     return lambda: model(example)
 
 
 def sizes(arguments: argparse.Namespace, name: str) -> None:
-    """Print bytes of a model's tensors."""
+    """Print the bytes of a model's tensors."""
     for sparsity in arguments.sparsities:
         model, names = sparse(build(name), sparsity)
         state = model.state_dict()
@@ -331,7 +332,7 @@ def sizes(arguments: argparse.Namespace, name: str) -> None:
 
 
 def real(path: Path, batch: int, threads: int, rounds: int, seconds: float) -> None:
-    """Print a ticket's scores of the validation examples and the time of a batch, before and after."""
+    """Print a ticket's validation scores and the time of a batch, before and after `isp.accelerate`."""
     torch.set_num_threads(threads)
     ticket = isp.load_ticket(path)
     origin = ticket.origin
@@ -362,7 +363,7 @@ def real(path: Path, batch: int, threads: int, rounds: int, seconds: float) -> N
 
 
 def main() -> None:
-    """Compare all that was asked for."""
+    """Run the requested comparisons."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.5, 0.7, 0.8, 0.9, 0.95, 0.98])

@@ -1,10 +1,10 @@
-"""Select the top 10 % of 85 million weights and pack the mask, beside `torch.nn.utils.prune.global_unstructured`.
+"""Select the top 10 % of 85 million weights and pack the mask; and with `torch.nn.utils.prune.global_unstructured`.
 
     python benchmarks/masks.py [--threads 2] [--repeats 3]
 
-Every measurement is a fresh process on the same weights (the shapes of CLIP ViT-B/32's visual blocks); the two take
-turns. Seconds are of the work alone; memory is the peak resident size above what the process held with the weights
-in memory.
+Every measurement is a fresh process with the same weights (the shapes of CLIP ViT-B/32's visual blocks); the two
+methods take turns. Seconds are those of the work only; memory is the increase of the peak resident size over that with
+only the weights in memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHAPES = {"in_proj": (2304, 768), "out_proj": (768, 768), "c_fc": (3072, 768), "
 
 
 def weights() -> dict[str, torch.Tensor]:
-    """84,934,656 fp32 weights."""
+    """Return 84,934,656 fp32 weights."""
     generator = torch.Generator().manual_seed(0)
     return {
         f"block{block:02d}.{name}": 0.02 * torch.randn(shape, generator=generator)
@@ -48,12 +48,12 @@ def ours(drawn: dict[str, torch.Tensor]) -> float:
         seconds = time.perf_counter() - begun
         size = (Path(folder) / "mask").stat().st_size
     assert masks.num_kept(mask) == 84_934_656 - 76_441_190
-    print(f"packed: {8 * size / 84_934_656:.4f} bits a weight ({size:,} bytes)", file=sys.stderr)
+    print(f"packed: {8 * size / 84_934_656:.4f} bits per weight ({size:,} bytes)", file=sys.stderr)
     return seconds
 
 
 def theirs(drawn: dict[str, torch.Tensor]) -> float:
-    """Select only (it packs nothing)."""
+    """Select only; this method packs nothing."""
     modules = []
     for tensor in drawn.values():
         module = nn.Module()
@@ -65,7 +65,7 @@ def theirs(drawn: dict[str, torch.Tensor]) -> float:
 
 
 def resident_mb(peak: bool) -> float:
-    """Resident size of this process, now or at its peak."""
+    """Return the resident size of this process, now or at its peak."""
     if peak:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
@@ -73,9 +73,9 @@ def resident_mb(peak: bool) -> float:
 
 
 def child(which: str, threads: int) -> None:
-    """One measurement, printed as JSON."""
+    """Run one measurement and print it as JSON."""
     torch.set_num_threads(threads)
-    import isp.artifacts  # noqa: F401  (imports are not what is measured)
+    import isp.artifacts  # noqa: F401  (imports are not measured)
 
     drawn = weights()
     before = resident_mb(peak=False)
@@ -84,7 +84,7 @@ def child(which: str, threads: int) -> None:
 
 
 def main() -> None:
-    """Run both in turn and print medians and ratios."""
+    """Run both methods in turns, and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,8 +1,8 @@
-"""The share of padding in batches of texts: examples in random order beside examples grouped by length.
+"""Fraction of padding in batches of texts: examples in random order, compared with examples grouped by length.
 
     python benchmarks/padding.py --data-root FOLDER [--tasks cola rte] [--backbone minilm] [--batch-size 32]
 
-FOLDER holds the data sets and the backbone's vocabulary in the hub's layout.
+FOLDER contains the datasets and the backbone's vocabulary in the hub's layout.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from isp.training import BatchOrder
 
 
 def main() -> None:
-    """Print a line a task."""
+    """Print one line per task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=["cola", "rte"])
@@ -42,8 +42,8 @@ def main() -> None:
         texts = ", ".join(f"{how} {share:.1%}" for how, share in shares.items())
         fewer = (1 - shares["grouped by length"]) / (1 - shares["random order"])
         print(
-            f"{name}: {len(lengths):,} texts of {mean:.1f} tokens on average, at most {longest}; padding: "
-            f"all to the longest {whole:.1%}, {texts}; {fewer:.2f} times fewer tokens than in random order"
+            f"{name}: {len(lengths):,} texts of {mean:.1f} tokens on average, maximum {longest}; padding: "
+            f"all to the maximum {whole:.1%}, {texts}; {fewer:.2f} times fewer tokens than in random order"
         )
 
 

@@ -1,11 +1,11 @@
-"""Rounds of Instant Soup Pruning at full size, with random weights: what they cost beside their training steps.
+"""Overhead of Instant Soup Pruning at full size, with random weights: the cost of rounds besides their training steps.
 
     python benchmarks/paper_scale.py [--backbone clip_vit_b32] [--rounds 2] [--batch-size 4] [--rule mean_score]
 
-A round is a segment of 2 steps, 5 look-aheads of 2 steps each, and their superposition. The look-aheads run apart, in
-processes of their own, as each of them did when it was a job; or together, in one. Nothing is downloaded: weights are
-made up, data come with installed packages. The cost of a step is the difference between a segment of 2 steps and one of
-6, by steps. Seconds are CPU seconds, one thread a process, so other work on the machine disturbs them little.
+A round is a segment of 2 steps, 5 look-aheads of 2 steps each, and their superposition. The look-aheads run either in
+separate processes or together in one. Nothing is downloaded: weights are generated, and data come with installed
+packages. The cost of a step is the difference between a segment of 2 steps and one of 6, divided by the steps. Seconds
+are CPU seconds with one thread per process, so that other work on the machine has little influence.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ TASKS = {"clip_vit_b32": "digits", "bert_base": "word_order"}
 
 @dataclass
 class Spent:
-    """What processes took.
+    """Resources that processes used.
 
     Attributes:
-        cpu: seconds.
-        wall: seconds.
-        peak_mb: of the largest of them.
-        jobs: how many there were.
+        cpu: CPU seconds.
+        wall: Wall-clock seconds.
+        peak_mb: Peak memory of the largest process.
+        jobs: Number of processes.
     """
 
     cpu: float = 0.0
@@ -43,7 +43,7 @@ class Spent:
     jobs: int = 0
 
     def run(self, command: list[str], folder: Path) -> None:
-        """Run a process and add what it took; a failure ends the benchmark."""
+        """Run a process and add its resources; a failure ends the benchmark."""
         log = folder / "log"
         begun = time.perf_counter()
         with log.open("w", encoding="utf-8") as file:
@@ -60,7 +60,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is pruned: options that every stage which trains is told, and the rule that superposes."""
+    """Pruned model: the options of all stages that train, and the superposition rule."""
 
     options: tuple[str, ...]
     rule: str
@@ -68,12 +68,12 @@ class Cell:
 
 
 def isp(name: str, *options: object) -> list[str]:
-    """The command of a stage in a process of its own."""
+    """Return the command that runs a stage in its own process."""
     return [sys.executable, "-m", "isp", name, *map(str, options)]
 
 
 def run(folder: Path, cell: Cell, spent: Spent, cores: int) -> int:
-    """Run the rounds in a folder beside `initial` and `train`, the copies on so many cores; the number of steps."""
+    """Run the rounds in a folder beside `initial` and `train`, with a number of cores; return the number of steps."""
     settings = json.dumps({"look_ahead_steps": STEPS})
     start, within, steps = Path("../initial"), (), 0
     for number in range(cell.rounds):
@@ -100,11 +100,11 @@ def run(folder: Path, cell: Cell, spent: Spent, cores: int) -> int:
 
 
 WAYS = {"apart": 2, "together": 1}
-"""Cores for the copies of a round."""
+"""Number of cores for the copies of a round."""
 
 
 def prepared(folder: Path, backbone: str, batch_size: int) -> tuple[str, ...]:
-    """Make the initial state and the training examples by the real stages; the options of what trains on them."""
+    """Make the initial state and the training examples with the real stages, and return the options for training."""
     make_files(folder / "data")
     root, both = ("--data-root", "data"), ("--backbone", backbone, "--task", TASKS[backbone])
     protocol = {"steps": 1000, "batch_size": batch_size, "learning_rate": 1e-5}
@@ -122,7 +122,7 @@ def prepared(folder: Path, backbone: str, batch_size: int) -> tuple[str, ...]:
 
 
 def step_seconds(folder: Path, cell: Cell) -> float:
-    """CPU seconds of one training step."""
+    """Return the CPU seconds of one training step."""
     found = []
     for until in (STEPS, 3 * STEPS):
         spent = Spent()
@@ -135,14 +135,14 @@ def step_seconds(folder: Path, cell: Cell) -> float:
 
 
 def import_seconds(folder: Path) -> float:
-    """CPU seconds of starting a process and importing what a stage that trains imports."""
+    """Return the CPU seconds of starting a process with the imports of a stage that trains."""
     spent = Spent()
     spent.run([sys.executable, "-c", "import torch, open_clip, transformers, isp.stages.prune_denoised"], folder)
     return spent.cpu
 
 
 def main() -> None:
-    """Print a line for every way."""
+    """Print one line per way of running look-aheads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", choices=list(TASKS), default="clip_vit_b32")
     parser.add_argument("--rounds", type=int, default=2)
@@ -156,8 +156,8 @@ def main() -> None:
         cell = Cell(options=options, rule=arguments.rule, rounds=arguments.rounds)
         (folder / "step").mkdir()
         step, imports = step_seconds(folder / "step", cell), import_seconds(folder / "step")
-        print(f"{arguments.backbone}, batch {arguments.batch_size}, rule {arguments.rule}: {step:.2f} s a step, "
-              f"{imports:.1f} s a start with imports")  # fmt: skip
+        print(f"{arguments.backbone}, batch {arguments.batch_size}, rule {arguments.rule}: {step:.2f} s per step, "
+              f"{imports:.1f} s per start with imports")  # fmt: skip
         for label, cores in WAYS.items():
             place = folder / label.replace(" ", "_")
             place.mkdir()
@@ -166,9 +166,9 @@ def main() -> None:
             written = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
             beside = spent.cpu - steps * step
             print(
-                f"{label}: a round {spent.cpu / cell.rounds:.1f} CPU seconds ({spent.wall / cell.rounds:.1f} on the "
+                f"{label}: per round {spent.cpu / cell.rounds:.1f} CPU seconds ({spent.wall / cell.rounds:.1f} on the "
                 f"clock), of which beside training {beside / cell.rounds:.1f}, of which starts and imports "
-                f"{spent.jobs * imports / cell.rounds:.1f}; written {written / cell.rounds / 1e6:,.0f} MB a round, "
+                f"{spent.jobs * imports / cell.rounds:.1f}; written {written / cell.rounds / 1e6:,.0f} MB per round, "
                 f"peak memory {spent.peak_mb:,.0f} MB"
             )
 

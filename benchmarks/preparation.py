@@ -1,11 +1,11 @@
-"""MNIST as batches of 224-pixel pictures: prepared tensors beside the usual way, Pillow transforms in a DataLoader.
+"""MNIST as batches of 224-pixel images: prepared tensors, compared with Pillow transforms in a DataLoader.
 
     python benchmarks/preparation.py --data-root FOLDER [--pictures 6000] [--batch-size 128] [--workers 2] [--threads 2]
 
-The usual way decodes, crops, resizes and normalises every picture in every epoch, in worker processes. Ours decodes
-once (`isp prepare`), keeps uint8 tensors, and crops, enlarges and normalises whole batches where the model is. Both
-give the same kind of batch, fp32 (batch, 3, 224, 224), with the same augmentation (random resized crop, area 0.9
-to 1.0, bicubic). Without FOLDER made-up pictures of that size are used.
+The DataLoader decodes, crops, resizes and normalises every image in every epoch, in worker processes. Our way decodes
+once (`isp prepare`), keeps uint8 tensors, and crops, enlarges and normalises whole batches on the model's device. Both
+give the same kind of batch, fp32 (batch, 3, 224, 224), with the same augmentation (random resized crop, area 0.9 to
+1.0, bicubic). Without FOLDER, random images of that size are used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIZE = 224
 
 
 class UsualWay(Dataset[tuple[torch.Tensor, int]]):
-    """Encoded pictures, decoded and transformed one by one."""
+    """Encoded images, decoded and transformed one by one."""
 
     def __init__(self, pictures: list[bytes], labels: np.ndarray) -> None:
         self.pictures, self.labels = pictures, labels
@@ -53,7 +53,7 @@ class UsualWay(Dataset[tuple[torch.Tensor, int]]):
 
 
 def made_up(num: int) -> tuple[list[bytes], np.ndarray]:
-    """Random grey pictures as PNG."""
+    """Return random grey images as PNG."""
     random = np.random.Generator(np.random.PCG64(0))
     pictures = []
     for picture in random.integers(0, 256, (num, 28, 28), dtype=np.uint8):
@@ -64,14 +64,14 @@ def made_up(num: int) -> tuple[list[bytes], np.ndarray]:
 
 
 def timed(work: Callable[[], int]) -> tuple[float, int]:
-    """Seconds, and what the work returns."""
+    """Return the seconds and the result of some work."""
     begun = time.perf_counter()
     result = work()
     return time.perf_counter() - begun, result
 
 
 def main() -> None:
-    """Run both and print the ratio."""
+    """Run both ways, and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--pictures", type=int, default=6000)
@@ -104,12 +104,12 @@ def main() -> None:
     order = torch.randperm(num).split(arguments.batch_size)[: seen // arguments.batch_size]
     ours, again = timed(lambda: sum(len(images.batch(indices)[0]) for indices in order))
     assert again == seen
-    print(f"an epoch of {seen} pictures at {SIZE} px, fp32 batches of {arguments.batch_size}:")
-    print(f"  DataLoader, {arguments.workers} workers: {theirs:.2f} s, {seen / theirs:,.0f} pictures a second")
-    print(f"  prepared tensors, {arguments.threads} threads: {ours:.2f} s, {seen / ours:,.0f} pictures a second")
+    print(f"an epoch of {seen} images at {SIZE} px, fp32 batches of {arguments.batch_size}:")
+    print(f"  DataLoader, {arguments.workers} workers: {theirs:.2f} s, {seen / theirs:,.0f} images per second")
+    print(f"  prepared tensors, {arguments.threads} threads: {ours:.2f} s, {seen / ours:,.0f} images per second")
     print(f"  ratio: {theirs / ours:.1f} times faster; preparing took {once:.2f} s, once")
     kept = images.pixels.nbytes / 2**20
-    print(f"  kept: {kept:.1f} MB of uint8 for {num} pictures ({num * 3 * SIZE**2 / 2**20:,.0f} MB at full size)")
+    print(f"  kept: {kept:.1f} MB of uint8 for {num} images ({num * 3 * SIZE**2 / 2**20:,.0f} MB at full size)")
 
 
 if __name__ == "__main__":

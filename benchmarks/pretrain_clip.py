@@ -2,11 +2,11 @@
 
     python benchmarks/pretrain_clip.py FOLDER
 
-FOLDER holds uoft-cs/cifar100/… in the hub's layout, and gets isp/clip-cifar100/: open_clip's two files, and about.json,
-which says how they were made. Every image has two captions, the names of its fine and of its coarse class in a prompt.
-Half of an image's patches are dropped in every step, as in FLIP (Li et al. 2023), which halves the cost; the model that
-is written sees all of them. One thread and kernels of AVX2 give the same bits wherever docs/reproducibility.md says
-that they hold. A run that was stopped or killed goes on from its checkpoint, to the same bits.
+FOLDER contains uoft-cs/cifar100/… in the hub's layout. The output is written to isp/clip-cifar100/ in it: open_clip's
+two files, and about.json, which describes how they were made. Every image has two captions, the names of its fine and
+of its coarse class in a prompt. Half of an image's patches are dropped in every step, as in FLIP (Li et al. 2023), which
+halves the cost; the written model sees all of them. One thread and AVX2 kernels give the same bits on the machines
+listed in docs/explanation/reproducibility.md. A stopped or killed run resumes from its checkpoint, with the same bits.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class CaptionedPhotographs:
         pixels: uint8 (n, 3, side, side).
         labels: int64 (n, 2), the fine and the coarse class.
         tokens: int64 (templates, captions, context length); captions are those of the fine classes, then the coarse.
-        mean, std: Of the preprocessing.
+        mean: Means of the preprocessing.
+        std: Standard deviations of the preprocessing.
     """
 
     pixels: Tensor
@@ -103,7 +104,7 @@ class CaptionedPhotographs:
         return len(self.labels)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, fp32 (b, 3, side, side), labels (b, 2), and all captions, each by a template that is drawn."""
+        """Return images, fp32 (b, 3, side, side), labels (b, 2), and all captions, each with a random template."""
         templates, captions, _ = self.tokens.shape
         tokens = self.tokens[torch.randint(templates, (captions,)), torch.arange(captions)]
         images = shifted_and_flipped(self.pixels[indices]).float().div_(255)
@@ -111,9 +112,9 @@ class CaptionedPhotographs:
 
 
 def shifted_and_flipped(pixels: Tensor, padding: int = 4) -> Tensor:
-    """Images, (n, channels, side, side), each shifted by up to `padding` pixels either way, half of them mirrored.
+    """Shift images, (n, channels, side, side), by up to `padding` pixels in each direction, and mirror half of them.
 
-    What comes in from outside is black.
+    Pixels from outside the image are black.
     """
     num, side = len(pixels), pixels.shape[-1]
     padded = F.pad(pixels, (padding,) * 4)
@@ -124,9 +125,9 @@ def shifted_and_flipped(pixels: Tensor, padding: int = 4) -> Tensor:
 
 
 def captioned_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Mean of CLIP's symmetric losses among the fine and among the coarse captions.
+    """Compute the mean of CLIP's symmetric losses among the fine and among the coarse captions.
 
-    Apart, because the coarse caption of an image is no negative of its fine one.
+    They are separate, because the coarse caption of an image is not a negative of its fine one.
     """
     images, labels, tokens = batch
     features = model.encode_image(images, normalize=True)  # type: ignore[operator]
@@ -138,10 +139,10 @@ def captioned_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Te
 
 
 def read(data_root: Path) -> CaptionedPhotographs:
-    """The training images and all captions.
+    """Read the training images and all captions.
 
     Raises:
-        DataError: The data set is not there, or is not CIFAR-100.
+        DataError: The dataset does not exist, or is not CIFAR-100.
     """
     source = TASK.source
     assert isinstance(source, HubDataset)
@@ -173,14 +174,14 @@ def train(
     checkpoint: checkpoints.FileCheckpoint | None = None,
     progress: Callable[[int, float], None] = lambda steps, loss: None,
 ) -> dict[str, Tensor]:
-    """Both towers, trained from random weights.
+    """Train both towers from random weights.
 
     The token embeddings stay random, as in `clip_tiny`: 49,408 rows are too many for 120 captions to teach.
 
     Args:
-        photographs: What to train on.
-        training: The protocol.
-        checkpoint: Where a run that ended early goes on from.
+        photographs: Training data.
+        training: Training protocol.
+        checkpoint: Checkpoint from which an interrupted run resumes.
         progress: Called after every step with 1 (with more for steps that a checkpoint saved) and the last loss.
     """
     architecture = BACKBONE.described()
@@ -200,13 +201,13 @@ def train(
 
 
 def with_patch_dropout(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """The same architecture, which has the same parameters, with patches dropped in training."""
+    """Return the same architecture, with the same parameters, that drops patches in training."""
     model = architecture["model"]
     return {**architecture, "model": {**model, "vision_cfg": {**model["vision_cfg"], "patch_dropout": PATCH_DROPOUT}}}
 
 
 def zero_shot(weights: Mapping[str, Tensor], data_root: Path) -> float:
-    """Accuracy on the test images among the fine classes, in percent; the task's 18 templates are averaged."""
+    """Return the accuracy on the test images among the fine classes in percent, averaging the task's 18 templates."""
     architecture = BACKBONE.described()
     model = clip.build(architecture, SEED)
     model.load_state_dict(weights)
@@ -218,7 +219,7 @@ def zero_shot(weights: Mapping[str, Tensor], data_root: Path) -> float:
 
 
 def pretrain(data_root: Path, training: Training = PRETRAINING) -> Path:
-    """Write the files of the backbone, unless they are there; returns their folder.
+    """Write the files of the backbone, unless they exist, and return their folder.
 
     Raises:
         IspError: The data cannot be read, or the files cannot be written.
@@ -226,7 +227,7 @@ def pretrain(data_root: Path, training: Training = PRETRAINING) -> Path:
     folder = data_root / ID
     about = folder / "about.json"
     if about.exists():
-        raise IspError(f"{about}: the backbone is there already; delete the folder to train it anew")
+        raise IspError(f"{about}: the backbone already exists; delete the folder to train it again")
     torch.set_num_threads(1)
     code = commit()
     photographs = read(data_root)
@@ -265,9 +266,9 @@ def pretrain(data_root: Path, training: Training = PRETRAINING) -> Path:
 
 
 def main() -> None:
-    """Pre-train, and say where the files are."""
+    """Pre-train the backbone, and print the location of its files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="it holds uoft-cs/cifar100/…, and gets isp/clip-cifar100/")
+    parser.add_argument("folder", type=Path, help="folder with uoft-cs/cifar100/…; isp/clip-cifar100/ is written to it")
     parser.add_argument("--steps", type=int, default=PRETRAINING.steps, help="default: %(default)s")
     options = parser.parse_args()
     warmup = min(PRETRAINING.warmup_steps, options.steps // 10)

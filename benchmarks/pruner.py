@@ -1,10 +1,10 @@
-"""What `isp.Pruner` costs in a training step of BERT-base on this machine's CPU.
+"""Overhead of `isp.Pruner` in a training step of BERT-base on this machine's CPU.
 
     python benchmarks/pruner.py [--batch 16] [--length 128] [--steps 6] [--layers 12]
 
-The same step (random weights, AdamW, clipping) without Pruner and with it, in turns, in CPU seconds of this process;
-printed are medians and the median of the paired ratios. `outside events`: a mask of 90 % is in force and nothing is
-pruned. `every step`: a method that selects a mask at every step, and one that does at every k-th.
+The same step (random weights, AdamW, clipping) is run with and without Pruner in turns, in CPU seconds of this process.
+Medians and the median of the paired ratios are printed. `outside events`: a mask of 90 % is applied and nothing is
+pruned. `every step`: one method selects a mask at every step, another one at every k-th.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def make_step(arguments: argparse.Namespace, pruning: dict[str, Any] | None) -> Callable[[], None]:
-    """A training step of a model of its own; with `pruning`, a Pruner is attached."""
+    """Return a training step of a new model; with `pruning`, a Pruner is attached."""
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(num_hidden_layers=arguments.layers))
     model.train()
@@ -48,12 +48,12 @@ def make_step(arguments: argparse.Namespace, pruning: dict[str, Any] | None) -> 
         if pruner:
             pruner.step()
 
-    step()  # the optimizer's state is made
+    step()  # creates the optimizer's state
     return step
 
 
 def seconds(step: Callable[[], None]) -> float:
-    """CPU seconds of this process in one step."""
+    """Return the CPU seconds of this process in one step."""
     begun = time.process_time()
     step()
     return time.process_time() - begun

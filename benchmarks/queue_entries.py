@@ -1,9 +1,9 @@
-"""Entries in a cluster's queue for a study, with the groups of the Slurm profile and without.
+"""Number of jobs in a cluster's queue for a study, with and without the groups of the Slurm profile.
 
     python benchmarks/queue_entries.py config/paper.yaml
 
-A group is one entry if its jobs hang together; jobs that run on the head node (localrules) and those in `resources/`
-are left out.
+A group is one entry if its jobs are connected. Jobs that run on the head node (localrules) and those in `resources/`
+are not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROFILE = Path(__file__).parent.parent / "workflow" / "profiles" / "slurm" / "co
 
 
 def entries(jobs: Jobs, groups: dict[str, str]) -> Counter[str]:
-    """Entries by the rules that share one."""
+    """Count entries by the rules that share one."""
     key = {output: _group(job, groups) for output, job in jobs.by_output.items()}
     root = {output: output for output in jobs.by_output}
 

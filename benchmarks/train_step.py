@@ -1,10 +1,10 @@
-"""A training step of CLIP ViT-B/32 under a mask, beside the same step under `torch.nn.utils.prune`.
+"""A training step of CLIP ViT-B/32 under a mask, compared with the same step under `torch.nn.utils.prune`.
 
     python benchmarks/train_step.py [--device cpu] [--batch-size 16] [--steps 6] [--threads 2] [--precision fp32 bf16]
 
-Random weights and pictures, 90 % sparsity, fused AdamW, clipping. Both run in this process, step by step in turn, so
-that a drift of the machine's speed hits both. `torch.nn.utils.prune` does not reach `attn.out_proj` (its hook never
-runs there), so there it masks the other three weights of a block only: less work than ours, and a wrong result.
+Random weights and images, 90 % sparsity, fused AdamW, clipping. Both run in this process, alternating step by step, so
+that drifts of the machine's speed affect both. `torch.nn.utils.prune` does not reach `attn.out_proj` (its hook never
+runs there) and masks only the other three weights of a block: less work than ours, and a wrong result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from isp.training import State, Training, make_trainer, state_of
 
 
 class RandomPictures:
-    """Random normalised pictures of ten classes, on the device."""
+    """Random normalised images of ten classes, on the device."""
 
     def __init__(self, num: int, device: str) -> None:
         self.pictures = torch.randn(num, 3, 224, 224, device=device)
@@ -39,19 +39,19 @@ class RandomPictures:
         return len(self.labels)
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures and labels."""
+        """Return images and labels."""
         indices = indices.to(self.labels.device)
         return self.pictures[indices], self.labels[indices]
 
 
 def build(device: str) -> nn.Module:
-    """The classifier with random weights, the same every time."""
+    """Return the classifier with random weights, the same every time."""
     towers = clip.build(BACKBONE.described(), 0)
     return clip.classifier(towers, [str(i) for i in range(10)], ["a photo of {}."]).to(device)
 
 
 def ours(arguments: argparse.Namespace, precision: str) -> Any:
-    """Steps of `Trainer.run`; yields the seconds of each."""
+    """Run steps of `Trainer.run`, and yield the seconds of each."""
     model = build(arguments.device)
     training = Training(
         steps=1000, batch_size=arguments.batch_size, learning_rate=1e-5, precision=precision  # type: ignore[arg-type]
@@ -72,11 +72,11 @@ def ours(arguments: argparse.Namespace, precision: str) -> Any:
     while True:
         begun = clock(arguments.device)
         state, _ = trainer.run(State(step=0, weights=state.weights, optimizer=state.optimizer), 2, mask, on_step)
-        yield times[-1]  # the second step: loading the state is not part of a step
+        yield times[-1]  # only the second step, because loading the state is not part of a step
 
 
 def theirs(arguments: argparse.Namespace, precision: str) -> Any:
-    """The same step with `torch.nn.utils.prune` parametrisations; yields the seconds of each."""
+    """Run the same step with `torch.nn.utils.prune` parametrisations, and yield the seconds of each."""
     model = build(arguments.device)
     modules = []
     for name in prunable_names(model, BACKBONE.prunable):
@@ -103,14 +103,14 @@ def theirs(arguments: argparse.Namespace, precision: str) -> Any:
 
 
 def clock(device: str) -> float:
-    """Seconds, after the work queued on the device."""
+    """Return the current time in seconds, after the work queued on the device."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def main() -> None:
-    """Take turns, print medians and ratios."""
+    """Run both in turns, and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -129,7 +129,7 @@ def main() -> None:
                     times[name].append(seconds)
         medians = {name: statistics.median(values) for name, values in times.items()}
         for name, seconds in medians.items():
-            print(f"{precision}  {name:22} {1000 * seconds:8.1f} ms a step")
+            print(f"{precision}  {name:22} {1000 * seconds:8.1f} ms per step")
         print(f"{precision}  {'ratio':22} {medians['torch.nn.utils.prune'] / medians['isp']:8.2f} x faster")
 
 

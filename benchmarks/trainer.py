@@ -1,12 +1,12 @@
-"""Scores of methods in the Trainer of transformers, beside those of the workflow under the same protocol.
+"""Scores of methods in the Trainer of transformers, compared with those of the workflow under the same protocol.
 
     snakemake --configfile config/trainer.yaml --config data_root=FOLDER
     python benchmarks/trainer.py [--variants dense one_shot progressive isp] [--seeds 0] [--output FILE]
 
-Model (all-MiniLM-L6-v2 under a head that is drawn by the seed), examples (CoLA), T, batch size, learning rates, weight
-decay, clipping and the settings of methods are those of the study, which must have been run in this folder. Batches are
-the Trainer's own: shuffled, padded, not grouped by length, so scores differ as those of another seed do. Printed are
-Matthews correlations, in percent, on the official dev set.
+Model (all-MiniLM-L6-v2 with a random head, initialised by the seed), examples (CoLA), T, batch size, learning rates,
+weight decay, clipping and the settings of methods are those of the study, which must have been run in this folder.
+Batches are those of the Trainer: shuffled, padded, not grouped by length, so scores differ like those of another seed.
+Matthews correlations on the official dev set are printed in percent.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ BACKBONE, TASK = "minilm", "cola"
 
 
 class Pad:
-    """What `DataCollatorWithPadding` asks of a tokenizer: the padding of a batch."""
+    """Tokenizer with the interface that `DataCollatorWithPadding` needs: the padding of a batch."""
 
     padding_side = "right"
 
     def pad(self, features: list[dict[str, Any]], **_: Any) -> dict[str, torch.Tensor]:
-        """Fill up with zeros to the longest."""
+        """Pad with zeros to the longest text."""
         longest = max(len(each["input_ids"]) for each in features)
         keys = ("input_ids", "attention_mask", "token_type_ids")
         rows = {key: [[*each[key], *[0] * (longest - len(each[key]))] for each in features] for key in keys}
@@ -46,7 +46,7 @@ class Pad:
 
 
 def examples(part: artifacts.Part) -> list[dict[str, Any]]:
-    """The prepared examples of a part, as lists of numbers."""
+    """Return the prepared examples of a part as lists of numbers."""
     tensors, _ = artifacts.load_examples(Path(f"resources/prepared/{BACKBONE}/{TASK}/{part}.safetensors"), part)
     texts = Texts(**{key: tensors[key] for key in ("tokens", "length", "second", "labels")})
     found = []
@@ -57,7 +57,7 @@ def examples(part: artifacts.Part) -> list[dict[str, Any]]:
 
 
 def model_of(seed: int) -> BertForSequenceClassification:
-    """The pre-trained model under a fresh head, the same as in the workflow."""
+    """Return the pre-trained model with a new head, the same as in the workflow."""
     pretrained, _ = artifacts.load_backbone(Path(f"resources/backbones/{BACKBONE}.safetensors"))
     initial = backbone_of(BACKBONE).initial(pretrained, task_of(TASK), seed, random=False)
     model = BertForSequenceClassification(BertConfig.from_dict(dict(pretrained.architecture), num_labels=2))
@@ -66,7 +66,7 @@ def model_of(seed: int) -> BertForSequenceClassification:
 
 
 def train(study: Study, variant: str, sparsity: str, seed: int, data: list[dict[str, Any]]) -> Trainer:
-    """A Trainer that has trained one cell."""
+    """Train one cell, and return the Trainer."""
     protocol, method = study.training[BACKBONE], study.variants[variant]
     pruned = method.method != "dense"
     callback = pruned and PruningCallback(
@@ -106,13 +106,13 @@ def train(study: Study, variant: str, sparsity: str, seed: int, data: list[dict[
 
 
 def workflow_scores() -> dict[tuple[str, str], str]:
-    """The test scores of the study, by variant and seed."""
+    """Return the test scores of the study, by variant and seed."""
     with Path("results/trainer/metrics.csv").open(encoding="utf-8") as file:
         return {(row["variant"], row["seed"]): row["test"] for row in csv.DictReader(file)}
 
 
 def main() -> None:
-    """Train every cell and print both scores."""
+    """Train every cell, and print both scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", default=["dense", "one_shot", "progressive", "isp"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])

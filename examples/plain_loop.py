@@ -1,9 +1,9 @@
-"""Prune a model inside a training loop of your own: the loop stays as it is and calls `pruner.step()`.
+"""Prune a model inside your own training loop, which stays as it is and calls `pruner.step()`.
 
     python examples/plain_loop.py
 
-The loop below takes its batches and random numbers as `isp.prune` does, and so ends in the same ticket, to the bit.
-Yours may take them from anywhere.
+The loop below draws its batches and random numbers as `isp.prune` does, so it gives the same ticket, to the bit. Your
+loop may draw them in any way.
 """
 
 import torch
@@ -23,7 +23,7 @@ schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, (S
 
 
 def train_step(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """Make one update. Pruner calls this, too, to train its look-ahead copies, and puts everything back afterwards."""
+    """Make one update. Pruner also calls this to train its look-ahead copies, and restores everything afterwards."""
     loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)

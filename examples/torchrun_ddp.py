@@ -1,8 +1,8 @@
-"""Prune a model that several processes train together, by DistributedDataParallel.
+"""Prune a model that several processes train together, with DistributedDataParallel.
 
     torchrun --nproc-per-node 2 examples/torchrun_ddp.py
 
-Every process attaches a Pruner of its own. All have the same mask at every step, which is checked whenever it changes.
+Every process attaches its own Pruner. All have the same mask at every step, which is checked whenever it changes.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import isp
 
-STEPS, BATCH = 120, 32  # BATCH: of one process
+STEPS, BATCH = 120, 32  # BATCH is that of one process
 dist.init_process_group("gloo")  # "nccl" on GPUs
 rank, size = dist.get_rank(), dist.get_world_size()
 
@@ -25,7 +25,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 
 
 def train_step(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """Make one update; the wrapped model averages gradients over the processes, in look-aheads, too."""
+    """Make one update. The wrapped model averages gradients over the processes, also in look-aheads."""
     nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -53,5 +53,5 @@ if rank == 0:
     ticket = pruner.ticket()
     accuracy = (model(inputs).argmax(1) == labels).float().mean().item()
     print(f"sparsity {ticket.sparsity}, accuracy {accuracy:.3f} on its training data")
-    print("next: isp.save_ticket(path, ticket) on one process; docs/how-to/distributed.md says what else works")
+    print("next: isp.save_ticket(path, ticket) on one process; see docs/how-to/distributed.md")
 dist.destroy_process_group()

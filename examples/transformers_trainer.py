@@ -1,8 +1,9 @@
-"""Prune a model while the Trainer of transformers fine-tunes it: one callback.
+"""Prune a model while the Trainer of transformers fine-tunes it, with one callback.
 
     python examples/transformers_trainer.py
 
-Model and data are tiny and random, so that this runs anywhere: which of the first two words has the larger number?
+Model and data are tiny and random, so that this runs anywhere. The task: which of the first two words has the larger
+number?
 """
 
 import tempfile
@@ -48,7 +49,7 @@ with tempfile.TemporaryDirectory() as folder:
     )
     trainer.train()
 
-ticket = pruning.ticket()  # the model holds it, too, as plain weights
+ticket = pruning.ticket()  # the model also has its weights
 score = trainer.evaluate()["eval_accuracy"]
 print(f"sparsity {ticket.sparsity} after {len(ticket.rounds)} rounds, accuracy {score:.3f} on other examples")
 print("next: trainer.save_model(folder), isp.save_ticket(path, ticket), or isp.export(ticket, model, folder)")

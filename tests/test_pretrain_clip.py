@@ -95,7 +95,7 @@ def test_the_files_are_those_of_open_clip_and_of_a_study(
     assert "token_embedding.weight" in same
     assert not same & {"visual.conv1.weight", "visual.proj", "text_projection", "logit_scale"}
 
-    with pytest.raises(IspError, match=r"about\.json: the backbone is there already"):
+    with pytest.raises(IspError, match=r"about\.json: the backbone already exists"):
         script.pretrain(root, SHORT)
 
 
