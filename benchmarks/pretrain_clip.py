@@ -4,9 +4,10 @@
 
 FOLDER contains uoft-cs/cifar100/… in the hub's layout. The output is written to isp/clip-cifar100/ in it: open_clip's
 two files, and about.json, which describes how they were made. Every image has two captions, the names of its fine and
-of its coarse class in a prompt. Half of an image's patches are dropped in every step, as in FLIP (Li et al. 2023), which
-halves the cost; the written model sees all of them. One thread and AVX2 kernels give the same bits on the machines
-listed in docs/explanation/reproducibility.md. A stopped or killed run resumes from its checkpoint, with the same bits.
+of its coarse class in a prompt. Half of an image's patches are dropped in every step, as in FLIP (Li et al. 2023),
+which halves the cost; the written model sees all of them. One thread and AVX2 kernels give the same bits on the
+machines listed in docs/explanation/reproducibility.md. A stopped or killed run resumes from its checkpoint, with the
+same bits.
 """
 
 from __future__ import annotations

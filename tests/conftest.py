@@ -1,4 +1,4 @@
-"""Which tests run when, and the rule that only tests marked `process` start processes."""
+"""Order of the tests, and the rule that only tests marked `process` may start processes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.golden import check as check_golden
 
 processes.install()
 
-# What tests compute in process has the bits of jobs, and those of `tests/golden/bits.txt`. Before torch and NumPy.
+# Results in the test process must equal those of jobs and of `tests/golden/bits.txt`. Set before torch and NumPy.
 if instructions.is_supported():
     os.environ |= instructions.VARIABLES
 
-# CI checks the same examples every time; anywhere else new ones are drawn.
+# CI checks the same examples every time; elsewhere new ones are drawn.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
@@ -31,14 +31,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the fixtures, and torch with them, but not in the process that only hands files out to workers."""
+    """Load the fixtures, which import torch, except in the process that only distributes files to workers."""
     if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
         config.pluginmanager.import_plugin("tests.support.fixtures")
 
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Compares a text with the golden one of a name, or renews it; see `tests.support.golden`."""
+    """Return a function that compares a text with a golden text, or renews it; see `tests.support.golden`."""
     return partial(check_golden, renew=request.config.getoption("--renew-golden"))
 
 
@@ -48,18 +48,18 @@ LONGEST = (
     *("reporting", "prose", "devices", "progress", "cli", "training", "page", "plan", "soups", "tasks", "hub"),
     "trainer",
 )
-"""The files that take longest, first the ones that start Snakemake; of two neighbours one needs the fixture `smoke`."""
+"""The slowest files, first those that start Snakemake; of two neighbours, only one needs the fixture `smoke`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no worker ends long after the others."""
+    """Start with the slowest files, so that no worker finishes long after the others."""
     ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
-    """Skip what needs a GPU where there is none."""
+    """Skip tests that need a GPU if there is none."""
     if item.get_closest_marker("gpu"):
         import torch
 

@@ -1,4 +1,4 @@
-"""A real Slurm for the tests of this folder, and Snakemake on it under the profile that labs get."""
+"""A real Slurm for the tests of this folder, and Snakemake on it with the profile for labs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PROFILE = ROOT / "workflow" / "profiles" / "slurm" / "config.yaml"
 
 
 def control(*words: str) -> None:
-    """Do something to the cluster: a node down, a daemon killed."""
+    """Run a command of the cluster, such as taking a node down or killing a daemon."""
     subprocess.run([CLUSTER, *words], check=True, timeout=60)
 
 
 def wait(what: str, true: Callable[[], Any], seconds: float = 300) -> Any:
-    """Wait until something is true, and return it."""
+    """Wait until a value is true, and return it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := true():
@@ -38,7 +38,7 @@ def wait(what: str, true: Callable[[], Any], seconds: float = 300) -> Any:
 
 
 def jobs() -> list[dict[str, str]]:
-    """All jobs that Slurm remembers, as `scontrol` says them."""
+    """Return all jobs that Slurm remembers, as shown by `scontrol`."""
     listing = subprocess.run(["scontrol", "--oneliner", "show", "job"], capture_output=True, text=True, timeout=30)
     found = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in listing.stdout.splitlines()]
     return [job for job in found if "JobId" in job]
@@ -73,7 +73,7 @@ class Cluster:
         )
 
     def finish(self, running: subprocess.Popen[str], seconds: float = 600) -> str:
-        """Wait for a Snakemake that must succeed; what it printed."""
+        """Wait for a Snakemake that must succeed, and return its output."""
         try:
             status = running.wait(timeout=seconds)
         finally:
@@ -85,7 +85,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Two nodes. Without them tests are skipped, unless ISP_SLURM=required.
+    """Start a cluster of two nodes. Without it, tests are skipped unless ISP_SLURM=required.
 
     A configuration that a terminated pytest left behind would make every later start of Snakemake wait 9 s for an
     answer, so SIGTERM ends the tests as Ctrl-C does.
@@ -103,7 +103,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def calm(cluster: None) -> Iterator[None]:
-    """An empty queue before and after a test, both nodes up."""
+    """Make sure that the queue is empty and both nodes are up before and after a test."""
     yield
     subprocess.run(["scancel", "--me"], timeout=60, check=False)
     wait("the queue is empty", lambda: not subprocess.check_output(["squeue", "--me", "-h"], text=True).strip())

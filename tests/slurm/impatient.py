@@ -1,7 +1,7 @@
-"""Snakemake as it is, but it asks Slurm about its jobs once a second.
+"""Snakemake, modified only to query Slurm about its jobs once a second.
 
-The executor's plugin waits ten seconds longer after every question that found no job ended, up to three minutes, and no
-setting says otherwise. Tests would spend much of their time on that.
+The executor plugin waits ten seconds longer after every query without a finished job, up to three minutes, and no
+setting changes that. Tests would spend much of their time waiting.
 """
 
 from __future__ import annotations

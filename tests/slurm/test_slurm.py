@@ -76,7 +76,7 @@ def smoke(folder: Path) -> Path:
 
 
 def tensors(path: Path) -> bytes:
-    """All of a safetensors file but its header, which says what was measured."""
+    """Return a safetensors file without its header, which contains measurements."""
     content = path.read_bytes()
     return content[8 + int.from_bytes(content[:8], "little") :]
 
@@ -85,7 +85,7 @@ def tensors(path: Path) -> bytes:
 
 
 def test_the_smoke_study_gives_the_same_numbers_on_the_cluster_as_here(place: Path) -> None:
-    """Over both nodes, with GPU requests, groups, and a job that is cancelled and tried again."""
+    """On both nodes, with GPU requests, groups, and a job that is cancelled and retried."""
     here, study = place / "here", smoke(place)
     here.mkdir()
     shutil.copytree(place / "resources", here / "resources")
@@ -137,7 +137,7 @@ STUDY: dict[str, Any] = {
 
 
 def test_the_copies_of_a_round_run_side_by_side(place: Path) -> None:
-    """Apart they are processes of one entry, which asks for a CPU for each; the mask is that of the other way."""
+    """Separate look-aheads are processes of one job, which requests a CPU for each; the mask is the same either way."""
     study, here = place / "study.yaml", place / "here"
     study.write_text(yaml.safe_dump({**STUDY, "look_aheads": "apart"}))
     slurm = Cluster(place, study)
@@ -158,7 +158,7 @@ def test_the_copies_of_a_round_run_side_by_side(place: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where a dense model was trained here, for about 15 seconds on a thread."""
+    """Return a folder in which a dense model was trained locally, for about 15 seconds on one thread."""
     folder = tmp_path_factory.mktemp("here")
     shutil.copytree(short_pretraining, folder / "resources")
     study = {**STUDY, "study": "faults", "variants": {"dense": {"method": "dense"}}}
@@ -170,10 +170,10 @@ def trained(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 class Training:
-    """A dense model that is being trained in a job of the cluster; it saves how far it is every so many seconds."""
+    """A dense model that is being trained in a job of the cluster, with periodic checkpoints."""
 
     used_before = math.inf
-    """Seconds of CPU that the stage had taken when its marker was first seen."""
+    """CPU seconds that the stage had used when its marker was first seen."""
 
     def __init__(
         self, here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: str = "1", **resources: Any
@@ -206,7 +206,7 @@ class Training:
         return False
 
     def stage(self) -> list[psutil.Process]:
-        """The stage: a call of `isp`, and the process that a fork server made for it, if one did."""
+        """Return the processes of the stage: a call of `isp`, and its process in a fork server, if any."""
         called = [each for each in processes(self.job["JobId"]) if is_call(each)]
         working = psutil.Process(watch.read_marker(self.folder / watch.marker(TRAINED))["pid"])
         return list({process.pid: process for process in (*called, working)}.values())
@@ -232,14 +232,14 @@ class Training:
 
 
 def is_call(process: psutil.Process) -> bool:
-    """Whether it is a call of `isp`, which a script of Python is."""
+    """Return whether a process is a call of `isp`, which is a Python script."""
     with contextlib.suppress(psutil.Error):
         return any(Path(word).name == "isp" for word in process.cmdline()[1:2])
     return False
 
 
 def processes(job: str) -> list[psutil.Process]:
-    """The processes of a job of the cluster, all of which are on this machine."""
+    """Return the processes of a job of the cluster, all of which are on this machine."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -264,7 +264,7 @@ def training(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_cancelled_stage_goes_on_where_it_was(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but SIGTERM, which comes before the end, lets it save how far it is."""
+    """Only SIGTERM, which arrives before the end, makes it save a checkpoint."""
     training = Training(trained, tmp_path, monkeypatch, seconds="3600")
     subprocess.run(["scancel", training.job["JobId"]], check=True)
     first, second = training.finish()
@@ -274,7 +274,7 @@ def test_a_cancelled_stage_goes_on_where_it_was(trained: Path, tmp_path: Path, m
 def test_a_stage_that_met_its_time_limit_goes_on_under_a_longer_one(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first attempt may take a minute. It is told 20 to 50 s before, and held until then: it would take longer."""
+    """The first attempt may take a minute. It is notified 20 to 50 s before, and suspended until then."""
     short = {"runtime": "attempt", "slurm_extra": "'--signal=USR1@20'"}
     training = Training(trained, tmp_path, monkeypatch, **short)
     held = training.stage()
@@ -304,7 +304,7 @@ def test_a_node_that_is_set_down_gives_its_job_to_the_other(training: Training) 
 
 
 def test_a_job_whose_node_lost_its_daemon_goes_on_at_the_other_and_harms_nobody(training: Training) -> None:
-    """Slurm takes the node for lost and the job to the other one, though it still runs on the first; so both do."""
+    """Slurm considers the node lost and moves the job to the other one, although it still runs on the first."""
     node = training.job["NodeList"]
     orphans = processes(training.job["JobId"])
     control("slurmd", node, "kill")
@@ -327,7 +327,7 @@ def test_a_job_whose_node_lost_its_daemon_goes_on_at_the_other_and_harms_nobody(
 
 
 def test_a_killed_snakemake_is_not_started_beside_its_own_jobs(training: Training) -> None:
-    """The wrong way is refused and says what the right way is."""
+    """A wrong start is refused with a message about the right way."""
     training.running.send_signal(signal.SIGKILL)
     training.running.wait()
     subprocess.run(["scontrol", "suspend", training.job["JobId"]], check=True)  # so that it does not end before we ask

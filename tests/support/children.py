@@ -1,4 +1,4 @@
-"""What the children of a fork server run in tests."""
+"""Functions that the children of a fork server run in tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CODES = [None, 0, 2, 3, 256, True, "a reason"]
 
 
 def act(arguments: list[str]) -> None:
-    """What the children of light servers run."""
+    """Run as the child of a light server."""
     what, *rest = arguments
     if what == "exit":
         raise SystemExit(CODES[int(rest[0])])

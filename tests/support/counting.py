@@ -1,4 +1,4 @@
-"""Selection by rank in two counting passes over the bits of the scores, as it was before a sample bracketed them."""
+"""Selection by rank in two counting passes over the bits of the scores: the former implementation, as a reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small data in the layouts of their sources, and what stages prepare from some."""
+"""Small data in the layouts of their sources, and their prepared forms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def png(array: np.ndarray) -> bytes:
 
 
 def write_mnist(root: Path, split: str, labels: list[int], shard: str = "00000-of-00001") -> Path:
-    """Grey pictures whose every pixel is ten times the label, in the hub's layout."""
+    """Write grey images in which every pixel is ten times the label, in the hub's layout."""
     path = root / "ylecun" / "mnist" / "mnist" / f"{split}-{shard}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     images = [{"bytes": png(np.full((28, 28), 10 * label, np.uint8)), "path": None} for label in labels]
@@ -40,7 +40,7 @@ WORDS = ("a", "b", "c", "d")
 
 
 def imitate(task: Task, data_root: Path) -> Task:
-    """Write small data in the layout of a task's source, and make the task as small; embedded ones stay as they are."""
+    """Write small data in the layout of a task's source, and shrink the task; embedded tasks are unchanged."""
     if not isinstance(task.source, HubDataset):
         return task
     source, random = task.source, np.random.Generator(np.random.PCG64(0))

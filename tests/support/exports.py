@@ -1,4 +1,4 @@
-"""Tickets as the workflow writes them, of small models that were never trained, in a folder like that of a study."""
+"""Tickets in the form of the workflow, of small untrained models, in a folder like that of a study."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def redefined(path: Path, **changed: Any) -> None:
 
 @cache
 def pretrained_of(name: str) -> Pretrained:
-    """A small backbone; a BERT with as many positions as its texts may have tokens."""
+    """Return a small backbone; a BERT has as many positions as its texts may have tokens."""
     plain = small(name)
     if not plain.vocabulary:
         return plain
@@ -74,7 +74,7 @@ def write_record(ticket: Path, accuracy: float, content: str | None = None) -> N
     Args:
         ticket: The ticket's path.
         accuracy: Its score on validation and test examples.
-        content: Digest of the ticket that was scored; None: this one.
+        content: Digest of the scored ticket; None for this ticket.
     """
     header = artifacts.lineage.read_header(ticket)
     assert header is not None

@@ -1,4 +1,4 @@
-"""Fixtures that tests share. `tests/conftest.py` loads them where tests run."""
+"""Fixtures that tests share, loaded by `tests/conftest.py`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _sentences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Bits depend on the number of threads."""
+    """Set one thread, because results depend on the number of threads to the bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -52,12 +52,12 @@ def _one_thread() -> Iterator[None]:
 
 
 _step_flops: dict[int, StepFlops] = {}
-"""Counted FLOPs of a step of the tiny model, by batch size."""
+"""Return the counted FLOPs of a step of the tiny model, by batch size."""
 
 
 @pytest.fixture
 def make() -> Callable[..., Trainer]:
-    """Makes a trainer of the tiny model; keys are those of `Training`."""
+    """Return a function that makes a trainer of the tiny model; its arguments are those of `Training`."""
 
     def make_(seed: int = 0, **training: Any) -> Trainer:
         protocol = Training(**{"steps": 30, "batch_size": 16, "learning_rate": 1e-2, "warmup_steps": 3} | training)
@@ -82,15 +82,15 @@ def _pretrain_shortly(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def short_pretraining(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like `resources/`, with tiny backbones that were pre-trained for three steps instead of hundreds."""
+    """Return a folder like `resources/`, with tiny backbones that were pre-trained for only three steps."""
     return shared_folder(tmp_path_factory, "resources", _pretrain_shortly)
 
 
 @pytest.fixture(scope="session")
 def smoke(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where a real Snakemake ran the smoke study, its backbone pre-trained for three steps.
+    """Return a folder in which a real Snakemake ran the smoke study, with a backbone pre-trained for three steps.
 
-    It is of all tests: one that changes it works on a copy (`tests.support.workflow.link_results`).
+    All tests share it: a test that changes it must use a copy (`tests.support.workflow.link_results`).
     """
 
     def run(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on the loopback: the part of its protocol that downloads use, with faults."""
+"""A mock of the Hugging Face hub on the loopback: the part of its protocol that downloads use, with faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-LARGE = (".parquet", ".safetensors", ".bin")  # in large file storage, as on the hub
+LARGE = (".parquet", ".safetensors", ".bin")  # in Git LFS, as on the hub
 
 
 def blob_sha1(content: bytes) -> str:
@@ -37,15 +37,15 @@ class HubServer:
     """Serves repositories until it is closed; each has one commit, on its branch `main`.
 
     Faults, all off at first, may be set at any time:
-        statuses: answer the next requests with these.
-        refusal: answer all requests for repositories with this status and error code.
-        cuts: end the next downloads after so many bytes each.
-        corrupt: change a byte in so many of the next downloads.
-        delay: seconds before each answer.
-        unsized: content of files comes without its length.
-        without_ranges: send whole files always.
-        foreign: answer questions about repositories with this text.
-        content: answer downloads with this status, body and headers; a body of None never ends.
+        statuses: Statuses of the next responses.
+        refusal: Status and error code of all responses about repositories.
+        cuts: Numbers of bytes after which the next downloads end.
+        corrupt: Number of the next downloads in which one byte is changed.
+        delay: Seconds before each response.
+        unsized: Whether files are sent without their length.
+        without_ranges: Whether range requests are ignored.
+        foreign: Text of the responses about repositories.
+        content: Status, body and headers of downloads; a body of None never ends.
     """
 
     def __init__(self, repos: Mapping[tuple[str, str], Mapping[str, bytes]]) -> None:
@@ -61,7 +61,7 @@ class HubServer:
         self.foreign: str | None = None
         self.content: tuple[int, bytes | None, Mapping[str, str]] | None = None
         self.sent = 0
-        """Bytes of a body that never ends."""
+        """Yield the bytes of a body that never ends."""
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -76,7 +76,7 @@ class HubServer:
         self.close()
 
     def close(self) -> None:
-        """From now on connections are refused."""
+        """Refuse connections from now on."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -87,7 +87,7 @@ class HubServer:
 
     @property
     def downloads(self) -> list[Request]:
-        """Requests for content of files."""
+        """Return the requests for contents of files."""
         return [
             request
             for request in self.requests
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Connection", "close")
         self.end_headers()
-        with contextlib.suppress(ConnectionError):  # the client has had enough
+        with contextlib.suppress(ConnectionError):  # the client has closed the connection
             while self.hub.sent < 10**9:
                 self.wfile.write(bytes(10**6))
                 self.hub.sent += 10**6
@@ -198,5 +198,5 @@ class _Handler(BaseHTTPRequestHandler):
         if cut and self.hub.cuts:
             body = body[: self.hub.cuts.pop(0)]
         if self.command != "HEAD":
-            with contextlib.suppress(ConnectionError):  # the client has lost its patience
+            with contextlib.suppress(ConnectionError):  # the client has timed out
                 self.wfile.write(body)

@@ -1,4 +1,4 @@
-"""A training loop such as people have, which does what `isp.prune` does."""
+"""A typical training loop that does the same as `isp.prune`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Loop:
     """A model, its optimizer and a `Pruner`; `run` trains to a step.
 
     Args:
-        pruning: Arguments of `Pruner`, beside those that the loop knows.
-        optimizer: Makes the optimizer of the parameters.
-        accumulate: Into how many parts each batch is cut.
+        pruning: Arguments of `Pruner`, in addition to those that the loop defines.
+        optimizer: Function that makes the optimizer of the parameters.
+        accumulate: Number of parts into which each batch is split.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Loop:
         self.clip_norm, self.accumulate, self.set_to_none = clip_norm, accumulate, set_to_none
         self.scheduled = 0  # the step whose learning rate is next
         self.scaler = pruning.get("scaler")
-        self.factor: float | None = None  # of copies, in place of Pruner's
+        self.factor: float | None = None  # factor of copies, instead of Pruner's
         self.rates: list[float] = []
         self.optimizer.register_step_post_hook(lambda *_: self.rates.append(self.optimizer.param_groups[0]["lr"]))
         self.seed = pruning.get("seed", 0)
@@ -68,7 +68,7 @@ class Loop:
         self.scheduled = state["scheduled"]
 
     def train_step(self, batch: Any) -> None:
-        """An update: the learning rate falls linearly to zero at T."""
+        """Make an update; the learning rate decays linearly to zero at T."""
         inputs, labels = batch
         parts = zip(inputs.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True)
         for part in parts:
@@ -89,7 +89,7 @@ class Loop:
         self.set_learning_rate()
 
     def set_learning_rate(self, factor: float = 1.0) -> None:
-        """Set it for the next update, as a scheduler does after each."""
+        """Set the learning rate of the next update, as a scheduler does after each update."""
         for group in self.optimizer.param_groups:
             group["lr"] = PEAK * factor * max(0.0, (STEPS - self.scheduled) / STEPS)
 

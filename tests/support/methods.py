@@ -1,4 +1,4 @@
-"""Tickets of a method under settings with which it is quick."""
+"""Tickets of a method with settings that make it fast."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "synflow": {"rounds": 5},
     "lth_rewind": {"rewind_steps": 3},
 }
-"""Settings of families and of single methods under which they are quick."""
+"""Settings that make families and single methods fast."""
 
 
 def quick(method: str, **settings: Any) -> Method:
@@ -37,5 +37,5 @@ def find(trainer: Trainer, method: str, *sparsities: str, **settings: Any) -> li
 
 
 def held_out(trainer: Trainer) -> Validation:
-    """Accuracy on examples of their own; what a score costs is counted."""
+    """Accuracy on separate examples; the cost of scoring is counted."""
     return validation_by(copy.deepcopy(trainer.model), Still(30), "accuracy")

@@ -1,4 +1,4 @@
-"""A tiny model with dropout, one with tied weights, examples for them, and what is equal to the bit."""
+"""A tiny model with dropout, one with tied weights, examples for them, and comparisons to the bit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def tiny_model() -> TinyModel:
 
 
 class Still(Noisy):
-    """Examples that are the same every time."""
+    """Return the same examples every time."""
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.inputs[indices], self.labels[indices]
@@ -62,7 +62,7 @@ DATA = (TEXTS, TEXTS[:, 0])
 
 
 class TiedHead(nn.Module):
-    """The embedding is the output layer, too."""
+    """A model whose embedding is also the output layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def equal(a: masks.Weights, b: masks.Weights) -> bool:
 
 
 def same(a: State, b: State) -> bool:
-    """Equal to the bit in step, weights, masters and optimizer memory."""
+    """Return whether step, weights, masters and optimizer state are equal to the bit."""
     return (
         a.step == b.step
         and a.weights.keys() == b.weights.keys()

@@ -1,4 +1,4 @@
-"""Plain implementations, to compare ours with."""
+"""Naive reference implementations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from isp.training import Trainer, learning_rate
 
 
 def trained(trainer: Trainer, model: nn.Module, optimizer: Any, steps: range, mask: dict[str, torch.Tensor]) -> None:
-    """The loop without any of our code but the order of the data and the seeds."""
+    """Train in a plain loop that uses only the order of the data and the seeds from the package."""
     with torch.no_grad():
         for n in mask:
             model.get_parameter(n).mul_(mask[n])
@@ -42,7 +42,7 @@ def adamw(model: nn.Module) -> torch.optim.AdamW:
 
 
 def largest(model: nn.Module, names: tuple[str, ...], num: int) -> dict[str, torch.Tensor]:
-    """The mask of the largest weights by a plain sort."""
+    """Return the mask of the largest weights by a plain sort."""
     flat = torch.cat([model.get_parameter(n).detach().abs().flatten() for n in sorted(names)])
     kept = torch.zeros(len(flat), dtype=torch.bool).index_fill_(0, flat.argsort(descending=True)[:num], True)
     parts = kept.split([model.get_parameter(n).numel() for n in sorted(names)])
@@ -52,7 +52,7 @@ def largest(model: nn.Module, names: tuple[str, ...], num: int) -> dict[str, tor
 def naive(
     scores: dict, ties: dict | None, within: dict | None, sparsity: Decimal, absolute: bool, scope: str = "global"
 ) -> dict:
-    """The same by a full sort of Python tuples."""
+    """Return the same by a full sort of Python tuples."""
     entries = []
     for name in sorted(scores):
         for index, value in enumerate(scores[name].float().reshape(-1).tolist()):
@@ -76,7 +76,7 @@ def naive(
 
 
 def naive_shares(amount: int, sizes: dict[str, int]) -> dict[str, int]:
-    """One at a time to the largest remainder, the earlier name first."""
+    """Distribute one at a time to the largest remainder, the earlier name first."""
     exact = {name: Fraction(amount * size, sum(sizes.values()) or 1) for name, size in sizes.items()}
     shares = {name: math.floor(share) for name, share in exact.items()}
     while sum(shares.values()) < amount:
@@ -94,7 +94,7 @@ def naive_pattern(
     pattern: Pattern,
     input_dims: dict[str, int],
 ) -> dict:
-    """The N highest of every group, then the highest of all others until `wanted` are kept, by sorts of tuples."""
+    """Keep the N highest of every group, then the highest of all others until `wanted` are kept, by sorts of tuples."""
     groups: dict[tuple, list[tuple]] = {}
     for name in sorted(scores):
         dim = input_dims.get(name, 1)

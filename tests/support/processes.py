@@ -1,7 +1,7 @@
-"""Refuse to start processes in tests that are not marked for it, so that `make check` stays quick.
+"""Forbid starting processes in tests that are not marked for it, so that `make check` stays fast.
 
-Python tells an audit hook of every process that it starts. A test without the marker `process` that starts one is
-stopped there, and fails even if the code under test swallows that.
+Python reports every process that it starts to an audit hook. A test without the marker `process` that starts one is
+stopped at this point, and fails even if the code under test catches the exception.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import pytest
 EVENTS = frozenset(
     ("subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "pty.spawn")
 )
-"""Audit events of processes that start; https://docs.python.org/3/library/audit_events.html."""
+"""Audit events of starting processes; https://docs.python.org/3/library/audit_events.html."""
 MARKERS = frozenset(("process", "slurm"))
 _refusing: list[list[str]] = []
-"""What the tests that must start no process started; the last is the current one's."""
+"""Processes that tests without the marker started, one list per test; the last belongs to the current test."""
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -30,16 +30,16 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def install() -> None:
-    """Watch this process from now on; a hook cannot be removed again."""
+    """Watch this process from now on; an audit hook cannot be removed."""
     sys.addaudithook(_audit)
 
 
 @contextmanager
 def refused(test: pytest.Item) -> Iterator[None]:
-    """Refuse to start a process within, unless a test is marked for it.
+    """Forbid starting a process while the context is open, unless a test is marked for it.
 
     Raises:
-        pytest.fail.Exception: One was to be started; at once, and at the end, where the first was caught.
+        pytest.fail.Exception: A process would have been started; raised at once, and again at the end if it was caught.
     """
     if any(marker.name in MARKERS for marker in test.iter_markers()):
         yield

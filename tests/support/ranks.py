@@ -13,12 +13,12 @@ import torch.multiprocessing
 
 
 def run_checks(checks: Mapping[str, Callable[[], None]], ranks: int, folder: Path) -> dict[str, str]:
-    """Run functions on every rank, one after the other, in processes that are started once.
+    """Run functions on every rank, one after another, in processes that are started only once.
 
     Args:
-        checks: Functions of a module, by name. Each must raise on all ranks or on none, or the others wait.
+        checks: Functions of a module, by name. Each must raise on all ranks or on none, as others would wait.
         ranks: Number of processes.
-        folder: For the store and the results.
+        folder: Folder of the store and the results.
 
     Returns:
         The traceback of each check that failed on some rank; "" for one that passed on all.

@@ -1,4 +1,4 @@
-"""Records of a made-up study, and their rows."""
+"""Records of a synthetic study, and their rows."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def record(variant: str, sparsity: str, seed: int = 0, validation: float = 90.0,
 
 
 def way(target: str, look_aheads: bool = True, seed: int = 0) -> list[dict[str, Any]]:
-    """Rounds of ISP on the way to a target, as a record has them: nominal sparsities, then the target's."""
+    """Return the rounds of ISP that lead to a target, as in a record: nominal sparsities, then the target."""
     nominal = [sparsity for sparsity in NOMINAL if Decimal(sparsity) < Decimal(target)]
     return [
         {
@@ -104,7 +104,7 @@ def overlap(weights: int, kept_a: int, kept_b: int, both: int) -> dict[str, Any]
 
 
 def pair(a: str, b: str, sparsity: str, both: int) -> dict[str, Any]:
-    """Masks over 400 weights in four layers, sorted by name as masks are, that share `both` kept weights a layer."""
+    """Return masks over 400 weights in four layers, sorted by name, that share `both` kept weights per layer."""
     kept = round(100 * (1 - float(sparsity)))
     layers = [{"layer": name, **overlap(100, kept, kept, both)} for name in sorted(LAYERS, reverse=True)]
     whole = overlap(400, 4 * kept, 4 * kept, 4 * both)
@@ -112,7 +112,7 @@ def pair(a: str, b: str, sparsity: str, both: int) -> dict[str, Any]:
 
 
 def comparisons(records: Sequence[dict[str, Any]], both: int = 30) -> list[dict[str, Any]]:
-    """Comparisons of the masks of records, as the workflow makes them; each seed shares one more weight a layer."""
+    """Comparisons of the masks of records, as the workflow makes them; each seed shares one more weight per layer."""
     runs: dict[tuple[str, str, int], dict[str, list[str]]] = {}
     for each in records:
         run = runs.setdefault((each["backbone"], each["task"], each["seed"]), {})
@@ -132,7 +132,7 @@ def comparisons(records: Sequence[dict[str, Any]], both: int = 30) -> list[dict[
 
 
 class Rows:
-    """The collected rows of records as they come back from CSV files."""
+    """Return the collected rows of records, as read back from CSV files."""
 
     def __init__(self, records: list[dict[str, Any]], folder: Path, both: int = 30) -> None:
         pairs = comparisons(records, both)

@@ -1,10 +1,10 @@
-"""What Snakemake would run again for a changed study, without Snakemake.
+"""Jobs that Snakemake would rerun for a changed study, computed without Snakemake.
 
-The files in `workflow/rules/` say what the inputs and params of a job are. `jobs` reads them, finds the jobs of a study
-from its records back, and asks the study's DAG what these blocks ask. A job runs again if the set of its inputs or one
-of its params is another than before, if its output is new, or if a job that it needs runs again: Snakemake's
-triggers but for the times of files and its shell command. `tests/test_workflow_reruns.py` compares the answers with
-those of the real one.
+The files in `workflow/rules/` define the inputs and params of jobs. `jobs` reads them, derives the jobs of a study
+backwards from its records, and asks the study's DAG like these blocks. A job reruns if the set of its inputs or one of
+its params has changed, if its output is new, or if a job on which it depends reruns: Snakemake's triggers, except for
+the times of files and the shell command. `tests/test_workflow_reruns.py` compares the results with those of the real
+Snakemake.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Job:
 
     Attributes:
         rule: Name of the rule.
-        outputs: The files that it makes.
-        inputs: All files that it needs.
+        outputs: Output files.
+        inputs: Input files.
         params: Its params, by name.
     """
 
@@ -46,7 +46,7 @@ class Job:
 
 
 class Files(dict[str, Any]):
-    """The inputs of a job by name, as functions of params are given them."""
+    """Inputs of a job by name, as Snakemake passes them to functions of params."""
 
     def __getattr__(self, name: str) -> Any:
         return self[name]
@@ -54,9 +54,9 @@ class Files(dict[str, Any]):
 
 @cache
 def rules() -> tuple[dict[str, dict[str, str]], set[tuple[str, str]]]:
-    """The blocks that decide when a job runs again, as written, by rule and block; and which rule goes before which.
+    """Return the blocks that decide when a job reruns, as written, by rule and block; and the precedence of rules.
 
-    Without the rules of `report.smk`, whose jobs are a study's last: what people read.
+    The rules of `report.smk`, whose jobs are the last of a study, are not included.
     """
     files = [path for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")) if path.stem != "report"]
     blocks: dict[str, dict[str, str]] = {}
@@ -70,7 +70,7 @@ def rules() -> tuple[dict[str, dict[str, str]], set[tuple[str, str]]]:
 
 
 class _Workflow:
-    """The rules of a study, as Snakemake reads them."""
+    """Rules of a study, as Snakemake reads them."""
 
     def __init__(self, study: Study) -> None:
         self.dag = make_dag(study)
@@ -90,7 +90,7 @@ class _Workflow:
         ]
 
     def rule_of(self, path: str) -> tuple[str, Any]:
-        """The rule that makes a file, and the wildcards."""
+        """Return the rule that makes a file, and the wildcards."""
         matches = {name: match for name, pattern in self.patterns if (match := pattern.fullmatch(path))}
         [name] = [name for name in matches if not any((other, name) in rules()[1] for other in matches)]
         return name, SimpleNamespace(**{**matches[name].groupdict(), "study": self.study})
@@ -134,7 +134,7 @@ def _compiled(pattern: str, kinds: Mapping[str, str]) -> re.Pattern[str]:
 
 
 def jobs(study: Study) -> dict[str, Job]:
-    """The jobs of a study up to its records and comparisons of masks, by each file that they make."""
+    """Return the jobs of a study up to its records and comparisons of masks, by each of their output files."""
     workflow = _Workflow(study)
     wanted = [*workflow.dag.records(), *workflow.dag.similarities()]
     by_file: dict[str, Job] = {}
@@ -148,11 +148,11 @@ def jobs(study: Study) -> dict[str, Job]:
 
 
 def reruns(before: Mapping[str, Job], after: Mapping[str, Job]) -> dict[str, set[str]]:
-    """What a changed study would make in the folder of a finished one: files by rule.
+    """Return the files, by rule, that a changed study would make in the folder of a finished one.
 
     Args:
-        before: The jobs of the finished study.
-        after: The jobs of the changed one.
+        before: Jobs of the finished study.
+        after: Jobs of the changed study.
     """
 
     @cache

@@ -1,4 +1,4 @@
-"""Folders that take long to make, made once for all workers of pytest-xdist."""
+"""Folders that are slow to make, made once for all workers of pytest-xdist."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
-    """A folder that the first worker which asks for it fills; the others wait for that.
+    """Return a folder that the first worker fills, while the others wait.
 
     Args:
-        factory: The worker's; what is above its folder belongs to all workers of a run.
+        factory: Factory of the worker; the parent of its folder belongs to all workers of a run.
         name: Name of the folder.
-        fill: Fills the empty folder. If it fails, the next worker tries again.
+        fill: Function that fills the empty folder. If it fails, the next worker tries again.
     """
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name

@@ -1,4 +1,4 @@
-"""A tiny study, whose jobs and steps one can count by hand."""
+"""A tiny study whose jobs and steps can be counted by hand."""
 
 from __future__ import annotations
 

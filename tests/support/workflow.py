@@ -1,4 +1,4 @@
-"""A real Snakemake on the smoke study, and what tests ask of its results."""
+"""A real Snakemake on the smoke study, and checks of its results."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ COMMAND = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflo
 
 
 def snakemake(folder: Path, *options: str, study: Path = SMOKE) -> subprocess.CompletedProcess[str]:
-    """Run a study in a folder to its end."""
+    """Run a study in a folder until it is finished."""
     command = [*COMMAND, "--configfile", str(study), *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a csv file."""
+    """Return the rows of a CSV file."""
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
 def same_as_in_process(folder: Path, study: Study) -> set[str]:
-    """Hold every ticket of a study that ran in a folder to `isp.prune`; the methods there were."""
+    """Compare every ticket of a study in a folder with `isp.prune`, and return the methods."""
     methods = set()
     for group in study.groups():
         name, task, variant = group.backbone, group.task, study.variants[group.variant]
@@ -84,7 +84,7 @@ def same_as_in_process(folder: Path, study: Study) -> set[str]:
 
 
 def assert_same(found: Ticket, expected: Ticket) -> None:
-    """Two tickets are equal to the bit, with what they cost and their rounds."""
+    """Check that two tickets are equal to the bit, with their costs and rounds."""
     assert equal(found.weights, expected.weights)
     assert equal(found.mask, expected.mask)
     assert found.finding == expected.finding
@@ -94,7 +94,7 @@ def assert_same(found: Ticket, expected: Ticket) -> None:
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """The smoke study with another value at a path of keys."""
+    """Return the smoke study with another value at a path of keys."""
     study = yaml.safe_load(SMOKE.read_text())
     *parents, last = path.split(".")
     at = study
@@ -105,7 +105,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 
 def processes(folder: Path) -> list[psutil.Process]:
-    """All processes that work for a run in a folder: Snakemake, its shells and clients, the fork server, stages."""
+    """Return all processes of a run in a folder: Snakemake, its shells and clients, the fork server, stages."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -117,7 +117,7 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    """Wait until a condition holds, and return what it gave."""
+    """Wait until a condition is true, and return its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
@@ -127,15 +127,15 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
 
 
 def serves(process: psutil.Process, owner: int) -> bool:
-    """Whether a process is the fork server of a Snakemake."""
+    """Return whether a process is the fork server of a Snakemake."""
     command = process.info["cmdline"] or []
     return any("isp.runtime.warm" in word for word in command) and str(owner) in command
 
 
 def link_results(smoke: Path, folder: Path) -> None:
-    """A copy of a folder where a study was run, for a test that changes it.
+    """Copy a folder in which a study was run, for a test that changes it.
 
-    Artifacts are links to the same files, since they are only ever replaced; Snakemake writes into its own.
+    Artifacts are hard links, because they are only ever replaced; Snakemake's own files, which it modifies, are copied.
     """
     for part in ("resources", "results"):
         shutil.copytree(smoke / part, folder / part, copy_function=os.link)
