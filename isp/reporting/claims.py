@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 MARGIN = 1.0
-"""Points within which two scores count as level: less than what a change of seed does in most cells."""
+"""Points by which two scores may differ and still count as level."""
 FRACTION = 0.5
 """Largest share of the cost of another method that is a fraction of it."""
 AGREEMENT = 0.5
@@ -134,7 +134,7 @@ CLAIMS = (
 
 
 def decide(claim: Claim, low: float, high: float, published: float | None) -> Verdict:
-    """The verdict on a claim from the interval of its measure.
+    """Return the verdict on a claim from the interval of its measure.
 
     Args:
         claim: The claim.
@@ -151,7 +151,7 @@ def decide(claim: Claim, low: float, high: float, published: float | None) -> Ve
 
 
 def rule(claim: Claim) -> str:
-    """The rule of a claim in words."""
+    """Describe the rule of a claim in words."""
     unit = {"difference": " points", "cost": " of the cost", "order": ""}[claim.measure]
 
     def limit(value: float | None) -> str:

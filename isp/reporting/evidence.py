@@ -86,7 +86,7 @@ class Line:
         evidence: Measurements by task.
         ours: The measure and its interval as text.
         detectable: Smallest detectable differences as text.
-        verdict: What follows.
+        verdict: Verdict that follows.
     """
 
     claim: Claim
@@ -118,13 +118,13 @@ def read_results(folder: Path) -> list[Results]:
 
 
 def settings_of(results: Results, variant: str, backbone: str) -> dict[str, Any]:
-    """The settings of a variant on a backbone, as study.json has them."""
+    """Return the settings of a variant on a backbone, as study.json has them."""
     known = (results.description.get("variants") or {}).get(variant) or {}
     return {**(known.get("settings") or {}), **((known.get("by_backbone") or {}).get(backbone) or {})}
 
 
 def role_of(results: Results, backbone: str, role: str) -> str | None:
-    """The variant of a study that has a role in a claim; None if the study has none.
+    """Return the variant of a study that has a role in a claim; None if the study has none.
 
     A role is the name of a published row ("isp", "isp_without_denoiser", "denoisers=4", "look_ahead=50", a method), or
     of a variant. A variant of the method `isp` counts only if it has the paper's rule, the union of masks, and the
@@ -154,17 +154,17 @@ def role_of(results: Results, backbone: str, role: str) -> str | None:
 
 
 def verdict_lines(studies: Sequence[Results]) -> list[Line]:
-    """One line per claim."""
+    """Return one line per claim."""
     return [_line(claim, studies) for claim in CLAIMS]
 
 
 def page(lines: Sequence[Line], place: Path) -> str:
-    """The page of the verdict table; `place` is its folder."""
+    """Return the page of the verdict table; `place` is its folder."""
     return f"# The paper's claims, tested\n\n{_NOTE}\n\n{table(lines, place)}"
 
 
 def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
-    """The verdict table as Markdown.
+    """Return the verdict table as Markdown.
 
     Args:
         lines: Rows.
@@ -213,7 +213,7 @@ def _line(claim: Claim, studies: Sequence[Results]) -> Line:
 
 
 def _evidence(claim: Claim, studies: Sequence[Results]) -> list[Evidence]:
-    """The measurements of each task, of the study with the largest dense run."""
+    """Return the measurements of each task, from the study with the largest dense run."""
     largest: dict[str, tuple[tuple[float, int], Evidence]] = {}
     for study in studies:
         for (backbone, task), rows in tabular.group(study.metrics, "backbone", "task").items():
@@ -239,7 +239,7 @@ def _dense_flops(rows: Sequence[Row]) -> float:
 
 
 def _measured(claim: Claim, study: Results, backbone: str, task: str, rows: Sequence[Row]) -> list[float]:
-    """The measure of each run (seed) of a study on a task, a mean over sparsities; empty if the study has no data."""
+    """Measure each run (seed) of a study on a task, as a mean over sparsities; empty if the study has no data."""
     if claim.at_published:
         sparsities = {each.sparsity for each in _cells(claim.variant, claim.published) if each.task == task}
         rows = [row for row in rows if tabular.cell(row, "sparsity") in sparsities | {"0.0000"}]
@@ -324,7 +324,7 @@ def _cells(name: str, sources: Sequence[str]) -> list[published.Published]:
 
 
 def _places(claim: Claim, evidence: Sequence[Evidence]) -> set[tuple[str, str]] | None:
-    """The tasks and sparsities of the evidence where only these count; None where all do."""
+    """Return the tasks and sparsities of the evidence if only these count; None if all do."""
     if not claim.at_published or not evidence:
         return None
     return {
@@ -336,7 +336,7 @@ def _places(claim: Claim, evidence: Sequence[Evidence]) -> set[tuple[str, str]] 
 
 
 def _published_differences(claim: Claim, places: set[tuple[str, str]] | None = None) -> list[float]:
-    """Differences between the two rows of a claim in the paper's tables, one per cell.
+    """Subtract the two rows of a claim in the paper's tables, one difference per cell.
 
     Args:
         claim: The claim.
@@ -364,14 +364,14 @@ def _by_cell() -> list[dict[str, float]]:
 
 
 def _paper_order() -> dict[str, float]:
-    """The mean rank of each method of Table 2 over its cells, turned so that a better method has a higher number."""
+    """Return minus the mean rank of each method over the cells of Table 2; a better method has a higher number."""
     names = list(_by_cell()[0])
     ranked = [statistics.ranks([scores[name] for name in names]) for scores in _by_cell()]
     return {name: -means.fmean(ranks) for name, ranks in zip(names, zip(*ranked, strict=True), strict=True)}
 
 
 def _order_figures() -> list[float]:
-    """How far each cell of Table 2 has the order of its means."""
+    """Compare the order of each cell of Table 2 with that of the mean ranks."""
     order = _paper_order()
     return [kendall_tau([scores[name] for name in order], list(order.values())) for scores in _by_cell()]
 
@@ -418,7 +418,7 @@ def _agreed(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def _listed(by_task: Mapping[str, Sequence[float]], write: Callable[[float], str]) -> str:
-    """The mean of each task, of many only the least and the greatest."""
+    """Write the mean of each task; of three or more tasks their mean, the least and the greatest."""
     values = {task: means.fmean(own) for task, own in by_task.items()}
     if len(values) < tabular.FEWEST:
         return "; ".join(f"{task} {write(value)}" for task, value in values.items())
@@ -442,6 +442,10 @@ def _count(evidence: Sequence[Evidence]) -> str:
 
 
 def _links(evidence: Sequence[Evidence], place: Path) -> str:
-    folders = dict.fromkeys(each.study.folder for each in evidence)
-    links = [f"[{folder.name}]({Path(os.path.relpath(folder, place)).as_posix()}/)" for folder in folders]
+    """Links to the scores of the studies; to the folder of one that has no table of them."""
+    links = []
+    for folder in dict.fromkeys(each.study.folder for each in evidence):
+        scores = folder / "tables" / "scores.md"
+        path = Path(os.path.relpath(scores if scores.exists() else folder, place)).as_posix()
+        links.append(f"[{folder.name}]({path})")
     return ", ".join(links) or _MISSING

@@ -70,7 +70,7 @@ def regime(studies: Sequence[Results]) -> Drawing:
 
 
 def differences(studies: Sequence[Results]) -> list[dict[str, Any]]:
-    """The rows of `regime`: studies of each line by epochs."""
+    """Return the rows of `regime`: the studies of each line by epochs."""
     lines: dict[tuple[Any, ...], list[tuple[float, Results, list[tabular.Row]]]] = {}
     for study in studies:
         for (backbone, task), rows in tabular.group(study.metrics, "backbone", "task").items():
@@ -94,7 +94,7 @@ def differences(studies: Sequence[Results]) -> list[dict[str, Any]]:
 
 
 def _epochs(study: Results, task: str, rows: Sequence[tabular.Row]) -> float | None:
-    """Passes over the training examples of the dense run; None where this is not known."""
+    """Count the passes of the dense run over the training examples; None if the count is unknown."""
     level = tabular.dense(rows)
     samples = tabular.numbers([row for row in rows if tabular.cell(row, "variant") == level], "retraining_samples")
     num_train = ((study.description.get("tasks") or {}).get(task) or {}).get("num_train")
@@ -102,7 +102,7 @@ def _epochs(study: Results, task: str, rows: Sequence[tabular.Row]) -> float | N
 
 
 def _protocol(study: Results, backbone: str, task: str) -> tuple[Any, ...]:
-    """What studies of one line have in common."""
+    """Return the settings that all studies of one line share."""
     described = study.description.get("study") or {}
     training = (described.get("training") or {}).get(backbone) or {}
     settings = settings_of(study, "isp", backbone)
@@ -120,7 +120,7 @@ def _difference(
     place: dict[str, str],
     epochs: float,
 ) -> list[dict[str, Any]]:
-    """The row of a variant and reference in a study; none where it lacks one of them."""
+    """Return the row of a variant and reference in a study; no row if the study lacks one of them."""
     values = per_run(rows, variant, reference)
     if not values:
         return []
@@ -139,7 +139,7 @@ def _difference(
 
 
 def _panel(axes: Axes, rows: Sequence[dict[str, Any]], epochs: Sequence[float]) -> None:
-    """A line per variant over epochs, named at its end; the reference is the line at 0."""
+    """Draw one line per variant over epochs, with its name at its end; the reference is the line at 0."""
     axes.axhline(0, color="#444444", linewidth=1)
     axes.set_xscale("log")
     variants = drawing.variants_of(rows)
@@ -173,7 +173,7 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]], epochs: Sequence[float]) 
 
 
 def _ends(row: dict[str, Any]) -> tuple[float, float]:
-    """The ends of a bar: the interval, of two values both, of one that one."""
+    """Return the ends of a bar: the interval, or both values of two, or one value twice."""
     if row["difference_low"] != "":
         return row["difference_low"], row["difference_high"]
     values = tabular.split(row["difference_values"])
@@ -225,7 +225,7 @@ def _seeds(drawn: Sequence[dict[str, Any]]) -> str:
 
 
 def table(drawn: Sequence[dict[str, Any]]) -> str:
-    """The rows of `regime` as Markdown tables, one per backbone, task and reference: one row per variant."""
+    """Return the rows of `regime` as Markdown tables: one per backbone, task and reference, one row per variant."""
     made: list[tables.Table] = []
     for (task, backbone), rows in drawing.cells_of(drawn).items():
         lengths = sorted({row["epochs"] for row in rows})
