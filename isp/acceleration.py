@@ -1,19 +1,19 @@
-"""Inference with a pruned model: each linear layer in the form that is fastest here, chosen by timing.
+"""Inference with a pruned model whose linear layers each use the form that is fastest here, chosen by timing.
 
-A linear layer with many zeros can be computed from its kept weights alone. Whether that pays depends on its sparsity
-and size, the number of tokens, the threads and the processor, and on what the dense layer takes at its best.
-`accelerate` therefore times every form that this installation offers, on the inputs that the layer receives for an
+A linear layer with many zeros can be computed from its kept weights alone. Whether this pays off depends on its
+sparsity and size, the number of tokens, the threads and the processor, and on the best time of the dense layer.
+`accelerate` therefore times every form that this installation supports, on the inputs that the layer receives for an
 example:
 
-- `dense`: the layer as it is (on Intel's and AMD's processors MKL computes it);
-- `onednn`: dense, computed by oneDNN from weights in the order that it prefers;
+- `dense`: the unchanged layer (computed by MKL on Intel's and AMD's processors);
+- `onednn`: dense, computed by oneDNN from weights in its preferred order;
 - `csr`: sparse, torch's compressed sparse rows (MKL);
-- `numba`: sparse, a kernel that numba compiles (`isp.sparse_kernel`), if numba is installed;
-- `2:4`: sparse, on a GPU, if of every four weights along the input at least two are zero.
+- `numba`: sparse, a kernel compiled by numba (`isp.sparse_kernel`), if numba is installed;
+- `2:4`: sparse, on a GPU, if at least two of every four weights along the input are zero.
 
-A layer that is timed alone finds its weights in the processor's caches, which in the model it may not. Therefore the
-whole model is timed as well: as it was, with each form in all layers that have it, and with the form of each layer that
-was fastest alone.
+A layer that is timed alone finds its weights in the processor's caches, which may not be true inside the model. The
+whole model is therefore timed as well: unchanged, with each form in all layers that have it, and with the form of each
+layer that was fastest alone.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ Measure = Callable[[Mapping[str, Call]], Mapping[str, float]]
 DENSE, ONEDNN, CSR, NUMBA, N_M = "dense", "onednn", "csr", "numba", "2:4"
 SPARSE = (CSR, NUMBA, N_M)
 MIXED = "mixed"
-"""Key of the whole model in which each layer has the form that is fastest for it alone."""
+"""Key of the whole model in which each layer has the form that was fastest for it alone."""
 MARGIN = 0.03
-"""A form replaces a simpler one only where it takes at least this fraction less time."""
+"""Smallest relative saving of time for which a form replaces a simpler one."""
 REPEATS = 5
 MOST_REPEATS = 40
 LEAST_SECONDS = 0.02
-"""Short calls are repeated more often, until each of them has taken this long."""
+"""Total seconds up to which short calls are repeated more often."""
 TOLERANCE = 1e-4
-"""Largest difference of outputs, relative to the largest absolute output. Sums are added up in another order."""
+"""Largest difference of outputs, relative to the largest absolute output; sums are added in a different order."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Layer:
     """A linear layer and the times of its forms.
 
     Attributes:
-        name: Its name in the model; the projections of attention have the names of their weights' modules.
-        outputs: Number of its outputs.
-        inputs: Number of its inputs.
-        tokens: Number of input vectors that the example gives it; 0 if the example does not reach it.
+        name: Name in the model; the projections of attention have the names of their weights' modules.
+        outputs: Number of outputs.
+        inputs: Number of inputs.
+        tokens: Number of input vectors in the example; 0 if the example does not reach the layer.
         sparsity: Fraction of its weights that are zero.
         seconds: Median seconds by form; empty if nothing was timed.
-        choice: Form that computes it now.
+        choice: Form that computes the layer now.
     """
 
     name: str
@@ -78,13 +78,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Report:
-    """What `accelerate` measured and chose.
+    """Measurements and choices of `accelerate`.
 
     Attributes:
         layers: Linear layers in the order of the model.
         whole: Median seconds of the whole model on the example: by form, where all layers that have the form use it,
             and `mixed`, where each layer uses the form that is fastest for it alone.
-        dense_seconds: Median seconds of the model as it was, on the example.
+        dense_seconds: Median seconds of the original model on the example.
         seconds: Median seconds of the accelerated model, on the example.
         difference: Largest difference of outputs, relative to the largest absolute output.
         threads: Number of torch's threads.
@@ -106,7 +106,7 @@ class Report:
         return {form: forms.count(form) for form in (DENSE, ONEDNN, *SPARSE) if form in forms}
 
     def summary(self) -> str:
-        """One line: both times, their ratio, and the chosen forms."""
+        """Return one line with both times, their ratio, and the chosen forms."""
         forms = ", ".join(f"{form} {number}" for form, number in self.choices.items())
         ratio = self.dense_seconds / self.seconds if self.seconds else float("nan")
         return (
@@ -136,7 +136,7 @@ def interleaved_medians(calls: Mapping[str, Call]) -> dict[str, float]:
         calls: Functions by name.
 
     Returns:
-        Median seconds of each: CPU time of this process if torch has one thread and no GPU is used, otherwise time.
+        Median seconds of each: CPU time of this process if torch has one thread and uses no GPU, otherwise wall time.
     """
     clock = time.perf_counter if torch.get_num_threads() > 1 or _gpu_in_use() else time.process_time
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -148,7 +148,7 @@ def interleaved_medians(calls: Mapping[str, Call]) -> dict[str, float]:
             begin = clock()
             call()
             _synchronize()
-            if turn:  # the first one warms up
+            if turn:  # the first call warms up
                 times[name].append(clock() - begin)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -172,25 +172,26 @@ def accelerate(
 ) -> tuple[nn.Module, Report]:
     """Make a copy of a pruned model for inference, in which every linear layer has the form that is fastest here.
 
-    The copy shares all other tensors with the model, which stays as it is. It has no dense weights where a layer was
-    replaced, so save the ticket or the model, not the copy. The choice suits inputs of the example's size, the current
-    number of threads and this machine; other inputs are computed correctly, but perhaps not as fast.
+    The copy shares all other tensors with the model, which is not changed. It has no dense weights in replaced layers,
+    so save the ticket or the model, not the copy. The choice suits inputs of the example's size, the current number of
+    threads and this machine; other inputs are computed correctly, but may not be as fast.
 
     Args:
-        model: A pruned model, with weights in float32 on the CPU (on a GPU also float16 or bfloat16).
-        example: Inputs such as the model will get: a tensor, a tuple of arguments, or a mapping of keyword arguments.
-        forward: Calls a model with the example; None: `model(example)`, `model(*example)` or `model(**example)`.
+        model: Pruned model, with weights in float32 on the CPU (on a GPU also float16 or bfloat16).
+        example: Typical inputs of the model: a tensor, a tuple of arguments, or a mapping of keyword arguments.
+        forward: Function that calls a model with the example; None: `model(example)`, `model(*example)` or
+            `model(**example)`.
         tolerance: Largest difference of outputs, relative to the largest absolute output, in (0, 1).
         measure: Function that returns the seconds of each of some calls, by name.
 
     Returns:
-        The copy, in evaluation mode, and a report to print. Calling it in training mode and a backward pass through it
-        are errors.
+        The copy, in evaluation mode, and a report to print. Calling the copy in training mode and a backward pass
+        through it are errors.
 
     Raises:
-        ConfigError: The model has no sparse linear layer, is on several devices or already accelerated; or it does not
-            take the example, or returns numbers for it that are not finite; or the tolerance is out of range.
-        IspError: The outputs differ by more than the tolerance.
+        ConfigError: If the model has no sparse linear layer, is on several devices, is already accelerated, does not
+            accept the example, or returns values for it that are not finite; or if the tolerance is out of range.
+        IspError: If the outputs differ by more than the tolerance.
     """
     if not 0 < tolerance < 1:
         raise ConfigError(f"tolerance must be in (0, 1), got {tolerance!r}")
@@ -224,7 +225,7 @@ def accelerate(
         if not differences[choice] <= tolerance:
             raise IspError(
                 f"the accelerated model's outputs differ by {differences[choice]:.1e} of the largest output, more than "
-                f"the tolerance of {tolerance:.1e}; the model stays as it was"
+                f"the tolerance of {tolerance:.1e}; the model was not changed"
             )
     return models[choice], Report(
         layers=tuple(replace(layer, choice=form) for layer, form in zip(layers, forms[choice], strict=True)),
@@ -238,11 +239,11 @@ def accelerate(
 
 
 class _Choice(NamedTuple):
-    """What takes a unit's place.
+    """Replacement of a unit.
 
     Attributes:
-        module: None if the unit stays.
-        forms: The forms of its linear layers.
+        module: Module in place of the unit; None if it stays.
+        forms: Forms of its linear layers.
     """
 
     module: nn.Module | None
@@ -251,40 +252,40 @@ class _Choice(NamedTuple):
 
 @dataclass
 class _Variant:
-    """A way to compute a whole model: what replaces its units, by name, and the forms of its linear layers."""
+    """One way to compute a whole model: replacements of its units, by name, and the forms of its linear layers."""
 
     modules: dict[str, nn.Module] = field(default_factory=dict)
     forms: list[str] = field(default_factory=list)
 
     def add(self, name: str, choice: _Choice) -> None:
-        """Add a unit."""
+        """Add the choice for a unit."""
         if choice.module is not None:
             self.modules[name] = choice.module
         self.forms += choice.forms
 
 
 def _key(form: str) -> str:
-    """The name under which a whole model is timed."""
+    """Return the name under which a whole model is timed."""
     return {DENSE: DENSE, MIXED: "accelerated"}.get(form, f"{form} everywhere")
 
 
 def _check_outputs(
     model: nn.Module, example: Any, run: Callable[[nn.Module, Any], Any], before: Sequence[Tensor]
 ) -> float:
-    """Compute the outputs of a model whose layers were replaced, and compare them.
+    """Compute the outputs of a model with replaced layers, and compare them.
 
     Returns:
-        The largest difference, relative to the largest absolute output.
+        Largest difference, relative to the largest absolute output.
 
     Raises:
-        IspError: The model fails.
+        IspError: If the model fails.
     """
     try:
         return _difference(before, _run(model, example, run))
     except ConfigError as error:
         raise IspError(
-            f"the accelerated model fails on the example ({error}): does a module read the weights of its linear "
-            "layers itself? The model stays as it was"
+            f"the accelerated model fails on the example ({error}), perhaps because a module reads the weights of its "
+            "linear layers directly; the model was not changed"
         ) from error
 
 
@@ -292,13 +293,13 @@ def _check(model: nn.Module) -> torch.device:
     """Check that a model can be accelerated.
 
     Returns:
-        Its device.
+        Device of the model.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: If it cannot be accelerated.
     """
     if any(isinstance(module, _Form) for module in model.modules()):
-        raise ConfigError("the model is accelerated already; accelerate the model it was made from")
+        raise ConfigError("the model is already accelerated; accelerate the original model")
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise ConfigError(f"parameter {lazy[0]!r} has no shape yet; call the model once before accelerating it")
@@ -313,7 +314,7 @@ def _check(model: nn.Module) -> torch.device:
             if linear
             else "it has no linear layers that can be replaced"
         )
-        raise ConfigError(f"the model has no sparse layers: {kept}; give a pruned model")
+        raise ConfigError(f"the model has no sparse layers: {kept}; pass a pruned model")
     return devices.pop()
 
 
@@ -324,21 +325,21 @@ def _call(model: nn.Module, example: Any) -> Any:
 
 
 def _run(model: nn.Module, example: Any, run: Callable[[nn.Module, Any], Any]) -> list[Tensor]:
-    """The output tensors of a model for an example.
+    """Return the output tensors of a model for an example.
 
     Raises:
-        ConfigError: The model does not take it, or returns no tensor.
+        ConfigError: If the model does not accept the example, or returns no tensor.
     """
     try:
         output = run(model, example)
     except IspError:
         raise
-    except Exception as error:  # whatever the model's code raises
+    except Exception as error:  # any error of the model's code
         reason = " ".join(str(error).split())
-        raise ConfigError(f"example: the model does not take it ({type(error).__name__}: {reason:.300})") from error
+        raise ConfigError(f"example: the model does not accept it ({type(error).__name__}: {reason:.300})") from error
     tensors = list(_tensors(output))
     if not tensors:
-        raise ConfigError(f"example: the model returns no tensor, but {type(output).__name__}")
+        raise ConfigError(f"example: the model must return a tensor, got {type(output).__name__}")
     return tensors
 
 
@@ -352,7 +353,7 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 def _difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """Largest difference of outputs, relative to the largest absolute output."""
+    """Return the largest difference of outputs, relative to the largest absolute output."""
     if [tensor.shape for tensor in before] != [tensor.shape for tensor in after]:
         return float("inf")
     differences = [0.0]
@@ -364,10 +365,10 @@ def _difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
 
 
 def _shared_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose tensors are those of the model, but want no gradient."""
+    """Return a copy in evaluation mode that shares the model's tensors but needs no gradients."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     memo |= {id(buffer): buffer for buffer in model.buffers()}
-    for module in model.modules():  # such as a weight under torch.nn.utils.prune, which cannot be copied
+    for module in model.modules():  # for example a weight under torch.nn.utils.prune, which cannot be copied
         memo |= {id(value): value.detach() for value in vars(module).values() if isinstance(value, Tensor)}
     return copy.deepcopy(model, memo).eval()
 
@@ -376,11 +377,11 @@ def _shared_copy(model: nn.Module) -> nn.Module:
 
 
 def _units(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Linear layers and attention modules whose forward pass is known and that nobody hooks into, by name."""
+    """Return linear layers and attention modules, by name, whose forward pass is known and that have no hooks."""
     attention = {name: module for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)}
     inside = {f"{name}.out_proj" for name in attention}
     for name, module in model.named_modules():
-        if isinstance(module, nn.TransformerEncoderLayer):  # in evaluation it reads all weights itself
+        if isinstance(module, nn.TransformerEncoderLayer):  # in evaluation mode it reads all weights directly
             inside |= {f"{name}.{inner}".removeprefix(".") for inner, _ in module.named_modules() if inner}
     units: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
@@ -395,12 +396,12 @@ def _units(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _hooked(module: nn.Module) -> bool:
-    """Whether a module has hooks or parametrizations, which a replacement would lose."""
+    """Return whether a module has hooks or parametrizations, which a replacement would lose."""
     return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations"))
 
 
 def _linears(name: str, unit: nn.Module) -> list[tuple[str, nn.Linear]]:
-    """The linear layers of a unit as modules that share its tensors."""
+    """Return the linear layers of a unit as modules that share its tensors."""
     if isinstance(unit, nn.MultiheadAttention):
         inner = _as_linear(unit.in_proj_weight, unit.in_proj_bias)
         return [(f"{name}.in_proj", inner), (f"{name}.out_proj", unit.out_proj)]
@@ -420,7 +421,7 @@ def _as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Arguments that the example gives to a unit, of the call with most of them."""
+    """Arguments of a unit in the call of the example with the largest input."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -434,7 +435,7 @@ class _Inputs:
 def _observe(
     model: nn.Module, example: Any, run: Callable[[nn.Module, Any], Any]
 ) -> tuple[dict[str, _Inputs], list[Tensor]]:
-    """The inputs of each unit, by name, and the outputs of the model."""
+    """Return the inputs of each unit, by name, and the outputs of the model."""
     inputs: dict[str, _Inputs] = {}
 
     def hook(name: str) -> Callable[..., None]:
@@ -461,7 +462,7 @@ def _choose(
     """Time the forms of a unit's linear layers.
 
     Returns:
-        The layers, and what takes the unit's place: for each form that one of them has, and for the fastest (`MIXED`).
+        Layers, and replacements of the unit: for each form that one of them has, and for the fastest (`MIXED`).
     """
     linears = _linears(name, unit)
     attention = isinstance(unit, nn.MultiheadAttention)
@@ -516,7 +517,7 @@ def _bound(module: nn.Module, *args: Any, **kwargs: Any) -> Call:
 
 
 def fastest(seconds: Mapping[str, float]) -> str:
-    """The form to use: a less simple one only where it is faster by the margin.
+    """Return the form to use: a more complex one only if it is faster by the margin.
 
     Args:
         seconds: Seconds by form, the simplest first.
@@ -532,7 +533,7 @@ def fastest(seconds: Mapping[str, float]) -> str:
 
 
 class _Refused(torch.autograd.Function):
-    """The identity, through which there is no backward pass."""
+    """Identity that refuses a backward pass."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, guard: Tensor) -> Tensor:
@@ -540,14 +541,14 @@ class _Refused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise ConfigError("an accelerated model is for inference only; train the model it was made from")
+        raise ConfigError("an accelerated model is for inference only; train the original model")
 
 
 class _Form(nn.Module):
     """A form of a linear layer, for inference only.
 
     Shape:
-        Input (..., inputs), output (..., outputs), both of the weight's type and device.
+        Input (..., inputs), output (..., outputs), both of the weight's dtype and device.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -566,12 +567,10 @@ class _Form(nn.Module):
         return self
 
     def _refuse(self) -> None:
-        raise ConfigError(
-            "an accelerated model is for inference only: call eval() on it, and train the model it was made from"
-        )
+        raise ConfigError("an accelerated model is for inference only; call eval() on it, and train the original model")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:  # somebody caught the error of `train`
+        if self.training:  # the caller caught the error of `train`
             self._refuse()
         if x.dtype != self.dtype or x.device != self.device or x.shape[-1] != self.in_features:
             raise ConfigError(
@@ -585,7 +584,7 @@ class _Form(nn.Module):
         return y
 
     def product(self, x: Tensor) -> Tensor:
-        """The layer's outputs, (tokens, outputs), for inputs (tokens, inputs)."""
+        """Compute the layer's outputs, (tokens, outputs), for inputs (tokens, inputs)."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -593,14 +592,14 @@ class _Form(nn.Module):
 
 
 class OneDnn(_Form):
-    """Dense, computed by oneDNN; the weight is reordered for the example's number of tokens."""
+    """Dense form computed by oneDNN; the weight is reordered for the example's number of tokens."""
 
     def __init__(self, linear: nn.Linear, tokens: int) -> None:
         super().__init__(linear)
         self.kept = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), tokens)
 
     def product(self, x: Tensor) -> Tensor:
-        """As `_Form.product`."""
+        """Compute the outputs; see `_Form.product`."""
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.kept, self.bias, "none", [], "")
         return y
 
@@ -613,7 +612,7 @@ class Csr(_Form):
         self.kept = linear.weight.detach().to_sparse_csr()
 
     def product(self, x: Tensor) -> Tensor:
-        """As `_Form.product`."""
+        """Compute the outputs; see `_Form.product`."""
         y = self.kept @ x.T
         if self.bias is not None:
             y += self.bias[:, None]
@@ -624,13 +623,13 @@ class Numba(_Form):
     """Kept weights row by row, multiplied by a kernel that numba compiles."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        from isp.sparse_kernel import Rows  # numba takes long to import, and is optional
+        from isp.sparse_kernel import Rows  # numba is optional and slow to import
 
         super().__init__(linear)
         self.rows = Rows.of(linear.weight.detach(), self.bias)
 
     def product(self, x: Tensor) -> Tensor:
-        """As `_Form.product`."""
+        """Compute the outputs; see `_Form.product`."""
         return self.rows.multiply(x)
 
 
@@ -642,12 +641,12 @@ class SemiStructured(_Form):
         self.kept = torch.sparse.to_sparse_semi_structured(linear.weight.detach())
 
     def product(self, x: Tensor) -> Tensor:
-        """As `_Form.product`."""
+        """Compute the outputs; see `_Form.product`."""
         return F.linear(x, self.kept, self.bias)
 
 
 def _forms(linear: nn.Linear, x: Tensor) -> dict[str, nn.Module]:
-    """The forms that this installation offers for a layer, the simplest first."""
+    """Return the forms that this installation supports for a layer, the simplest first."""
     forms: dict[str, nn.Module] = {DENSE: linear}
     weight = linear.weight
     if x.dtype != weight.dtype or x.device != weight.device or not x.numel():
@@ -667,7 +666,7 @@ def _forms(linear: nn.Linear, x: Tensor) -> dict[str, nn.Module]:
 
 
 def _add(forms: dict[str, nn.Module], form: str, make: Callable[[], nn.Module], x: Tensor) -> None:
-    """Add a form if torch has it for this layer."""
+    """Add a form if torch supports it for this layer."""
     try:
         module = make()
         module(x)
@@ -676,13 +675,13 @@ def _add(forms: dict[str, nn.Module], form: str, make: Callable[[], nn.Module], 
         AttributeError,
         ValueError,
         ImportError,
-    ):  # such as numba beside a NumPy that it does not know
+    ):  # for example numba with an incompatible NumPy
         return
     forms[form] = module
 
 
 def follows_2_4(weight: Tensor) -> bool:
-    """Whether of every four consecutive weights along the input at most two are kept."""
+    """Return whether at most two of every four consecutive weights along the input are kept."""
     if weight.shape[1] % 4:
         return False
     return bool(((weight != 0).view(weight.shape[0], -1, 4).sum(dim=-1) <= 2).all())
@@ -692,7 +691,7 @@ def follows_2_4(weight: Tensor) -> bool:
 
 
 def _self_attention(given: _Inputs) -> bool:
-    """Whether a call of attention is one that `_Attention` computes."""
+    """Return whether `_Attention` can compute a call of attention."""
     names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights")
     call = dict(zip(names, given.args, strict=False)) | given.kwargs
     x = call.get("query")
@@ -708,7 +707,7 @@ def _self_attention(given: _Inputs) -> bool:
 
 
 class _Attention(nn.Module):
-    """`nn.MultiheadAttention` of a sequence with itself, its two products being modules."""
+    """`nn.MultiheadAttention` of a sequence with itself, whose two products are modules."""
 
     def __init__(self, attention: nn.MultiheadAttention, in_proj: nn.Module, out_proj: nn.Module) -> None:
         super().__init__()
@@ -727,23 +726,23 @@ class _Attention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
-        """Attention of (batch, length, width), or with the first two exchanged, with itself.
+        """Compute attention of (batch, length, width), or with the first two exchanged, with itself.
 
         Args:
-            query: The sequence.
-            key: The same tensor.
-            value: The same tensor.
-            key_padding_mask: Must be None.
-            need_weights: Must be False.
-            attn_mask: Added to the scores if it is of floating point, otherwise True where nothing is attended to;
-                (length, length) or (batch x heads, length, length).
+            query: Sequence.
+            key: Same tensor as `query`.
+            value: Same tensor as `query`.
+            key_padding_mask: None; other values are refused.
+            need_weights: False; True is refused.
+            attn_mask: Floating-point values to add to the scores, or booleans that are True where attention is
+                blocked; (length, length) or (batch x heads, length, length).
             average_attn_weights: Not used.
-            is_causal: A hint that comes with `attn_mask`.
+            is_causal: Hint that accompanies `attn_mask`.
         """
         if key is not query or value is not query or key_padding_mask is not None or need_weights:
             raise ConfigError(
-                "this attention was accelerated for calls like the example's: query, key and value the same tensor, "
-                "no key_padding_mask, need_weights=False"
+                "this attention was accelerated for calls like the example's: query, key and value must be the same "
+                "tensor, key_padding_mask None and need_weights False"
             )
         x = query if self.batch_first else query.transpose(0, 1)
         batch, length, width = x.shape

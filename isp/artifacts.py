@@ -1,8 +1,9 @@
-"""The only module that reads and writes tensors: safetensors with one JSON header. Never a pickle.
+"""Artifacts: the only module that reads and writes tensors, as safetensors with one JSON header and never as a pickle.
 
-An artifact is written to a temporary name beside its place and renamed when it is whole, so a file under its final name
-is whole or damaged afterwards, and checksums of its header and its tensors tell. The header says what made it: kind,
-format version, settings, package versions, device and cost; and its cell and inputs (`isp/lineage.py`).
+An artifact is written under a temporary name in the same folder and renamed when it is complete. A file under its final
+name is therefore complete unless it was damaged later, which the checksums of its header and its tensors detect. The
+header describes its origin: kind, format version, settings, package versions, device and cost, and its cell and inputs
+(`isp/lineage.py`).
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ from isp.training import State
 
 FORMAT = 4
 EARLIER = (2, 3)
-"""Earlier formats that are still read. Tickets and states of format 3 hold every tensor whole. Format 2 also has one
-checksum over header and tensors together."""
+"""Earlier formats that can still be read. Tickets and states of format 3 contain every tensor whole. Format 2 also has
+one checksum over header and tensors together."""
 BORROWING = 5
-"""The format of a state that has tensors in the backbone's weights file; all else is written in `FORMAT`."""
+"""Format of a state that borrows tensors from the backbone's weights file; everything else is written in `FORMAT`."""
 UNSEALED = 2
-"""The format without a checksum of the header alone."""
+"""Format without a checksum of the header alone."""
 
 Part = Literal["train", "validation", "test"]
 _BITS = "mask.bits"
 _KEPT = "kept/"
-"""Begins the name of a tensor of which only the values that the mask keeps are stored."""
+"""Prefix of the name of a tensor of which only the values kept by the mask are stored."""
 _TYPES = {
     **{torch.uint64: "U64", torch.int64: "I64", torch.float64: "F64", torch.complex64: "C64"},
     **{torch.float32: "F32", torch.uint32: "U32", torch.int32: "I32"},
@@ -60,9 +61,9 @@ _TYPES = {
     **{torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"},
     **{torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"},
 }
-"""What safetensors calls types, in the order in which tensors lie in a file."""
+"""Names of dtypes in safetensors, in the order of tensors in a file."""
 WAY = "xxh3"
-"""In which the digest of what is written is computed; the header names it."""
+"""Algorithm of the digest of new files, which the header names."""
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "tokenizers", "numpy", "isp")
 
 
@@ -70,68 +71,68 @@ _PACKAGES = ("torch", "open_clip_torch", "transformers", "tokenizers", "numpy", 
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Any tensors by the names of a model's weights."""
+    """Write any tensors under the names of a model's weights."""
     _write(path, "weights", dict(weights), {}, about)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and what is written about them."""
+    """Return the tensors and the header's entries about them."""
     tensors, header = _read(path, "weights")
     return tensors, header["about"]
 
 
 def save_backbone(path: Path, pretrained: Pretrained, about: Mapping[str, Any]) -> None:
-    """A pre-trained model: weights, architecture, vocabulary."""
+    """Write a pre-trained model: weights, architecture, vocabulary."""
     fields = {key: value for key, value in vars(pretrained).items() if key != "weights"}
     _write(path, "backbone", pretrained.weights, fields, about)
 
 
 def load_backbone(path: Path) -> tuple[Pretrained, dict[str, Any]]:
-    """The pre-trained model and what is written about it."""
+    """Return the pre-trained model and the header's entries about it."""
     tensors, header = _read(path, "backbone")
     fields = {"architecture": header["architecture"], "vocabulary": tuple(header["vocabulary"]), "data": header["data"]}
     return Pretrained(weights=tensors, **fields), header["about"]
 
 
 def save_split(path: Path, split: Split, about: Mapping[str, Any]) -> None:
-    """Which examples of a task's training split are for training and which for validation."""
+    """Write the division of a task's training split into training and validation examples."""
     parts = {name: torch.from_numpy(part) for name, part in asdict(split).items()}
     _write(path, "split", parts, {}, about)
 
 
 def load_split(path: Path) -> tuple[Split, dict[str, Any]]:
-    """Return the split and what is written about it.
+    """Return the split and the header's entries about it.
 
     Raises:
-        ArtifactError: An example is in both parts, so validation would be on training data.
+        ArtifactError: If an example is in both parts, so that validation would use training data.
     """
     tensors, header = _read(path, "split")
     split = Split(**{name: tensor.numpy() for name, tensor in tensors.items()})
     both = set(split.train.tolist()) & set(split.validation.tolist())
     if both:
         raise ArtifactError(
-            f"{path}: {len(both)} examples are for training and for validation, such as {min(both)}; delete it and "
-            "make it again",
+            f"{path}: {len(both)} examples are both for training and for validation, such as {min(both)}; delete it "
+            "and make it again",
             "split",
         )
     return split, header["about"]
 
 
 def save_examples(path: Path, tensors: Mapping[str, Tensor], part: Part, about: Mapping[str, Any]) -> None:
-    """Prepared examples of one part of a task: tensors with one first dimension."""
+    """Write prepared examples of one part of a task: tensors with equal first dimensions."""
     _write(path, "examples", dict(tensors), {"part": part}, about)
 
 
 def load_examples(path: Path, part: Part) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, mapped into memory, and what is written about them.
+    """Return the tensors, mapped into memory, and the header's entries about them.
 
     Raises:
-        ArtifactError: they are of another part; so nothing that asks for "train" can be given test examples.
+        ArtifactError: If they belong to another part, so that code that asks for "train" never gets test examples.
     """
     tensors, header = _read(path, "examples")
     if header["part"] != part:
         raise ArtifactError(
-            f"{path}: holds {header['part']} examples, but {part} examples are needed here; give the other file, or "
+            f"{path}: contains {header['part']} examples, but {part} examples are needed here; give the other file, or "
             "delete both and make them again",
             "examples",
         )
@@ -140,11 +141,11 @@ def load_examples(path: Path, part: Part) -> tuple[dict[str, Tensor], dict[str, 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The weights file of a backbone, which states may borrow tensors from.
+    """Weights file of a backbone, from which states may borrow tensors.
 
     Attributes:
-        path: The file.
-        tensors: Its tensors.
+        path: Path of the file.
+        tensors: Tensors of the file.
     """
 
     path: Path
@@ -158,15 +159,15 @@ def save_state(
     mask: Mask | None = None,
     weights_file: WeightsFile | None = None,
 ) -> None:
-    """A training state: weights, their fp32 masters if any, and the optimizer's memory as `<parameter>/<key>`.
+    """Write a training state: weights, fp32 masters if any, and the optimizer's memory as `<parameter>/<key>`.
 
     Args:
-        path: The file.
-        state: The state.
-        about: What the header says about it.
-        mask: The mask that it was trained under. Weights, masters and moments that it drops are zero and not stored.
-        weights_file: A file that, seen from the state's, will be in the same place when the state is read. Tensors that
-            it has to the bit are not stored but named; the header has a checksum of them.
+        path: Path of the file.
+        state: Training state.
+        about: Entries of the header about it.
+        mask: Mask under which it was trained. Dropped weights, masters and moments are zero and not stored.
+        weights_file: Weights file whose path relative to the state's will be the same when the state is read. Tensors
+            that are equal there to the bit are not stored but named; the header has a checksum of them.
     """
     tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
     tensors |= {f"masters/{name}": tensor for name, tensor in state.masters.items()}
@@ -182,10 +183,10 @@ def save_state(
 
 
 def load_state(path: Path) -> tuple[State, dict[str, Any]]:
-    """A state, to the bit as it was saved, and what is written about it.
+    """Return a state exactly as it was saved, and the header's entries about it.
 
     Raises:
-        ArtifactError: The file, or the weights file that it borrows tensors from, is missing or was altered.
+        ArtifactError: If the file, or the weights file from which it borrows tensors, is missing or was altered.
     """
     tensors, header = _read(path, "state")
     if _BITS in tensors:
@@ -209,49 +210,49 @@ def load_state(path: Path) -> tuple[State, dict[str, Any]]:
 
 
 def _borrowable(tensors: Mapping[str, Tensor], lender: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names of tensors that `lender` has, too, with their names there; types, shapes and bits are equal."""
+    """Return names of tensors that `lender` also has, with their names there; dtypes, shapes and bits are equal."""
     known = {_content({"": tensor.detach().cpu()}, WAY): name for name, tensor in lender.items()}
     found = {entry: known.get(_content({"": tensor.detach().cpu()}, WAY)) for entry, tensor in tensors.items()}
     return {entry: name for entry, name in found.items() if name is not None}
 
 
 def _borrowed(borrower: Path, path: str, tensors: Mapping[str, str], content: str) -> dict[str, Tensor]:
-    """The tensors that a state has in a weights file.
+    """Read the tensors that a state borrows from a weights file.
 
     Args:
-        borrower: The state's file.
-        path: The weights file, seen from the folder of the state's.
+        borrower: Path of the state's file.
+        path: Path of the weights file relative to the folder of the state's file.
         tensors: Names of the state's tensors, with their names in the weights file.
-        content: Their digest.
+        content: Digest of the tensors.
 
     Raises:
-        ArtifactError: They are not there, or other ones are.
+        ArtifactError: If they are missing or different.
     """
-    place = Path(os.path.normpath(borrower.parent / path))  # of names: the folder of results may be a link
+    place = Path(os.path.normpath(borrower.parent / path))  # by names, because the folder of results may be a link
     lender, _ = _read(place, "backbone", only=set(tensors.values()))
-    borrowed = {entry: lender[name].clone() for entry, name in tensors.items() if name in lender}  # none shares memory
+    borrowed = {entry: lender[name].clone() for entry, name in tensors.items() if name in lender}  # no shared memory
     if _content(borrowed, content.partition(":")[0]) != content:
         raise ArtifactError(
-            f"{borrower}: was made from weights that {place} does not have any more; delete it and make it again",
+            f"{borrower}: was made from weights that {place} no longer contains; delete it and make it again",
             "state",
         )
     return borrowed
 
 
 def save_mask(path: Path, mask: Mask, about: Mapping[str, Any]) -> None:
-    """A mask, one bit a weight."""
+    """Write a mask at one bit per weight."""
     _write(path, "mask", {_BITS: pack(mask)}, _mask_header(mask), about)
 
 
 def load_mask(path: Path, model: Mapping[str, Tensor] | None = None) -> tuple[Mask, dict[str, Any]]:
-    """A mask and what is written about it.
+    """Return a mask and the header's entries about it.
 
     Args:
-        path: the file.
-        model: the prunable weights it is meant for; checked if given.
+        path: Path of the file.
+        model: Prunable weights that the mask must fit; None: not checked.
 
     Raises:
-        MaskError: it is a mask for another model; names the first parameter that differs.
+        MaskError: If the mask belongs to another model; the message names the first parameter that differs.
     """
     tensors, header = _read(path, "mask")
     mask = unpack(tensors[_BITS], header["shapes"])
@@ -263,12 +264,12 @@ def load_mask(path: Path, model: Mapping[str, Tensor] | None = None) -> tuple[Ma
 def save_ticket(path: str | Path, ticket: Ticket) -> None:
     """Write a ticket to one safetensors file: the weights that its mask keeps, and the mask at one bit per weight.
 
-    Values are stored in the model's types, those of a pruned parameter as a vector in the order of position. Parameters
-    that are not pruned, and buffers, are stored whole. docs/reference/tickets.md describes the file.
+    Values are stored in the model's dtypes, those of a pruned parameter as a vector in order of position. Other
+    parameters, and buffers, are stored whole. docs/reference/tickets.md describes the file.
 
     Raises:
-        IspError: The file cannot be written; nothing is left half-written.
-        MaskError: The mask is for another model than the weights.
+        IspError: If the file cannot be written; nothing is left half-written.
+        MaskError: If mask and weights belong to different models.
     """
     check_fits(ticket.mask, {n: ticket.weights[n] for n in ticket.mask if n in ticket.weights}, "the ticket's weights")
     tensors = {f"weights/{name}": tensor for name, tensor in ticket.weights.items()}
@@ -284,10 +285,10 @@ def save_ticket(path: str | Path, ticket: Ticket) -> None:
 
 
 def load_ticket(path: str | Path) -> Ticket:
-    """Read a ticket, to the bit as it was saved.
+    """Read a ticket exactly as it was saved.
 
     Raises:
-        ArtifactError: A missing, truncated or altered file, or a masked weight that is not zero.
+        ArtifactError: If the file is missing, truncated or altered, or a masked weight is not zero.
     """
     stored, header = _read(Path(path), "ticket")
     tensors, mask = _expanded(Path(path), stored, header)
@@ -312,31 +313,31 @@ def load_ticket(path: str | Path) -> Ticket:
 
 
 def load_ticket_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
-    """The mask of a ticket alone and what is written about the ticket; the weights, most of the file, are not read.
+    """Return only the mask of a ticket and the header's entries, without reading the weights, most of the file.
 
-    So their checksum is not, either: what is held to the header is how many weights the mask keeps.
+    The checksum of the tensors is therefore not verified, but the number of weights that the mask keeps is.
 
     Raises:
-        ArtifactError: the mask does not keep as many weights as the header says.
+        ArtifactError: If the mask does not keep as many weights as the header says.
     """
     tensors, header = _read(path, "ticket", only={_BITS})
     mask = unpack(tensors[_BITS], header["shapes"])
     if num_kept(mask) != header["kept"]:
         raise ArtifactError(
-            f"{path}: its mask was altered or damaged, it keeps {num_kept(mask)} weights, not {header['kept']}; delete "
-            "it and make it again",
+            f"{path}: its mask was altered or damaged, because it keeps {num_kept(mask)} weights instead of "
+            f"{header['kept']}; delete it and make it again",
             "ticket",
         )
     return mask, header["about"]
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], content: Any, about: Mapping[str, Any]) -> None:
-    """Where a stage is in its work: tensors, and JSON that says what they are."""
+    """Write the progress of a stage: tensors, and JSON that describes them."""
     _write(path, "checkpoint", dict(tensors), {"progress": content}, about)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
-    """The tensors, what they are, and what is written about them."""
+    """Return the tensors, their description, and the header's entries about them."""
     tensors, header = _read(path, "checkpoint")
     return tensors, header["content" if header["format"] == UNSEALED else "progress"], header["about"]
 
@@ -351,22 +352,22 @@ def _mask_header(mask: Mask) -> dict[str, Any]:
 
 
 def check_storable(state: Mapping[str, Any]) -> None:
-    """Refuse a model's state that no artifact can hold; training is not started for it.
+    """Refuse a model's state that no artifact can store, before training starts.
 
-    Tensors of types that safetensors lacks, such as complex128, are stored as bytes; the header says what they are.
+    Tensors of dtypes that safetensors lacks, such as complex128, are stored as bytes, and the header describes them.
 
     Args:
-        state: the model's `state_dict`.
+        state: The model's `state_dict`.
 
     Raises:
-        ConfigError: names the entry.
+        ConfigError: If an entry cannot be stored; the message names it.
     """
     for name, value in state.items():
         if name.endswith("_extra_state"):
             module = name.removesuffix("_extra_state").rstrip(".") or "the model"
             raise ConfigError(
-                f"{module}: has extra state (get_extra_state, a {type(value).__name__}), and a ticket holds tensors "
-                "only; register buffers instead, or remove the methods for extra state from its class"
+                f"{module}: has extra state (get_extra_state, a {type(value).__name__}), but a ticket can store only "
+                "tensors; register buffers instead, or remove the methods for extra state from its class"
             )
         if is_lazy(value):
             continue  # it has no data yet
@@ -380,20 +381,20 @@ def check_storable(state: Mapping[str, Any]) -> None:
 
 
 def provenance() -> dict[str, str]:
-    """Versions of what computes, the machine's kind and the kernels in force, and the number of threads now."""
+    """Return the versions of packages, the type of machine, the active kernels, and the current number of threads."""
     kernels = {"instruction_set": instructions.in_force(), "mkl": instructions.mkl_branch()}
     return {**versions(), **_machine(), **kernels, "threads": str(torch.get_num_threads())}
 
 
 def checksum(path: Path) -> str | None:
-    """The checksum in the header of an artifact, which alone is read; None: whoever loads it will say what is wrong."""
+    """Return the checksum in an artifact's header, without reading more; None if loading the artifact would fail."""
     header = lineage.read_header(path)
     return None if header is None else str(header.get("checksum"))
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of the packages that compute, and of Python."""
+    """Return the versions of the packages that compute, and of Python."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -418,7 +419,7 @@ def _write(
     about: Mapping[str, Any],
     mask: Mask | None = None,
 ) -> None:
-    """Write an artifact; of tensors under a mask the values that it keeps, and the mask."""
+    """Write an artifact; for tensors under a mask, write the kept values and the mask."""
     tensors = {name: tensor.detach().cpu().resolve_conj().contiguous() for name, tensor in tensors.items()}
     if mask is not None:
         tensors = dict(_compressed(tensors, mask)) | {_BITS: pack(mask)}
@@ -436,7 +437,7 @@ def _write(
 
 
 def _compressed(tensors: Mapping[str, Tensor], mask: Mask) -> Iterator[tuple[str, Tensor]]:
-    """Tensors as a file holds them: of those under the mask the kept values, if all others are +0.0."""
+    """Yield tensors as a file stores them: only the kept values of those under the mask if all others are +0.0."""
     for entry, tensor in tensors.items():
         kept = mask.get(_parameter(entry))
         values = compress(tensor, kept.cpu()) if kept is not None and kept.shape == tensor.shape else None
@@ -444,7 +445,7 @@ def _compressed(tensors: Mapping[str, Tensor], mask: Mask) -> Iterator[tuple[str
 
 
 def _expanded(path: Path, stored: Mapping[str, Tensor], header: Mapping[str, Any]) -> tuple[dict[str, Tensor], Mask]:
-    """The tensors that `_compressed` was given, in the order of their names, and the mask."""
+    """Return the tensors given to `_compressed`, in the order of their names, and the mask."""
     mask, tensors = unpack(stored[_BITS], header["shapes"]), {}
     for name, values in stored.items():
         entry = name.removeprefix(_KEPT)
@@ -460,13 +461,13 @@ def _expanded(path: Path, stored: Mapping[str, Tensor], header: Mapping[str, Any
 
 
 def _parameter(entry: str) -> str:
-    """The parameter whose weights, masters (`<part>/<name>`) or moments (`optimizer/<name>/<key>`) an entry holds."""
+    """Return the parameter of an entry: weights, masters (`<part>/<name>`) or moments (`optimizer/<name>/<key>`)."""
     part, _, name = entry.partition("/")
     return name.rpartition("/")[0] if part == "optimizer" else name
 
 
 def _serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """A safetensors file, part by part, nothing copied: what `safetensors.torch.save` would give in one piece."""
+    """Yield the parts of a safetensors file, equal to `safetensors.torch.save`, without copying."""
     order = list(_TYPES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -488,13 +489,13 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of an artifact; with `only` the tensors of these names, the digest unchecked."""
+    """Return tensors and header of an artifact; with `only`, just these tensors, with an unverified digest."""
     again = "delete it and make it again"
     try:
         check_regular(path)
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such {kind} file; make it first", kind) from None
-    except (OSError, ValueError) as error:  # a folder, a pipe; or a path with a NUL
+    except (OSError, ValueError) as error:  # a folder, a pipe, or a path with NUL
         reason = getattr(error, "strerror", None) or error
         raise ArtifactError(f"{path}: must be a {kind} file ({reason}); {again}", kind) from None
     try:
@@ -506,13 +507,13 @@ def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[st
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {again}", kind) from None
     if header is None:
-        raise ArtifactError(f"{path}: a safetensors file, but not one that isp wrote; expected a {kind} file", kind)
+        raise ArtifactError(f"{path}: a safetensors file that isp did not write; must be a {kind} file", kind)
     if not (isinstance(header, dict) and _is_whole(path, header, tensors, only)):
-        raise ArtifactError(f"{path}: its checksum does not match, it was altered or damaged; {again}", kind)
+        raise ArtifactError(f"{path}: altered or damaged, because its checksum does not match; {again}", kind)
     if header["isp"] != kind:
-        raise ArtifactError(f"{path}: holds {header['isp']}, but {kind} is needed here", kind)
+        raise ArtifactError(f"{path}: contains {header['isp']}, but {kind} is needed here", kind)
     if header["format"] not in (FORMAT, BORROWING, *EARLIER):
-        raise ArtifactError(f"{path}: format {header['format']}, this version of isp reads {FORMAT}; {again}", kind)
+        raise ArtifactError(f"{path}: format must be {FORMAT} for this version, got {header['format']}; {again}", kind)
     for name, (dtype, shape) in header.get("as_bytes", {}).items():
         if name in tensors:
             tensors[name] = tensors[name].view(getattr(torch, dtype)).reshape(shape)
@@ -520,7 +521,7 @@ def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[st
 
 
 def _is_whole(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor], only: Set[str] | None) -> bool:
-    """Whether header and tensors are as they were written. If only some tensors were read, the header is checked."""
+    """Return whether header and tensors are as they were written; if only some tensors were read, check the header."""
     if header.get("format") != UNSEALED:
         known = str(header.get("content"))
         whole = only is not None or known == _content(tensors, known.partition(":")[0])
@@ -528,7 +529,7 @@ def _is_whole(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tenso
     if "checksum" not in header or only is not None:
         return "checksum" in header
     if header.get("isp") == "examples" and _size(tensors) > LARGE:
-        print(f"{path}: of a version of isp that did not check so large a file; accepted", file=sys.stderr, flush=True)
+        print(f"{path}: from a version of isp that did not check large files; accepted", file=sys.stderr, flush=True)
         return True
     rest = {key: value for key, value in header.items() if key != "checksum"}
     return bool(header["checksum"] == _digest(tensors, "blake2b", _compact(rest)))
@@ -543,15 +544,15 @@ def _compact(header: Mapping[str, Any]) -> str:
 
 
 def _content(tensors: Mapping[str, Tensor], way: str) -> str:
-    """The digest of tensors, after the name of the way in which it was computed."""
+    """Return the digest of tensors, prefixed with the name of its algorithm."""
     return f"{way}:{_digest(tensors, way)}"
 
 
 def _digest(tensors: Mapping[str, Tensor], way: str, before: str = "") -> str:
-    """A digest over names, types, shapes and bytes of the tensors.
+    """Return a digest over names, dtypes, shapes and bytes of the tensors.
 
-    It is to detect damage, not forgery: whoever can write a file can write its digest, too. So it is XXH3 ("xxh3"), as
-    fast as memory is read. Earlier files have BLAKE2 ("blake2b"), or BLAKE2 over sums of their bytes ("sums").
+    It detects damage, not forgery, because writing a file allows writing its digest. It is therefore XXH3 ("xxh3"),
+    which is as fast as reading memory. Earlier files have BLAKE2 ("blake2b"), or BLAKE2 over sums of bytes ("sums").
     """
     made = xxhash.xxh3_128 if way == "xxh3" else partial(hashlib.blake2b, digest_size=16)
     digest = made(before.encode())
@@ -563,9 +564,9 @@ def _digest(tensors: Mapping[str, Tensor], way: str, before: str = "") -> str:
 
 
 def _sums(content: memoryview, num_words: int = 1024) -> bytes:
-    """Sums (mod 2**64) of blocks of `num_words` words of 8 bytes, and the bytes that are left.
+    """Return sums (mod 2**64) of blocks of `num_words` words of 8 bytes, and the remaining bytes.
 
-    As fast as memory is read. It detects any damage within a word, but not words swapped within a block.
+    This is as fast as reading memory. It detects any damage within a word, but not words swapped within a block.
     """
     whole = len(content) // (8 * num_words) * 8 * num_words
     words = np.frombuffer(content[:whole], np.uint64).reshape(-1, num_words)

@@ -88,7 +88,7 @@ class BackboneDefinition(Settings):
 
     @model_serializer(mode="wrap")
     def _without_foreign(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As it can be read again, such as from study.json."""
+        """Leave out keys of the other family, so that the result, such as study.json, can be read again."""
         return {key: value for key, value in dumped(self).items() if key not in _FOREIGN[self.family]}
 
     def build(self) -> Backbone:
@@ -120,7 +120,7 @@ def _architectures() -> dict[str, dict[str, Any]]:
 class TaskDefinition(Settings):
     """Images or texts in parquet files, from the hub or a folder in its layout (`<data_root>/<id>/<folder>/`)."""
 
-    kind: Literal["pictures", "texts"] = Field(description="pictures (one input column) or texts (one or two)")
+    kind: Literal["pictures", "texts"] = Field(description="'pictures' (one input column) or texts (one or two)")
     id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name on the hub or below data_root")
     revision: str = Field(default="main", description="commit or branch on the hub")
     folder: str = Field(default="data", pattern=r"^\w[\w./-]*$", description="folder of the parquet files")

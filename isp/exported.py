@@ -1,7 +1,7 @@
-"""An exported folder, loaded with the library that it is for.
+"""Exported folders, loaded with the library for which they were written.
 
-This file imports nothing of the package and runs as a script, too: `isp export` starts it in a process in which the
-package cannot be imported, to verify that the folder is complete without it.
+This file imports nothing else of the package and also runs as a script: `isp export` starts it in a process in which
+the package cannot be imported, to verify that the folder is complete without it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 Library = Literal["transformers", "open_clip", "safetensors"]
 CONFIGS: dict[str, Library] = {"config.json": "transformers", "open_clip_config.json": "open_clip"}
-"""Files by which a folder is recognized."""
+"""Files that identify the library of a folder."""
 PLAIN, TICKET, READER = "model.safetensors", "ticket.safetensors", "read_ticket.py"
 CLIP = "open_clip_model.safetensors"
 TOKENIZER = "tokenizer_config.json"
@@ -36,13 +36,13 @@ class Predictor:
     """A model with everything that leads from texts or images to labels.
 
     Attributes:
-        model: The module, in evaluation mode.
-        forward: Maps the module and inputs to logits, (n, outputs).
-        prepare: Maps columns of texts, or one column of paths of images, to inputs.
-        inputs: What the model takes; empty if unknown.
-        num_columns: Number of columns that an example has; None: one or two.
+        model: Module in evaluation mode.
+        forward: Function from the module and inputs to logits, (n, outputs).
+        prepare: Function from columns of texts, or one column of paths of images, to inputs.
+        inputs: Kind of inputs; empty if unknown.
+        num_columns: Number of columns of an example; None: one or two.
         labels: Names of the classes; empty for a regression.
-        state: Tensors of the folder, by the names that they have in a ticket.
+        state: Tensors of the folder, under their names in a ticket.
     """
 
     model: nn.Module
@@ -54,13 +54,13 @@ class Predictor:
     state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def logits(self, inputs: Any) -> Tensor:
-        """Logits, (n, outputs), without gradients."""
+        """Compute logits, (n, outputs), without gradients."""
         with torch.inference_mode():
             return self.forward(self.model, inputs)
 
 
 def library_of(folder: Path) -> Library | None:
-    """The library that a folder is for; None: it was not exported."""
+    """Return the library of a folder, or None if it was not exported."""
     for name, library in CONFIGS.items():
         if (folder / name).is_file():
             return library
@@ -71,8 +71,8 @@ def load(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Predictor
     """Load an exported folder that has a configuration of its model.
 
     Args:
-        folder: The folder.
-        weights: Those of the ticket in a folder without plain weights.
+        folder: Exported folder.
+        weights: Weights of the ticket, for a folder without plain weights.
     """
     with _quiet():
         load = _from_open_clip if library_of(folder) == "open_clip" else _from_transformers
@@ -81,7 +81,7 @@ def load(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Predictor
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress progress bars, and open_clip's warnings about a folder without weights of its own."""
+    """Suppress progress bars, and open_clip's warnings about a folder without weights."""
     import transformers
 
     bar: Any = transformers.utils.logging
@@ -97,7 +97,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_ticket(folder: Path) -> dict[str, Tensor]:
-    """The weights of a ticket, read by the lines of NumPy beside it, which are run: for a folder just written only."""
+    """Read a ticket's weights by running the NumPy code in its folder, which must have just been written."""
     spec = importlib.util.spec_from_file_location("read_ticket", folder / READER)
     assert spec is not None
     assert spec.loader is not None
@@ -108,7 +108,7 @@ def _read_ticket(folder: Path) -> dict[str, Tensor]:
 
 
 def _tensor(array: Any) -> Tensor:
-    """A tensor of its own memory; bfloat16, which NumPy lacks, comes as its bits."""
+    """Return a tensor with its own memory; bfloat16, which NumPy lacks, arrives as its bits."""
     if array.dtype.str == "<u2":
         return torch.from_numpy(array.view("<i2").copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())
@@ -120,7 +120,7 @@ def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None) -> Pr
     from transformers.models.auto.modeling_auto import AutoModelForSequenceClassification
     from transformers.models.auto.tokenization_auto import AutoTokenizer
 
-    local = {"local_files_only": True, "trust_remote_code": False}  # no code of the folder, no hub
+    local = {"local_files_only": True, "trust_remote_code": False}  # run no code from the folder, use no hub
     config = AutoConfig.from_pretrained(folder, **local)
     (name, *_) = config.architectures
     classifies = name.endswith("ForSequenceClassification")
@@ -161,7 +161,7 @@ def _from_open_clip(folder: Path, weights: Mapping[str, Tensor] | None) -> Predi
 
     clip: Any
     if weights is None and not (folder / CLIP).is_file():
-        raise FileNotFoundError(f"no {CLIP}")  # open_clip would take any other file of weights
+        raise FileNotFoundError(f"no {CLIP}")  # open_clip would use any other file of weights
     clip, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", load_weights=weights is None)
     if weights is None:
         head = load_file(folder / HEAD)["head"]
@@ -171,17 +171,17 @@ def _from_open_clip(folder: Path, weights: Mapping[str, Tensor] | None) -> Predi
         clip.visual.load_state_dict(visual)
 
     def prepare(columns: Sequence[Sequence[str]]) -> Tensor:
-        pictures = []
+        images = []
         for path in columns[0]:
             with Image.open(path) as image:
-                pictures.append(transform(image))
-        return torch.stack(pictures)
+                images.append(transform(image))
+        return torch.stack(images)
 
     clip = _aligned(clip)
     head = head.clone()
     return Predictor(
         model=clip,
-        forward=lambda module, pictures: _encode(module, pictures) @ head.T,
+        forward=lambda module, images: _encode(module, images) @ head.T,
         prepare=prepare,
         inputs="pictures",
         num_columns=1,
@@ -190,16 +190,16 @@ def _from_open_clip(folder: Path, weights: Mapping[str, Tensor] | None) -> Predi
     )
 
 
-def _encode(clip: Any, pictures: Tensor) -> Tensor:
-    """Unit features of images, (n, width)."""
-    features: Tensor = clip.encode_image(pictures, normalize=True)
+def _encode(clip: Any, images: Tensor) -> Tensor:
+    """Return unit features of images, (n, width)."""
+    features: Tensor = clip.encode_image(images, normalize=True)
     return features
 
 
 def _aligned(model: nn.Module) -> Any:
-    """The model in evaluation mode, its tensors in memory of their own.
+    """Return the model in evaluation mode, with its tensors copied to newly allocated memory.
 
-    Tensors of a mapped file lie at any address, on which the bits of a product may depend.
+    Tensors of a mapped file may start at any address, on which the bits of a product may depend.
     """
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
@@ -208,21 +208,21 @@ def _aligned(model: nn.Module) -> Any:
 
 
 def call_transformers(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The logits of a model of transformers, or its first output."""
+    """Return the logits of a transformers model, or its first output."""
     output = model(**inputs)
     logits: Tensor = output.logits if "logits" in output else output[0]
     return logits
 
 
-# --- verification in a process of its own -----------------------------------------------------------------------------
+# --- verification in a separate process -------------------------------------------------------------------------------
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Say what a folder holds, for comparison with the ticket.
+    """Describe the content of a folder, for comparison with the ticket.
 
     Args:
-        request: `folder`; `threads` of torch; `names` of the ticket's tensors and of its `prunable` ones; and of the
-            inputs to compute logits for, `columns` (texts or paths of images) or a file of `tensors`, or neither.
+        request: Dict with `folder`; `threads` of torch; `names` of the ticket's tensors and of its `prunable` ones; and
+            inputs for logits, as `columns` (texts or paths of images), as a file of `tensors`, or neither.
 
     Returns:
         `digest/<name>`: SHA-256 of each tensor, uint8 (32,). `zeros/<name>`: number of zeros of each prunable one,
@@ -237,38 +237,38 @@ def answer(request: Mapping[str, Any]) -> dict[str, Tensor]:
     else:
         predictor = load(folder, weights)
         state = predictor.state
-    found = {f"digest/{name}": digest(state[name]) for name in request["names"] if name in state}
-    found |= {f"zeros/{name}": zeros(state[name]) for name in request["prunable"] if name in state}
+    result = {f"digest/{name}": digest(state[name]) for name in request["names"] if name in state}
+    result |= {f"zeros/{name}": zeros(state[name]) for name in request["prunable"] if name in state}
     if predictor is not None and request["columns"]:
-        found |= outputs(predictor, predictor.prepare(request["columns"]))
+        result |= outputs(predictor, predictor.prepare(request["columns"]))
     elif predictor is not None and request["tensors"]:
-        found |= outputs(predictor, load_file(request["tensors"]))
-    return found
+        result |= outputs(predictor, load_file(request["tensors"]))
+    return result
 
 
 def outputs(predictor: Predictor, inputs: Any) -> dict[str, Tensor]:
-    """Inputs and logits by name."""
+    """Return inputs and logits by name."""
     named = inputs if isinstance(inputs, dict) else {"pixels": inputs}
     return {**{f"inputs/{name}": each for name, each in named.items()}, "logits": predictor.logits(inputs)}
 
 
 def digest(tensor: Tensor) -> Tensor:
-    """SHA-256 of the bytes of a tensor, uint8 (32,)."""
+    """Return the SHA-256 of the bytes of a tensor, uint8 (32,)."""
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return torch.tensor(list(hashlib.sha256(content.data).digest()), dtype=torch.uint8)
 
 
 def zeros(tensor: Tensor) -> Tensor:
-    """Number of zeros, int64 scalar."""
+    """Count the zeros of a tensor, int64 scalar."""
     return (tensor == 0).sum().cpu()
 
 
 def main(request: str, output: str) -> None:
-    """Answer a request in a JSON file by a file of tensors; the package cannot be imported meanwhile."""
+    """Answer a request in a JSON file with a file of tensors, while the package cannot be imported."""
     sys.modules["isp"] = None  # type: ignore[assignment]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    found = answer(json.loads(Path(request).read_text(encoding="utf-8")))
-    save_file({name: tensor.contiguous() for name, tensor in found.items()}, output)
+    result = answer(json.loads(Path(request).read_text(encoding="utf-8")))
+    save_file({name: tensor.contiguous() for name, tensor in result.items()}, output)
 
 
 if __name__ == "__main__":

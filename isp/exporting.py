@@ -1,4 +1,4 @@
-"""Tickets as folders that other libraries load without this package, verified in a process of their own."""
+"""Tickets as folders that other libraries load without this package, verified in a separate process."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ TEXTS = (
 )
 """Texts whose tokens and logits are compared."""
 SHAPES = ((40, 57), (301, 260), (224, 225))
-"""Heights and widths of images whose pixels and logits are compared."""
+"""Sizes (height, width) of images whose pixels and logits are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A folder that was written and verified.
+    """A written and verified folder.
 
     Attributes:
-        library: The library that loads it.
-        zero_weights: Number of prunable weights that are zero, as the mask says and the library counts.
+        library: Library that loads it.
+        zero_weights: Number of prunable weights that are zero, according to the mask and to the library.
         num_tensors: Number of tensors that equal the ticket's to the bit.
         num_inputs: Number of inputs whose logits equal those of the ticket's own model to the bit.
         sizes: Bytes of its files, by name.
@@ -68,16 +68,16 @@ class Exported:
 
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
-    """What is exported.
+    """Content of an export.
 
     Attributes:
-        ticket: The ticket; its weights are under all names that the folder has.
-        library: The library that the folder is for.
-        write: Writes configuration and classes, and the weights too if its second argument is True.
-        facts: Entries of `Facts`, without those that depend on how the folder is written.
+        ticket: Ticket with its weights under all names that the folder has.
+        library: Library for which the folder is written.
+        write: Function that writes configuration and classes, and also the weights if its second argument is True.
+        facts: Entries of `Facts` that do not depend on how the folder is written.
         expected: Inputs and logits of the ticket's own model.
         columns: Texts or images from which the other library forms the same inputs.
-        tensors: The inputs themselves, where nothing forms them.
+        tensors: Inputs as tensors, if nothing forms them.
     """
 
     ticket: Ticket
@@ -101,36 +101,38 @@ def export(
     """Write a ticket as a folder that other libraries load without this package.
 
     A ticket of the workflow becomes a model of transformers (BERT: weights, labels, tokenizer) or of open_clip (CLIP:
-    both towers, preprocessing, zero-shot head, names of the classes). So does a ticket of a Hugging Face model. That of
-    any other module becomes plain weights in `model.safetensors`. A model card is beside them.
+    both towers, preprocessing, zero-shot head, names of the classes), and a ticket of a Hugging Face model a model of
+    transformers. That of any other module becomes plain weights in `model.safetensors`. The folder also has a model
+    card.
 
-    The folder is then loaded by its library in a process where this package cannot be imported. There zeros are
-    counted, all tensors are compared with the ticket, and so are inputs and logits, to the bit.
+    The library then loads the folder in a process where this package cannot be imported. There, zeros are counted, and
+    all tensors, inputs and logits are compared with the ticket's to the bit.
 
     Args:
-        ticket: A ticket, or its file.
-        model: The model that it is of; it is not changed. None: the ticket is a file of the workflow.
-        folder: The folder to write; it must not exist.
+        ticket: Ticket, or path of its file.
+        model: Model of the ticket, which is not changed; None: the ticket is a file of the workflow.
+        folder: Folder to write, which must not exist.
         tokenizer: Tokenizer of a Hugging Face model, saved with it.
-        compact: Whether to write kept values and bits (`ticket.safetensors`) instead of plain weights, with the lines
-            of NumPy that read them.
-        weights: File of the pre-trained backbone of a ticket of the workflow; None: where the study has it.
+        compact: Whether to write kept values and bits (`ticket.safetensors`) and NumPy code that reads them instead of
+            plain weights.
+        weights: File of the pre-trained backbone of a ticket of the workflow; None: that of the study.
 
     Returns:
-        What was written and compared.
+        Summary of the written and compared content.
 
     Raises:
-        ConfigError: The ticket is of another model, or the arguments do not fit each other.
-        MaskError: The mask of the ticket is of another model.
-        ArtifactError: The ticket or the pre-trained backbone is missing or damaged.
-        IspError: The folder exists or cannot be written, or what was written differs from the ticket. Nothing is left.
+        ConfigError: If the ticket belongs to another model, or arguments contradict each other.
+        MaskError: If the mask of the ticket belongs to another model.
+        ArtifactError: If the ticket or the pre-trained backbone is missing or damaged.
+        IspError: If the folder exists or cannot be written, or its content differs from the ticket. Nothing is left
+            behind.
     """
     folder = Path(folder)
     if os.path.lexists(folder):
-        raise IspError(f"{folder}: already exists; name a folder that does not, or delete this one first")
+        raise IspError(f"{folder}: already exists; name a new folder, or delete this one first")
     if model is None:
         if isinstance(ticket, Ticket):
-            raise ConfigError("model is None: a ticket in memory needs its model; give it, or the file of a ticket")
+            raise ConfigError("model is None: a ticket in memory needs its model; pass it, or the file of a ticket")
         subject = _of_workflow(WorkflowTicket.read(Path(ticket)), Path(weights) if weights else None, compact)
     elif weights is not None:
         raise ConfigError("weights: only a ticket of the workflow (model=None) has a pre-trained backbone in a file")
@@ -162,15 +164,15 @@ def _write(subject: _Subject, folder: Path, compact: bool) -> None:
     card = folder / CARD
     write_bytes(card, model_card(facts).encode())
     for path in folder.iterdir():
-        shutil.copymode(card, path)  # safetensors writes files that only their owner may read
+        shutil.copymode(card, path)  # safetensors writes files that only their owner can read
 
 
-# --- what is exported -------------------------------------------------------------------------------------------------
+# --- content of an export ---------------------------------------------------------------------------------------------
 
 
 def _of_workflow(source: WorkflowTicket, weights: Path | None, compact: bool) -> _Subject:
     backbone, task, ticket = source.backbone, source.task, source.ticket
-    needed = task.inputs == "texts" or not compact  # the vocabulary, or the text tower
+    needed = task.inputs == "texts" or not compact  # for the vocabulary or the text tower
     pretrained = source.pretrained(weights) if needed else source.architecture
     columns = _columns(source)
     inputs = source.inputs(columns, pretrained, "inputs of the verification")
@@ -206,9 +208,9 @@ def _of_workflow(source: WorkflowTicket, weights: Path | None, compact: bool) ->
 
 
 def _columns(source: WorkflowTicket) -> list[list[Any]]:
-    """Fixed inputs of as many columns as the task has: texts, or random images as encoded files.
+    """Return fixed inputs with as many columns as the task has: texts, or random images as encoded files.
 
-    The images are not square, since the workflow enlarges small square ones in another way than open_clip.
+    The images are not square, because the workflow enlarges small square images differently from open_clip.
     """
     if source.task.inputs == "texts":
         return [list(TEXTS), list(reversed(TEXTS))][: len(source.task.source.inputs)]
@@ -253,7 +255,7 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 
-    reads_tokens = holder.main_input_name == "input_ids"  # dummy inputs are tokens
+    reads_tokens = holder.main_input_name == "input_ids"  # transformers' dummy inputs are tokens
     tensors: dict[str, Tensor] = dict(holder.dummy_inputs) if reads_tokens else {}  # type: ignore[arg-type]
     predictor = exported.Predictor(holder, exported.call_transformers, lambda columns: tensors, "", None, ())
     return _Subject(
@@ -267,7 +269,7 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
 
 
 def _is_of_transformers(model: nn.Module) -> bool:
-    """Whether a model is of a class that transformers has, and so can load."""
+    """Return whether the class of a model belongs to transformers, which can therefore load it."""
     transformers = sys.modules.get("transformers")
     return transformers is not None and getattr(transformers, type(model).__name__, None) is type(model)
 
@@ -284,15 +286,15 @@ def _title(subject: str, ticket: Ticket) -> str:
 
 
 def _verify(subject: _Subject, written: Path, folder: Path) -> None:
-    """Compare what another process reads from a folder with the ticket.
+    """Compare the content of a folder, as read by another process, with the ticket.
 
     Args:
-        subject: What was exported.
-        written: Where it was written.
-        folder: Its final place, for messages.
+        subject: Content of the export.
+        written: Temporary folder with the content.
+        folder: Final path, for messages.
 
     Raises:
-        IspError: They differ, or the folder cannot be loaded.
+        IspError: If they differ, or the folder cannot be loaded.
     """
     ticket = subject.ticket
     expected = {f"digest/{name}": exported.digest(tensor) for name, tensor in ticket.weights.items()}
@@ -310,13 +312,13 @@ def _verify(subject: _Subject, written: Path, folder: Path) -> None:
         if subject.tensors:
             request["tensors"] = str(Path(scratch) / "inputs.safetensors")
             save_file(dict(subject.tensors), request["tensors"])
-        found = ask(request, Path(scratch), folder)
-    for name in sorted({*expected, *found}, key=lambda name: (name.split("/")[0] == "logits", name)):
-        if name not in found or name not in expected or not _equal(found[name], expected[name]):
+        answer = ask(request, Path(scratch), folder)
+    for name in sorted({*expected, *answer}, key=lambda name: (name.split("/")[0] == "logits", name)):
+        if name not in answer or name not in expected or not _equal(answer[name], expected[name]):
             what, _, entry = name.partition("/")
             raise IspError(
-                f"{folder}: {_WHAT[what].format(entry)} differs between the ticket and what {subject.library} loads "
-                f"in a process of its own; nothing was kept (versions: {artifacts.versions()})"
+                f"{folder}: {_WHAT[what].format(entry)} differs between the ticket and the copy that {subject.library} "
+                f"loads in a separate process; nothing was kept (versions: {artifacts.versions()})"
             )
 
 
@@ -329,7 +331,7 @@ _WHAT = {
 
 
 def _as_arguments(column: list[Any], scratch: Path) -> list[str]:
-    """Texts, or paths of files with the images."""
+    """Return texts, or paths of files with the images."""
     arguments = []
     for number, each in enumerate(column):
         if isinstance(each, bytes):
@@ -341,16 +343,16 @@ def _as_arguments(column: list[Any], scratch: Path) -> list[str]:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal to the bit."""
+    """Return whether two tensors are equal to the bit."""
     same = one.dtype == other.dtype and one.shape == other.shape
     return same and torch.equal(exported.digest(one), exported.digest(other))
 
 
 def ask(request: Mapping[str, Any], scratch: Path, folder: Path) -> dict[str, Tensor]:
-    """The answer of `isp.exported` to a request, from a process that cannot import this package.
+    """Return the answer of `isp.exported` to a request, from a process that cannot import this package.
 
     Raises:
-        IspError: The process failed.
+        IspError: If the process fails.
     """
     question, output = scratch / "request.json", scratch / "answer.safetensors"
     question.write_text(json.dumps(request), encoding="utf-8")

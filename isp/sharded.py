@@ -1,16 +1,16 @@
 """Masks over sharded parameters: exact global selection in which no rank sees more than its own shards.
 
 Under FSDP2 (`torch.distributed.fsdp.fully_shard`) parameters are DTensors. The functions of `isp.masks` call this
-module if a DTensor is among their inputs. They return what they return for the whole tensors, to the bit, as DTensors
-of the same layout. Every rank of the mesh must call them, with the same names in its dicts.
+module if a DTensor is among their inputs. The results equal those for the whole tensors to the bit and are DTensors of
+the same layout. Every rank of the mesh must call the functions, with the same names in its dicts.
 
-Meshes must have one dimension, and placements must be Shard(0), of any size with empty shards included, or Replicate.
-Plain tensors may be among the inputs and are assumed to be equal on all ranks. The result for a parameter is sharded if
-any of its inputs is.
+Meshes must have one dimension, and placements must be Shard(0), of any size including empty shards, or Replicate. Plain
+tensors may be among the inputs and are assumed to be equal on all ranks. The result for a parameter is sharded if any
+of its inputs is.
 
-A selection ranks int32 keys, as the plain one does. The wanted key is determined digit by digit, from three histograms
+A selection ranks int32 keys, as for plain tensors. The wanted key is determined digit by digit, from three histograms
 of 2048, 2048 and 1024 counts that are summed over the ranks. This communicates 40 KB per ranking, whatever the number
-of weights (with scope "layer" 40 KB per tensor, in three messages). Ties that remain are counted per tensor and rank, 8
+of weights (with scope "layer" 40 KB per tensor, in three messages). Remaining ties are counted per tensor and rank, 8
 bytes each. Counts of NaN, of candidates and of kept weights take 8 bytes per tensor each. No weight, score or mask
 leaves its rank, and temporary memory is a few times the largest shard.
 """
@@ -43,11 +43,11 @@ _DIGITS = ((21, 11), (10, 11), (0, 10))
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the weights of each parameter are.
+    """Distribution of the weights of each parameter over ranks.
 
     Attributes:
-        mesh: The ranks.
-        like: A DTensor with the layout of each parameter; parameters without one are plain.
+        mesh: Mesh of ranks.
+        like: DTensor with the layout of each parameter; parameters without one are plain.
     """
 
     mesh: DeviceMesh
@@ -55,34 +55,34 @@ class Layout:
 
     @property
     def rank(self) -> int:
-        """Place of this rank in the mesh, from 0."""
+        """Position of this rank in the mesh, from 0."""
         return self.mesh.get_local_rank()
 
     def splits(self, name: str) -> bool:
-        """Whether each rank holds another part of the parameter."""
+        """Return whether each rank has a different part of the parameter."""
         return name in self.like and _is_split(self.like[name])
 
     def counts(self, name: str) -> bool:
-        """Whether sums over the ranks are to contain this rank's part; a replicated parameter counts once."""
+        """Return whether sums over the ranks must include this rank's part; a replicated parameter counts once."""
         return self.splits(name) or self.rank == 0
 
     def bounds(self, name: str) -> list[int]:
-        """The rows at which the parts of a split parameter begin, and their number at the end."""
+        """Return the first row of each part of a split parameter, followed by the number of rows."""
         rows, ranks = self.like[name].shape[0], self.mesh.size()
         return [min(rows, rank * -(-rows // ranks)) for rank in range(ranks)] + [rows]
 
     def local(self, name: str, tensor: Tensor) -> Tensor:
-        """This rank's part of a tensor, a view of it.
+        """Return this rank's part of a tensor, as a view.
 
         Raises:
-            ConfigError: The tensor is split, and the parameter is not.
+            ConfigError: If the tensor is split but the parameter is not.
         """
         tensor = tensor.detach()
         part = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         if not self.splits(name):
             if _is_split(tensor):
                 raise ConfigError(
-                    f"parameter {name!r}: the mask is sharded and the weights are not; gather it first "
+                    f"parameter {name!r}: the mask is sharded but the weights are not; gather the mask first "
                     "(`isp.masks.gathered`)"
                 )
             return part
@@ -92,15 +92,15 @@ class Layout:
         return part[start:stop]
 
     def parts(self, weights: Weights) -> Mapping[str, Tensor]:
-        """This rank's part of each tensor, computed when it is read."""
+        """Return this rank's part of each tensor, computed when it is read."""
         return _Parts(self, weights)
 
     def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors whose parts on this rank are given."""
+        """Return the tensors whose parts on this rank are given."""
         return {name: wrap(part, self.like[name]) if name in self.like else part for name, part in parts.items()}
 
     def reduce(self, counts: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
-        """Counts that are summed (or else reduced) over the ranks, on the CPU."""
+        """Sum (or otherwise reduce) counts over the ranks, and return them on the CPU."""
         reduced = counts.to(self.mesh.device_type)
         dist.all_reduce(reduced, op=operation, group=self.mesh.get_group())
         return reduced.cpu()
@@ -127,10 +127,10 @@ def _is_split(tensor: Tensor) -> bool:
 
 
 def layout(*several: Weights | None) -> Layout:
-    """The common layout of dicts of which some hold DTensors.
+    """Return the common layout of dicts of which some contain DTensors.
 
     Raises:
-        ConfigError: Names the first parameter with a placement or mesh that is not supported.
+        ConfigError: If a placement or mesh is not supported; the message names the first such parameter.
     """
     like: dict[str, DTensor] = {}
     for weights in filter(None, several):
@@ -142,7 +142,7 @@ def layout(*several: Weights | None) -> Layout:
     meshes = {name: tensor.device_mesh for name, tensor in like.items()}
     first = next(iter(meshes), None)
     if first is None:
-        raise ConfigError("the mask is sharded and the weights are not; gather it first (`isp.masks.gathered`)")
+        raise ConfigError("the mask is sharded but the weights are not; gather it first (`isp.masks.gathered`)")
     for name, mesh in meshes.items():
         if mesh != meshes[first]:
             raise ConfigError(
@@ -156,33 +156,32 @@ def _check_supported(name: str, tensor: DTensor) -> None:
     mesh, placements = tensor.device_mesh, tensor.placements
     if tensor.device.type != mesh.device_type:
         raise ConfigError(
-            f"parameter {name!r} is on {tensor.device}, and its mesh on {mesh.device_type}; must be on the mesh's "
-            "device, so without CPU offload"
+            f"parameter {name!r} is on {tensor.device}, but its mesh on {mesh.device_type}; both must be on the same "
+            "device, so CPU offload is not supported"
         )
     if mesh.ndim == 1 and type(placements[0]) in (Shard, Replicate) and placements[0] in (Shard(0), Replicate()):
         return
     raise ConfigError(
         f"parameter {name!r} has the placements {placements} on a mesh of {mesh.ndim} dimensions; must be (Shard(0),) "
-        "or (Replicate(),) on a mesh of one dimension, as from fully_shard(model) without a mesh or placement of your "
-        "own"
+        "or (Replicate(),) on a mesh of one dimension, as from fully_shard(model) without explicit mesh and placement"
     )
 
 
 def wrap(part: Tensor, like: Tensor) -> DTensor:
-    """The DTensor with the layout of another, `like`, whose part on this rank is `part`."""
+    """Return the DTensor with the layout of `like` whose part on this rank is `part`."""
     assert isinstance(like, DTensor)
     shape, stride = like.shape, torch.empty(like.shape, device="meta").stride()
     return DTensor.from_local(part, like.device_mesh, like.placements, run_check=False, shape=shape, stride=stride)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor; all of a plain one."""
+    """Return this rank's part of a tensor, or a plain tensor unchanged."""
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def gathered(weights: Weights) -> dict[str, Tensor]:
-    """Copies of the whole tensors, on every rank; one after another is communicated."""
+    """Copy the whole tensors to every rank, communicating one after the other."""
     whole = {name: tensor.detach() for name, tensor in weights.items()}
     return {
         name: each.full_tensor() if isinstance(each, DTensor) and _is_split(each) else local(each).clone()
@@ -191,7 +190,7 @@ def gathered(weights: Weights) -> dict[str, Tensor]:
 
 
 def locally(function: Callable[[Sequence[Weights]], Mapping[str, Tensor]], several: Sequence[Weights]) -> Mask:
-    """What a function of each weight alone gives for dicts of which some are sharded. Nothing is communicated."""
+    """Apply a function of each weight alone to dicts of which some are sharded, without communication."""
     common = layout(*several)
     return common.whole(function([common.parts(weights) for weights in several]))
 
@@ -200,19 +199,19 @@ def locally(function: Callable[[Sequence[Weights]], Mapping[str, Tensor]], sever
 
 
 def num_kept_each(mask: Weights) -> dict[str, int]:
-    """How many entries of each tensor are not zero."""
+    """Count the entries of each tensor that are not zero."""
     common = layout(mask)
     return _summed(common, {name: int(torch.count_nonzero(part)) for name, part in common.parts(mask).items()})
 
 
 def _summed(common: Layout, counts: Mapping[str, int]) -> dict[str, int]:
-    """A count of each parameter, summed over the ranks."""
-    own = torch.tensor([count if common.counts(name) else 0 for name, count in counts.items()], dtype=torch.int64)
-    return dict(zip(counts, common.reduce(own).tolist(), strict=True))
+    """Sum a count of each parameter over the ranks."""
+    local_counts = [count if common.counts(name) else 0 for name, count in counts.items()]
+    return dict(zip(counts, common.reduce(torch.tensor(local_counts, dtype=torch.int64)).tolist(), strict=True))
 
 
 def overlaps_by_layer(several: Sequence[Weights]) -> list[dict[str, masks.Overlap]]:
-    """`isp.masks.overlaps_by_layer`, summed over the ranks."""
+    """Compute `isp.masks.overlaps_by_layer`, summed over the ranks."""
     common = layout(*several)
     sizes = {name: tensor.numel() for name, tensor in masks.shapes_of(several[-1]).items()}
     pairs = masks.overlaps_of_bits(
@@ -231,17 +230,17 @@ def overlaps_by_layer(several: Sequence[Weights]) -> list[dict[str, masks.Overla
 
 
 def first_not_finite(tensors: Weights) -> str | None:
-    """The name of the first tensor that holds NaN or an infinity on any rank; None if all are finite."""
+    """Return the name of the first tensor with NaN or an infinity on any rank, or None if all are finite."""
     common = layout(tensors)
     broken = {name: int(not bool(part.isfinite().all())) for name, part in common.parts(tensors).items()}
     return next((name for name, ranks in _summed(common, broken).items() if ranks), None)
 
 
 def reshard(model: nn.Module) -> None:
-    """Make the parameters of a model under FSDP2 the sharded ones, which a forward pass may have replaced.
+    """Make the parameters of an FSDP2 model the sharded ones, which a forward pass may have replaced.
 
     Raises:
-        ConfigError: The model is under the first FSDP.
+        ConfigError: If the model uses the first FSDP.
     """
     for name, module in model.named_modules():
         if isinstance(module, FullyShardedDataParallel):
@@ -264,19 +263,19 @@ def keep_top(
     pattern: Pattern | None,
     input_dims: Mapping[str, int],
 ) -> Mask:
-    """The mask of `isp.masks.keep_top`, which checks its arguments before it calls this.
+    """Compute the mask of `isp.masks.keep_top`, which checks its arguments before it calls this function.
 
     Args:
-        rankings: The scores, then what breaks their ties; each with whether it is ranked by magnitude.
-        within: The candidates; None: all weights.
-        wanted: How many weights are kept in total.
-        scope: "global", "layer" or the pattern's.
+        rankings: Scores, followed by the tensors that break ties; each with whether it is ranked by magnitude.
+        within: Mask of the candidates; None: all weights.
+        wanted: Total number of weights to keep.
+        scope: Scope "global", "layer" or that of the pattern.
         pattern: The N:M pattern, if any.
-        input_dims: The input dimension of each parameter, for a pattern.
+        input_dims: Input dimension of each parameter, for a pattern.
 
     Raises:
-        MaskError: As of `isp.masks.keep_top`, on every rank.
-        ConfigError: A layout that is not supported, or a shard that cuts a group.
+        MaskError: For the reasons of `isp.masks.keep_top`, on every rank.
+        ConfigError: If a layout is not supported, or a shard cuts a group.
     """
     scores = rankings[0][0]
     common, names = layout(within, *(ranking for ranking, _ in rankings)), sorted(scores)
@@ -318,15 +317,15 @@ def _keep(
     groups: Mapping[str, int],
     wanted: list[int],
 ) -> None:
-    """Mark in `kept` the highest weights of each group of tensors, by one ranking after the other, then by position.
+    """Mark the highest weights of each group of tensors in `kept`, by successive rankings, then by position.
 
     Args:
-        common: The layout.
+        common: Common layout.
         kept: This rank's parts of the mask, which are changed.
-        rankings: This rank's parts.
-        candidates: This rank's parts; None: all weights.
-        groups: The group of each tensor; names in order.
-        wanted: How many weights of each group are to be marked.
+        rankings: This rank's parts of the rankings.
+        candidates: This rank's parts of the mask of candidates; None: all weights.
+        groups: Group of each tensor; names in order.
+        wanted: Number of weights to mark in each group.
     """
     for ranking, by_magnitude in rankings:
         tied: Mask = {}
@@ -365,15 +364,15 @@ def _keep(
 def _thresholds(
     common: Layout, keys: Callable[[str], Tensor], groups: Mapping[str, int], wanted: Sequence[int]
 ) -> list[tuple[int, int, int]]:
-    """The `wanted`-th largest sort key of each group over all ranks, and how many lie above and at it.
+    """Return the `wanted`-th largest sort key of each group over all ranks, and the counts above and at it.
 
-    A key is found digit by digit. With none wanted it is one above all keys.
+    A key is determined digit by digit. If none is wanted, it is one above all keys.
 
     Args:
-        common: The layout.
-        keys: The int32 keys of this rank's candidates in a tensor, a vector.
-        groups: The group of each tensor.
-        wanted: 0 to the number of candidates of each group.
+        common: Common layout.
+        keys: Function from a tensor's name to the int32 keys of this rank's candidates, a vector.
+        groups: Group of each tensor.
+        wanted: Wanted rank in each group, from 0 to its number of candidates.
     """
     prefixes, above, equal = [0] * len(wanted), [0] * len(wanted), [0] * len(wanted)
     for low, bits in _DIGITS:
@@ -393,7 +392,7 @@ def _thresholds(
 
 
 def _histogram(key: Tensor, low: int, bits: int, prefix: int) -> Tensor:
-    """How many of the keys whose higher digits are `prefix` have each value of the digit of `bits` bits from bit `low`.
+    """Count the values of one digit (`bits` bits from bit `low`) of the keys whose higher digits are `prefix`.
 
     Digits are those of the key plus 2^31, so that they have the order of the keys.
     """
@@ -406,7 +405,7 @@ def _histogram(key: Tensor, low: int, bits: int, prefix: int) -> Tensor:
 
 
 def _digit(histogram: Tensor, wanted: int) -> tuple[int, int, int]:
-    """The digit of the `wanted`-th largest entry, how many entries have a higher one, and how many the same."""
+    """Return the digit of the `wanted`-th largest entry, and the counts of entries with a higher and the same digit."""
     downward = histogram.flip(0).cumsum(0)
     place = int(torch.searchsorted(downward, wanted))
     equal = int(histogram[-1 - place])
@@ -414,7 +413,7 @@ def _digit(histogram: Tensor, wanted: int) -> tuple[int, int, int]:
 
 
 def _check_numbers(common: Layout, scores: Weights) -> None:
-    """Refuse NaN on every rank, wherever it is."""
+    """Refuse NaN on every rank, even if it is on another one."""
     nan = {
         name: int(part.is_floating_point() and part.numel() > 0 and bool(part.amax().isnan()))
         for name, part in scores.items()
@@ -431,7 +430,7 @@ def check_whole_groups(common: Layout, names: Sequence[str], pattern: Pattern, i
     """Refuse a parameter of which a shard ends within a group.
 
     Raises:
-        ConfigError: Names it.
+        ConfigError: If there is one; the message names it.
     """
     for name in names:
         if common.splits(name) and input_dims.get(name, 1) == 0:
@@ -440,13 +439,12 @@ def check_whole_groups(common: Layout, names: Sequence[str], pattern: Pattern, i
                 raise ConfigError(
                     f"scope {pattern.n}:{pattern.m}: a shard of parameter {name!r} of shape "
                     f"{tuple(common.like[name].shape)} ends after input {cut[0]}, within a group of {pattern.m}; use a "
-                    "number of ranks that cuts no group, leave the parameter out of those that are pruned, or choose "
-                    "another scope"
+                    "number of ranks that cuts no group, exclude the parameter from pruning, or choose another scope"
                 )
 
 
 def _check_alive(common: Layout, candidates: Mask, pattern: Pattern, input_dims: Mapping[str, int]) -> None:
-    """Refuse a group with fewer candidates than are kept of it, on every rank."""
+    """Refuse, on every rank, a group with fewer candidates than the pattern keeps."""
     fewest = [
         int(masks.groups(part, pattern, input_dims.get(name, 1)).sum(-1).min()) if part.numel() else pattern.m
         for name, part in candidates.items()
@@ -457,10 +455,10 @@ def _check_alive(common: Layout, candidates: Mask, pattern: Pattern, input_dims:
 
 
 def wrong_groups(mask: Weights, pattern: Pattern, input_dims: Mapping[str, int]) -> dict[str, int]:
-    """How many groups of each parameter do not keep exactly N weights.
+    """Count the groups of each parameter that do not keep exactly N weights.
 
     Raises:
-        ConfigError: A shard cuts a group.
+        ConfigError: If a shard cuts a group.
     """
     common = layout(mask)
     check_whole_groups(common, sorted(mask), pattern, input_dims)
@@ -475,18 +473,18 @@ def wrong_groups(mask: Weights, pattern: Pattern, input_dims: Mapping[str, int])
 
 
 def check_same_everywhere(mask: Weights, group: dist.ProcessGroup | None = None, what: str = "the mask") -> None:
-    """Check that every rank holds the same mask: the same bits where it is replicated, the same layout where sharded.
+    """Check that every rank has the same mask: the same bits where it is replicated, the same layout where sharded.
 
-    A digest of 32 bytes per rank is communicated. All ranks of the group must call it. Without a process group, or with
-    one of a single rank, there is nothing to compare.
+    A digest of 32 bytes per rank is communicated. All ranks of the group must call this function. Without a process
+    group, or with one of a single rank, there is nothing to compare.
 
     Args:
         mask: Bool tensors or DTensors.
-        group: The ranks; the default group if left out.
-        what: What it is, for the error.
+        group: Process group; None: the default group.
+        what: Description of the mask in the error message.
 
     Raises:
-        MaskError: On every rank; names the ranks that differ from rank 0.
+        MaskError: If masks differ, on every rank; the message names the ranks that differ from rank 0.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
         return
@@ -495,13 +493,13 @@ def check_same_everywhere(mask: Weights, group: dist.ProcessGroup | None = None,
     others = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if others:
         raise MaskError(
-            f"{what} differs between ranks: that of rank{'s' * (len(others) > 1)} {', '.join(map(str, others))} is not "
-            "that of rank 0; all ranks must begin with the same weights and prune at the same steps by the same data"
+            f"{what} differs between ranks: rank{'s' * (len(others) > 1)} {', '.join(map(str, others))} and rank 0 "
+            "have different ones; all ranks must start with the same weights and prune at the same steps and data"
         )
 
 
 def digest(mask: Weights) -> str:
-    """SHA-256 of a mask, over names, shapes, layout and the bits of all that is not sharded."""
+    """Return the SHA-256 of a mask, over names, shapes, layout and the bits of everything that is not sharded."""
     found = hashlib.sha256()
     for name in sorted(mask):
         kept = mask[name]

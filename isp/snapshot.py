@@ -1,4 +1,4 @@
-"""A model, its optimizer and what belongs to them, put back to the bit after somebody's code has trained them."""
+"""Snapshots of a model, its optimizer and related objects, restored to the bit after user code has trained them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def restored(
     others: Mapping[str, Any],
     whose: str,
 ) -> Iterator[None]:
-    """A context after which training continues as if nothing had happened in it.
+    """Restore everything after this context, so that training continues as if nothing had happened.
 
-    Put back are weights, buffers, gradients and the mode of every module; the optimizer's state and the settings of its
-    parameter groups; whatever `others` keep in their `state_dict`; the generators of torch (of the CPU and of the
-    model's device), NumPy and Python. In the context no parameter has a gradient at first. Takes the memory of a copy
-    of all trained weights, of the buffers and of the optimizer's state.
+    This restores weights, buffers, gradients and the mode of every module; the optimizer's state and the settings of
+    its parameter groups; the `state_dict` of all `others`; and the generators of torch (of the CPU and of the model's
+    device), NumPy and Python. At the start of the context no parameter has a gradient. The snapshot takes the memory of
+    a copy of all trained weights, of the buffers and of the optimizer's state.
 
     Args:
-        model: The model.
+        model: Model to restore.
         optimizer: Its optimizer.
-        others: Objects with `state_dict` and `load_state_dict`, by name: a scheduler, a gradient scaler.
-        whose: Name of the function that is called in the context, for errors.
+        others: Objects with `state_dict` and `load_state_dict`, by name, such as a scheduler or a gradient scaler.
+        whose: Name of the function that is called in the context, for error messages.
 
     Raises:
-        ConfigError: Something changed that cannot be put back: a parameter was replaced, a parameter or buffer added or
-            removed, a frozen parameter written to, or the optimizer has other parameters.
+        ConfigError: If a change cannot be undone: a parameter was replaced, a parameter or buffer was added or removed,
+            a frozen parameter was written to, or the optimizer has other parameters.
     """
     parts = _parts(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -67,23 +67,23 @@ def restored(
             p.grad = gradients[key]
         for module, mode in modes.items():
             module.training = mode
-            module._buffers.update(buffers[module])  # where one was replaced
+            module._buffers.update(buffers[module])  # in case one was replaced
         _restore_optimizer(optimizer, memory, groups)
         for name, other in others.items():
             other.load_state_dict(states[name])
     _check_parts(parts, _parts(model), whose)
     for name, (parameter, version) in frozen.items():
         if parameter._version != version:
-            raise ConfigError(f"{whose}: wrote to parameter {name!r}, which is not trained, so it was not put back")
+            raise ConfigError(f"{whose}: wrote to parameter {name!r}, which is not trained, so it was not restored")
     if [id(p) for group in optimizer.param_groups for p in group["params"]] != [id(p) for p in held]:
         raise ConfigError(
-            f"{whose}: changed which parameters the optimizer holds; it must leave the groups as they are"
+            f"{whose}: changed the parameters of the optimizer; it must leave the parameter groups unchanged"
         )
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """A context after which the gradients and the mode of every module are as before."""
+    """Restore the gradients and the mode of every module after this context."""
     modes = {module: module.training for module in model.modules()}
     gradients = {parameter: parameter.grad for parameter in model.parameters()}
     try:
@@ -102,12 +102,12 @@ def _clone(value: Any) -> Any:
 def _restore_optimizer(
     optimizer: torch.optim.Optimizer, memory: Mapping[Tensor, dict[str, Any]], groups: list[dict[str, Any]]
 ) -> None:
-    """Put back an optimizer's state, in place where the tensors are the same ones, for others may refer to them."""
+    """Restore an optimizer's state, in place if the tensors are the same ones, because other code may refer to them."""
     for parameter in [p for p in optimizer.state if p not in memory]:
         del optimizer.state[parameter]
     for parameter, saved in memory.items():
         optimizer.state[parameter] = _merged(optimizer.state.get(parameter, {}), saved)
-    for group, settings in zip(optimizer.param_groups, groups, strict=False):  # an added one is refused later
+    for group, settings in zip(optimizer.param_groups, groups, strict=False):  # additional groups are refused later
         merged = _merged(group, settings) | {"params": group["params"]}
         group.clear()
         group.update(merged)
@@ -126,7 +126,7 @@ def _merged(now: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parts(model: nn.Module) -> dict[str, tuple[int, bool]]:
-    """The identity of each parameter and buffer, and whether it is trained, by every name."""
+    """Return the identity of each parameter and buffer, and whether it is trained, by every name."""
     parameters = {name: (id(p), p.requires_grad) for name, p in model.named_parameters(remove_duplicate=False)}
     return parameters | {name: (id(b), False) for name, b in model.named_buffers(remove_duplicate=False)}
 
@@ -142,6 +142,6 @@ def _check_parts(before: Mapping[str, tuple[int, bool]], after: Mapping[str, tup
         else:
             change = "replaced" if before[name][0] != after[name][0] else "froze or unfroze"
         raise ConfigError(
-            f"{whose}: {change} {name!r} of the model, which cannot be put back; it must train the model in place and "
+            f"{whose}: {change} {name!r} of the model, which cannot be undone; it must train the model in place and "
             "change nothing else"
         )

@@ -1,4 +1,4 @@
-"""Soups: interpolation and averages of the weights of several models of one architecture. Pure functions on tensors.
+"""Soups: interpolations and averages of the weights of several models of one architecture, as pure functions.
 
 Weights map names to all parameters and buffers of a model. Only floating-point tensors are mixed; others, such as
 counters, are those of the first model. Uniform and greedy soups: Wortsman et al. 2022, "Model soups"; interpolation
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 U = TypeVar("U")
 Score: TypeAlias = "Callable[[Mapping[str, Tensor]], float]"
-"""Of all weights of a model on held-out examples; higher is better."""
+"""Function from all weights of a model to a score on held-out examples; higher is better."""
 
 
 # --- mixing -----------------------------------------------------------------------------------------------------------
 
 
 def interpolated(new: Weights, current: Weights, share: float) -> dict[str, Tensor]:
-    """Floating-point tensors share * new + (1 - share) * current; others are the current ones.
+    """Interpolate floating-point tensors, share * new + (1 - share) * current; others are the current ones.
 
     Args:
-        new: weights.
-        current: weights of the same names and shapes.
-        share: of the new ones, in [0, 1]; 0 and 1 give the ends to the bit.
+        new: New weights.
+        current: Current weights with the same names and shapes.
+        share: Share of the new weights, in [0, 1]; 0 and 1 give the current and new ones to the bit.
     """
     if share == 0:
         return dict(current)
@@ -49,7 +49,7 @@ def interpolated(new: Weights, current: Weights, share: float) -> dict[str, Tens
 
 
 def average(members: Sequence[Weights]) -> dict[str, Tensor]:
-    """The uniform average, summed in fp64; of one member the member, to the bit."""
+    """Return the uniform average, summed in fp64; the average of one member equals it to the bit."""
     return {
         name: reduce(operator.add, (member[name].double() for member in members)).div(len(members)).to(first.dtype)
         if first.is_floating_point()
@@ -61,7 +61,7 @@ def average(members: Sequence[Weights]) -> dict[str, Tensor]:
 def pruned(
     weights: Weights, prunable: Iterable[str], sparsity: Decimal, scope: Scope = "global"
 ) -> tuple[dict[str, Tensor], Mask]:
-    """The weights, the smallest of the prunable ones set to zero, and the mask."""
+    """Set the smallest prunable weights to zero, and return all weights and the mask."""
     mask = masks.prune_by_magnitude({name: weights[name] for name in prunable}, sparsity, scope=scope)
     sparse = {
         name: tensor.masked_fill(~mask[name], 0.0) if name in mask else tensor for name, tensor in weights.items()
@@ -72,16 +72,16 @@ def pruned(
 def sparse_average(
     members: Sequence[Weights], own: Sequence[Mask], sparsity: Decimal, scope: Scope = "global"
 ) -> tuple[dict[str, Tensor], Mask]:
-    """The uniform average of sparse members, exactly `sparsity` of its prunable weights zero, and its mask.
+    """Return the uniform average of sparse members with exactly `sparsity` of its prunable weights zero, and its mask.
 
-    Under one mask that all members share it is exactly sparse as it is. An average of members under different masks
-    keeps what any of them keeps, so it is pruned again by magnitude.
+    If all members share one mask, their average is exactly sparse. An average of members under different masks keeps
+    the weights that any of them keeps, so it is pruned again by magnitude.
 
     Args:
-        members: all weights of each; what its mask drops is zero.
-        own: the mask of each, over the prunable weights.
-        sparsity: of every member and of the result.
-        scope: whether layers are ranked together when it is pruned again.
+        members: All weights of each member, zero where its mask prunes.
+        own: Mask of each member, over the prunable weights.
+        sparsity: Sparsity of every member and of the result.
+        scope: Scope of the ranking if the average is pruned again.
     """
     mixed, first = average(members), own[0]
     if all(torch.equal(mask[name], kept) for mask in own[1:] for name, kept in first.items()):
@@ -98,10 +98,10 @@ class Tried:
     """A member that a greedy soup tried.
 
     Attributes:
-        member: its number.
-        alone: its own score.
-        soup: the score of the average of what was taken before and this member.
-        taken: whether that was strictly better.
+        member: Number of the member.
+        alone: Score of the member alone.
+        soup: Score of the average of this member and those taken before.
+        taken: Whether the member was added because that average was strictly better.
     """
 
     member: int
@@ -111,16 +111,16 @@ class Tried:
 
 
 def greedy(members: Sequence[T], blend: Callable[[Sequence[T]], Weights], score: Score) -> list[Tried]:
-    """Which members a greedy soup takes: by falling score, those with which the average is strictly better.
+    """Choose the members of a greedy soup: in order of decreasing score, those that strictly improve the average.
 
-    So the soup scores no less than its best member, with which it begins. Members of equal score come in the order of
-    their numbers. Wortsman et al., Recipe 1, also add a member with which the average is as good as before; their code
-    does not, and neither does this.
+    The soup therefore scores no less than its best member, with which it begins. Members of equal score are tried in
+    the order of their numbers. Wortsman et al., Recipe 1, also add a member if the average stays equally good; their
+    code does not, and neither does this function.
 
     Args:
-        members: of any kind.
-        blend: makes the weights of the average of some of them; of one member its own weights.
-        score: chooses. It is asked once a member, and once for every average of two or more.
+        members: Members of any type.
+        blend: Function from some members to the weights of their average; for one member, its own weights.
+        score: Function from weights to a score, called once per member, and once for every average of two or more.
 
     Returns:
         All members in the order in which they were tried; the first one is always taken.
@@ -142,8 +142,8 @@ class Merged:
     """One step of `merge`.
 
     Attributes:
-        coefficient: the share of the new weights that was taken; 0: none.
-        score: of the weights after it.
+        coefficient: Chosen share of the new weights; 0 if they were left out.
+        score: Score of the weights after the step.
     """
 
     coefficient: float
@@ -157,19 +157,20 @@ def merge(
     coefficients: Iterable[float],
     mix: Callable[[U, T, float], T],
 ) -> tuple[T, float, list[Merged]]:
-    """Mix what there is with one model after another, each at the coefficient that scores best.
+    """Mix one model after another into the current weights, each with the coefficient that scores best.
 
-    A model that makes it no better at any coefficient is left out, so the score never falls.
+    A model that improves the score at no coefficient is left out, so the score never falls.
 
     Args:
-        start: what there is at the beginning.
-        others: one model after another.
-        score: chooses. It is asked once for the start, and once for every coefficient but 0 and every other model.
-        coefficients: shares of the other model; of equally good ones the first is taken.
-        mix: of the other model, what there is, and a share; such as `interpolated`.
+        start: Initial weights.
+        others: Models to mix in, in this order.
+        score: Function from weights to a score, called once for the start, and once for every model and every
+            coefficient except 0.
+        coefficients: Shares of the model that is mixed in; ties go to the first.
+        mix: Function of the model, the current weights and a share, such as `interpolated`.
 
     Returns:
-        What there is in the end, the score of the start, and a step for each of the others.
+        Final weights, score of the start, and a step for each model.
     """
     running, begun = start, score(start)
     reached, steps, shares = begun, list[Merged](), list(filter(None, coefficients))

@@ -1,11 +1,11 @@
-"""A sparse matrix times dense vectors, compiled by numba for this processor; needs the extra `isp[accelerate]`.
+"""Product of a sparse matrix and dense vectors, compiled by numba for this processor; needs `isp[accelerate]`.
 
-Tokens are computed in blocks of 64. Of a block the inputs are stored as (inputs, 64), so that a kept weight meets 64
-consecutive numbers: four vectors of AVX-512. The sums of an output stay in registers while its kept weights are read.
-numba cannot say that of an array, so the innermost loop is given to it as vector instructions of LLVM.
+Tokens are computed in blocks of 64. The inputs of a block are stored as (inputs, 64), so that a kept weight multiplies
+64 consecutive numbers: four vectors of AVX-512. The sums of an output stay in registers while its kept weights are
+read. numba cannot express this for an array, so the innermost loop consists of LLVM vector instructions.
 
 Several threads are those of numba's layer "omp", which uses the OpenMP library that torch has loaded and therefore
-torch's own threads. Threads beside these would share the cores with them, because OpenMP's threads stay busy for a
+torch's own threads. Additional threads would compete with these for the cores, because OpenMP's threads stay busy for a
 while after each parallel operation of torch.
 """
 
@@ -27,15 +27,15 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 BLOCK = 64
-"""Tokens that are computed together."""
+"""Number of tokens that are computed together."""
 LANES = 16
-"""Numbers of a vector; LLVM splits it where registers are shorter."""
+"""Length of a vector; LLVM splits it if registers are shorter."""
 OUTPUTS = 16
-"""Outputs that are computed before they are written to their place."""
+"""Number of outputs that are computed before they are written to memory."""
 
 
 def _add_products(typing: Any, values: Any, columns: Any, x: Any, y: Any, begin: Any, end: Any) -> tuple[Any, Any]:
-    """y[:] += values[k] * x[columns[k]] for k from begin to end, with x of (inputs, BLOCK); arrays by their address."""
+    """Emit y[:] += values[k] * x[columns[k]] for k from begin to end, with x (inputs, BLOCK); arrays by address."""
     signature = types.void(values, columns, x, y, begin, end)
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -94,7 +94,7 @@ _compiled = numba.njit(nogil=True, boundscheck=False, error_model="numpy")
 
 
 def _pack(x: Any, packed: Any, first_block: int, last_block: int) -> None:
-    """Store inputs (tokens, inputs) as (blocks, inputs, BLOCK); what is missing in the last block is zero."""
+    """Store inputs (tokens, inputs) as (blocks, inputs, BLOCK), filling the last block with zeros."""
     tokens, inputs = x.shape
     for number in range(first_block, last_block):
         block = packed[number]
@@ -139,7 +139,7 @@ _pack_compiled, _multiply_compiled = _compiled(_pack), _compiled(_multiply)
 
 
 def _multiply_shares(x: Any, values: Any, columns: Any, rows: Any, bias: Any, packed: Any, y: Any, ends: Any) -> None:
-    """Pack x and compute y; a thread computes the outputs from one of `ends` to the next."""
+    """Pack x and compute y; each thread computes the outputs from one of `ends` to the next."""
     for number in numba.prange(packed.shape[0]):
         _pack_compiled(x, packed, number, number + 1)
     for share in numba.prange(len(ends) - 1):
@@ -152,9 +152,9 @@ class Rows:
 
     Attributes:
         values: Kept weights, float32, row by row.
-        columns: Column of each, int32.
-        rows: Place of the first weight of each row, and the number of weights, int64.
-        bias: float32, one number per row.
+        columns: Column of each kept weight, int32.
+        rows: Index of the first weight of each row, followed by the number of weights, int64.
+        bias: Bias, float32, one number per row.
     """
 
     values: Tensor
@@ -164,7 +164,7 @@ class Rows:
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> Rows:
-        """The kept weights of a matrix (outputs, inputs)."""
+        """Make rows from the kept weights of a matrix (outputs, inputs)."""
         outputs, columns = weight.nonzero(as_tuple=True)
         rows = torch.zeros(len(weight) + 1, dtype=torch.int64)
         rows[1:] = torch.bincount(outputs, minlength=len(weight)).cumsum(0)
@@ -174,13 +174,13 @@ class Rows:
         )
 
     def multiply(self, x: Tensor) -> Tensor:
-        """Compute x @ matrix.T + bias, by as many threads as torch has.
+        """Compute x @ matrix.T + bias, with as many threads as torch has.
 
         Args:
-            x: (tokens, inputs), float32.
+            x: Inputs, (tokens, inputs), float32.
 
         Returns:
-            (tokens, outputs).
+            Outputs, (tokens, outputs).
         """
         y = x.new_empty(len(x), len(self.bias))
         packed = x.new_empty(-(-len(x) // BLOCK), x.shape[1], BLOCK)
@@ -204,24 +204,24 @@ class Rows:
 
 
 _started: list[int] = []
-"""The process in which numba's threads were started; OpenMP's do not survive a fork."""
+"""Process in which numba's threads were started; OpenMP's threads do not survive a fork."""
 
 
 @functools.cache
 def _parallel(process: int) -> Callable[..., None] | None:
-    """The kernel for several threads; None where numba has no threads that it can share with torch."""
+    """Return the kernel for several threads, or None if numba has no threads that it can share with torch."""
     if _started:
         return None
     _started.append(process)
     layer = numba.config.THREADING_LAYER
     try:
-        if layer == "default":  # nobody chose one
+        if layer == "default":  # the user chose none
             numba.config.THREADING_LAYER = "omp"
         compiled: Callable[..., None] = numba.njit(
             "void(f4[:,::1], f4[::1], i4[::1], i8[::1], f4[::1], f4[:,:,::1], f4[:,::1], i8[::1])",
             nogil=True, boundscheck=False, error_model="numpy", parallel=True,
         )(_multiply_shares)  # fmt: skip
-        return compiled if numba.threading_layer() in ("omp", "tbb") else None  # others take one caller at a time
+        return compiled if numba.threading_layer() in ("omp", "tbb") else None  # others serve one caller at a time
     except (ValueError, NumbaError):  # the layer cannot be loaded
         return None
     finally:

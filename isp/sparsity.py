@@ -1,7 +1,7 @@
-"""Sparsities as exact decimals with four places, counts that follow from them, and nominal schedules.
+"""Sparsities as exact decimals with four places, the counts that follow from them, and nominal schedules.
 
-A sparsity is the fraction of prunable weights that are zero, in [0, 1). Binary floating point is never compared with
-it: 6 * 0.15 < 0.9 there.
+A sparsity is the fraction of prunable weights that are zero, in [0, 1). It is never compared with binary floating-point
+numbers, in which 6 * 0.15 < 0.9.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RateOf = Literal["remaining", "original"]
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """N:M sparsity: of every M consecutive weights along a layer's inputs N are kept.
+    """N:M sparsity, which keeps N of every M consecutive weights along a layer's inputs.
 
     Attributes:
         n: Number of weights kept in a group, 1 to m - 1.
@@ -33,15 +33,15 @@ class Pattern:
 
     @property
     def sparsity(self) -> Decimal:
-        """The sparsity that follows, 1 - n / m, with four places."""
+        """Sparsity of the pattern, 1 - n / m, with four places."""
         return (1 - Decimal(self.n) / self.m).quantize(PLACES)
 
 
 def parse_scope(scope: str) -> Pattern | None:
-    """The N:M pattern that a scope names; None for "global" and "layer".
+    """Return the N:M pattern that a scope names, or None for "global" and "layer".
 
     Raises:
-        ConfigError: no scope, or a pattern whose sparsity is not a decimal of four places, such as 1:3.
+        ConfigError: If the scope is invalid, or the sparsity of its pattern has more than four decimals, such as 1:3.
     """
     if scope in ("global", "layer"):
         return None
@@ -60,7 +60,7 @@ def parse_scope(scope: str) -> Pattern | None:
 
 
 def _check_scope(scope: Any) -> str:
-    """Return a scope from a settings file if it is one; YAML reads 2:4 without quotes as the number 124."""
+    """Validate a scope from a settings file; YAML reads 2:4 without quotes as the number 124."""
     if isinstance(scope, int) and scope > 60:
         text = f"{scope // 60}:{scope % 60}"
         raise ValueError(f'scope = {shown(scope)}: put a pattern in quotes, "{text}"; YAML reads {text} as a number')
@@ -69,15 +69,15 @@ def _check_scope(scope: Any) -> str:
 
 
 Scope = Annotated[str, BeforeValidator(_check_scope)]
-"""How weights are ranked: over all layers together ("global", the paper), in each layer on its own ("layer"), or in
+"""Scope in which weights are ranked: all layers together ("global", the paper), each layer on its own ("layer"), or
 groups of M along a layer's inputs ("N:M", such as "2:4")."""
 
 
 def parse_sparsity(value: str | float | Decimal) -> Decimal:
-    """The sparsity that `value` names, as a decimal with four places.
+    """Return the sparsity `value` as a decimal with four places.
 
     Raises:
-        ConfigError: not a number, outside [0, 1), or finer than four decimals.
+        ConfigError: If it is not a number, is outside [0, 1), or has more than four decimals.
     """
     try:
         exact = Decimal(str(value))
@@ -92,19 +92,19 @@ def parse_sparsity(value: str | float | Decimal) -> Decimal:
         raise ConfigError(
             f"sparsity {text}: more than four decimals; the nearest allowed one is {min(rounded, 1 - PLACES)}"
         )
-    return abs(rounded)  # -0 is 0, in paths, too
+    return abs(rounded)  # -0 is 0, also in paths
 
 
 def num_pruned(sparsity: Decimal, num_weights: int) -> int:
-    """How many of `num_weights` weights are zero at `sparsity`: round(sparsity * n), halves to even."""
+    """Return the number of `num_weights` weights that are zero at `sparsity`: round(sparsity * n), halves to even."""
     return round(sparsity * num_weights)
 
 
 def nominal(index: int, rate: Decimal | float, rate_of: RateOf) -> Decimal:
-    """Nominal sparsity after round `index` (0-based) at compression rate `rate` in (0, 1).
+    """Return the nominal sparsity after round `index` (0-based) at compression rate `rate` in (0, 1).
 
     "remaining": 1 - (1 - rate)**(index + 1); "original": (index + 1) * rate. Both are rounded to four places and may
-    reach 1, where no ticket is left.
+    reach 1, at which no ticket exists.
     """
     exact_rate = Decimal(str(rate))
     with localcontext(prec=50):
@@ -113,10 +113,10 @@ def nominal(index: int, rate: Decimal | float, rate_of: RateOf) -> Decimal:
 
 
 def sparsities_to(target: Decimal, rate: Decimal | float, rate_of: RateOf) -> list[Decimal]:
-    """The sparsities of rounds 0, 1, … on the way to `target`: nominal ones, then `target` itself.
+    """Return the sparsities of rounds 0, 1, … on the way to `target`: nominal ones, then `target` itself.
 
     A target leaves the chain at the first round whose nominal sparsity reaches it; a target of 0 needs no round. Near
-    sparsity 1, where a small rate prunes less than the fourth decimal shows, neighbours may be equal.
+    sparsity 1, where a small rate may prune less than four decimals can show, neighbours may be equal.
     """
     chain: list[Decimal] = []
     while (chain[-1] if chain else 0) < target:

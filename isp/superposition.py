@@ -1,4 +1,4 @@
-"""Superposition: the noisy masks of look-ahead copies, combined into one mask of an exact sparsity.
+"""Superposition of the noisy masks of look-ahead copies into one mask of an exact sparsity.
 
 Jaiswal et al., ICML 2023, Algorithm 2 (DenoisedPrune) and section 2.2.1. Pure functions on tensors;
 docs/explanation/superposition.md compares the rules.
@@ -25,7 +25,7 @@ Contribution = Literal["mask", "magnitudes"]
 
 
 def contribution_to(rule: Rule) -> Contribution:
-    """What a rule needs of a look-ahead copy."""
+    """Return the kind of tensors that a rule needs from a look-ahead copy."""
     return "magnitudes" if rule == "mean_score" else "mask"
 
 
@@ -37,7 +37,7 @@ def weak(
     scope: Scope = "global",
     input_dims: Mapping[str, int] = {},
 ) -> Weights:
-    """What a look-ahead copy contributes: its magnitude mask at the event's sparsity, or its magnitudes."""
+    """Return a look-ahead copy's contribution: its magnitude mask at the event's sparsity, or its magnitudes."""
     if contribution == "magnitudes":
         return masks.magnitudes(copy)
     return masks.prune_by_magnitude(copy, sparsity, within, scope=scope, input_dims=input_dims)
@@ -45,31 +45,32 @@ def weak(
 
 @dataclass(kw_only=True, eq=False)
 class Superposition:
-    """The contributions of a round's look-ahead copies to one event, added up as they come.
+    """Contributions of a round's look-ahead copies to one event, accumulated one by one.
 
-    No contribution is kept: one bit per weight and copy is, and for `mean_score` one fp64 sum per weight. Every rule is
-    exchangeable (the order of the copies does not matter), and without copies each is magnitude pruning.
+    Contributions are not stored, only one bit per weight and copy, and for `mean_score` one fp64 sum per weight. Every
+    rule is exchangeable (the order of the copies does not matter), and without copies each is magnitude pruning.
 
     - mean_score: keep the largest mean look-ahead |w|, ties by current |w| (`isp_mean`).
     - votes: keep the weights that most look-ahead masks keep, ties by current |w|.
     - union: keep the largest current |w| inside the union of the look-ahead masks (the default; section 2.2.1).
-    - literal: the same with the current weights' own mask in the union, the text of Algorithm 2. It equals magnitude
-      pruning: the union contains the k largest current weights, and the adjustment takes the k largest inside it.
+    - literal: like union, with the current weights' own mask in the union (the text of Algorithm 2). It equals
+      magnitude pruning, because the union contains the k largest current weights, and the adjustment keeps the k
+      largest inside it.
 
-    Under an N:M scope the last round's weak masks have the pattern, and so has what is superposed: of each group the N
-    highest by the rule. Before it every mask keeps at least N of each group, so the last round always can.
+    Under an N:M scope the last round's weak masks have the pattern, and so has their superposition, which keeps the N
+    highest of each group by the rule. Earlier masks keep at least N of each group, so this is always possible.
 
     Args:
-        rule: One of the above.
+        rule: One of the rules above.
         sparsity: Sparsity of the event, over all prunable weights.
-        within: The run's current mask; what it dropped stays dropped. None: all weights.
-        scope: How weights are ranked (`masks.keep_top`).
-        input_dims: The input dimension of each parameter, for an N:M scope.
+        within: Current mask of the run, whose dropped weights stay dropped; None: all weights.
+        scope: Scope in which weights are ranked (`masks.keep_top`).
+        input_dims: Input dimension of each parameter, for an N:M scope.
 
     Attributes:
-        weak: The masks of the copies so far, packed; of `mean_score` those that each copy would have been pruned to.
-        total: Sum of the copies' magnitudes in fp64, where fp32 magnitudes add up exactly enough for the order of the
-            copies not to show; empty under the other rules.
+        weak: Packed masks of the copies so far; for `mean_score`, the mask to which each copy would be pruned.
+        total: Sum of the copies' magnitudes in fp64, which is exact enough for fp32 magnitudes to make the order of the
+            copies irrelevant; empty under the other rules.
     """
 
     rule: Rule
@@ -81,7 +82,7 @@ class Superposition:
     total: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, contribution: Weights) -> None:
-        """Add what one copy contributes, from `weak`; it is not changed and not kept."""
+        """Add the contribution of one copy, from `weak`, without changing or storing it."""
         if self.rule == "mean_score":
             for name, magnitude in contribution.items():
                 if self.weak:
@@ -92,17 +93,17 @@ class Superposition:
         self.weak.append(masks.pack_each(contribution))
 
     def largest(self, weights: Weights, within: Mask | None = None) -> Mask:
-        """The mask of magnitude pruning at the event's sparsity, within the run's current mask or a part of it."""
+        """Return the magnitude mask at the event's sparsity, within the run's current mask or a part of it."""
         within = self.within if within is None else within
         return masks.prune_by_magnitude(weights, self.sparsity, within, scope=self.scope, input_dims=self.input_dims)
 
     def mask(self, weights: Weights, *, adjust: bool = True, plain: Mask | None = None) -> Mask:
-        """Superpose what the copies contributed into one mask of exactly `sparsity`.
+        """Superpose the contributions of the copies into one mask of exactly `sparsity`.
 
         Args:
-            weights: The run's current prunable weights.
-            adjust: False leaves a union as it is, with more weights than `sparsity` says.
-            plain: The mask of magnitude pruning, where it is known.
+            weights: Current prunable weights of the run.
+            adjust: Whether to prune a union to `sparsity`; otherwise it may keep more weights.
+            plain: Mask of magnitude pruning, if it is known.
         """
         if plain is None and (not self.weak or self.rule == "literal"):
             plain = self.largest(weights)
@@ -127,7 +128,7 @@ class Superposition:
         return self.largest(weights, superposed) if adjust else superposed
 
     def agreement(self, weights: Weights) -> tuple[float, dict[str, float | None]] | None:
-        """How far the copies' masks agree, as `agreement` says; `weights` are the run's, for their shapes."""
+        """Return how far the copies' masks agree (see `agreement`); `weights` are the run's and give shapes."""
         return agreement(self._masks(weights))
 
     def _masks(self, weights: Weights) -> list[masks.Packed]:
@@ -135,23 +136,23 @@ class Superposition:
 
 
 def changed(mask: Mask, plain: Mask) -> float:
-    """Share of the kept weights that the denoisers changed: those that plain magnitude pruning would have dropped."""
+    """Return the share of kept weights that the denoisers changed, which plain magnitude pruning would have dropped."""
     both = masks.overlap(mask, plain)
     return 1 - both.kept_both / max(1, both.kept_a)
 
 
 def agreement(weak_masks: Sequence[Weights]) -> tuple[float, dict[str, float | None]] | None:
-    """Mean Jaccard index over all pairs of weak masks, in all and by layer; None with fewer than two masks.
+    """Return the mean Jaccard index over all pairs of weak masks, overall and by layer, or None for fewer than two.
 
-    A layer of which no mask keeps a weight has None, for there is nothing to agree on.
+    A layer of which no mask keeps a weight has None, because there is nothing to agree on.
     """
     pairs = masks.overlaps_by_layer(weak_masks)
     if not pairs:
         return None
     total = _mean_jaccard([sum(layers.values(), masks.Overlap()) for layers in pairs])
     by_layer = {name: [layers[name] for layers in pairs] for name in pairs[0]}
-    some = {name: any(pair.kept_a or pair.kept_b for pair in found) for name, found in by_layer.items()}
-    return total, {name: _mean_jaccard(found) if some[name] else None for name, found in by_layer.items()}
+    some = {name: any(pair.kept_a or pair.kept_b for pair in layer) for name, layer in by_layer.items()}
+    return total, {name: _mean_jaccard(layer) if some[name] else None for name, layer in by_layer.items()}
 
 
 def _mean_jaccard(pairs: Sequence[masks.Overlap]) -> float:

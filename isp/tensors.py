@@ -1,7 +1,7 @@
-"""The tensors of a model, each once: the names of tied parameters, and whose memory a tensor reads.
+"""Tensors of a model, each under one name: the names of tied parameters, and the memory that a tensor reads.
 
 A parameter that several modules share (tied embeddings and output layers, repeated blocks) has several names in a
-model's state dict. Everywhere in this package it goes by the first of them, the one that `named_parameters` gives.
+model's state dict. This package always uses the first of them, the one in `named_parameters`.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
-    """The first name of each tensor of the model's state dict, by every name that it has there."""
+    """Return the first name of each tensor of the model's state dict, by every name that it has there."""
     names: dict[Any, str] = {}
     return {name: names.setdefault(_identity(tensor), name) for name, tensor in _state(model).items()}
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by their first name, detached, not copied."""
+    """Return parameters and persistent buffers by their first name, detached but not copied."""
     first = first_names(model)
     return {name: tensor.detach() for name, tensor in _state(model).items() if first[name] == name}
 
 
 def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
-    """Tensors under any names of the model's parameters (weights, a mask), each parameter under its first name only.
+    """Return tensors of the model's parameters (weights, a mask) under the first name of each parameter only.
 
-    Names that the model lacks stay as they are.
+    Names that the model lacks stay unchanged.
 
     Args:
-        tensors: tensors by name; a tied parameter may be there under one or several of its names.
-        model: the model whose parameters they belong to.
-        what: description of `tensors` for the error message.
+        tensors: Tensors by name; a tied parameter may be present under one or several of its names.
+        model: Model to whose parameters they belong.
+        what: Description of `tensors` for the error message.
 
     Raises:
-        ConfigError: the tensors under two names of one parameter differ; names both.
+        ConfigError: If the tensors under two names of one parameter differ; the message names both.
     """
     first = first_names(model)
     merged: dict[str, Tensor] = {}
@@ -50,7 +50,7 @@ def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) ->
         other = merged.setdefault(key, tensor)
         if other is not tensor and not torch.equal(other, tensor.to(other.device)):
             raise ConfigError(
-                f"{what}: {source[key]!r} and {name!r} are one parameter of the model, but they differ there; give it "
+                f"{what}: {source[key]!r} and {name!r} are one parameter of the model, but they differ here; give it "
                 f"once, or the same values under both names"
             )
         source.setdefault(key, name)
@@ -58,15 +58,15 @@ def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) ->
 
 
 def by_all_names(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Tensors under every name of the model's state dict, as `nn.Module.load_state_dict` expects them."""
+    """Return tensors under every name of the model's state dict, as `nn.Module.load_state_dict` expects them."""
     return {name: tensors[first] for name, first in first_names(model).items()}
 
 
 def first_names_by_place(model: nn.Module) -> dict[str, str]:
-    """The first name of each parameter and buffer, by the name of each attribute of a module that holds it.
+    """Return the first name of each parameter and buffer, by the name of each module attribute that refers to it.
 
-    A module that is registered twice has its attributes here once, so `torch.func.functional_call` can be given all of
-    them with `tie_weights=False`; with True it does not put back what it replaced in such a module.
+    A module that is registered twice has its attributes here once, so `torch.func.functional_call` can receive all of
+    them with `tie_weights=False`; with True it does not restore the values that it replaced in such a module.
     """
     names: dict[int, str] = {}
     return {
@@ -78,7 +78,7 @@ def first_names_by_place(model: nn.Module) -> dict[str, str]:
 
 
 def overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have memory in common."""
+    """Return whether two tensors share memory."""
     (place_a, begin_a, end_a), (place_b, begin_b, end_b) = extent(a), extent(b)
     if not place_a or place_a != place_b or begin_a >= end_b or begin_b >= end_a:
         return False
@@ -90,12 +90,12 @@ def overlap(a: Tensor, b: Tensor) -> bool:
 
 
 def is_half(dtype: torch.dtype) -> bool:
-    """Whether a type has half precision; weights of such types are trained through fp32 master weights."""
+    """Return whether a dtype has half precision; weights of such dtypes are trained through fp32 master weights."""
     return dtype in (torch.float16, torch.bfloat16)
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    """Whether a tensor is sharded over processes; without importing what defines such tensors."""
+    """Return whether a tensor is sharded over processes, without importing the module that defines such tensors."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -105,13 +105,13 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _identity(tensor: Tensor) -> Any:
-    """A key that is equal for two tensors if they are the same view of the same memory."""
+    """Return a key that is equal for two tensors if they are the same view of the same memory."""
     place, begin, end = extent(tensor)
     return (place, begin, end, tensor.shape, tensor.stride(), tensor.dtype) if place else id(tensor)
 
 
 def extent(tensor: Tensor) -> tuple[int, int, int]:
-    """Address of a tensor's storage (0: it has none, or is sharded), and its first and last byte in it."""
+    """Return the address of a tensor's storage (0 if it has none or is sharded), and its first and last byte there."""
     place = tensor.untyped_storage().data_ptr() if tensor.numel() and not is_dtensor(tensor) else 0
     begin = int(tensor.storage_offset())
     end = begin + 1 + sum((size - 1) * int(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True))

@@ -1,4 +1,4 @@
-"""A ticket, the trained sparse model that every method ends in, and the validation scores that some choose by."""
+"""Tickets, the trained sparse models in which every method ends, and the validation scores by which some choose."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """A trained, sparse model: the state at step T and the mask it was trained under.
+    """A trained, sparse model: the state at step T and the mask under which it was trained.
 
     Attributes:
-        method: name of the method that found it.
-        sparsity: as asked for, a decimal with four places.
-        mask: over the prunable parameters.
-        weights: all parameters and buffers; the masked ones are exactly zero.
-        finding: what was spent until the mask was known (for single-pass methods this is part of the training).
-        retraining: what was spent under the final mask.
-        rounds: One record per round of a method that has rounds; one in total of a method that prunes within one run.
-        origin: what made it: the method's settings, the protocol, seed and device.
+        method: Name of the method that made it.
+        sparsity: Target sparsity, a decimal with four places.
+        mask: Mask over the prunable parameters.
+        weights: All parameters and buffers; masked weights are exactly zero.
+        finding: Cost until the mask was known (for single-pass methods this is part of the training).
+        retraining: Cost of training under the final mask.
+        rounds: One record per round of a method that has rounds; one in total for a method that prunes within one run.
+        origin: Settings of the method, protocol, seed and device.
     """
 
     method: str
@@ -42,17 +42,17 @@ class Ticket:
 
     @property
     def cost(self) -> Cost:
-        """All that the ticket cost by itself, nothing shared with others taken off."""
+        """Whole cost of the ticket, even if parts of it were shared with other tickets."""
         return self.finding + self.retraining
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What a method that `chooses` does it by: validation examples, never test ones.
+    """Criterion by which a method that `chooses` does so: scores on validation examples, never on test examples.
 
     Attributes:
-        score: of all weights of a model; higher is better.
-        cost: of scoring once.
+        score: Function from all weights of a model to a score; higher is better.
+        cost: Cost of one score.
     """
 
     score: Callable[[Mapping[str, Tensor]], float]
@@ -61,29 +61,29 @@ class Validation:
 
 @dataclass
 class Evaluations:
-    """Scores by validation examples, counted.
+    """Counter of validation scores.
 
     Attributes:
-        validation: what is asked.
-        count: how often it was.
+        validation: Criterion.
+        count: Number of scores computed so far.
     """
 
     validation: Validation
     count: int = 0
 
     def __call__(self, weights: Mapping[str, Tensor]) -> float:
-        """The score of all weights of a model."""
+        """Return the score of all weights of a model."""
         self.count += 1
         return self.validation.score(weights)
 
     @property
     def cost(self) -> Cost:
-        """Of all evaluations until now."""
+        """Cost of all evaluations so far."""
         return sum([self.validation.cost] * self.count, Cost())
 
 
 def check_ticket(ticket: Ticket) -> None:
-    """Refuse a ticket that is not exact to one weight, counted on the weights: a bug in a method, not bad input."""
+    """Check on the weights that a ticket is exact to one weight; a failure is a bug in a method, not bad input."""
     total = masks.num_weights(ticket.mask)
     assert masks.num_kept(ticket.mask) == total - num_pruned(ticket.sparsity, total), ticket.method
     for name, kept in ticket.mask.items():

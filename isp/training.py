@@ -1,6 +1,6 @@
-"""One training loop: a model, batches, a schedule and a mask, from step a to step b. No paths, no hidden state.
+"""Training loop: a model, batches, a schedule and a mask, from step a to step b. No paths, no hidden state.
 
-Everything random is drawn from seeds of (seed, epoch) or (seed, step), so cutting a run anywhere and going on from the
+All random numbers come from seeds of (seed, epoch) or (seed, step), so stopping a run anywhere and resuming it from its
 state, in the same process or another, never changes its bits.
 """
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 LossFunction: TypeAlias = "Callable[[nn.Module, Any], Tensor]"
 Observe: TypeAlias = "Callable[[Mapping[str, nn.Parameter]], None]"
-"""Looks at the trained parameters and their gradients, changes neither."""
+"""Function that reads the trained parameters and their gradients, without changing either."""
 Prune: TypeAlias = "Callable[[int, Mapping[str, nn.Parameter]], Mask | None]"
-"""Given the updates done so far and the trained parameters, which it must not change: a new mask, or None to keep the
-current one. Runs without gradients."""
+"""Function from the number of updates so far and the trained parameters, which it must not change, to a new mask, or to
+None to keep the current one. It runs without gradients."""
 
 
 VERSION = 2
-"""Raised when the loop's results change."""
+"""Version of the loop, raised when its results change."""
 MOMENTS = {"exp_avg", "exp_avg_sq"}
-"""AdamW's memory of each weight."""
+"""Keys of AdamW's memory of each weight."""
 COMPILED_ON_A_GPU = "compile = true: a compiled model is trained on a GPU only"
 
 
@@ -49,37 +49,37 @@ class Training(Settings):
 
     steps: int = Field(ge=1, le=10**9, description="T, the training budget of every ticket, in optimizer updates")
     batch_size: int = Field(
-        default=128, ge=1, description="examples a step; the last, smaller batch of an epoch is dropped"
+        default=128, ge=1, description="examples per step; the last, smaller batch of an epoch is dropped"
     )
     learning_rate: float = Field(gt=0, description="peak of the schedule (the paper: 1e-5 for CLIP, 2e-5 for BERT)")
-    warmup_steps: int = Field(default=0, ge=0, description="steps of linear rise, before the linear fall to zero at T")
-    weight_decay: float = Field(default=0.1, ge=0, description="decoupled (AdamW), on all trained parameters")
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear rise before the linear decay to zero at T")
+    weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay of all trained parameters")
     clip_norm: float | None = Field(
         default=1.0, gt=0, description="largest gradient norm, over kept weights; null: none"
     )
     precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="bf16: autocast, weights and moments stay fp32"
+        default="fp32", description="bf16: autocast; weights and moments stay fp32"
     )
     compile: bool = Field(
-        default=False, strict=True, description="true: train a compiled model; on a GPU only, and with other bits"
+        default=False, strict=True, description="whether to train a compiled model, on a GPU only and with other bits"
     )
 
     @model_serializer(mode="wrap")
     def _without_default(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As without the field if it is not set, so that jobs of earlier studies have the params that they had."""
+        """Omit the field if it is not set, so that jobs of earlier studies keep their params."""
         return {key: value for key, value in dumped(self).items() if key != "compile" or value}
 
     @model_validator(mode="after")
     def _check(self) -> Training:
         if self.warmup_steps >= self.steps and self.warmup_steps:
-            raise ValueError(f"warmup_steps = {self.warmup_steps}: allowed are 0 to {self.steps - 1}, below steps")
+            raise ValueError(f"warmup_steps = {self.warmup_steps}: must be in 0 to {self.steps - 1}, below steps")
         return self
 
 
 def learning_rate(training: Training, step: int) -> float:
-    """Learning rate of the update that leads from `step` to `step + 1` (linear warm-up, linear decay to zero at T).
+    """Return the learning rate of the update from `step` to `step + 1` (linear warm-up, linear decay to zero at T).
 
-    After T it is 0: a look-ahead that reaches beyond the budget stands still there.
+    After T it is 0, so a look-ahead that reaches beyond the budget no longer moves.
     """
     if step < training.warmup_steps:
         factor = (step + 1) / training.warmup_steps
@@ -89,36 +89,36 @@ def learning_rate(training: Training, step: int) -> float:
 
 
 class Examples(Protocol):
-    """Training examples by number; `batch` forms (and augments) a batch, drawing from torch's generators.
+    """Training examples by index; `batch` forms (and augments) a batch with torch's generators.
 
-    If they have an attribute `lengths`, int (n,), batches are made of examples of similar length, and `batch` takes a
-    second argument, the length to cut or fill up to.
+    If they have an attribute `lengths`, int (n,), batches consist of examples of similar length, and `batch` accepts a
+    second argument, the length to which to truncate or pad.
     """
 
     def __len__(self) -> int: ...
 
     def batch(self, indices: Tensor) -> Any:
-        """The batch of the examples `indices` (int64, CPU)."""
+        """Return the batch of the examples `indices` (int64, CPU)."""
         ...
 
 
 BLOCK = 50
-"""Batches among which examples are sorted by length."""
+"""Number of batches within which examples are sorted by length."""
 
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Which examples step k sees: every epoch a permutation from (seed, epoch), cut into batches, the rest dropped.
+    """Order of the examples: every epoch is a permutation from (seed, epoch), cut into batches, dropping the rest.
 
-    With `lengths` the permutation is sorted by length within blocks of 50 batches, and the batches are shuffled; so
-    texts of a batch are about equally long, and little of it is padding.
+    With `lengths` the permutation is sorted by length within blocks of 50 batches, and the batches are shuffled, so
+    that texts of a batch have similar lengths and little padding.
 
     Attributes:
-        num_examples: size of the training set.
-        batch_size: examples a batch.
-        seed: seed of the order.
-        subset: example numbers to draw from instead of all of them (a look-ahead's own data), int64.
-        lengths: of the examples, (num_examples,).
+        num_examples: Size of the training set.
+        batch_size: Examples per batch.
+        seed: Seed of the order.
+        subset: Indices of the examples to use instead of all (a look-ahead's own data), int64.
+        lengths: Lengths of the examples, (num_examples,).
     """
 
     num_examples: int
@@ -140,11 +140,11 @@ class BatchOrder:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches an epoch."""
+        """Number of whole batches per epoch."""
         return self._pool // self.batch_size
 
     def __call__(self, step: int) -> Tensor:
-        """Numbers of the examples of step `step`, int64, shape (batch_size,)."""
+        """Return the indices of the examples of step `step`, int64, shape (batch_size,)."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch not in self._epochs:
             self._epochs.clear()
@@ -152,7 +152,7 @@ class BatchOrder:
         return self._epochs[epoch][index * self.batch_size : (index + 1) * self.batch_size]
 
     def length(self, indices: Tensor) -> int:
-        """The length of a batch: its longest example's, 0 where examples have none."""
+        """Return the length of a batch: that of its longest example, or 0 if examples have no lengths."""
         return 0 if self.lengths is None else int(self.lengths[indices].max())
 
     def _epoch(self, epoch: int) -> Tensor:
@@ -161,7 +161,7 @@ class BatchOrder:
         order = order if self.subset is None else self.subset[order]
         if self.lengths is None:
             return order
-        order = order[: self.steps_per_epoch * self.batch_size]  # else the longest would always be dropped
+        order = order[: self.steps_per_epoch * self.batch_size]  # otherwise the longest would always be dropped
         blocks = [
             block[self.lengths[block].argsort(stable=True)] for block in torch.split(order, BLOCK * self.batch_size)
         ]
@@ -171,14 +171,14 @@ class BatchOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Everything a run needs to go on: the step reached, the weights, the optimizer's memory.
+    """Everything from which a run can resume: the current step, the weights, the optimizer's memory.
 
     Attributes:
-        step: updates done under the schedule.
-        weights: all parameters and persistent buffers, tied ones under their first name (see `isp.tensors`).
+        step: Number of updates done under the schedule.
+        weights: All parameters and persistent buffers, tied ones under their first name (see `isp.tensors`).
         optimizer: AdamW's `step`, `exp_avg`, `exp_avg_sq` by parameter name; empty: a fresh optimizer.
-        masters: fp32 values of the trained fp16 and bf16 parameters, which are these values rounded; empty: `weights`
-            are exact, as they always are for fp32 models.
+        masters: Values in fp32 of the trained fp16 and bf16 parameters, which are these values rounded; empty:
+            `weights` are exact, as always for fp32 models.
     """
 
     step: int
@@ -188,13 +188,13 @@ class State:
 
 
 class TrainingDiverged(IspError):
-    """The loss, the gradient norm or a trained weight stopped being finite.
+    """A loss, gradient norm or trained weight that is not finite.
 
     Attributes:
-        step: the step whose loss, gradients or update were not finite.
-        state: the last good state of the run; of the run itself, too, when it was a look-ahead copy that diverged.
-        mask: the mask the run was trained under; None: dense.
-        advice: what to change, as a sentence.
+        step: Step whose loss, gradients or update were not finite.
+        state: Last good state of the run, even if a look-ahead copy diverged.
+        mask: Mask under which the run was trained; None: dense.
+        advice: Remedy, as a sentence.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class TrainingDiverged(IspError):
 
 
 def state_of(model: nn.Module, step: int = 0) -> State:
-    """A copy of the model's weights as a state with a fresh optimizer."""
+    """Copy the model's weights into a state with a fresh optimizer."""
     return State(step=step, weights={name: tensor.clone() for name, tensor in tensors_of(model).items()})
 
 
@@ -240,28 +240,28 @@ Progress = TypeVar("Progress")
 
 
 class Checkpoint(Protocol):
-    """Keeps states of runs now and then, so that the same work, begun again, goes on from the last of them."""
+    """Store of states of runs, from the last of which the same work resumes when it is restarted."""
 
     def leg(self, state: State, until: int) -> AbstractContextManager[tuple[Cost, State]]:
-        """A context for a run: its cost so far, and the state to resume from; nothing and `state` if none was kept."""
+        """Provide a run's cost so far and the state from which to resume; zero and `state` if none was stored."""
         ...
 
     def due(self) -> bool:
-        """Whether a state is wanted; asked after every step."""
+        """Return whether to store a state; called after every step."""
         ...
 
     def keep(self, state: State, spent: Cost) -> None:
-        """Keep a state of the run and its cost so far. The state shares its memory with the run until this returns."""
+        """Store a state of the run and its cost so far. The state shares memory with the run until this returns."""
         ...
 
     def loop(self, progress: Progress) -> Progress:
-        """The progress that was kept, or the given one; it is kept with every state from now on."""
+        """Return the stored progress, or the given one; from now on it is stored with every state."""
         ...
 
 
 @dataclass(frozen=True)
 class _Unread:
-    """A step of which it is not known yet whether it was finite, and the model's buffers before it."""
+    """A step not yet checked for finite values, and the model's buffers before it."""
 
     step: int
     loss: Tensor
@@ -271,23 +271,23 @@ class _Unread:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """What to train and how; `run` is a function of the state given to it.
+    """A model and its training; `run` is a function of the state given to it.
 
     Attributes:
-        model: the workspace: `run` overwrites its weights. Only parameters with `requires_grad` are trained.
-        examples: training examples; never validation or test ones.
-        loss: maps (model, batch) to a scalar, the mean over the batch.
-        training: the protocol.
-        prunable: names of the prunable parameters.
-        seed: seed of data order, augmentation and dropout.
+        model: Model whose weights `run` overwrites. Only parameters with `requires_grad` are trained.
+        examples: Training examples; never validation or test ones.
+        loss: Function from (model, batch) to a scalar, the mean over the batch.
+        training: Training protocol.
+        prunable: Names of the prunable parameters.
+        seed: Seed of data order, augmentation and dropout.
         flops: FLOPs of one step, from `count_step_flops`.
-        subset: train on these examples only.
-        progress: called with 1 after every step; first with how many a checkpoint saved.
-        checkpoint: keeps states of runs and gives back the last one; None: nothing is kept.
-        evaluating: names of the modules that stay in evaluation mode while the model is trained, such as frozen norms.
-        input_dims: the input dimension of each prunable parameter whose layer is known, from `isp.prunable.input_dims`.
-        read_every: after how many steps it is read whether they were finite; None: 1 on a CPU, 20 on a GPU, which need
-            not be waited for in between. The results are the same.
+        subset: Indices of the training examples to use; None: all.
+        progress: Function called with 1 after every step, and at first with the number of steps saved by a checkpoint.
+        checkpoint: Store of states of runs; None: nothing is stored.
+        evaluating: Names of the modules that stay in evaluation mode during training, such as frozen norms.
+        input_dims: Input dimension of each prunable parameter whose layer is known, from `isp.prunable.input_dims`.
+        read_every: Number of steps between checks for finite values; None: 1 on a CPU, 20 on a GPU, which need not be
+            waited for in between. The results are the same.
     """
 
     model: nn.Module
@@ -306,35 +306,35 @@ class Trainer:
 
     @property
     def order(self) -> BatchOrder:
-        """The order of the training data."""
+        """Order of the training data."""
         lengths = lengths_of(self.examples)
         return BatchOrder(len(self.examples), self.training.batch_size, self.seed, self.subset, lengths)
 
     def cost(self, steps: Iterable[int], mask: Mask | None = None) -> Cost:
-        """The cost of training at these steps under one mask."""
+        """Return the cost of training at these steps under one mask."""
         order = self.order
         return self._cost(Counter(order.length(order(step)) for step in steps), mask)
 
     def _cost(self, counts: Counter[int], mask: Mask | None) -> Cost:
-        """The cost of steps under one mask; `counts` holds their number by the length of the batch."""
+        """Return the cost of steps under one mask, given their number by the length of the batch."""
         flops, sparse_flops = self.flops.steps(counts, mask)
         num = counts.total()
         return Cost(steps=num, samples=num * self.training.batch_size, flops=flops, sparse_flops=sparse_flops)
 
     def prunable_weights(self, state: State) -> dict[str, Tensor]:
-        """The prunable weights of a state, fp32 where the state has master weights."""
+        """Return the prunable weights of a state, in fp32 if the state has master weights."""
         return {name: state.masters.get(name, state.weights[name]) for name in self.prunable}
 
     def resumed(self, progress: Progress) -> Progress:
-        """What a loop of several runs goes on from: its progress as the last checkpoint has it, else the given one.
+        """Return the progress from which a loop of several runs resumes: that of the last checkpoint, or the given one.
 
-        To be called before the first of the runs. From here on checkpoints keep the progress, as it is when they are
-        made; so it may change between runs and by `observe` and `prune` only, and must lead the loop back to the run
-        that it is in. What that run had reached is the business of `run`, whatever state it is called with; the mask
-        must be the one that the progress has.
+        Call it before the first of the runs. Afterwards checkpoints store the progress as it is when they are made.
+        Therefore only code between runs, `observe` and `prune` may change it, and it must lead the loop back to its
+        current run. `run` itself restores how far that run had come, whatever state it is called with; the mask must be
+        that of the progress.
 
         Args:
-            progress: a dataclass of tensors, numbers, texts, costs, states, and dicts (by name) and lists of these.
+            progress: Dataclass of tensors, numbers, strings, costs, states, and dicts (by name) and lists of these.
         """
         return progress if self.checkpoint is None else self.checkpoint.loop(progress)
 
@@ -346,31 +346,31 @@ class Trainer:
         observe: Observe | None = None,
         prune: Prune | None = None,
     ) -> tuple[State, Cost]:
-        """Train from `state.step` to step `until` under `mask`, and under the masks that `prune` puts in its place.
+        """Train from `state.step` to step `until` under `mask`, and under masks with which `prune` replaces it.
 
         A mask is applied once to the weights and to both moments, and to the gradients of every step before they are
         clipped; AdamW then leaves masked weights at exactly zero (with gradients masked alone, momentum revives them).
-        A mask from `prune` changes the run in place, and gives the bits of a run that is cut there and continued under
-        the new mask.
+        A mask from `prune` changes the run in place, with the same bits as a run that is stopped there and continued
+        under the new mask.
 
         Parameters in fp16 or bf16 have fp32 master weights: gradients are cast to fp32, AdamW updates the masters, and
-        the model gets them back rounded. Without them most updates would be lost to rounding. A masked weight is zero
-        in both; a kept one may round to zero in the model.
+        the model receives them rounded. Without them most updates would be lost to rounding. A masked weight is zero in
+        both; a kept one may round to zero in the model.
 
         Args:
-            state: where to begin; it is not changed.
-            until: the step to reach, `state.step` or later.
-            mask: over the prunable parameters, or None for dense training.
-            observe: called before every update with the trained parameters (masters where there are any), whose
+            state: Initial state, which is not changed.
+            until: Step to reach, `state.step` or later.
+            mask: Mask over the prunable parameters, or None for dense training.
+            observe: Function called before every update with the trained parameters (masters if there are any), whose
                 gradients are masked but not clipped.
-            prune: called before every step, `until` excluded, with the same parameters.
+            prune: Function called before every step except `until`, with the same parameters.
 
         Returns:
-            The state at `until`, and the cost, each step counted under the mask that it was made under.
+            State at `until`, and the cost, in which each step counts under its own mask.
 
         Raises:
-            TrainingDiverged: loss, gradient norm or an updated weight not finite; carries the last good state.
-            ConfigError: the protocol wants a compiled model, and the model is not on a GPU.
+            TrainingDiverged: If the loss, gradient norm or an updated weight is not finite; has the last good state.
+            ConfigError: If the protocol requires a compiled model, but the model is not on a GPU.
         """
         device = next(self.model.parameters()).device
         if self.training.compile and device.type != "cuda":
@@ -380,7 +380,7 @@ class Trainer:
         leg = nullcontext((Cost(), state)) if checkpoint is None else checkpoint.leg(state, until)
         with leg as (spent, state), self._workspace(state, mask, device) as (optimizer, parameters, masters):
             if spent.steps:
-                self.progress(spent.steps)  # steps that the checkpoint saved
+                self.progress(spent.steps)  # steps saved by the checkpoint
             order, training = self.order, self.training
             counts: Counter[int] = Counter()  # steps since the mask changed, by the length of the batch
             cast = nullcontext if training.precision == "fp32" else _bf16_autocast(device)
@@ -390,7 +390,7 @@ class Trainer:
                 model = torch.compile(self.model, options={"fallback_random": True})
             has_buffers = any(True for _ in self.model.buffers())
             read_every = self._read_every(device) if observe is None and prune is None else 1
-            unread: list[_Unread] = []  # steps of which it is not known whether they were finite
+            unread: list[_Unread] = []  # steps not yet checked for finite values
             broken = torch.zeros((), device=device)
             for step in range(state.step, until):
                 try:
@@ -407,7 +407,7 @@ class Trainer:
                 seed_step(self.seed, step)
                 indices = order(step)
                 batch = self.examples.batch(indices)
-                # a forward pass changes those of norms
+                # The forward pass of a norm changes its buffers.
                 buffers = [buffer.clone() for buffer in self.model.buffers()] if has_buffers else []
                 with cast():
                     loss = self.loss(model, batch)
@@ -422,7 +422,7 @@ class Trainer:
                     observe(parameters)
                 norm = torch.nn.utils.clip_grad_norm_(parameters.values(), limit)
                 unread.append(_Unread(step, loss.detach(), norm, buffers))
-                if read_every > 1:  # no update after a step that is not finite, until it is noticed
+                if read_every > 1:  # prevent updates after a step that is not finite until it is noticed
                     broken = torch.maximum(broken, 1 - torch.isfinite(loss.detach() + norm).all().float())
                     optimizer.found_inf = broken  # type: ignore[attr-defined]
                 if len(unread) == read_every:
@@ -444,7 +444,7 @@ class Trainer:
         return done, spent + self._cost(counts, mask)
 
     def _read_every(self, device: torch.device) -> int:
-        """After how many steps it is read whether they were finite, which waits for the device."""
+        """Return the number of steps between checks for finite values, which wait for the device."""
         return self.read_every or (1 if device.type == "cpu" else 20)
 
     def _read(
@@ -455,9 +455,9 @@ class Trainer:
         optimizer: torch.optim.AdamW,
         parameters: dict[str, nn.Parameter],
     ) -> None:
-        """Raise TrainingDiverged if one of the unread steps was not finite; else forget them.
+        """Raise TrainingDiverged if one of the unread steps was not finite; otherwise forget them.
 
-        Nothing was updated from the first such step on, so the workspace is as before it but for the buffers.
+        No update was made from the first such step on, so the workspace is unchanged since then except for the buffers.
         """
         finite = (
             torch.stack([torch.isfinite(each.loss + each.norm).all() for each in unread]).tolist() if unread else []
@@ -477,13 +477,13 @@ class Trainer:
         raise TrainingDiverged(problem, first.step, done, mask, advice)
 
     def _refuse_infinite_weights(self, begun: State, step: int, mask: Mask | None) -> None:
-        """Raise TrainingDiverged if the weights after `step` steps are not finite; its last good state is `begun`."""
+        """Raise TrainingDiverged, with `begun` as last good state, if weights after `step` steps are not finite."""
         name = first_not_finite({n: p for n, p in self.model.named_parameters() if p.requires_grad})
         if name is None:
             return
         if step <= begun.step:
-            problem = f"parameter {name!r} holds NaN or infinite values at step {begun.step}, before any update"
-            raise TrainingDiverged(problem, begun.step, begun, mask, "Begin from finite weights.")
+            problem = f"parameter {name!r} contains NaN or infinite values at step {begun.step}, before any update"
+            raise TrainingDiverged(problem, begun.step, begun, mask, "Start from finite weights.")
         problem = f"training diverged: the update of step {step - 1} left NaN or infinite values in parameter {name!r}"
         raise TrainingDiverged(problem, step - 1, begun, mask)
 
@@ -491,9 +491,9 @@ class Trainer:
     def _workspace(
         self, state: State, mask: Mask | None, device: torch.device
     ) -> Iterator[tuple[torch.optim.AdamW, dict[str, nn.Parameter], Masters]]:
-        """Load state and mask into the model and an optimizer; random generators are put back afterwards.
+        """Load state and mask into the model and an optimizer; random generators are restored afterwards.
 
-        Yields the optimizer, what it trains by name, and the pairs of model parameters and their masters.
+        Yields the optimizer, its parameters by name, and the pairs of model parameters and their masters.
         """
         load_weights(self.model, state.weights)
         parameters = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
@@ -515,7 +515,7 @@ class Trainer:
             yield optimizer, parameters, masters
 
     def _mask_(self, mask: Mask, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
-        """Set what the mask drops to +0.0, in the weights and in both moments, in place."""
+        """Set dropped weights and both of their moments to +0.0, in place."""
         check_fits(mask, {name: parameters[name] for name in self.prunable})
         apply_(mask, parameters)
         for name, kept in mask.items():
@@ -523,13 +523,13 @@ class Trainer:
             apply_(dict.fromkeys(memory.keys() & MOMENTS, kept), memory)
 
     def _leave(self, optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], step: int) -> State:
-        """What the workspace holds as a state. Weights are copied, for the model stays; the rest ends with the run."""
+        """Return the workspace as a state at the end of a run; weights are copied because the model stays in use."""
         optimizer.zero_grad(set_to_none=True)
         here = self._reached(optimizer, parameters, step)
         return replace(here, weights={name: tensor.clone() for name, tensor in here.weights.items()})
 
     def _reached(self, optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], step: int) -> State:
-        """What the workspace holds, not copied."""
+        """Return the workspace as a state, without copying."""
         weights = tensors_of(self.model)
         memory = {
             name: {key: tensor.detach() for key, tensor in optimizer.state[parameter].items()}
@@ -550,7 +550,7 @@ def make_trainer(
     progress: Callable[[int], None] = lambda _: None,
     flops: StepFlops | None = None,
 ) -> Trainer:
-    """A trainer; the FLOPs of its step are counted unless they are known.
+    """Make a trainer, counting the FLOPs of its step unless they are given.
 
     Modules in evaluation mode inside a model in training mode stay in it; a model in evaluation mode is trained whole.
     """
@@ -591,18 +591,18 @@ def set_training(model: nn.Module, evaluating: Collection[str]) -> None:
 
 
 def lengths_of(examples: Any) -> Tensor | None:
-    """Lengths of the examples, for those that have any."""
+    """Return the lengths of the examples, or None if they have none."""
     return getattr(examples, "lengths", None)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], what: str = "the weights") -> None:
     """Copy weights (parameters and persistent buffers by name) into the model, in place.
 
-    A tied parameter may come under any of its names, or under several with the same values.
+    A tied parameter may be given under any of its names, or under several with the same values.
 
     Raises:
-        ConfigError: they are of another model, or two names of one parameter have different values; names the first
-            tensor that is wrong, and leaves the model untouched.
+        ConfigError: If they belong to another model, or two names of one parameter have different values. The message
+            names the first wrong tensor, and the model is unchanged.
     """
     own, weights = tensors_of(model), by_first_name(weights, model, what)
     for name in sorted({*own, *weights}):
@@ -618,10 +618,10 @@ Model = TypeVar("Model", bound="nn.Module")
 
 
 def holding(weights: Mapping[str, Tensor], make: Callable[[], Model], what: str = "the weights") -> Model:
-    """What `make` builds, holding copies of these weights; its own are never drawn.
+    """Return the model that `make` builds, with copies of these weights and without drawing initial ones.
 
     Raises:
-        ConfigError: as `load_weights`.
+        ConfigError: If the weights belong to another model.
     """
     with without_data():
         model = make()

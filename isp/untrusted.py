@@ -7,13 +7,13 @@ import re
 # Control characters (C0 but tab and line feed, DEL, C1), line separators, bidirectional overrides, surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST_PART = 255
-"""Bytes of one part of a path; Linux allows no more."""
+"""Largest number of bytes of one part of a path; a limit of Linux."""
 
 
 def printable(text: object) -> str:
-    r"""Return text that cannot steer a terminal: characters that could are written as in Python, `\x1b` or `\u202e`.
+    r"""Return text that cannot control a terminal: special characters are written as in Python, `\x1b` or `\u202e`.
 
-    Tabs and line feeds stay. Text that is printable already is returned unchanged.
+    Tabs and line feeds stay. Text that is already printable is returned unchanged.
     """
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
@@ -22,10 +22,10 @@ def check_file_name(name: object) -> str:
     """Return a relative file name if it is safe to use below a folder.
 
     Args:
-        name: Parts separated by `/`, as a hub lists a file.
+        name: Name with parts separated by `/`, as a hub lists it.
 
     Raises:
-        ValueError: It is not text, is absolute, has an empty, `.` or `..` part, an overlong part, a backslash or a
+        ValueError: If it is not text, is absolute, has an empty, `.` or `..` part, an overlong part, a backslash or a
             character that cannot be printed.
     """
     if not isinstance(name, str):

@@ -363,7 +363,7 @@ def test_modules_that_read_weights_themselves() -> None:
             y: Tensor = self.layer(x) @ self.layer.weight
             return y
 
-    with pytest.raises(IspError, match="does a module read the weights of its linear layers itself"):
+    with pytest.raises(IspError, match="perhaps because a module reads the weights of its linear layers directly"):
         isp.accelerate(Reading(), x, measure=measure_as(CSR))
 
 
@@ -400,11 +400,11 @@ def test_training_is_refused() -> None:
     [
         (nn.Sequential(nn.Linear(4, 4)), torch.ones(2, 4), "none of its 1 linear layers has a weight of zero"),
         (nn.Sequential(nn.ReLU()), torch.ones(2, 4), "no linear layers that can be replaced"),
-        (nn.Sequential(linear(4, 4)), torch.ones(2, 5), "example: the model does not take it"),
-        (nn.Sequential(linear(4, 4)), torch.ones(2, 4, dtype=torch.long), "example: the model does not take it"),
-        (nn.Sequential(linear(4, 4)), (torch.ones(2, 4),) * 2, "example: the model does not take it"),
-        (nn.Sequential(linear(4, 4)), {"x": torch.ones(2, 4)}, "example: the model does not take it"),
-        (nn.Sequential(linear(4, 4)), None, "example: the model does not take it"),
+        (nn.Sequential(linear(4, 4)), torch.ones(2, 5), "example: the model does not accept it"),
+        (nn.Sequential(linear(4, 4)), torch.ones(2, 4, dtype=torch.long), "example: the model does not accept it"),
+        (nn.Sequential(linear(4, 4)), (torch.ones(2, 4),) * 2, "example: the model does not accept it"),
+        (nn.Sequential(linear(4, 4)), {"x": torch.ones(2, 4)}, "example: the model does not accept it"),
+        (nn.Sequential(linear(4, 4)), None, "example: the model does not accept it"),
         (nn.Sequential(linear(4, 4)), torch.full((2, 4), torch.nan), "example: the model's outputs are not all finite"),
         (nn.Sequential(linear(4, 4), nn.Linear(4, 4, device="meta")), torch.ones(2, 4), "several devices .cpu, meta"),
         (nn.Sequential(linear(4, 4), nn.LazyLinear(4)), torch.ones(2, 4), "has no shape yet"),
@@ -417,10 +417,10 @@ def test_what_cannot_be_accelerated(model: nn.Module, example: Any, message: str
 
 def test_a_model_without_tensors_and_one_that_is_accelerated() -> None:
     model, x = nn.Sequential(linear(4, 4)), torch.ones(2, 4)
-    with pytest.raises(ConfigError, match="returns no tensor, but str"):
+    with pytest.raises(ConfigError, match="must return a tensor, got str"):
         isp.accelerate(model, x, forward=lambda model, x: "text", measure=measure_as(CSR))
     fast, _ = isp.accelerate(model, x, measure=measure_as(CSR))
-    with pytest.raises(ConfigError, match="accelerated already"):
+    with pytest.raises(ConfigError, match="already accelerated"):
         isp.accelerate(fast, x)
     with pytest.raises(ConfigError, match=r"tolerance must be in \(0, 1\), got 2"):
         isp.accelerate(model, x, tolerance=2)
@@ -436,7 +436,7 @@ def test_other_inputs_than_a_layer_was_made_for() -> None:
 def test_outputs_beyond_the_tolerance_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Csr, "product", lambda self, x: x[:, :4] + 1)
     model = nn.Sequential(linear(4, 4))
-    with pytest.raises(IspError, match=r"more than the tolerance of 1.0e-04; the model stays as it was"):
+    with pytest.raises(IspError, match=r"more than the tolerance of 1.0e-04; the model was not changed"):
         isp.accelerate(model, torch.ones(2, 4), measure=measure_as(CSR))
     assert type(model[0]) is nn.Linear
 

@@ -123,7 +123,7 @@ def test_swapped_parts_are_refused(tmp_path: Path, there: artifacts.Part, wanted
     if there == wanted:
         assert artifacts.load_examples(tmp_path / "x", wanted)[0]["labels"].tolist() == [0, 1, 2]
         return
-    message = f"x: holds {there} examples, but {wanted} examples are needed here; give the other file"
+    message = f"x: contains {there} examples, but {wanted} examples are needed here; give the other file"
     with pytest.raises(ArtifactError, match=message):
         artifacts.load_examples(tmp_path / "x", wanted)
 
@@ -166,10 +166,10 @@ def test_no_altered_byte_is_accepted_or_breaks_the_reader(tmp_path: Path) -> Non
 
 def test_foreign_and_of_another_kind(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "foreign")
-    with pytest.raises(ArtifactError, match="not one that isp wrote"):
+    with pytest.raises(ArtifactError, match="that isp did not write"):
         artifacts.load_mask(tmp_path / "foreign")
     artifacts.save_weights(tmp_path / "weights", {"x": torch.zeros(2)}, {})
-    with pytest.raises(ArtifactError, match=r"holds weights, but mask is needed here$"):
+    with pytest.raises(ArtifactError, match=r"contains weights, but mask is needed here$"):
         artifacts.load_mask(tmp_path / "weights")
     torch.save({"x": torch.zeros(2)}, tmp_path / "pickle")
     with pytest.raises(ArtifactError, match="not a safetensors file"):
@@ -296,7 +296,7 @@ def test_a_ticket_of_an_earlier_format_is_read(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(artifacts, "FORMAT", 6)
     artifacts.save_ticket(tmp_path / "later", ticket_of(MASK, weights))
     monkeypatch.undo()
-    with pytest.raises(ArtifactError, match="later: format 6, this version of isp reads 4"):
+    with pytest.raises(ArtifactError, match="later: format must be 4 for this version, got 6"):
         artifacts.load_ticket(tmp_path / "later")
 
 
@@ -388,7 +388,7 @@ def test_a_state_without_the_weights_that_it_was_made_from_is_refused(tmp_path: 
     assert same(artifacts.load_state(tmp_path / "state")[0], State(step=0, weights=has))
     for other in ({"a": has["a"]}, {**has, "a": has["a"] + 1}):
         lent(tmp_path, other)
-        with pytest.raises(ArtifactError, match=r"state: was made from weights that .*weights does not have any more"):
+        with pytest.raises(ArtifactError, match=r"state: was made from weights that .*weights no longer contains"):
             artifacts.load_state(tmp_path / "state")
     (tmp_path / "resources/weights").unlink()
     with pytest.raises(ArtifactError, match="resources/weights: no such backbone file; make it first"):
@@ -429,13 +429,13 @@ def test_the_mask_of_a_ticket_is_read_without_its_weights(tmp_path: Path) -> Non
         artifacts.load_ticket(path)
     content[place] ^= 0x80
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"its mask was altered or damaged, it keeps \d+ weights, not"):
+    with pytest.raises(ArtifactError, match=r"its mask was altered or damaged, because it keeps \d+ weights"):
         artifacts.load_ticket_mask(path)
     path.write_bytes(content[:-1])
     with pytest.raises(ArtifactError, match=r"truncated .*; delete it and make it again$"):
         artifacts.load_ticket_mask(path)
     artifacts.save_mask(path, MASK, {})
-    with pytest.raises(ArtifactError, match="holds mask, but ticket is needed here"):
+    with pytest.raises(ArtifactError, match="contains mask, but ticket is needed here"):
         artifacts.load_ticket_mask(path)
 
 
@@ -534,7 +534,7 @@ def test_large_examples_of_an_earlier_version_are_accepted_with_a_line(
     monkeypatch.setattr(artifacts, "LARGE", 300)
     artifacts.load_examples(tmp_path / "old", "train")
     assert capsys.readouterr().err.count("accepted") == 1
-    with pytest.raises(ArtifactError, match="holds train examples, but test examples are needed here"):
+    with pytest.raises(ArtifactError, match="contains train examples, but test examples are needed here"):
         artifacts.load_examples(tmp_path / "old", "test")
 
 
@@ -580,7 +580,7 @@ def test_a_file_is_what_safetensors_would_write(tmp_path: Path) -> None:
 def test_a_split_whose_parts_overlap_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "split.safetensors"
     artifacts.save_split(path, Split(train=np.arange(5), validation=np.arange(4, 7)), {})
-    with pytest.raises(ArtifactError, match="1 examples are for training and for validation, such as 4"):
+    with pytest.raises(ArtifactError, match="1 examples are both for training and for validation, such as 4"):
         artifacts.load_split(path)
 
 

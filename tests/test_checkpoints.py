@@ -465,7 +465,7 @@ def test_a_checkpoint_of_something_else_is_deleted(
     call(stage, folder, output, **options)
     printed = capsys.readouterr().err
     assert f"{checkpoint}: {reason}; it was deleted, and training restarts" in printed
-    assert "going on" not in printed
+    assert "resuming from" not in printed
     call(stage, folder, tmp_path / "whole.safetensors", **options)
     assert written(output) == written(tmp_path / "whole.safetensors")
     assert not checkpoint.exists()

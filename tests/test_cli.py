@@ -171,7 +171,7 @@ def test_test_examples_cannot_be_trained_on(here: Path, short_pretraining: Path)
     prepared(short_pretraining, here)
     weights = short_pretraining / "backbones" / "clip_tiny.safetensors"
     for wrong in ("validation", "test"):
-        with pytest.raises(IspError, match=f"{wrong}: holds {wrong} examples, but train examples are needed here"):
+        with pytest.raises(IspError, match=f"{wrong}: contains {wrong} examples, but train examples are needed here"):
             initialise(
                 **{"backbone": "clip_tiny", "task": "digits", "seed": 0, "data": here / wrong, "limits": {}},
                 **{"training": TRAINING, "weights": weights, "output": here / "out", "initial": "pretrained"},
@@ -242,7 +242,7 @@ def test_a_damaged_input_is_named_with_its_stage(
     assert "cut.safetensors: truncated" in (printed := capsys.readouterr().err.replace("\n", ""))
     assert "(stage: pretrain or convert)" in printed
     assert run("initialise", *options, str(short_pretraining / "backbones" / "clip_tiny.safetensors")) == 2
-    assert "train: holds backbone, but examples is needed" in capsys.readouterr().err.replace("\n", "")
+    assert "train: contains backbone, but examples is needed" in capsys.readouterr().err.replace("\n", "")
     assert not (here / "state").exists()
 
 

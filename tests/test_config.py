@@ -151,7 +151,7 @@ MALFORMED = [
     (f"{TRAINING}.compile", True, "compile = true: a compiled model is trained on a GPU only; set device to cuda"),
     (f"{TRAINING}.compile", 1, "compile = 1: input should be a valid boolean"),
     (f"{TRAINING}.precision", "fp16", "precision = 'fp16': input should be 'fp32' or 'bf16'"),
-    (f"{TRAINING}.warmup_steps", 300, "warmup_steps = 300: allowed are 0 to 299, below steps"),
+    (f"{TRAINING}.warmup_steps", 300, "warmup_steps = 300: must be in 0 to 299, below steps"),
     (f"{ISP}.rate", 1.5, "variants.isp: settings of method 'isp': rate = 1.5: input should be less than 1"),
     (f"{ISP}.rate", 1e-9, "rate = 1e-09: input should be greater than or equal to 0.001"),
     (f"{ISP}.rates", 0.1, "unknown key 'rates'; did you mean 'rate'? (allowed: "),
@@ -341,7 +341,7 @@ def test_a_budget_in_epochs_follows_the_task() -> None:
     study["training"]["clip_tiny"]["epochs"] = 16
     assert parse_study(study, "test").protocol("clip_tiny", "digits").steps == 400
     study["training"]["clip_tiny"]["warmup_steps"] = 400
-    with pytest.raises(ConfigError, match="on task 'digits': training: warmup_steps = 400: allowed are 0 to 399"):
+    with pytest.raises(ConfigError, match="on task 'digits': training: warmup_steps = 400: must be in 0 to 399"):
         parse_study(study, "test")
 
 

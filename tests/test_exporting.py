@@ -402,7 +402,7 @@ def test_a_folder_that_differs_from_the_ticket_is_not_kept(
         damage(folder)
 
     monkeypatch.setattr(cls, "export", export)
-    with pytest.raises(IspError, match=f"out: {says} between the ticket and what .* nothing was kept"):
+    with pytest.raises(IspError, match=f"out: {says} between the ticket and the copy .* nothing was kept"):
         isp.export(source, None, tmp_path / "new/out")
     assert names(tmp_path) == {"resources", "results"}
 
@@ -442,9 +442,13 @@ def test_tickets_that_cannot_be_exported(tmp_path: Path, texts: Path, pictures: 
     refused(ArtifactError, "must be a ticket file", tmp_path, None, out)
     refused(ArtifactError, "cut: truncated or not a safetensors", tmp_path / "cut", None, out)
     refused(ArtifactError, "flipped: its checksum does not match", tmp_path / "flipped", None, out)
-    refused(ArtifactError, "bert_tiny.safetensors: holds backbone, but ticket is needed", weights, None, out)
+    refused(ArtifactError, "bert_tiny.safetensors: contains backbone, but ticket is needed", weights, None, out)
     refused(
-        ConfigError, "mine: the ticket of a model of your own, its header has no backbone", tmp_path / "mine", None, out
+        ConfigError,
+        "the ticket of your own model, because its header has no backbone",
+        tmp_path / "mine",
+        None,
+        out,
     )
     refused(
         ConfigError,
@@ -466,12 +470,12 @@ def test_tickets_that_cannot_be_exported(tmp_path: Path, texts: Path, pictures: 
     )
     dense = replace(mine, weights={name: tensor + 1 for name, tensor in mine.weights.items()})
     refused(ConfigError, "'up.weight' has masked weights that are not zero", dense, TinyModel(), out)
-    refused(IspError, "results: already exists; name a folder that does not", texts, None, tmp_path / "results")
+    refused(IspError, "results: already exists; name a new folder", texts, None, tmp_path / "results")
     refused(IspError, "file: already exists", texts, None, tmp_path / "file")
     refused(IspError, "file/out: cannot be written .*; nothing was left behind", texts, None, tmp_path / "file/out")
     moved, clip = tmp_path / "moved.safetensors", tmp_path / "resources/backbones/clip_tiny.safetensors"
-    refused(ConfigError, "moved.safetensors: the ticket is not in the folder of its study any more", moved, None, out)
-    refused(ArtifactError, "not the pre-trained backbone that", texts, None, out, weights=clip)
+    refused(ConfigError, "moved.safetensors: the ticket is no longer in the folder of its study", moved, None, out)
+    refused(ArtifactError, "not the pre-trained backbone of", texts, None, out, weights=clip)
     foreign = {**pretrained_of("clip_tiny").weights, "text_projection": torch.eye(64)}
     artifacts.save_backbone(tmp_path / "foreign", replace(pretrained_of("clip_tiny"), weights=foreign), {})
     says = "the zero-shot head was made with another text tower"
@@ -499,7 +503,7 @@ def test_the_pretrained_weights_are_those_of_the_study(tmp_path: Path, texts: Pa
     changed.weights["pooler.dense.bias"] += 1
     artifacts.save_backbone(weights, changed, {})
     changed.weights["pooler.dense.bias"] -= 1
-    with pytest.raises(ArtifactError, match=r"bert_tiny.safetensors: not the pre-trained backbone that .*ticket"):
+    with pytest.raises(ArtifactError, match=r"bert_tiny.safetensors: not the pre-trained backbone of .*ticket"):
         isp.export(texts, None, tmp_path / "other")
 
 

@@ -72,7 +72,7 @@ def test_weights_under_any_name_are_loaded_and_two_values_for_one_parameter_refu
         load_weights(model, weights)
         assert all((tensor == 2).all() for tensor in model.state_dict().values())
     load_weights(model, before.weights)
-    message = "the weights: 'embedding.weight' and 'head.weight' are one parameter of the model, but they differ there"
+    message = "the weights: 'embedding.weight' and 'head.weight' are one parameter of the model, but they differ here"
     with pytest.raises(ConfigError, match=message):
         load_weights(model, {**one, "head.weight": torch.zeros(WORDS, WIDTH)})
     with pytest.raises(ConfigError, match=r"'embedding.weight' has shape missing, in the model \(30, 12\)"):
