@@ -19,7 +19,18 @@ from isp.files import read_csv
 from isp.reporting import FIGURES, published
 from isp.runtime.instructions import VARIABLES
 from isp.workflow.rules import RULES
-from tools.docs import command_line, environment, links, markdown, methods, navigation, outputs, pages, study_file
+from tools.docs import (
+    command_line,
+    environment,
+    links,
+    markdown,
+    methods,
+    navigation,
+    outputs,
+    pages,
+    results,
+    study_file,
+)
 
 ROOT = Path(__file__).parents[1]
 SOURCES = pages.sources()
@@ -160,6 +171,13 @@ def test_every_output_is_described(page: Callable[[str], str]) -> None:
     tables = re.findall(r'"(\w+)\.md"|for name in \(("scores".*?)\)', (ROOT / "workflow/rules/report.smk").read_text())
     names = {name for single, several in tables for name in [single, *re.findall(r'"(\w+)"', several)] if name}
     assert names | {"plan"} == set(re.findall(r"^\| `tables/(\w+)` \|", text, re.MULTILINE))
+
+
+def test_an_excerpt_of_scores_has_the_rows_of_its_variants() -> None:
+    scores = (
+        "| a on b | 0 |\n| --- | --- |\n| dense | 1 |\n| isp | 2 |\n| isp_n0 | 3 |\n\n| c on d | 0 |\n| --- | --- |\n"
+    )
+    assert results.excerpt(scores, ["isp"]) == "| a on b | 0 |\n| --- | --- |\n| isp | 2 |"
 
 
 # --- Markdown, links, navigation --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import yaml
 
 from isp import stages
 from isp.cli import app
-from isp.config import parse_study
+from isp.config import Group, load_study, parse_study
 from isp.parsing import load_yaml
 from tests.support.snippets import ROOT, SETUPS, SHORTER, blocks
 
@@ -91,3 +91,21 @@ def test_the_tutorial_counts_its_cells() -> None:
     study = parse_study(load_yaml(YAML.findall(text)[0]), "tutorial")
     cells = sum(len(group.sparsities) for group in study.groups())
     assert f"That makes {cells} *cells*" in text
+
+
+def test_the_table_of_the_tutorial_is_that_of_its_study() -> None:
+    """Its rows are taken from the default study: protocol and settings are the same."""
+    text = (ROOT / "docs/tutorial/first-table.md").read_text(encoding="utf-8")
+    study = parse_study(load_yaml(YAML.findall(text)[0]), "tutorial")
+    default = load_study(ROOT / "config" / "config.yaml")
+    (block,) = study.grid
+    assert text.count(f"<!-- table: {', '.join(block.variants)} -->") == 1
+    assert study.protocol(block.backbone, "digits") == default.protocol(block.backbone, "digits")
+    assert all(study.method(name).settings == default.method(name).settings for name in block.variants)
+    assert {cell for group in study.groups() for cell in cells_of(group)} <= {
+        cell for group in default.groups() for cell in cells_of(group)
+    }
+
+
+def cells_of(group: Group) -> list[tuple[str, str, str, int, str]]:
+    return [(group.backbone, group.task, group.variant, group.seed, str(each)) for each in group.sparsities]
