@@ -297,7 +297,7 @@ def test_the_verdict_has_the_numbers_of_the_table(rows: Rows, contents: Contents
     )
 
 
-@pytest.mark.parametrize("study", ["quick", "full", "glue", "mnist", "ablation_rule", "soups"])
+@pytest.mark.parametrize("study", ["quick", "full", "code", "ablation_rule", "soups"])
 def test_reference_studies(study: str, tmp_path: Path) -> None:
     folder = ROOT / "docs" / "results" / study
     metrics = read_csv(folder / "metrics.csv", "collect")

@@ -113,13 +113,13 @@ def test_a_study_file_inherits_nothing(tmp_path: Path) -> None:
 
 
 def test_the_command_that_runs_it_again_holds_what_was_given() -> None:
-    def given(config: dict[str, Any], file: str = "config/mini.yaml") -> str:
+    def given(config: dict[str, Any], file: str = "config/code.yaml") -> str:
         settings = SimpleNamespace(configfiles=[Path(file).absolute()], config=config)
         return command(SimpleNamespace(config_settings=settings))
 
-    assert given({}) == "snakemake --configfile config/mini.yaml"
+    assert given({}) == "snakemake --configfile config/code.yaml"
     told = given({"data_root": "/home/me/data", "question": "why not"})
-    assert told == "snakemake --configfile config/mini.yaml --config data_root=FOLDER 'question=why not'"
+    assert told == "snakemake --configfile config/code.yaml --config data_root=FOLDER 'question=why not'"
     odd = {"question": "it's; rm -rf $HOME\n&", "device": "cpu"}
     words = ["snakemake", "--configfile", "my studies/$(a) 'b';.yaml", "--config", f"question={odd['question']}"]
     assert shlex.split(given(odd, words[2])) == [*words, "device=cpu"]
