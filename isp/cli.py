@@ -286,7 +286,7 @@ def verdict(
 ) -> None:
     """Write the verdict table: each claim of the paper, its figure, ours, and whether it was reproduced.
 
-    All figures are computed from the csv files of the studies and of the paper's tables. The page also has the rules by
+    All figures are computed from the CSV files of the studies and of the paper's tables. The page also has the rules by
     which each claim is decided; the README gets the table only.
     """
     from isp.reporting import evidence
