@@ -40,7 +40,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Include tables, and change links that lead out of the site."""
     if page.file.src_uri == "index.md":
         verdict = files.get_file_from_path("verdict.md")
-        markdown = markdown.replace(VERDICT, _body(verdict.content_string) if verdict else "")
+        markdown = markdown.replace(VERDICT, _section(verdict.content_string) if verdict else "")
     scores = ROOT / "docs" / "results" / "quick" / "tables" / "scores.md"
     for variants in TUTORIAL.findall(markdown):
         table = results.excerpt(scores.read_text(encoding="utf-8"), variants.split(", "))
@@ -51,9 +51,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return links.relocate(markdown, page.file.src_uri, known, ROOT, config.repo_url or "")
 
 
-def _body(markdown: str) -> str:
-    """A page without its title."""
-    return "\n".join(line for line in markdown.splitlines() if not line.startswith("# "))
+def _section(markdown: str) -> str:
+    """A generated page as a section of another: its title a level lower, without the note on who writes it."""
+    title, _, body = markdown.partition("\n")
+    paragraphs = [text for text in body.strip().split("\n\n") if not text.startswith("`isp verdict` writes")]
+    return "\n\n".join([f"#{title}", *paragraphs])
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
