@@ -35,7 +35,7 @@ lint: .venv/installed
 	$(BIN)/snakemake --lint
 
 docs: .venv/installed ## the documentation site (build/docs/index.html), without a network; a broken link or anchor is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict # --quiet would not count warnings
 
 report: results/quick/snakemake_report.html ## Snakemake's own report of the results of make run
 

@@ -235,3 +235,9 @@ def test_the_site_needs_no_other_server() -> None:
     assert not any("offline" in plugin for plugin in settings["plugins"])  # it loads a script from another server
     assert settings["site_dir"].startswith("build/")
     assert "/build/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_a_strict_build_counts_warnings() -> None:
+    """MkDocs counts no warnings with --quiet, and then a broken link passes."""
+    (command,) = re.findall(r"mkdocs build (.*?)(?: #|$)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert command == "--strict"
