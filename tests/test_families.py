@@ -331,7 +331,9 @@ def test_the_periodic_schedule_by_hand(
 
 
 def test_a_period_that_overruns_t_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"period = 0.1: T has no room for 18 events that prune 0.05 of the weights each"):
+    with pytest.raises(
+        ConfigError, match=r"period = 0.1: T has no room for 18 events that prune 0.05 of the weights each"
+    ):
         progressive.events(progressive.Settings(rate=0.05), Decimal("0.9000"), 200)
 
 
