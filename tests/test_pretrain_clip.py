@@ -122,7 +122,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bits(
     assert [path.name for path in (root / script.ID).iterdir()] == [checkpoint.name]
     monkeypatch.setattr(script, "captioned_loss", original)
     again = script.pretrain(root, SHORT)
-    assert "going on from step 3 of a run to step 5" in capsys.readouterr().err
+    assert "resuming from step 3 of a run to step 5" in capsys.readouterr().err
     assert (again / clip.WEIGHTS).read_bytes() == (whole / clip.WEIGHTS).read_bytes()
     assert not checkpoint.exists()
 
