@@ -80,7 +80,7 @@ def test_what_is_installed_is_what_is_locked(name: str) -> None:
 @pytest.mark.parametrize(
     ("study", "page"),
     [
-        *(("quick", "README"), ("glue", "README"), ("mnist", "README")),
+        ("quick", "docs/explanation/default-study"),
         *(("full", "docs/explanation/full"), ("ablation_rule", "docs/explanation/superposition")),
         *(("soups", "docs/explanation/soups"), ("code", "docs/explanation/code")),
     ],

@@ -569,7 +569,7 @@ def test_the_stage(contents: Contents, tmp_path: Path) -> None:
     inputs = sorted(path for path in folder.rglob("*.*"))
     page(inputs, folder / "report.html", CAPTIONS)
     found = (folder / "report.html").read_text()
-    assert "What the look-ahead copies (denoisers) do in each round." in found
+    assert "Effect of the look-ahead copies (denoisers) in each round." in found
     links = {values["href"] for values in Parsed(found).all("a") if not values["href"].startswith("#")}
     assert links == {path.relative_to(folder).as_posix() for path in inputs}
     page(inputs, tmp_path / "elsewhere" / "report.html", CAPTIONS)
