@@ -297,7 +297,7 @@ def verdict(
     files.write_bytes(output, evidence.page(lines, output.parent).encode())
     files.write_bytes(readme, text.encode())
     for line in lines:
-        typer.echo(f"{line.verdict:>14}  {line.claim.text}")
+        typer.echo(f"{line.verdict:>14}  {line.claim.statement}")
 
 
 @app.command()

@@ -68,7 +68,7 @@ def _names(scores: dict[str, dict[str, list[float]]]) -> list[str]:
 
 
 def the(text: str, studies: list[Results]) -> evidence.Line:
-    (line,) = [line for line in evidence.verdict_lines(studies) if text in line.claim.text]
+    (line,) = [line for line in evidence.verdict_lines(studies) if text in line.claim.statement]
     return line
 
 
@@ -95,7 +95,7 @@ def the(text: str, studies: list[Results]) -> evidence.Line:
     ],
 )
 def test_decisions_by_hand(claim: str, interval: tuple[float, float], verdict: str) -> None:
-    (found,) = [each for each in CLAIMS if claim in each.text]
+    (found,) = [each for each in CLAIMS if claim in each.statement]
     assert decide(found, *interval, published=0.63) == verdict
 
 
@@ -107,7 +107,7 @@ def test_every_claim_has_one_limit_and_a_rule() -> None:
 
 
 def test_figures_of_the_paper_are_computed() -> None:
-    lines = {line.claim.text: line for line in evidence.verdict_lines([])}
+    lines = {line.claim.statement: line for line in evidence.verdict_lines([])}
     assert {line.verdict for line in lines.values()} == {"open"}
     help_, saturate, longer, soup = (
         next(line for text, line in lines.items() if words in text)

@@ -45,6 +45,14 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             exec(compiled, namespace)
 
 
+def test_python_of_the_readme_compiles() -> None:
+    """Its lines are those of how-to pages, which run; export starts a process, and training with a Trainer takes time."""
+    code = blocks(ROOT / "README.md")
+    assert len(code) == 2
+    for block, _ in code:
+        compile(block, "README.md", "exec")
+
+
 def test_every_set_up_is_of_a_page_with_blocks() -> None:
     assert {*SETUPS, *SHORTER} <= {named(page) for page in PAGES if blocks(page)}
 

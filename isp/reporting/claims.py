@@ -28,7 +28,7 @@ class Claim:
     is not reproduced if the whole interval lies beyond `fails`. Anything else is open.
 
     Attributes:
-        text: The claim in a few words.
+        statement: The claim in a few words.
         measure: "difference": test score of `variant` minus that of `reference`, in points; "cost": executed FLOPs of
             the former over those of the latter; "order": Kendall's tau of the order of methods with the paper's.
         variant: Role of a variant; empty for an order.
@@ -40,7 +40,7 @@ class Claim:
         at_published: Whether only the paper's sparsities of a task count.
     """
 
-    text: str
+    statement: str
     measure: Measure = "difference"
     variant: str = ""
     reference: str = ""
@@ -53,7 +53,7 @@ class Claim:
 
 CLAIMS = (
     Claim(
-        text="ISP is at least as good as lottery tickets (LTH) of the same sparsity",
+        statement="ISP is at least as good as lottery tickets (LTH) of the same sparsity",
         variant="isp",
         reference="lth",
         published=("table2", "table3"),
@@ -61,7 +61,7 @@ CLAIMS = (
         fails=0.0,
     ),
     Claim(
-        text="ISP costs a fraction of LTH",
+        statement="ISP costs a fraction of LTH",
         measure="cost",
         variant="isp",
         reference="lth",
@@ -69,21 +69,21 @@ CLAIMS = (
         fails=FRACTION,
     ),
     Claim(
-        text="Denoisers help: ISP against the same rounds without look-aheads",
+        statement="Denoisers help: ISP against the same rounds without look-aheads",
         variant="isp",
         reference="isp_without_denoiser",
         published=("table4",),
         above=0.0,
     ),
     Claim(
-        text="Denoisers help when they average magnitudes (`isp_mean`, ours)",
+        statement="Denoisers help when they average magnitudes (`isp_mean`, ours)",
         variant="isp_mean",
         reference="isp_without_denoiser",
         above=0.0,
         fails=0.0,
     ),
     Claim(
-        text="More denoisers saturate: N = 16 against N = 4",
+        statement="More denoisers saturate: N = 16 against N = 4",
         variant="denoisers=16",
         reference="denoisers=4",
         published=("table5",),
@@ -91,7 +91,7 @@ CLAIMS = (
         fails=MARGIN,
     ),
     Claim(
-        text="Longer look-aheads do not help much: C = 50 against C = 10",
+        statement="Longer look-aheads do not help much: C = 50 against C = 10",
         variant="look_ahead=50",
         reference="look_ahead=10",
         published=("table7",),
@@ -99,7 +99,7 @@ CLAIMS = (
         fails=MARGIN,
     ),
     Claim(
-        text="Longer look-aheads do not help much: C = 200 against C = 50",
+        statement="Longer look-aheads do not help much: C = 200 against C = 50",
         variant="look_ahead=200",
         reference="look_ahead=50",
         published=("table7",),
@@ -107,7 +107,7 @@ CLAIMS = (
         fails=MARGIN,
     ),
     Claim(
-        text="Instant Model Soup is near a greedy soup",
+        statement="Instant Model Soup is near a greedy soup",
         variant="instant_model_soup",
         reference="greedy_soup",
         published=("table6",),
@@ -115,7 +115,7 @@ CLAIMS = (
         fails=-MARGIN,
     ),
     Claim(
-        text="ISP keeps the dense score at the paper's sparsities",
+        statement="ISP keeps the dense score at the paper's sparsities",
         variant="isp",
         reference="dense",
         published=("table2", "table3"),
@@ -124,7 +124,7 @@ CLAIMS = (
         at_published=True,
     ),
     Claim(
-        text="Methods rank as in Table 2: ISP first, then LTH, down to random masks",
+        statement="Methods rank as in Table 2: ISP first, then LTH, down to random masks",
         measure="order",
         published=("table2",),
         above=AGREEMENT,

@@ -173,7 +173,7 @@ def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
     """
     body = [
         [
-            line.claim.text,
+            line.claim.statement,
             _published_text(line),
             line.ours or _MISSING,
             _count(line.evidence),
