@@ -46,7 +46,7 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_python_of_the_readme_compiles() -> None:
-    """Its lines are those of how-to pages, which run; export starts a process, and training with a Trainer takes time."""
+    """Its lines are those of how-to pages, which run; export starts a process, and a Trainer takes time."""
     code = blocks(ROOT / "README.md")
     assert len(code) == 2
     for block, _ in code:
