@@ -93,3 +93,7 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_named_references_exist(page: Path) -> None:
     named = re.findall(r"docs/results/[\w./]*\w", page.read_text())
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_is_a_screen_and_a_half() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 9_000
