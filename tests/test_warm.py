@@ -423,7 +423,7 @@ def cold(run: Run) -> str:
     """What a call of a command, which needs no torch, prints before its own line: why it did not start warm."""
     command = [sys.executable, "-c", LISTS, "list", "nothing"]
     done = subprocess.run(command, env=run.environment, capture_output=True, text=True, timeout=SECONDS)
-    said, begin, own = done.stderr.rpartition("isp: isp list nothing: ")
+    said, begin, own = done.stderr.rpartition("isp: isp list: ")
     assert (done.returncode, done.stdout, bool(begin), own.count("\n")) == (2, "", True, 1), done.stderr
     return said
 
