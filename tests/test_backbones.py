@@ -424,7 +424,7 @@ def test_weights_with_the_names_of_old(tmp_path: Path) -> None:
 def test_a_bert_without_a_pooler_is_refused_unless_a_random_one_is_asked_for(tmp_path: Path) -> None:
     own = bert.build(SMALL_BERT, 3).state_dict()
     bert_folder(tmp_path, {name: tensor for name, tensor in own.items() if "pooler" not in name})
-    with pytest.raises(ConfigError, match=r"has no pooler.dense.weight and no pooler.dense.bias.*pooler: random"):
+    with pytest.raises(ConfigError, match=r"lacks pooler.dense.weight and pooler.dense.bias.*pooler: random"):
         BertBackbone(max_length=32).convert(tmp_path)
     backbone = backbone_of(f"{{family: bert, folder: {tmp_path}, max_length: 32, pooler: random}}")
     pretrained = backbone.convert(tmp_path)

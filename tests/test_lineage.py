@@ -277,7 +277,7 @@ def test_a_link_to_the_ticket_of_another_cell_is_refused(here: Path) -> None:
     ticket, other = options["ticket"], Path(str(options["ticket"]).replace("one_shot", "random"))
     ticket.unlink()
     ticket.symlink_to(other.absolute())
-    with pytest.raises(ArtifactError, match=f"{ticket}: was made as '{other}', it does not belong here"):
+    with pytest.raises(ArtifactError, match=f"{ticket}: was made as '{other}' and does not belong here"):
         evaluate(**options)
 
 

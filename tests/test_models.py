@@ -27,7 +27,7 @@ from isp.losses import default_loss
 from isp.prunable import input_dims, prunable_names
 from tests.support.models import equal
 
-DOCS = Path(__file__).parents[1] / "docs" / "models.md"
+DOCS = Path(__file__).parents[1] / "docs" / "how-to" / "models.md"
 WORDS, LENGTH, TOP_K = 96, 8, 2
 
 

@@ -135,7 +135,7 @@ def test_a_backbone_that_is_not_there_yet_is_taken_for_a_large_one(monkeypatch: 
 
 
 def test_nothing_is_counted_where_nothing_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "bound_rates", lambda *_: pytest.fail("counted"))
+    monkeypatch.setattr(resources, "bound_rates", lambda *_: pytest.fail("count_rates"))
     local = Requests(parse_study(STUDY, "test"), asked=False)
     assert local.mem_mb(wildcards(initial="pretrained"), 1, "finetune_dense") == BASE_MB
 
@@ -145,10 +145,10 @@ def test_rates_are_counted_once_and_kept(tmp_path: Path, monkeypatch: pytest.Mon
     study = parse_study(STUDY, "test")
     found = bound_rates(study, "clip_tiny", "digits")
     (kept,) = tmp_path.glob("resources/rates/clip_tiny.*.json")
-    monkeypatch.setattr(measuring, "counted", lambda *_, **__: pytest.fail("counted again"))
+    monkeypatch.setattr(measuring, "count_rates", lambda *_, **__: pytest.fail("counted again"))
     assert bound_rates(study, "clip_tiny", "digits") == found
     whole = json.loads(kept.read_text())
-    monkeypatch.setattr(measuring, "counted", lambda *_, **__: found)
+    monkeypatch.setattr(measuring, "count_rates", lambda *_, **__: found)
     for content in ({"of": "another version"}, [], {**whole, "weights": "1"}, {**whole, "weights": float("nan")}):
         kept.write_text(json.dumps(content))
         assert bound_rates(study, "clip_tiny", "digits") == found
@@ -231,7 +231,7 @@ def test_a_cluster_whose_profile_does_not_count_is_refused(tmp_path: Path, monke
     monkeypatch.setattr(slurm, "refuse_twice", lambda folder: None)
     dag, study = SimpleNamespace(jobs=[]), parse_study(STUDY, "test")
     start(SimpleNamespace(local_exec=False, dag=dag, global_resources={"turn": 1}), study)
-    with pytest.raises(IspError, match="give it as --workflow-profile"):
+    with pytest.raises(IspError, match="pass it as --workflow-profile"):
         start(SimpleNamespace(local_exec=False, dag=dag, global_resources={"gpu": 1}), study)
 
 
