@@ -443,7 +443,7 @@ def test_tickets_that_cannot_be_exported(tmp_path: Path, texts: Path, pictures: 
     refused(ArtifactError, "cut: truncated or not a safetensors", tmp_path / "cut", None, out)
     refused(
         ArtifactError,
-        "flipped: altered or damaged, because its checksum does not match",
+        "flipped: altered or damaged, because its checksum",
         tmp_path / "flipped",
         None,
         out,
@@ -692,9 +692,7 @@ def test_a_damaged_compact_folder_is_named(tmp_path: Path, pictures: Path) -> No
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(
-        ArtifactError, match=r"out/ticket.safetensors: altered or damaged, because its checksum does not match"
-    ):
+    with pytest.raises(ArtifactError, match=r"out/ticket.safetensors: altered or damaged, because its checksum"):
         prediction.load_predictor(tmp_path / "out")
     path.unlink()
     with pytest.raises(IspError, match=r"out: open_clip cannot use it .*no open_clip_model"):

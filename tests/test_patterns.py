@@ -367,7 +367,9 @@ def test_every_rule_and_kind_of_rounds_ends_in_the_pattern(
 
 @pytest.mark.parametrize("name", MIXED)
 def test_methods_that_mix_models_refuse_a_pattern(name: str) -> None:
-    message = f"settings of method '{name}': scope = '2:4': must be 'global' or 'layer', because this method mixes weights of several models"
+    message = (
+        f"settings of method '{name}': scope = '2:4': must be 'global' or 'layer', because this method mixes weights"
+    )
     with pytest.raises(ConfigError, match=message):
         make_method(name, {"scope": "2:4"})
 
