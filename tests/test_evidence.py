@@ -173,6 +173,14 @@ def test_the_largest_dense_run_of_a_task_counts(tmp_path: Path) -> None:
         assert line.ours.startswith("t +1.17")
 
 
+def test_two_seeds_of_a_larger_run_do_not_displace_three(tmp_path: Path) -> None:
+    three = results(tmp_path / "three", {"t": {"dense": [90.0] * 3, "isp": [80.0, 81.0, 82.5], "lth": [80.0] * 3}}, 200)
+    two = results(tmp_path / "two", {"t": {"dense": [90.0] * 2, "isp": [60.0, 61.0], "lth": [80.0] * 2}}, 2000)
+    for order in ([three, two], [two, three]):
+        assert [each.study for each in the("at least as good", order).evidence] == [three]
+    assert [each.study for each in the("at least as good", [two]).evidence] == [two]
+
+
 def test_costs_are_ratios_of_all_flops(tmp_path: Path) -> None:
     """300 + 200 steps over 1,800 + 200."""
     scores = {"t": {"isp": [80.0], "lth": [80.0]}}

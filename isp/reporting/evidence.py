@@ -33,8 +33,9 @@ LEGEND = (
     "Test scores. paper: mean over the cells of its tables that have the comparison, in brackets the least and the "
     "greatest (for the dense score: over the cells that we have). ours: differences in points of each task's own "
     "metric, costs as a ratio of executed FLOPs, orders as Kendall's tau. Where several studies have a task, the one "
-    "whose dense run executes the most FLOPs counts, because it is the nearest to the paper's scale. A run is a seed,"
-    " its value a mean over sparsities. With three or more tasks the sample is the means of the tasks (runs of one "
+    "whose dense run executes the most FLOPs counts, because it is the nearest to the paper's scale; one of fewer "
+    "than three seeds counts only if no other has the task. A run is a seed, its value a mean over sparsities."
+    " With three or more tasks the sample is the means of the tasks (runs of one "
     "task are not independent), with its 95 % interval (Student's t). With fewer, each task is judged by the interval"
     " over its own seeds, and all must agree. Two values are shown themselves and decide nothing. Costs are exact, so"
     " they have no interval: each task is judged by its ratio, and all must agree (in brackets the least and the "
@@ -213,14 +214,14 @@ def _line(claim: Claim, studies: Sequence[Results]) -> Line:
 
 
 def _evidence(claim: Claim, studies: Sequence[Results]) -> list[Evidence]:
-    """Return the measurements of each task, from the study with the largest dense run."""
-    largest: dict[str, tuple[tuple[float, int], Evidence]] = {}
+    """Return the measurements of each task, from the study with the largest dense run among those with enough runs."""
+    largest: dict[str, tuple[tuple[bool, float, int], Evidence]] = {}
     for study in studies:
         for (backbone, task), rows in tabular.group(study.metrics, "backbone", "task").items():
             values = _measured(claim, study, backbone, task, rows)
             if values:
                 limits = value_range(tabular.cell(rows[0], "metric"))
-                size = _dense_flops(rows), len(rows)
+                size = len(values) >= tabular.FEWEST, _dense_flops(rows), len(rows)
                 found = Evidence(task=task, study=study, values=values, limits=_limits(claim, limits))
                 if task not in largest or size > largest[task][0]:
                     largest[task] = size, found
