@@ -131,7 +131,7 @@ def test_a_study_that_runs_is_left_alone(finished: Path, capsys: pytest.CaptureF
         with pytest.raises(SystemExit) as ended:
             cli.main(["clean", "tiny", "--yes"])
         assert ended.value.code == 2
-        assert "a Snakemake works in this folder" in " ".join(capsys.readouterr().err.split())
+        assert "a Snakemake process works in this folder" in " ".join(capsys.readouterr().err.split())
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
