@@ -23,11 +23,10 @@ from isp.stages.initialise import initialise
 from isp.stages.prepare import prepare
 from isp.stages.split import split
 from isp.workflow.jobs import Jobs
-from tests.support.golden import FOLDER
+from tests.support.bits import compare_bits, content, needs_avx2
 from tests.support.reruns import jobs
 from tests.support.studies import ROOT, STUDY
 
-needs_avx2 = pytest.mark.skipif(not instructions.is_supported(), reason=f"{platform.machine()} CPU without AVX2")
 TASKS = {"clip_tiny": "digits", "bert_tiny": "half_order"}
 COMMON: dict[str, Any] = {"seed": 0, "limits": {"num_train": 128}}
 COMMON |= {"training": {"steps": 6, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 1}}
@@ -169,30 +168,16 @@ def trained(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def content(path: Path) -> str:
-    """The digest of an artifact's tensors."""
-    header = lineage.read_header(path)
-    assert header is not None
-    return str(header["content"])
-
-
 @needs_avx2
 def test_golden_bits(trained: Path, short_pretraining: Path, golden: Callable[[str, str], None]) -> None:
     """Pre-training and fine-tuning have the same bits on every CPU whose MKL has kernels of AVX2."""
-    lines = [f"torch {torch.__version__.partition('+')[0]}"]
+    lines = []
     for backbone, task in TASKS.items():
         pretrained = short_pretraining / "backbones" / f"{backbone}.safetensors"
         lines += [f"{backbone}, pre-trained for 3 steps: {content(pretrained)}"]
         lines += [f"{backbone}, {task}, initial state: {content(trained / backbone / 'initial')}"]
         lines += [f"{backbone}, {task}, 6 steps: {content(trained / backbone / 'ticket')}"]
-    known = FOLDER / "bits.txt"
-    version = known.read_text().splitlines()[0] if known.is_file() else lines[0]
-    if version != lines[0]:
-        pytest.skip(f"the golden bits are of {version}, this is {lines[0]}")
-    text = "\n".join(lines) + "\n"
-    if instructions.mkl_branch() != "AVX2" and known.is_file() and text != known.read_text():
-        pytest.skip(f"MKL ignores MKL_CBWR on this CPU (its branch: {instructions.mkl_branch()}); bits differ")
-    golden("bits", text)
+    compare_bits("bits", lines, golden)
 
 
 def _by_hand(trained: Path, output: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
