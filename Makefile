@@ -1,10 +1,10 @@
-# make run | check | test | test-gpu | test-slurm | lint | docs | report | lock | upgrade | clean. Everything is installed into .venv from requirements.lock.
+# make run | check | test | test-gpu | test-slurm | test-wheel | lint | docs | report | lock | upgrade | clean. Everything is installed into .venv from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2 # each takes a core and 1.5 GB
 PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: run check test test-inside test-gpu test-slurm lint docs report lock upgrade clean
+.PHONY: run check test test-inside test-gpu test-slurm test-wheel lint docs report lock upgrade clean
 
 run: .venv/installed ## run the default study, from nothing to tables, figures and a page (results/quick)
 	$(BIN)/snakemake
@@ -26,6 +26,9 @@ test-gpu: .venv/installed ## the tests that need a GPU, a minute or two; without
 
 test-slurm: .venv/installed ## the tests on a real Slurm, which tests/slurm/cluster.sh installs and starts on this machine as root
 	$(BIN)/pytest -m slurm tests/slurm
+
+test-wheel: ## a wheel in fresh environments, without extras and with each, from the package index: make test-wheel EXTRAS="none trainer"
+	$(PYTHON) tools/wheel.py $(EXTRAS)
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -126,6 +126,8 @@ class Report:
         rows.append(["whole model", "", "", "", *times, mixed])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+        if CSR in timed and find_spec("numba") is None:
+            lines.append("numba is not installed, so its kernel was not tried: pip install 'isp[accelerate]'")
         return "\n".join([*lines, self.summary()])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
+import importlib.util
 import io
 import json
 import os
@@ -157,7 +157,7 @@ def run(
     from isp.families import traits_of
     from isp.sparsity import parse_sparsity
 
-    settings = _settings(set_ or [])
+    command, settings = _snakemake(), _settings(set_ or [])
     inputs = registry.load("task", task).TASK.inputs
     backbone = backbone or {"pictures": "clip_tiny", "texts": "bert_tiny"}[inputs]
     module = registry.load("backbone", backbone)
@@ -188,7 +188,7 @@ def run(
     study = parse_study({"study": f"run-{digest}", "data_root": str(data_root), **values}, "isp run")
     folder = Path("results") / study.study
     files.write_bytes(folder / "study.yaml", yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False).encode())
-    status = subprocess.run([*_snakemake(), "--configfile", str(folder / "study.yaml")], check=False).returncode
+    status = subprocess.run([*command, "--configfile", str(folder / "study.yaml")], check=False).returncode
     if status:
         raise SystemExit(status)
     typer.echo(
@@ -451,7 +451,11 @@ def _snakemake() -> list[str]:
     snakefile = Path(__file__).parent.parent / "workflow" / "Snakefile"
     if not snakefile.exists():
         raise ConfigError(
-            f"{snakefile}: no such file; `isp run` needs the repository, installed with `pip install -e .[workflow]`"
+            f"{snakefile}: no such file; `isp run` needs the repository, installed with `pip install -e '.[workflow]'`"
+        )
+    if importlib.util.find_spec("snakemake") is None:
+        raise ConfigError(
+            "isp run: Snakemake is not installed; in the clone of the repository, run `pip install -e '.[workflow]'`"
         )
     return [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(snakefile)]
 

@@ -12,6 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import isp
+from tools import wheel
 
 ROOT = Path(__file__).parent.parent
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
@@ -98,15 +99,16 @@ def test_the_hosts_workflows_run_targets_that_the_makefile_has() -> None:
     targets = set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.M))
     (path,) = (ROOT / ".github" / "workflows").glob("*.yml")
     jobs = yaml.safe_load(path.read_text())["jobs"]
-    assert set(jobs) == {"check", "smoke", "docs"}
+    assert set(jobs) == {"check", "smoke", "wheel", "docs"}
     commands = [step["run"].split() for job in jobs.values() for step in job["steps"] if "run" in step]
     made = {words[1] for words in commands if words[0] == "make"}
-    assert made == {"check", "docs", ".venv/installed"}
+    assert made == {"check", "docs", "test-wheel", ".venv/installed"}
     assert made <= targets
     for words in commands:
         if "--configfile" in words:
             assert (ROOT / words[words.index("--configfile") + 1]).is_file()
     assert jobs["check"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    assert jobs["wheel"]["strategy"]["matrix"]["extra"] == wheel.choices()
 
 
 def test_the_hooks_before_a_commit_are_those_of_make_lint() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -16,6 +17,7 @@ from isp import stages
 from isp.cli import app
 from isp.config import Group, load_study, parse_study
 from isp.parsing import load_yaml
+from isp.reporting import plan_tables
 from tests.support.snippets import ROOT, SETUPS, SHORTER, blocks
 
 KINDS = ("tutorial", "how-to", "reference", "explanation")
@@ -32,6 +34,19 @@ def named(page: Path) -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=named)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    run_blocks(page)
+
+
+@pytest.mark.process
+def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first block as it stands, export included, which starts a process; the other in a Trainer."""
+    monkeypatch.chdir(tmp_path)
+    run_blocks(ROOT / "README.md")
+    assert (tmp_path / "pruned" / "model.safetensors").is_file()
+
+
+def run_blocks(page: Path) -> None:
+    """Run the Python blocks of a page in one namespace, after the set-up of the page."""
     torch.manual_seed(0)
     name = named(page)
     code, shorter = blocks(page), SHORTER.get(name, {})
@@ -45,16 +60,8 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             exec(compiled, namespace)
 
 
-def test_python_of_the_readme_compiles() -> None:
-    """Its lines are those of how-to pages, which run; export starts a process, and a Trainer takes time."""
-    code = blocks(ROOT / "README.md")
-    assert len(code) == 2
-    for block, _ in code:
-        compile(block, "README.md", "exec")
-
-
 def test_every_set_up_is_of_a_page_with_blocks() -> None:
-    assert {*SETUPS, *SHORTER} <= {named(page) for page in PAGES if blocks(page)}
+    assert {*SETUPS, *SHORTER} <= {named(page) for page in (*PAGES, ROOT / "README.md") if blocks(page)}
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -79,6 +86,37 @@ def test_shell_commands_exist(page: Path) -> None:
         command = group.resolve_command(None, [words[1]])[1]
         options = {option for parameter in command.params for option in parameter.opts}
         assert [word for word in words if word.startswith("--") and word not in options] == []
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if commands(page)], ids=named)
+def test_commands_are_found_in_a_new_shell(page: Path) -> None:
+    """Commands are those of an active environment, and whoever installs into .venv is told to activate it."""
+    words = commands(page)
+    assert [command for command in words if command[0].startswith(".venv/")] == []
+    for index, command in enumerate(words):
+        if command == ["make", ".venv/installed"]:
+            assert words[index + 1] == ["source", ".venv/bin/activate"]
+
+
+MESSAGE = re.compile(r"^ *```\n *isp: (.*?)\n *```", re.MULTILINE | re.DOTALL)
+
+
+def test_messages_on_pages_are_those_of_the_code() -> None:
+    """Pages may leave out parts of a message (…); what they have of four words or more is in the code as it stands."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "isp").rglob("*.py")]
+    words = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    code = "\n".join(word for word in words if isinstance(word, str))
+    quoted = [part for page in TEXTS for text in MESSAGE.findall(page.read_text()) for part in re.split(r"…|\d+", text)]
+    parts = [part.strip(" :") for part in quoted if len(part.split()) > 3]
+    assert len(parts) >= 2
+    assert [part for part in parts if part not in code] == []
+
+
+def test_the_page_on_costs_names_files_as_a_plan_does() -> None:
+    text = (ROOT / "docs" / "explanation" / "costs.md").read_text()
+    assert [
+        name for names in (plan_tables.KEPT, plan_tables.TEMPORARY) for name in names.values() if name not in text
+    ] == []
 
 
 STUDIES = [

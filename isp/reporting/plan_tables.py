@@ -149,22 +149,24 @@ def _starts(plan: Mapping[str, Any]) -> str:
     return f"{text}."
 
 
-_KEPT = {"ticket": "tickets that are results", "mask": "masks", "state": "initial states"}
-_TEMPORARY = {
+KEPT = {"ticket": "tickets that are results", "mask": "masks", "state": "initial states"}
+"""What a plan calls the files that stay, by kind."""
+TEMPORARY = {
     "state": "states between rounds",
     "weights": "weak subnetworks",
     "ticket": "tickets that are not results",
 }
+"""What a plan calls the files that are deleted when no job needs them any more, by kind."""
 
 
 def _disk(disk: Mapping[str, Any]) -> list[str]:
     """Return the disk usage of permanent and temporary files, and the peak."""
-    kept = f"Disk: {si(disk['kept'])}B are kept{_kinds(_KEPT, disk['kept_by_kind'])}."
+    kept = f"Disk: {si(disk['kept'])}B are kept{_kinds(KEPT, disk['kept_by_kind'])}."
     if not disk["temporary"]:
         return [kept]
     return [
         f"{kept} Temporary files add up to {si(disk['temporary'])}B"
-        f"{_kinds(_TEMPORARY, disk['temporary_by_kind'])}; the default profile keeps them (`notemp`). If they are "
+        f"{_kinds(TEMPORARY, disk['temporary_by_kind'])}; the default profile keeps them (`notemp`). If they are "
         f"deleted as soon as no job needs them, a chain of rounds or a soup has at most {si(disk['chain'])}B of them "
         f"at a time, and the peak usage is {si(disk['peak'])}B."
     ]

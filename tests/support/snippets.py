@@ -82,6 +82,12 @@ def _trainer() -> dict[str, Any]:
     }
 
 
+def _readme() -> dict[str, Any]:
+    """What a Trainer of a BERT needs."""
+    trainer = _trainer()
+    return {**trainer, "bert": trainer["model"]}
+
+
 def _models() -> dict[str, Any]:
     """A BERT and examples for it."""
     words = torch.randint(5, 25, (256, 4))
@@ -97,6 +103,7 @@ def _pruned() -> dict[str, Any]:
 
 
 SETUPS: dict[str, Callable[[], dict[str, Any]]] = {
+    "README.md": _readme,
     "docs/explanation/inference.md": _pruned,
     "docs/explanation/patterns.md": _data,
     "docs/how-to/loops.md": _loop,
@@ -114,6 +121,7 @@ SHORTER = {
         "learning_rate=1e-2, exclude": f"learning_rate=1e-2, {CHEAP}, exclude",
     },
     "docs/how-to/trainer.md": {"sparsity=0.9": f"sparsity=0.9, {CHEAP}"},
+    "README.md": {"learning_rate=1e-2": f"learning_rate=1e-2, {CHEAP}", "sparsity=0.9)\n": f"sparsity=0.9, {CHEAP})\n"},
     "docs/index.md": {"learning_rate=1e-2": f"learning_rate=1e-2, {CHEAP}"},
 }
 """What a test replaces in the blocks of a page, so that they take seconds."""
