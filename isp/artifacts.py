@@ -32,7 +32,7 @@ from isp import lineage
 from isp.backbones import Pretrained
 from isp.costs import Cost
 from isp.data.splits import Split
-from isp.errors import ArtifactError, ConfigError
+from isp.errors import REMAKE, ArtifactError, ConfigError
 from isp.files import check_regular, writing
 from isp.lineage import LARGE, Kind
 from isp.masks import Mask, check_fits, compress, expand, num_kept, num_weights, pack, sparsity, unpack
@@ -111,8 +111,7 @@ def load_split(path: Path) -> tuple[Split, dict[str, Any]]:
     both = set(split.train.tolist()) & set(split.validation.tolist())
     if both:
         raise ArtifactError(
-            f"{path}: {len(both)} examples are both for training and for validation, such as {min(both)}; delete it "
-            "and make it again",
+            f"{path}: {len(both)} examples are both for training and for validation, such as {min(both)}; {REMAKE}",
             "split",
         )
     return split, header["about"]
@@ -133,7 +132,7 @@ def load_examples(path: Path, part: Part) -> tuple[dict[str, Tensor], dict[str, 
     if header["part"] != part:
         raise ArtifactError(
             f"{path}: contains {header['part']} examples, but {part} examples are needed here; give the other file, or "
-            "delete both and make them again",
+            "delete both and remake them",
             "examples",
         )
     return tensors, header["about"]
@@ -233,7 +232,7 @@ def _borrowed(borrower: Path, path: str, tensors: Mapping[str, str], content: st
     borrowed = {entry: lender[name].clone() for entry, name in tensors.items() if name in lender}  # no shared memory
     if _content(borrowed, content.partition(":")[0]) != content:
         raise ArtifactError(
-            f"{borrower}: was made from weights that {place} no longer contains; delete it and make it again",
+            f"{borrower}: was made from weights that {place} no longer contains; {REMAKE}",
             "state",
         )
     return borrowed
@@ -297,7 +296,7 @@ def load_ticket(path: str | Path) -> Ticket:
     for name, kept in mask.items():
         if f"weights/{name}" in stored and weights[name][~kept].any():
             raise ArtifactError(
-                f"{path}: parameter {name!r} has masked weights that are not zero; make it again",
+                f"{path}: parameter {name!r} has masked weights that are not zero; {REMAKE}",
                 "ticket",
             )
     return Ticket(
@@ -325,7 +324,7 @@ def load_ticket_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
     if num_kept(mask) != header["kept"]:
         raise ArtifactError(
             f"{path}: its mask was altered or damaged, because it keeps {num_kept(mask)} weights instead of "
-            f"{header['kept']}; delete it and make it again",
+            f"{header['kept']}; {REMAKE}",
             "ticket",
         )
     return mask, header["about"]
@@ -452,8 +451,7 @@ def _expanded(path: Path, stored: Mapping[str, Tensor], header: Mapping[str, Any
         if name != entry:
             kept = mask.get(_parameter(entry))
             if kept is None or len(values) != num_kept({entry: kept}):
-                again = "delete it and make it again"
-                raise ArtifactError(f"{path}: the values of {entry!r} do not fit its mask; {again}", header["isp"])
+                raise ArtifactError(f"{path}: the values of {entry!r} do not fit its mask; {REMAKE}", header["isp"])
             tensors[entry] = expand(values, kept)
         elif name != _BITS:
             tensors[name] = values
@@ -490,14 +488,13 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors and header of an artifact; with `only`, just these tensors, with an unverified digest."""
-    again = "delete it and make it again"
     try:
         check_regular(path)
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such {kind} file; make it first", kind) from None
     except (OSError, ValueError) as error:  # a folder, a pipe, or a path with NUL
         reason = getattr(error, "strerror", None) or error
-        raise ArtifactError(f"{path}: must be a {kind} file ({reason}); {again}", kind) from None
+        raise ArtifactError(f"{path}: must be a {kind} file ({reason}); {REMAKE}", kind) from None
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("isp")
@@ -505,15 +502,15 @@ def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[st
             names = [name for name in file.keys() if only is None or name in only]  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {again}", kind) from None
+        raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {REMAKE}", kind) from None
     if header is None:
         raise ArtifactError(f"{path}: a safetensors file that isp did not write; must be a {kind} file", kind)
     if not (isinstance(header, dict) and _is_whole(path, header, tensors, only)):
-        raise ArtifactError(f"{path}: altered or damaged, because its checksum does not match; {again}", kind)
+        raise ArtifactError(f"{path}: altered or damaged, because its checksum does not match; {REMAKE}", kind)
     if header["isp"] != kind:
         raise ArtifactError(f"{path}: contains {header['isp']}, but {kind} is needed here", kind)
     if header["format"] not in (FORMAT, BORROWING, *EARLIER):
-        raise ArtifactError(f"{path}: format must be {FORMAT} for this version, got {header['format']}; {again}", kind)
+        raise ArtifactError(f"{path}: format must be {FORMAT} for this version, got {header['format']}; {REMAKE}", kind)
     for name, (dtype, shape) in header.get("as_bytes", {}).items():
         if name in tensors:
             tensors[name] = tensors[name].view(getattr(torch, dtype)).reshape(shape)

@@ -26,12 +26,21 @@ class ArtifactError(IspError):
     """A missing, truncated, altered or foreign artifact file.
 
     Attributes:
-        kind: Kind of the required artifact if making it again helps, otherwise "".
+        kind: Kind of the required artifact if remaking it helps, otherwise "".
     """
 
     def __init__(self, problem: str, kind: str = "") -> None:
         self.kind = kind
         super().__init__(problem)
+
+
+REMAKE = "delete it and remake it"
+"""End of a message about a file that a stage writes."""
+
+
+def remake(made_by: str) -> str:
+    """Return the end of a message about a file that the stage `made_by` writes."""
+    return f"{REMAKE} (stage: {made_by})"
 
 
 LONGEST = 200

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from isp.errors import ArtifactError, IspError
+from isp.errors import ArtifactError, IspError, remake
 
 LARGEST_STUDY = 2**22
 """Largest study file in bytes, enough for some 100,000 class names and a minute of YAML parsing."""
@@ -228,7 +228,7 @@ def read_json(path: Path, made_by: str, shape: Any = None) -> Any:
         ArtifactError: If the file is missing, not JSON or of another shape. The message names the file, the key and
             the stage that makes it.
     """
-    again = f"delete it and make it again (stage: {made_by})"
+    again = remake(made_by)
     try:
         content = json.loads(read_text(path))
     except FileNotFoundError:
@@ -289,7 +289,7 @@ def stream_csv(
         ArtifactError: If the file is missing, lacks a column, ends within a line, or has a row with a wrong number of
             fields or an invalid value. The message names file, line and column.
     """
-    again = f"delete it and make it again (stage: {made_by})"
+    again = remake(made_by)
     known: dict[tuple[str, str], str] = {}
     try:
         with open_text(path, newline="") as file:

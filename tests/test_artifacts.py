@@ -134,7 +134,7 @@ def test_truncated_at_every_length(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
-        with pytest.raises(ArtifactError, match=r"mask: .*make it again") as error:
+        with pytest.raises(ArtifactError, match=r"mask: .*remake it") as error:
             artifacts.load_mask(path)
         assert error.value.kind == "mask"
 
@@ -432,7 +432,7 @@ def test_the_mask_of_a_ticket_is_read_without_its_weights(tmp_path: Path) -> Non
     with pytest.raises(ArtifactError, match=r"its mask was altered or damaged, because it keeps \d+ weights"):
         artifacts.load_ticket_mask(path)
     path.write_bytes(content[:-1])
-    with pytest.raises(ArtifactError, match=r"truncated .*; delete it and make it again$"):
+    with pytest.raises(ArtifactError, match=r"truncated .*; delete it and remake it$"):
         artifacts.load_ticket_mask(path)
     artifacts.save_mask(path, MASK, {})
     with pytest.raises(ArtifactError, match="contains mask, but ticket is needed here"):

@@ -367,7 +367,7 @@ def test_a_record_that_names_another_cell_is_refused(here: Path, key: str, value
     with pytest.raises(ArtifactError, match=f"{path}: must be a record of {key} {record[key]!r}, got {value!r}"):
         collected()
     path.write_text("[]")
-    with pytest.raises(ArtifactError, match=f"{path}: .*; delete it and make it again"):
+    with pytest.raises(ArtifactError, match=f"{path}: .*; delete it and remake it"):
         collected()
 
 

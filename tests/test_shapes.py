@@ -101,7 +101,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, shape: Any, path: tuple[Any, ...
     text = str(caught.value)
     assert text.startswith(f"{tmp_path}/x.json: ")
     assert all(str(key) in text for key in path)
-    assert text.endswith("delete it and make it again (stage: stage)")
+    assert text.endswith("delete it and remake it (stage: stage)")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[" * 100_000, "nul", "\x00", '{"a": 1} x'])

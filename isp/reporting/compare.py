@@ -26,7 +26,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from isp import files
-from isp.errors import ArtifactError, ConfigError, IspError
+from isp.errors import ArtifactError, ConfigError, IspError, remake
 from isp.metrics import value_range
 from isp.reporting.collected import read
 from isp.reporting.statistics import LEVEL, prediction_interval
@@ -133,7 +133,7 @@ def read_side(folder: Path) -> Side:
             "results/quick or docs/results/quick"
         )
     metrics = read(path, "metrics")
-    again = "delete it and make it again (stage: collect)"
+    again = remake("collect")
     if not metrics:
         raise ArtifactError(f"{path}: has no rows; {again}")
     for names, same in _by_cell(metrics).items():

@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from isp import files, lineage
-from isp.errors import ArtifactError, IspError, shown
+from isp.errors import ArtifactError, IspError, remake, shown
 from isp.parsing import load_yaml
 from isp.reporting import collect as collecting
 from isp.shapes import Comparison, Record
@@ -93,7 +93,7 @@ def _check_layers(path: Path, comparison: dict[str, Any], records: list[dict[str
             if layer["layer"] not in known:
                 raise ArtifactError(
                     f"{path}: compares layer {shown(layer['layer'])}, which no record of {' on '.join(place)} has; "
-                    "delete it and rerun the stage (compare_masks)"
+                    f"{remake('compare_masks')}"
                 )
 
 
@@ -107,14 +107,11 @@ def _read(path: Path, made_by: str, shape: Any) -> dict[str, Any]:
     for key, value in lineage.cell(path).items():
         if record.get(key) != value:
             raise ArtifactError(
-                f"{path}: must be a record of {key} {value!r}, got {shown(record.get(key))}; delete it and rerun the "
-                f"stage ({made_by})"
+                f"{path}: must be a record of {key} {value!r}, got {shown(record.get(key))}; {remake(made_by)}"
             )
     ticket = record.get("ticket")
     if isinstance(ticket, dict) and ticket.get("content"):
         header = lineage.read_header(Path(str(ticket.get("file"))))
         if header is not None and header.get("content", ticket["content"]) != ticket["content"]:
-            raise ArtifactError(
-                f"{path}: scores an earlier version of {ticket['file']}; delete it and rerun the stage ({made_by})"
-            )
+            raise ArtifactError(f"{path}: scores an earlier version of {ticket['file']}; {remake(made_by)}")
     return record

@@ -9,7 +9,7 @@ import typer
 
 from isp import files
 from isp.config import parse_study
-from isp.errors import IspError
+from isp.errors import IspError, remake
 from isp.reporting import plan_tables
 from isp.reporting.collected import read
 from isp.reporting.tables import markdown
@@ -46,7 +46,7 @@ def compare_plan(
         if times is None:
             raise IspError(f"{path}: does not contain the duration of the job; make {job.output} again")
         if job.rule not in seconds:
-            raise IspError(f"{plan}: contains no job of rule {job.rule}; delete it and rerun the stage (plan)")
+            raise IspError(f"{plan}: contains no job of rule {job.rule}; {remake('plan')}")
         seconds[job.rule].append(times[0])
     files.ready(output)
     tables = plan_tables.comparison(planned, seconds, rows)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from isp import files, registry
 from isp.config import Study, parse_study
-from isp.errors import ConfigError, IspError
+from isp.errors import ConfigError, IspError, remake
 from isp.families import describe_method
 from isp.runtime import watch
 from isp.runtime.warm import is_stopped
@@ -378,7 +378,7 @@ def find_study(name: str) -> Study:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except (TypeError, KeyError, AttributeError):
-        raise IspError(f"{path}: does not contain a study; delete it and rerun the stage (describe)") from None
+        raise IspError(f"{path}: does not contain a study; {remake('describe')}") from None
     return parse_study(values, str(path))
 
 
