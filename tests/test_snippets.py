@@ -12,6 +12,7 @@ import pytest
 import torch
 import typer
 import yaml
+from PIL import Image
 
 from isp import stages
 from isp.cli import app
@@ -86,6 +87,15 @@ def test_shell_commands_exist(page: Path) -> None:
         command = group.resolve_command(None, [words[1]])[1]
         options = {option for parameter in command.params for option in parameter.opts}
         assert [word for word in words if word.startswith("--") and word not in options] == []
+
+
+def test_the_tutorial_writes_the_image_that_it_classifies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = commands(ROOT / "docs" / "tutorial" / "first-table.md")
+    (code,) = (command[2] for command in words if command[:2] == ["python", "-c"])
+    exec(compile(code, "first-table.md", "exec"), {})
+    (predict,) = (command for command in words if command[:2] == ["isp", "predict"])
+    assert Image.open(predict[predict.index("--image") + 1]).size == (8, 8)
 
 
 @pytest.mark.parametrize("page", [page for page in TEXTS if commands(page)], ids=named)
