@@ -211,8 +211,8 @@ def load_state(path: Path) -> tuple[State, dict[str, Any]]:
 def _borrowable(tensors: Mapping[str, Tensor], lender: Mapping[str, Tensor]) -> dict[str, str]:
     """Return names of tensors that `lender` also has, with their names there; dtypes, shapes and bits are equal."""
     known = {_content({"": tensor.detach().cpu()}, WAY): name for name, tensor in lender.items()}
-    found = {entry: known.get(_content({"": tensor.detach().cpu()}, WAY)) for entry, tensor in tensors.items()}
-    return {entry: name for entry, name in found.items() if name is not None}
+    matches = {entry: known.get(_content({"": tensor.detach().cpu()}, WAY)) for entry, tensor in tensors.items()}
+    return {entry: name for entry, name in matches.items() if name is not None}
 
 
 def _borrowed(borrower: Path, path: str, tensors: Mapping[str, str], content: str) -> dict[str, Tensor]:
@@ -394,13 +394,13 @@ def checksum(path: Path) -> str | None:
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of the packages that compute, and of Python."""
-    found = {}
+    versions_ = {}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions_[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return {**found, "python": platform.python_version()}
+            versions_[package] = "not installed"
+    return {**versions_, "python": platform.python_version()}
 
 
 @cache
@@ -551,8 +551,8 @@ def _digest(tensors: Mapping[str, Tensor], way: str, before: str = "") -> str:
     It detects damage, not forgery, because writing a file allows writing its digest. It is therefore XXH3 ("xxh3"),
     which is as fast as reading memory. Earlier files have BLAKE2 ("blake2b"), or BLAKE2 over sums of bytes ("sums").
     """
-    made = xxhash.xxh3_128 if way == "xxh3" else partial(hashlib.blake2b, digest_size=16)
-    digest = made(before.encode())
+    new_digest = xxhash.xxh3_128 if way == "xxh3" else partial(hashlib.blake2b, digest_size=16)
+    digest = new_digest(before.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())

@@ -238,8 +238,8 @@ class FileCheckpoint:
             self._ignore(f"made with other values of {', '.join(others)}")
             return None
         self.earlier = float(about["seconds"])
-        found: dict[str, Any] = unpack(content, tensors)
-        return found
+        progress: dict[str, Any] = unpack(content, tensors)
+        return progress
 
     def _ignore(self, why: str) -> None:
         self._found, self.earlier = None, 0.0

@@ -344,9 +344,9 @@ def clean(
     from isp.workflow.running import alone
     from isp.workflow.status import find_study, look
 
-    found = find_study(study)
+    study_ = find_study(study)
     with alone():
-        files_ = cleaning.unneeded(Jobs(found), look(found))
+        files_ = cleaning.unneeded(Jobs(study_), look(study_))
         sizes = cleaning.sizes(files_)
         if yes:
             cleaning.delete(files_)

@@ -250,12 +250,12 @@ class Study(Settings):
         self, backbone: str, task: str, variant: str | None = None, sparsity: Decimal | None = None
     ) -> Training:
         """Return the protocol of a backbone on a task; with `steps_of`, T is the steps of the other's ticket."""
-        own = self.training[backbone].of(self.num_train(task))
+        training = self.training[backbone].of(self.num_train(task))
         other = self.variants[variant].steps_of if variant in self.variants else None
         if other is None or sparsity is None:
-            return own
-        steps = planned_steps(self.method(other, backbone), own, self.num_train(task), [sparsity])
-        return own.model_copy(update={"steps": max(own.steps, steps)})
+            return training
+        steps = planned_steps(self.method(other, backbone), training, self.num_train(task), [sparsity])
+        return training.model_copy(update={"steps": max(training.steps, steps)})
 
     def method(self, variant: str, backbone: str = "") -> Method:
         """Return the method of a variant with its settings on a backbone."""
@@ -274,8 +274,8 @@ class Study(Settings):
             ConfigError: If `reference` is not such a variant.
         """
         groups = list(self.groups())
-        found = {group.variant for group in groups if any(group.sparsities)} or {group.variant for group in groups}
-        names = [name for name in self.variants if name in found]
+        pruned = {group.variant for group in groups if any(group.sparsities)} or {group.variant for group in groups}
+        names = [name for name in self.variants if name in pruned]
         if self.reference is None:
             return min(names, key=lambda name: (name != "isp", self.variants[name].method != "isp"))
         if self.reference not in names:
@@ -308,11 +308,11 @@ class Study(Settings):
         Raises:
             ConfigError: If there is no such name.
         """
-        own: Mapping[str, Settings] = self.define.backbones if kind == "backbone" else self.define.tasks
-        if name in own:
-            return own[name].model_dump_json(exclude_defaults=True)
+        defined: Mapping[str, Settings] = self.define.backbones if kind == "backbone" else self.define.tasks
+        if name in defined:
+            return defined[name].model_dump_json(exclude_defaults=True)
         if name not in registry.names(kind):
-            raise ConfigError(unknown(kind, name, [*registry.names(kind), *own]))
+            raise ConfigError(unknown(kind, name, [*registry.names(kind), *defined]))
         return name
 
     def groups(self) -> Iterator[Group]:

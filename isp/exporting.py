@@ -226,26 +226,28 @@ def _encoded(pixels: np.ndarray) -> bytes:
 
 def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> _Subject:
     path = None if isinstance(ticket, Ticket) else Path(ticket)
-    found = ticket if isinstance(ticket, Ticket) else artifacts.load_ticket(ticket)
+    ticket_ = ticket if isinstance(ticket, Ticket) else artifacts.load_ticket(ticket)
     holder = copy.deepcopy(model).eval().cpu()
-    load_weights(holder, found.weights, f"the weights of the ticket {path}" if path else "the ticket's weights")
-    check_fits(found.mask, {each: found.weights[each] for each in found.mask if each in found.weights}, "the model")
-    for each, kept in found.mask.items():
-        if found.weights[each][~kept].any():
+    load_weights(holder, ticket_.weights, f"the weights of the ticket {path}" if path else "the ticket's weights")
+    check_fits(
+        ticket_.mask, {each: ticket_.weights[each] for each in ticket_.mask if each in ticket_.weights}, "the model"
+    )
+    for each, kept in ticket_.mask.items():
+        if ticket_.weights[each][~kept].any():
             raise ConfigError(f"the ticket's weights: {each!r} has masked weights that are not zero")
-    found = replace(found, weights=by_all_names(tensors_of(holder), holder))
+    ticket_ = replace(ticket_, weights=by_all_names(tensors_of(holder), holder))
     header = (lineage.read_header(path) or {}) if path else {}
     name = type(model).__name__
     facts = {
-        "title": _title(name, found),
+        "title": _title(name, ticket_),
         "digest": header.get("content", "a ticket in memory, not read from a file"),
         "made_with": header.get("about", {}).get("made_with", artifacts.provenance()),
-        "settings": found.origin.get("settings", {}),
+        "settings": ticket_.origin.get("settings", {}),
     }
     if not _is_of_transformers(model):
         if tokenizer is not None:
             raise ConfigError(f"tokenizer: belongs to a Hugging Face model, but the model is a {name}")
-        return _Subject(ticket=found, library="safetensors", write=lambda folder, plain: None, facts=facts)
+        return _Subject(ticket=ticket_, library="safetensors", write=lambda folder, plain: None, facts=facts)
 
     config: Any = holder.config
 
@@ -259,7 +261,7 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
     tensors: dict[str, Tensor] = dict(holder.dummy_inputs) if reads_tokens else {}  # type: ignore[arg-type]
     predictor = exported.Predictor(holder, exported.call_transformers, lambda columns: tensors, "", None, ())
     return _Subject(
-        ticket=found,
+        ticket=ticket_,
         library="transformers",
         write=write,
         facts={**facts, "cls": name},

@@ -42,22 +42,22 @@ def place(path: Path) -> str | None:
 
     It begins at `runs/` if the study's folder was moved out of `results/`.
     """
-    found = _PLACE.search(Path(os.path.abspath(path)).as_posix())
-    return found and found.group()
+    match = _PLACE.search(Path(os.path.abspath(path)).as_posix())
+    return match and match.group()
 
 
 def at(path: Path) -> dict[str, str]:
     """Return the header entry for the place of an artifact; empty for a file outside of a study."""
-    found = place(path)
-    return {"place": found} if found else {}
+    place_ = place(path)
+    return {"place": place_} if place_ else {}
 
 
 def cell(path: Path) -> dict[str, Any]:
     """Return the cell to which a file in a study belongs: study, backbone, task, seed, variant and sparsity, as far as
     its place contains them; empty for a file elsewhere.
     """
-    found = _CELL.match(place(path) or "")
-    values: dict[str, Any] = {key: value for key, value in found.groupdict().items() if value} if found else {}
+    match = _CELL.match(place(path) or "")
+    values: dict[str, Any] = {key: value for key, value in match.groupdict().items() if value} if match else {}
     return values | {"seed": int(values["seed"])} if values else {}
 
 
@@ -168,8 +168,8 @@ def check(output: Path, told: Mapping[str, Any], inputs: Sequence[Path]) -> dict
 
 def _run(place: str | None) -> str | None:
     """Return the part of a place that names study, backbone, task and seed."""
-    found = _RUN.match(place or "")
-    return found and found.group()
+    match = _RUN.match(place or "")
+    return match and match.group()
 
 
 def _is_same_place(one: str, other: object) -> bool:
@@ -182,8 +182,8 @@ def _is_same_place(one: str, other: object) -> bool:
 
 
 def _contents(header: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = facts(header).get("contents")
-    return found if isinstance(found, dict) else {}
+    contents = facts(header).get("contents")
+    return contents if isinstance(contents, dict) else {}
 
 
 def _plain(value: Any) -> Any:

@@ -491,10 +491,11 @@ def _threshold(
             candidate = None if candidate is None else candidate.reshape(-1)
             over, upward = among(candidate, key > high), among(candidate, key >= low)
             above += int(torch.count_nonzero(over))
-            found = key[upward.logical_xor_(over)]
-            at_high += int(torch.count_nonzero(found == high))
-            at_low += int(torch.count_nonzero(found == low))
-            between.append(found[(found > low) & (found < high)].cpu())  # without the many possible ties at the ends
+            inner_keys = key[upward.logical_xor_(over)]
+            at_high += int(torch.count_nonzero(inner_keys == high))
+            at_low += int(torch.count_nonzero(inner_keys == low))
+            # without the many possible ties at the ends
+            between.append(inner_keys[(inner_keys > low) & (inner_keys < high)].cpu())
         at_low = 0 if low == high else at_low
         inner = sum(map(len, between))
         if above < wanted <= above + at_high:

@@ -174,19 +174,19 @@ def _scores(facts: Facts) -> str:
     if not facts.records:
         return _NO_SCORES
     seed = facts.ticket.origin.get("seed")
-    own = next((record for record in facts.records if record["seed"] == seed), facts.records[0])
+    record_ = next((record for record in facts.records if record["seed"] == seed), facts.records[0])
     sure = "95 % interval of the mean" if len(facts.records) >= tabular.FEWEST else "both seeds"
     lines = [
-        f"| | seed {own['seed']} (these weights) | mean over {len(facts.records)} seeds | {sure} |",
+        f"| | seed {record_['seed']} (these weights) | mean over {len(facts.records)} seeds | {sure} |",
         "|---|---|---|---|",
     ]
     if len(facts.records) == 1:
-        lines = [f"| | seed {own['seed']}, the only one |", "|---|---|"]
+        lines = [f"| | seed {record_['seed']}, the only one |", "|---|---|"]
     for part in ("test", "validation"):
-        for metric in (*own["metrics"], "majority"):
+        for metric in (*record_["metrics"], "majority"):
             values = [float(record[part][metric]) for record in facts.records]
             name = "always the most frequent label" if metric == "majority" else metric
-            cells = [f"{name}, {part}", f"{own[part][metric]:.2f}"]
+            cells = [f"{name}, {part}", f"{record_[part][metric]:.2f}"]
             if len(values) > 1:
                 around = interval(values, value_range(metric))
                 shown = f"{around[0]:.2f} to {around[1]:.2f}" if around else ""

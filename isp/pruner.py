@@ -296,13 +296,13 @@ class Pruner:
         prefix = "tensor "
         tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         device = next(iter(self._parameters.values())).device  # the run may have been on another one
-        found = unpack(content, tensors, device)
-        if (mask := found["at"]["mask"]) is not None:
+        content_ = unpack(content, tensors, device)
+        if (mask := content_["at"]["mask"]) is not None:
             masks.check_fits(mask, self._parameters)
-        self._attached.at = type(self._attached.at)(**found["at"])
-        self._finding, self._since = found["finding"], found["since"]
+        self._attached.at = type(self._attached.at)(**content_["at"])
+        self._finding, self._since = content_["finding"], content_["since"]
         self._set_mask(mask)
-        self.steps_done = found["steps_done"]
+        self.steps_done = content_["steps_done"]
         self._stepped, self._unchecked = False, True
 
     def close(self) -> None:

@@ -279,23 +279,23 @@ def keep_top(
     """
     scores = rankings[0][0]
     common, names = layout(within, *(ranking for ranking, _ in rankings)), sorted(scores)
-    own = {name: common.local(name, scores[name]) for name in names}
-    device = {name: own[name].device for name in names}
+    shards = {name: common.local(name, scores[name]) for name in names}
+    device = {name: shards[name].device for name in names}
 
     def on_device(weights: Weights) -> dict[str, Tensor]:
         return {name: common.local(name, weights[name]).to(device[name]) for name in names}
 
-    parts = [(own, rankings[0][1]), *((on_device(ranking), by) for ranking, by in rankings[1:])]
+    parts = [(shards, rankings[0][1]), *((on_device(ranking), by) for ranking, by in rankings[1:])]
     for ranking, _ in parts:
         _check_numbers(common, ranking)
     candidates = None if within is None else on_device(within)
-    kept = {name: torch.zeros(own[name].shape, dtype=torch.bool, device=device[name]) for name in names}
+    kept = {name: torch.zeros(shards[name].shape, dtype=torch.bool, device=device[name]) for name in names}
     if pattern is not None:
         check_whole_groups(common, names, pattern, input_dims)
         if candidates is not None:
             _check_alive(common, candidates, pattern, input_dims)
         for name in names:
-            if own[name].numel():
+            if shards[name].numel():
                 kept[name] = masks.best_of_groups(name, parts, candidates, pattern, input_dims.get(name, 1))
         wanted -= sum(num_kept_each(common.whole(kept)).values())
         candidates = {name: ~kept[name] if candidates is None else candidates[name] & ~kept[name] for name in names}
@@ -336,16 +336,17 @@ def _keep(
             key = masks.sort_key(ranking[name], by)
             return key.reshape(-1) if only is None else key[only[name]]
 
-        found = _thresholds(common, keys, groups, wanted)
+        thresholds = _thresholds(common, keys, groups, wanted)
         for name, group in groups.items():
-            threshold, above, equal = found[group]
+            threshold, above, equal = thresholds[group]
             key = masks.sort_key(ranking[name], by_magnitude)
             candidate = None if candidates is None else candidates[name]
             settled = above + equal == wanted[group]
             kept[name] |= masks.among(candidate, key >= threshold if settled else key > threshold)
             tied[name] = torch.zeros_like(kept[name]) if settled else masks.among(candidate, key == threshold)
         wanted = [
-            0 if above + equal == num else num - above for num, (_, above, equal) in zip(wanted, found, strict=True)
+            0 if above + equal == num else num - above
+            for num, (_, above, equal) in zip(wanted, thresholds, strict=True)
         ]
         candidates = tied
         if not any(wanted):
@@ -500,14 +501,14 @@ def check_same_everywhere(mask: Weights, group: dist.ProcessGroup | None = None,
 
 def digest(mask: Weights) -> str:
     """Return the SHA-256 of a mask, over names, shapes, layout and the bits of everything that is not sharded."""
-    found = hashlib.sha256()
+    digest_ = hashlib.sha256()
     for name in sorted(mask):
         kept = mask[name]
         placements = kept.placements if isinstance(kept, DTensor) else ()
-        found.update(repr((name, tuple(kept.shape), placements)).encode())
+        digest_.update(repr((name, tuple(kept.shape), placements)).encode())
         if not _is_split(kept):
-            found.update(masks.pack({name: local(kept)}).numpy().tobytes())
-    return found.hexdigest()
+            digest_.update(masks.pack({name: local(kept)}).numpy().tobytes())
+    return digest_.hexdigest()
 
 
 masks.SHARDED = sys.modules[__name__]

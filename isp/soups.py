@@ -70,7 +70,7 @@ def pruned(
 
 
 def sparse_average(
-    members: Sequence[Weights], own: Sequence[Mask], sparsity: Decimal, scope: Scope = "global"
+    members: Sequence[Weights], member_masks: Sequence[Mask], sparsity: Decimal, scope: Scope = "global"
 ) -> tuple[dict[str, Tensor], Mask]:
     """Return the uniform average of sparse members with exactly `sparsity` of its prunable weights zero, and its mask.
 
@@ -79,12 +79,12 @@ def sparse_average(
 
     Args:
         members: All weights of each member, zero where its mask prunes.
-        own: Mask of each member, over the prunable weights.
+        member_masks: Mask of each member, over the prunable weights.
         sparsity: Sparsity of every member and of the result.
         scope: Scope of the ranking if the average is pruned again.
     """
-    mixed, first = average(members), own[0]
-    if all(torch.equal(mask[name], kept) for mask in own[1:] for name, kept in first.items()):
+    mixed, first = average(members), member_masks[0]
+    if all(torch.equal(mask[name], kept) for mask in member_masks[1:] for name, kept in first.items()):
         assert not any(mixed[name][~kept].any() for name, kept in first.items()), "a member has weights off its mask"
         return mixed, first
     return pruned(mixed, first, sparsity, scope)
@@ -127,13 +127,13 @@ def greedy(members: Sequence[T], blend: Callable[[Sequence[T]], Weights], score:
     """
     alone = [score(blend([member])) for member in members]
     best, *others = sorted(range(len(members)), key=lambda index: -alone[index])  # stable
-    tried, taken, reached = [Tried(best, alone[best], alone[best], True)], [best], alone[best]
+    tried, chosen, reached = [Tried(best, alone[best], alone[best], True)], [best], alone[best]
     for index in others:
-        found = score(blend([members[each] for each in [*taken, index]]))
-        tried.append(Tried(index, alone[index], found, found > reached))
-        if found > reached:
-            reached = found
-            taken.append(index)
+        value = score(blend([members[each] for each in [*chosen, index]]))
+        tried.append(Tried(index, alone[index], value, value > reached))
+        if value > reached:
+            reached = value
+            chosen.append(index)
     return tried
 
 
@@ -175,10 +175,10 @@ def merge(
     running, begun = start, score(start)
     reached, steps, shares = begun, list[Merged](), list(filter(None, coefficients))
     for other in others:
-        base, taken = running, 0.0
+        base, used = running, 0.0
         for share in shares:
             mixed = mix(other, base, share)
-            if (found := score(mixed)) > reached:
-                running, reached, taken = mixed, found, share
-        steps.append(Merged(taken, reached))
+            if (value := score(mixed)) > reached:
+                running, reached, used = mixed, value, share
+        steps.append(Merged(used, reached))
     return running, begun, steps

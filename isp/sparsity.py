@@ -45,8 +45,8 @@ def parse_scope(scope: str) -> Pattern | None:
     """
     if scope in ("global", "layer"):
         return None
-    found = re.fullmatch(r"([1-9]\d{0,4}):([1-9]\d{0,4})", scope)
-    pattern = Pattern(n=int(found[1]), m=int(found[2])) if found else None
+    match = re.fullmatch(r"([1-9]\d{0,4}):([1-9]\d{0,4})", scope)
+    pattern = Pattern(n=int(match[1]), m=int(match[2])) if match else None
     if pattern is None or pattern.n >= pattern.m:
         raise ConfigError(
             f"scope = {shown(scope)}: must be 'global', 'layer', or a pattern 'N:M' with 1 <= N < M, such as '2:4'"

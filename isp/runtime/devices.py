@@ -83,13 +83,13 @@ def visible() -> dict[str, str]:
         import torch
 
         return {str(index): str(index) for index in range(torch.cuda.device_count())}
-    found = _physical(_names(named if allowed is None else allowed))
+    devices = _physical(_names(named if allowed is None else allowed))
     if named is None or allowed is None:
-        return found
+        return devices
     both = set(_physical(_names(named)).values())
-    if found and not both & set(found.values()):
+    if devices and not both & set(devices.values()):
         raise ConfigError(f"ISP_GPUS={named} contains no device of CUDA_VISIBLE_DEVICES={allowed}")
-    return {name: device for name, device in found.items() if device in both}
+    return {name: device for name, device in devices.items() if device in both}
 
 
 def _names(text: str | None) -> list[str]:

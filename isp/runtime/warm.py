@@ -321,10 +321,10 @@ def _check_private(folder: str) -> None:
     import stat
 
     try:
-        found = os.lstat(folder)
+        status = os.lstat(folder)
     except OSError as error:
         raise UnavailableError(f"{folder}: the folder of the fork server's socket: {error.strerror}") from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise UnavailableError(
             f"{folder}: the folder of the fork server's socket must be one that only you can write to"
         )
@@ -569,8 +569,8 @@ def _own_modules() -> list[str]:
 
     import isp
 
-    found = [module.name for module in pkgutil.walk_packages(isp.__path__, "isp.", onerror=lambda name: None)]
-    return [name for name in found if name not in ("isp.__main__", "isp.runtime.warm")]
+    names = [module.name for module in pkgutil.walk_packages(isp.__path__, "isp.", onerror=lambda name: None)]
+    return [name for name in names if name not in ("isp.__main__", "isp.runtime.warm")]
 
 
 def _import(modules: Sequence[str]) -> None:
@@ -608,8 +608,8 @@ def _owner_of(folder: str) -> int | None:
     Any user can create a file or folder with such a name, so the name alone proves nothing.
     """
     *name, pid, _ = ["", "", *os.path.basename(folder).rsplit("-", 2)][-3:]
-    own = name == [f"isp-{os.getuid()}"] and pid.isascii() and pid.isdecimal() and len(pid) <= 10
-    return int(pid) if own and 0 < int(pid) <= LARGEST_PID else None
+    is_ours = name == [f"isp-{os.getuid()}"] and pid.isascii() and pid.isdecimal() and len(pid) <= 10
+    return int(pid) if is_ours and 0 < int(pid) <= LARGEST_PID else None
 
 
 def _remove_leftovers(folder: str) -> None:

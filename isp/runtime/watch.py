@@ -113,8 +113,8 @@ def _is_of(value: object, kind: type) -> bool:
 
 def took(log: str) -> tuple[float, float] | None:
     """Return the seconds of work and of start-up from the last line of a log with them; None if there is none."""
-    found = _TOOK.findall(log)
-    return (float(found[-1][0]), float(found[-1][1])) if found else None
+    matches = _TOOK.findall(log)
+    return (float(matches[-1][0]), float(matches[-1][1])) if matches else None
 
 
 def was_stopped(log: str) -> bool:

@@ -213,8 +213,8 @@ class Setup:
         known = about.get("step_flops")
         flops = step_flops_of(known) if known and known["batch_size"] == protocol.batch_size else None
         names = prunable_names(model, backbone.prunable)
-        made = make_trainer(model, examples, default_loss, protocol, names, self.seed, progress, flops)
-        return replace(made, checkpoint=checkpoint)
+        trainer = make_trainer(model, examples, default_loss, protocol, names, self.seed, progress, flops)
+        return replace(trainer, checkpoint=checkpoint)
 
     def told(self) -> dict[str, Any]:
         """Return the facts with which the headers of all input artifacts must agree."""

@@ -31,12 +31,12 @@ def compare_plan(
     output: Annotated[Path, typer.Option(help="The table to write, as Markdown.")],
 ) -> None:
     """Write the table. The durations of jobs are read from their logs below the current folder."""
-    found = parse_study(study, "--study")
+    study_ = parse_study(study, "--study")
     planned, rows = files.read_json(plan, "plan", Plan), read(metrics, "metrics")
     seconds: dict[str, list[float]] = {rule["rule"]: [] for rule in planned["rules"]}
-    folder = STUDY.format(study=found.study)
-    for job in Jobs(found).by_output.values():
-        path = Path(log(job.output.replace(folder, STUDY, 1)).format(study=found.study))
+    folder = STUDY.format(study=study_.study)
+    for job in Jobs(study_).by_output.values():
+        path = Path(log(job.output.replace(folder, STUDY, 1)).format(study=study_.study))
         try:
             times = took(path.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:

@@ -13,11 +13,11 @@ VERSION = 1
 
 def convert(backbone: Backbone, data_root: DataRoot, manifest: Manifest, output: Output) -> None:
     """Read the files, check that they are those of the backbone's model, and write them as one fp32 artifact."""
-    made = backbone_of(backbone)
-    if made.source is None:
+    backbone_ = backbone_of(backbone)
+    if backbone_.source is None:
         raise ConfigError(f"backbone {backbone!r} has no files to convert; pre-train it instead (isp pretrain)")
     with working(output):
         check_manifest(manifest, data_root)
-        pretrained = made.convert(made.source.where(data_root))
-        about = {"stage": "convert", "version": VERSION, "backbone": backbone, "backbone_version": made.version}
+        pretrained = backbone_.convert(backbone_.source.where(data_root))
+        about = {"stage": "convert", "version": VERSION, "backbone": backbone, "backbone_version": backbone_.version}
         artifacts.save_backbone(output, pretrained, about | inputs(output, manifest=manifest))

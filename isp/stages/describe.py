@@ -30,12 +30,12 @@ def describe(
 
     Given the instruction set of the study's jobs, the provenance equals that of the jobs on this machine.
     """
-    found = parse_study(study, "--study")
+    study_ = parse_study(study, "--study")
     content = {
-        "study": found.model_dump(mode="json", exclude={"data_root"}),
-        "question": found.question,
-        "variants": {name: _variant(found, name) for name in found.variants},
-        "tasks": {name: _task(found, name) for name in dict.fromkeys(group.task for group in found.groups())},
+        "study": study_.model_dump(mode="json", exclude={"data_root"}),
+        "question": study_.question,
+        "variants": {name: _variant(study_, name) for name in study_.variants},
+        "tasks": {name: _task(study_, name) for name in dict.fromkeys(group.task for group in study_.groups())},
         "provenance": {"command": command, "isp": __version__, **commit(), **_machine(), "packages": provenance()},
     }
     files.ready(output)
@@ -43,16 +43,16 @@ def describe(
 
 
 def _variant(study: Study, name: str) -> dict[str, Any]:
-    method, own = study.method(name), study.variants[name]
+    method, entry = study.method(name), study.variants[name]
     summary = (method.module.__doc__ or "").strip().split("\n")[0]
     return {
         "method": method.name,
         "family": method.module.FAMILY,
         "summary": summary,
         "settings": method.settings.model_dump(mode="json"),
-        "by_backbone": own.by_backbone,
-        "initial": own.initial,
-        "steps_of": own.steps_of,
+        "by_backbone": entry.by_backbone,
+        "initial": entry.initial,
+        "steps_of": entry.steps_of,
     }
 
 

@@ -31,10 +31,10 @@ def download(
         raise IspError("isp download: exactly one of --task and --backbone must be given")
     with working(output):
         if task is not None:
-            found = task_of(task).source.fetch(data_root)
+            files_ = task_of(task).source.fetch(data_root)
         else:
-            made = backbone_of(str(backbone))
-            found = made.source.fetch(made.files, data_root) if made.source else Files([])
+            backbone_ = backbone_of(str(backbone))
+            files_ = backbone_.source.fetch(backbone_.files, data_root) if backbone_.source else Files([])
         of = {"task": task} if task is not None else {"backbone": backbone}
-        about = {"stage": "download", "version": VERSION, **of, "commit": found.commit}
-        files.write_json(output, about | {"files": manifest(found.paths, data_root)})
+        about = {"stage": "download", "version": VERSION, **of, "commit": files_.commit}
+        files.write_json(output, about | {"files": manifest(files_.paths, data_root)})

@@ -48,10 +48,10 @@ def evaluate(
         told = {"backbone": backbone, "task": task, **{key: cell[key] for key in ("seed",) if key in cell}}
         told |= {key: value for key, value in lineage.cell(output).items() if key == "sparsity"}
         headers = lineage.check(output, told, [ticket, validation, test])
-        found = load_ticket(ticket)
-        made, definition = backbone_of(backbone), task_of(task)
-        architecture = found.origin["architecture"]
-        model = made.restore(found.weights, architecture).to(device)
+        loaded = load_ticket(ticket)
+        backbone_, definition = backbone_of(backbone), task_of(task)
+        architecture = loaded.origin["architecture"]
+        model = backbone_.restore(loaded.weights, architecture).to(device)
         sources: tuple[tuple[artifacts.Part, Path, int | None], ...] = (
             ("validation", validation, allowed.num_validation),
             ("test", test, None),
@@ -59,7 +59,9 @@ def evaluate(
         scores: dict[str, dict[str, float]] = {}
         for part, path, num in sources:
             tensors = limited(artifacts.load_examples(path, part)[0], num)
-            examples = made.examples({name: each.to(device) for name, each in tensors.items()}, architecture, "none")
+            examples = backbone_.examples(
+                {name: each.to(device) for name, each in tensors.items()}, architecture, "none"
+            )
             best = majority(definition.metrics[0], tensors["labels"].numpy(), definition.num_outputs)
             scores[part] = score(model, examples, definition.metrics) | {"majority": best}
             scores[part] = {name: round(value, 4) for name, value in scores[part].items()}
@@ -71,7 +73,7 @@ def evaluate(
                 "zero_weights": parameters[name].numel() - masks.num_kept({name: parameters[name]}),
             }
             for name in parameters
-            if name in found.mask
+            if name in loaded.mask
         ]
         collapsed = [layer["layer"] for layer in layers if layer["zero_weights"] == layer["weights"]]
         if collapsed:
@@ -80,19 +82,19 @@ def evaluate(
             )
         record: dict[str, Any] = {
             **cell,
-            "method": found.method,
-            "sparsity": str(found.sparsity),
+            "method": loaded.method,
+            "sparsity": str(loaded.sparsity),
             "zero_weights": sum(layer["zero_weights"] for layer in layers),
             "prunable_weights": sum(layer["weights"] for layer in layers),
             "metrics": definition.metrics,
             **scores,
-            "finding": asdict(found.finding),
-            "retraining": asdict(found.retraining),
-            "rounds": found.rounds,
+            "finding": asdict(loaded.finding),
+            "retraining": asdict(loaded.retraining),
+            "rounds": loaded.rounds,
             "layers": layers,
             "collapsed": collapsed,
             "ticket": {"file": str(ticket), "content": headers[str(ticket)].get("content")},
-            "measured": _measured(found.origin["measured"], work.measured()),
+            "measured": _measured(loaded.origin["measured"], work.measured()),
         }
         files.write_json(output, record)
     checkpoints.forget(ticket)

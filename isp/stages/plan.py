@@ -65,19 +65,19 @@ def plan(
     """
     if (configfile is None) == (study is None):
         raise IspError("isp plan: a study must be given, by --configfile FILE")
-    found = load_study(configfile) if configfile else parse_study(study or {}, "--study")
+    study_ = load_study(configfile) if configfile else parse_study(study or {}, "--study")
     if data_root:
-        found = found.model_copy(update={"data_root": data_root})
-    side_by_side = parallel or (1 if found.device != "cpu" else max(1, (os.cpu_count() or 1) // found.threads))
+        study_ = study_.model_copy(update={"data_root": data_root})
+    side_by_side = parallel or (1 if study_.device != "cpu" else max(1, (os.cpu_count() or 1) // study_.threads))
     beside: float | Starts = FLAT if overhead is None else overhead
     if calibrate and overhead is None:
-        beside = measure_starts(found, configfile)
+        beside = measure_starts(study_, configfile)
     if calibrate and throughput is None:
-        with devices.reserve(found.device, "isp plan"):
-            check_device(found.device)
-            content = make_plan(found, None, beside, side_by_side).as_json()
+        with devices.reserve(study_.device, "isp plan"):
+            check_device(study_.device)
+            content = make_plan(study_, None, beside, side_by_side).as_json()
     else:
-        content = make_plan(found, throughput or found.sustained(), beside, side_by_side).as_json()
+        content = make_plan(study_, throughput or study_.sustained(), beside, side_by_side).as_json()
     if output:
         files.ready(output)
         files.write_json(output, content)

@@ -49,14 +49,14 @@ def pool_tickets(
     with working(output, threads=threads, device=device, instruction_set=instruction_set) as work:
         told = {"backbone": backbone, "task": task}
         made_from = inputs(output, told, ticket=ticket, candidates=candidate, validation=validation)
-        found = load_ticket(ticket)
-        check_no_statistics(found.weights)
-        architecture = found.origin["architecture"]
-        chooses = make_validation(found.weights, architecture, backbone, task, limits, validation, device)
+        latest = load_ticket(ticket)
+        check_no_statistics(latest.weights)
+        architecture = latest.origin["architecture"]
+        chooses = make_validation(latest.weights, architecture, backbone, task, limits, validation, device)
         rounds = [load_ticket(path).weights for path in candidate]
-        best = pooled.pool(chosen, found, rounds, chooses)
-        took = total_measured(found.origin) + work.measured()
-        kept: dict[str, Any] = {key: found.origin[key] for key in ("architecture", "training", "seed", "limits")}
+        best = pooled.pool(chosen, latest, rounds, chooses)
+        took = total_measured(latest.origin) + work.measured()
+        kept: dict[str, Any] = {key: latest.origin[key] for key in ("architecture", "training", "seed", "limits")}
         origin: dict[str, Any] = {
             "stage": "pool_tickets",
             "version": VERSION,

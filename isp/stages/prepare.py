@@ -39,8 +39,8 @@ def prepare(
         about |= inputs(train, told, manifest=manifest, split=split, weights=weights)
         parts, _ = artifacts.load_split(split)
         pretrained, _ = artifacts.load_backbone(weights)
-        made = prepare_parts(label_of(task), task_of(task), backbone_of(backbone), pretrained, parts, data_root)
-        for part, tensors in made:
+        examples = prepare_parts(label_of(task), task_of(task), backbone_of(backbone), pretrained, parts, data_root)
+        for part, tensors in examples:
             artifacts.save_examples(paths[part], tensors, part, about)
             shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
             print(f"{part}: {shapes}", file=sys.stderr, flush=True)

@@ -28,9 +28,9 @@ def prune_iterative(
     target = parse_sparsity(sparsity)
     with working(output) as work:
         made_from = inputs(output, ticket=ticket)
-        found = load_ticket(ticket)
-        weights = {name: found.weights[name] for name in found.mask}
-        mask, record = iterative.prune(weights, target, found.mask, scope, round_, found.retraining.steps)
-        took = total_measured(found.origin) + work.measured()
-        about = {"stage": "prune_iterative", "version": VERSION, "rounds": [*found.rounds, record]}
-        artifacts.save_mask(output, mask, about | made_from | spending(found.cost, took))
+        parent = load_ticket(ticket)
+        weights = {name: parent.weights[name] for name in parent.mask}
+        mask, record = iterative.prune(weights, target, parent.mask, scope, round_, parent.retraining.steps)
+        took = total_measured(parent.origin) + work.measured()
+        about = {"stage": "prune_iterative", "version": VERSION, "rounds": [*parent.rounds, record]}
+        artifacts.save_mask(output, mask, about | made_from | spending(parent.cost, took))

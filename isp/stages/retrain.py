@@ -63,13 +63,13 @@ def retrain(
         sparsity=sparsity,
     ) as work:
         state, about = artifacts.load_state(start)
-        kept, found = artifacts.load_mask(mask)
+        kept, header = artifacts.load_mask(mask)
         target = parse_sparsity(sparsity)
         if masks.num_kept(kept) != (total := masks.num_weights(kept)) - num_pruned(target, total):
             raise ArtifactError(f"{mask}: must be a mask of sparsity {target}, got {masks.sparsity(kept):.4f}")
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
         final, cost = trainer.run(state, trainer.training.steps, kept)
-        finding, took = read_spending(found)
+        finding, took = read_spending(header)
         ticket = Ticket(
             method=method,
             sparsity=target,
@@ -77,7 +77,7 @@ def retrain(
             weights={name: tensor.cpu() for name, tensor in final.weights.items()},
             finding=finding,
             retraining=cost,
-            rounds=found["rounds"],
+            rounds=header["rounds"],
             origin={
                 "stage": "retrain",
                 "version": VERSION,

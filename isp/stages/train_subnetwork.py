@@ -58,7 +58,7 @@ def train_subnetwork(
     ) as work:
         state, about = artifacts.load_state(initial)
         trainer = setup.trainer(state, about, work.progress, work.checkpoint)
-        found = instant.train_subnetwork(chosen, trainer, state, member)
+        subnetwork = instant.train_subnetwork(chosen, trainer, state, member)
         header = {"stage": "train_subnetwork", "version": VERSION, "settings": settings, **setup.described()}
-        header |= {"sparsity": str(found.sparsity), **made_from}
-        artifacts.save_weights(output, found.weights, header | spending(found.cost, work.measured()))
+        header |= {"sparsity": str(subnetwork.sparsity), **made_from}
+        artifacts.save_weights(output, subnetwork.weights, header | spending(subnetwork.cost, work.measured()))

@@ -33,17 +33,17 @@ def unneeded(jobs: Jobs, seen: Seen) -> dict[str, list[str]]:
         raise IspError(f"{running[0]}: its job is running{more}; wait until the study has finished, or stop it")
     states = states_of(jobs, seen)
     needed = {path for job in jobs.by_output.values() if states[job.output] != "done" for path in job.inputs}
-    found: dict[str, list[str]] = {}
+    unneeded_: dict[str, list[str]] = {}
     for job in jobs.by_output.values():
         passing = [path for path in job.passing if path in seen.files]
         if passing and job.output not in needed and states[job.output] == "done":
-            found.setdefault(job.rule, []).extend(passing)
+            unneeded_.setdefault(job.rule, []).extend(passing)
     for path in sorted(seen.files):
         for kind, endings in {"checkpoints": (CHECKPOINT,), "last good states": LAST_GOOD}.items():
             for ending in endings:
                 if path.endswith(ending) and _is_of(jobs, path) and _is_done(path.removesuffix(ending), states):
-                    found.setdefault(kind, []).append(path)
-    return found
+                    unneeded_.setdefault(kind, []).append(path)
+    return unneeded_
 
 
 def _is_of(jobs: Jobs, path: str) -> bool:

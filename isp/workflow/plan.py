@@ -64,11 +64,11 @@ class Plan:
         rate, dag = self.rates[job.place], self.jobs.dag
         task = job.place[1]
         sizes = {"train": dag.study.num_train, "validation": dag.num_validation, "test": dag.num_test}
-        made = [self.jobs.by_output[path] for path in job.inputs]
-        borrowed = rate.weights * (job.borrowed + sum(each.borrowed for each in made))
+        makers = [self.jobs.by_output[path] for path in job.inputs]
+        borrowed = rate.weights * (job.borrowed + sum(each.borrowed for each in makers))
         return (
             borrowed
-            + sum(map(self.disk, made))
+            + sum(map(self.disk, makers))
             + sum(rate.example * sizes[part](task) for part in RULES[job.rule].reads)
         )
 
@@ -132,15 +132,15 @@ class Plan:
         }
 
     def _sum(self, jobs: Iterable[Job]) -> dict[str, Any]:
-        own = list(jobs)
+        jobs_ = list(jobs)
         return {
-            "jobs": len(own),
-            "steps": sum(job.steps for job in own),
-            "selections": sum(job.selections for job in own),
-            "flops": sum(map(self.flops, own)),
-            "seconds": round(sum(map(self.seconds, own)), 1),
-            "start_seconds": round(sum(map(self._processes, own)) * (self.starts.here if self.starts else 0), 1),
-            "overhead_seconds": round(sum(map(self.overhead_seconds, own)), 1),
+            "jobs": len(jobs_),
+            "steps": sum(job.steps for job in jobs_),
+            "selections": sum(job.selections for job in jobs_),
+            "flops": sum(map(self.flops, jobs_)),
+            "seconds": round(sum(map(self.seconds, jobs_)), 1),
+            "start_seconds": round(sum(map(self._processes, jobs_)) * (self.starts.here if self.starts else 0), 1),
+            "overhead_seconds": round(sum(map(self.overhead_seconds, jobs_)), 1),
         }
 
     def _variants(self) -> list[dict[str, Any]]:
@@ -234,12 +234,12 @@ def make_plan(study: Study, throughput: float | None, overhead: float | Starts, 
     check_layers(study)
     jobs = Jobs(study)
     starts = overhead if isinstance(overhead, Starts) else None
-    found: dict[tuple[str, str], Rates] = {}
+    rates_: dict[tuple[str, str], Rates] = {}
     timed: dict[str, dict[str, Any]] = {}
     for place in dict.fromkeys(job.place for job in jobs.by_output.values()):
         seconds = overhead.here if isinstance(overhead, Starts) else overhead
         rates = rates_at(study, *place, throughput, seconds) if throughput else measure_rates(study, *place, seconds)
         if starts and place[0] not in timed:
             timed[place[0]] = time_overhead(study, *place)
-        found[place] = replace(rates, **timed.get(place[0], {}))
-    return Plan(jobs=jobs, rates=found, throughput=throughput, parallel=parallel, starts=starts)
+        rates_[place] = replace(rates, **timed.get(place[0], {}))
+    return Plan(jobs=jobs, rates=rates_, throughput=throughput, parallel=parallel, starts=starts)

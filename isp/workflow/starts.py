@@ -106,8 +106,8 @@ def measure_starts(study: Study, configfile: Path | None, run: Seconds | None = 
             return Starts(cold=shortest(imports))
         served = None
         if warm.available():
-            own = str(os.getpid())
-            environment = fresh | {"ISP_OWNER": own, "ISP_WARM": warm.new_address(os.getpid())}
+            pid = str(os.getpid())
+            environment = fresh | {"ISP_OWNER": pid, "ISP_WARM": warm.new_address(os.getpid())}
             run(nothing, environment, folder)  # the server starts
             served = shortest(nothing, environment)
         cold = shortest(imports)

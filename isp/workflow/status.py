@@ -288,7 +288,7 @@ class _Times:
         self._by_rule: dict[str, list[float]] = {}
         rules = (plan or {}).get("rules", [])
         self._plan: dict[str, float] = {row["rule"]: row["seconds"] / row["jobs"] for row in rules if row["jobs"]}
-        taken = planned = 0.0
+        actual = planned = 0.0
         for job in jobs.by_output.values():
             seconds = self._by_place.setdefault((job.rule, job.place), [])
             if states[job.output] != "done" or len(seconds) >= SAMPLED:
@@ -301,8 +301,8 @@ class _Times:
             seconds.append(sum(times))
             self._by_rule.setdefault(job.rule, []).append(sum(times))
             if job.rule in self._plan:
-                taken, planned = taken + sum(times), planned + self._plan[job.rule]
-        self._ratio = taken / planned if planned else 1.0
+                actual, planned = actual + sum(times), planned + self._plan[job.rule]
+        self._ratio = actual / planned if planned else 1.0
 
     def of(self, job: Job) -> float | None:
         """Return the estimated duration of a job in seconds; None if nothing is known."""

@@ -97,10 +97,10 @@ def used(root: Path) -> set[str]:
     These are the constants that are a name of isp's or of a library's, and those with which the environment is read.
     """
     files = [path for folder in ("isp", "snakemake_logger_plugin_isp") for path in (root / folder).rglob("*.py")]
-    found = {name for path in files for name in _in_python(ast.parse(path.read_text(encoding="utf-8")))}
+    names = {name for path in files for name in _in_python(ast.parse(path.read_text(encoding="utf-8")))}
     rules = [*(root / "workflow").rglob("*.smk"), root / "workflow" / "Snakefile"]
-    found |= {name for path in rules for name in re.findall(r"\bISP_[A-Z_]+", path.read_text(encoding="utf-8"))}
-    return found - _STANDARD
+    names |= {name for path in rules for name in re.findall(r"\bISP_[A-Z_]+", path.read_text(encoding="utf-8"))}
+    return names - _STANDARD
 
 
 def _in_python(tree: ast.AST) -> Iterator[str]:

@@ -143,8 +143,8 @@ def _facts(name: str, module: ModuleType) -> str:
 
 def _results(name: str, studies: Mapping[str, Study]) -> Iterator[str]:
     """The scores of a method in the reference results, a section for each study."""
-    found = {study: rows for study, each in studies.items() if (rows := list(_rows(name, each)))}
-    if not found:
+    sections = {study: rows for study, each in studies.items() if (rows := list(_rows(name, each)))}
+    if not sections:
         return
     yield "## Results"
     yield (
@@ -153,7 +153,7 @@ def _results(name: str, studies: Mapping[str, Study]) -> Iterator[str]:
         "this task and sparsity with its larger model."
     )
     header = ("variant", "backbone", "task", "sparsity", "seeds", "validation", "test", "steps", "paper")
-    for study, rows in found.items():
+    for study, rows in sections.items():
         yield f"### [{study}](../../results/{study}/index.md)"
         yield table(header, rows)
         notes = "\n".join(
