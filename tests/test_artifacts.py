@@ -525,7 +525,7 @@ def test_sums_of_blocks() -> None:
 def test_large_examples_of_an_earlier_version_are_accepted_with_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Their one checksum is over the tensors, too; the part that their header says is held to all the same."""
+    """Their one checksum covers the tensors as well. The part in their header is compared all the same."""
     header = {"isp": "examples", "format": 2, "part": "train", "about": {}, "checksum": "of more than is read"}
     metadata = {"isp": json.dumps(header)}
     files.write_bytes(tmp_path / "old", b"".join(artifacts._serialized({"x": torch.ones(99)}, metadata)))

@@ -1,4 +1,4 @@
-"""What every backbone must hold to (found by file name), and those of each family in particular."""
+"""The contract of every backbone (discovered by file name), and tests of each family in particular."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ def test_the_zero_shot_head_equals_open_clips_own() -> None:
 
 
 def test_contrastive_loss_by_hand() -> None:
-    """Two pictures of glyph 0, one of glyph 2, of three glyphs; features along the axes, scale 1."""
+    """Two images of glyph 0, one of glyph 2, of three glyphs; features along the axes, scale 1."""
 
     class Fake(torch.nn.Module):
         def __init__(self) -> None:

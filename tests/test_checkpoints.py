@@ -211,7 +211,7 @@ def test_of_a_loop_that_tells_no_progress_only_the_first_run_is_kept(make: MakeT
     (again,) = find(fresh(trainer, FileCheckpoint(path, {}, seconds=0)), "lth", "0.6")
     assert bits(again) == bits(whole)
     assert kept(path)["state"].step == 6
-    (again,) = find(fresh(trainer, Cutting(path, 4)), "lth", "0.6")  # goes on from step 6, and is not cut at step 4
+    (again,) = find(fresh(trainer, Cutting(path, 4)), "lth", "0.6")  # resumes from step 6, and is not cut at step 4
     assert bits(again) == bits(whole)
 
 
@@ -314,7 +314,7 @@ def test_these_are_the_stages_that_have_checkpoints() -> None:
 def test_a_stage_that_got_a_signal_goes_on_from_there(
     stage: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Everything it writes is as if nothing had happened, but for the seconds: those until the signal are counted."""
+    """Everything it writes is as if nothing had happened, except that the seconds until the signal are counted."""
     call(stage, folder, tmp_path / "whole.safetensors")
     output, checkpoint = tmp_path / "output.safetensors", tmp_path / "output.checkpoint.safetensors"
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]

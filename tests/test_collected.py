@@ -1,4 +1,4 @@
-"""CSV files of a study: what is written is no formula, what is read has the columns and numbers that belong there."""
+"""CSV files of a study: no formula is written, and the columns and numbers that are read are checked."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_the_page_needs_no_captions(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", stages.NAMES)
 def test_an_option_that_is_parsed_has_no_parsed_default(stage: str) -> None:
-    """Typer parses defaults, too."""
+    """Typer also parses defaults."""
     function = getattr(importlib.import_module(f"isp.stages.{stage}"), stage)
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         [*options] = getattr(parameter.annotation, "__metadata__", ())

@@ -334,7 +334,7 @@ def test_an_equal_budget_is_all_steps_of_the_others_ticket() -> None:
 
 
 def test_a_budget_in_epochs_follows_the_task() -> None:
-    """900 and 800 pictures are 28 and 25 whole batches of 32."""
+    """900 and 800 images are 28 and 25 whole batches of 32."""
     study = change("training.clip_tiny", {"epochs": 15.5, "batch_size": 32, "learning_rate": 5e-4, "warmup_steps": 9})
     assert parse_study(study, "test").protocol("clip_tiny", "digits").steps == 434
     study["tasks"] = {"digits": {"num_train": 800}}

@@ -72,7 +72,7 @@ def test_flops_of_vit_b32_by_hand() -> None:
     flops = count_step_flops(model, lambda model, batch: model(batch).sum(), pictures, [])
     blocks, projection = 2 * 50 * 84_934_656, 2 * 768 * 512
     attention = 12 * 12 * 2 * (2 * 50 * 50 * 64)  # layers, heads, two products
-    patches = 2 * 49 * 768 * 3 * 32 * 32  # the pictures need no gradient
+    patches = 2 * 49 * 768 * 3 * 32 * 32  # the images need no gradient
     assert flops.total == (3 * (blocks + attention + projection) + 2 * patches,)
 
 

@@ -207,7 +207,7 @@ def test_pixels_without_a_defined_range_are_refused() -> None:
 
 
 def test_pictures_are_taken_as_stored() -> None:
-    """No turning, no blending: what `datasets` and torchvision give, too."""
+    """No rotation and no blending, as in `datasets` and torchvision."""
     colours = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
     image = Image.fromarray(colours)
     exif = Image.Exif()
@@ -367,7 +367,7 @@ def test_what_is_reused_is_said_and_other_files_in_its_place_are_refused(
         assert said() == ""
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------------
 
 
 def test_preparation_resizes_the_shorter_side_and_cuts_the_centre() -> None:

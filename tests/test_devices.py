@@ -46,7 +46,7 @@ with reserve("cuda", "parent"):
 
 @pytest.fixture(autouse=True)
 def _gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two devices, locks of our own."""
+    """Two devices, with locks in a folder of this test."""
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"):
         monkeypatch.setenv(name, "")  # so that it is as before afterwards
         monkeypatch.delenv(name)

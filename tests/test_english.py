@@ -1,16 +1,17 @@
-"""The rules of STYLE.md that a machine can check, over docstrings, comments and messages of the package."""
+"""The rules of STYLE.md that a machine can check, over docstrings, comments and messages."""
 
 import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("isp", "snakemake_logger_plugin_isp")
+BESIDE = ("benchmarks", "examples", "tests", "tools")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 ELLIPSES = {"Of", "That", "Those", "What", "Which", "Whose", "Where", "How"}
@@ -37,7 +38,7 @@ FORBIDDEN = {
     r"\bof (its|their|one's|our) own(?=[.,;:)]| (and|or|in|for|with|under|which|that)\b|$)": "its own",
     r"\b(for|by) people\b": "user-facing",
     r"\b(somebody|someone)'s\b|\bwhoever\b|\bwhosever\b": "the user's, the caller's",
-    r"(?<![\"'])\bpictures?\b(?! of the \{)": "image",
+    r"(?<![\"'-])\bpictures?\b(?! of the \{)": "image",
     r"\bknows (of|no)\b": "contains, defines",
     r"\bin all[.,;]": "in total",
     r"\bwhat (a|an|each|every|its|their|such) ": "name the thing",
@@ -91,7 +92,12 @@ def faults(source: str) -> Iterator[str]:
         for name, description in entries(text):
             if description[0].islower() or description.split()[0].lower() in NOT_A_NOUN:
                 yield f"{line}: {name}: {description!r} is not a noun phrase that begins with a capital"
-    for line, text in prose(source):
+    yield from phrases(prose(source))
+
+
+def phrases(texts: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Yield what FORBIDDEN lists in texts with their lines."""
+    for line, text in texts:
         for pattern, cure in FORBIDDEN.items():
             if match := re.search(pattern, text):
                 yield f"{line}: {text[max(0, match.start() - 20) : match.end() + 20]!r}: write {cure!r}"
@@ -100,6 +106,18 @@ def faults(source: str) -> Iterator[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_english_follows_the_style(path: Path) -> None:
     assert not list(faults(path.read_text()))
+
+
+def test_english_of_comments_and_docstrings_beside_the_package() -> None:
+    """Strings are not looked at, because tests contain what they search for."""
+    seen = []
+    for path in (path for folder in BESIDE for path in sorted((ROOT / folder).rglob("*.py"))):
+        source = path.read_text(encoding="utf-8")
+        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+        comments = [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
+        texts = [(line, " ".join(text.split())) for line, _, text in docstrings(source)]
+        seen += [f"{path.relative_to(ROOT)}:{fault}" for fault in phrases([*comments, *texts])]
+    assert seen == []
 
 
 @pytest.mark.parametrize(

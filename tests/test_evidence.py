@@ -217,7 +217,7 @@ def test_the_dense_score_is_compared_at_the_papers_sparsities(tmp_path: Path) ->
 
 
 def test_orders_by_hand(tmp_path: Path) -> None:
-    """Table 2: random, grasp, one_shot, snip, progressive, lth, isp. Reversed but for random: 6 of 21 pairs agree."""
+    """Table 2: random, grasp, one_shot, snip, progressive, lth, isp. All but random reversed: 6 of 21 pairs agree."""
     order = ["random", "grasp", "one_shot", "snip", "progressive", "lth", "isp"]
     same = {name: [70.0 + index] * 3 for index, name in enumerate(order)}
     line = the("Table 2", [results(tmp_path / "s", {"t": same})])

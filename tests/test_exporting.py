@@ -1,4 +1,4 @@
-"""Exported tickets: what a folder holds, that it equals the ticket, and labels predicted by both."""
+"""Exported tickets: the content of a folder, its equality with the ticket, and labels predicted by both."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CELLS = [
 
 @pytest.fixture
 def inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verify in this process; that another process finds the same is a test of its own."""
+    """Verify in this process; another test does so in a separate process."""
     monkeypatch.setattr(exporting, "ask", lambda request, scratch, folder: exported.answer(request))
 
 
@@ -108,7 +108,7 @@ def test_a_folder_holds_the_ticket_to_the_bit(backbone: str, task: str, tmp_path
     else:
         assert json.loads((tmp_path / "out/classes.json").read_text()) == list(classes)
         assert torch.equal(load_file(tmp_path / "out/head.safetensors")["head"], ticket.weights["head"])
-        assert weights.keys() == pretrained_of(backbone).weights.keys()  # the text tower, too
+        assert weights.keys() == pretrained_of(backbone).weights.keys()  # the text tower as well
 
     compact = isp.export(path, None, tmp_path / "compact", compact=True)
     assert (compact.zero_weights, compact.num_inputs) == (done.zero_weights, done.num_inputs)
@@ -702,7 +702,7 @@ def test_a_damaged_compact_folder_is_named(tmp_path: Path, pictures: Path) -> No
 @pytest.mark.usefixtures("inside")
 @pytest.mark.parametrize("kind", ["texts", "pictures"])
 def test_no_code_of_a_folder_runs(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Neither the lines of NumPy beside a ticket, nor what a configuration names, nor a pickle."""
+    """Neither the lines of NumPy beside a ticket, nor code that a configuration names, nor a pickle."""
     out, given = (
         tmp_path / "out",
         {"texts": ["a"], "seconds": ["b"]} if kind == "texts" else {"images": [picture(tmp_path / "a.png")]},

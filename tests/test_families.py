@@ -1,4 +1,4 @@
-"""What every method must hold to (found by file name), and the iterative and one-shot families in particular."""
+"""The contract of every method (discovered by file name), and the iterative and one-shot families in particular."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_ticket_does_not_depend_on_the_others(make: MakeTrainer, name: str) ->
 
 
 class Cut(Trainer):
-    """Stops every run in the middle, writes state and mask to files, and goes on from them with fresh objects."""
+    """Stops every run in the middle, writes state and mask to files, and resumes from them with fresh objects."""
 
     folder: Path
 
@@ -135,7 +135,7 @@ def test_the_plan_and_the_cost_are_what_was_trained(make: MakeTrainer, name: str
     assert sum(done) == ticket.cost.steps
     planned = planned_steps(chosen, trainer.training, 80, sparsities)
     if getattr(chosen.settings, "rounds", "nominal") == "measured":
-        assert ticket.cost.steps <= planned  # how many rounds there are is not known beforehand
+        assert ticket.cost.steps <= planned  # the number of rounds is not known in advance
     else:
         assert ticket.cost.steps == planned
     assert ticket.cost.samples >= 16 * sum(done)
@@ -341,7 +341,7 @@ def test_a_period_that_overruns_t_is_refused() -> None:
     ("settings", "steps", "expected"),
     [
         ({"every": 10, "end": 0.5}, 80, {10: "0.4625", 20: "0.7", 30: "0.7875", 40: "0.8"}),
-        ({"every": 3}, 10, {3: "0.6047", 6: "0.7875", 8: "0.8"}),  # t_end = 8 is no multiple of 3
+        ({"every": 3}, 10, {3: "0.6047", 6: "0.7875", 8: "0.8"}),  # t_end = 8 is not a multiple of 3
         ({"every": 2}, 10, {2: "0.4625", 4: "0.7", 6: "0.7875", 8: "0.8"}),
         (
             {},
@@ -472,7 +472,7 @@ def test_events_within_a_run_give_the_bits_of_a_run_that_is_cut_at_them(
 def test_an_event_at_every_step_copies_nothing_and_leaves_masked_weights_at_zero(
     make: MakeTrainer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One optimizer and one copy of the state; masks nest and have the ramp's counts; moments are masked, too."""
+    """One optimizer and one copy of the state; masks nest and have the ramp's counts; moments are masked as well."""
     calls: list[str] = []
     for each in ("_workspace", "_leave"):
         real = getattr(Trainer, each)

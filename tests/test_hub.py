@@ -39,7 +39,7 @@ TOWER = Repo(id="someone/tower", kind="model", revision="main")
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_proxy() -> Iterator[None]:
-    """The library's session, which reads the environment when it is made, is made anew, once: that takes time."""
+    """The session of the library reads the environment when it is made. It is recreated once, because that is slow."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "*")
         close_session()
@@ -227,7 +227,7 @@ def test_a_slow_server(server: HubServer, tmp_path: Path, monkeypatch: pytest.Mo
 def test_no_server(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(hub, "PAUSES", (1, 2, 4, 8))
-    monkeypatch.setattr(time, "sleep", pauses.append)  # the module, so the library's pauses would be seen, too
+    monkeypatch.setattr(time, "sleep", pauses.append)  # the module, so the library's pauses would be seen as well
     server.close()
     with pytest.raises(DataError) as caught:
         fetch(DIGITS, ["README.md", "digits/train-*.parquet"], tmp_path)

@@ -168,7 +168,7 @@ def test_agreement_is_recorded_whatever_the_copies_contribute(scope: Scope) -> N
 
 
 def test_agreement_of_layers_by_hand() -> None:
-    """The pairs share 1 of 1, 0 of 1, 0 of 1 in layer a, both of two in layer b, so 3 of 3, 2 of 3, 2 of 3 in all."""
+    """The pairs share 1 of 1, 0 of 1, 0 of 1 in layer a, both of two in layer b, so 3 of 3, 2 of 3, 2 of 3 in total."""
     keeps, drops, both = (torch.tensor(kept, dtype=torch.bool) for kept in ([1, 0], [0, 0], [1, 1]))
     found = superposition.agreement([{"a": keeps, "b": both}, {"a": keeps, "b": both}, {"a": drops, "b": both}])
     assert found == (pytest.approx(7 / 9), {"a": pytest.approx(1 / 3), "b": 1})
@@ -525,7 +525,7 @@ def test_denoisers_change_something_in_every_round(make: MakeTrainer, rule: str)
 
 
 def test_a_ticket_does_not_depend_on_which_others_are_asked_for(make: MakeTrainer) -> None:
-    """0.64 is one of the chain's own sparsities, 0.6 leaves in the same round, 0.85 goes on."""
+    """0.64 is one of the chain's own sparsities, 0.6 leaves in the same round, 0.85 continues."""
     together = find(make(), "0.85", "0.6", "0.64", **QUICK)
     assert [str(ticket.sparsity) for ticket in together] == ["0.6000", "0.6400", "0.8500"]
     for ticket in together:
@@ -601,7 +601,7 @@ def test_rounds_through_files_with_fresh_objects_for_each_step(make: MakeTrainer
         event = denoised.aggregate(superposed, weights, {})
         artifacts.save_mask(tmp_path / "mask", event.mask, {})
         within, _ = artifacts.load_mask(tmp_path / "mask")
-    for stop in (17, 23, 30):  # cut after the last event, too
+    for stop in (17, 23, 30):  # also cut after the last event
         state, _ = artifacts.load_state(tmp_path / "state")
         state, _ = make().run(state, stop, within)
         artifacts.save_state(tmp_path / "state", state, {})

@@ -282,7 +282,7 @@ def test_a_link_to_the_ticket_of_another_cell_is_refused(here: Path) -> None:
 
 
 def test_a_ticket_that_was_written_anew_in_another_place_is_refused(here: Path) -> None:
-    """Its origin says what it was made for, whoever writes it."""
+    """Its origin says what it was made for, whatever writes it."""
     options = only("evaluate", EVALUATE)
     other = Path(str(options["ticket"]).replace("one_shot", "random"))
     save_ticket(options["ticket"], load_ticket(other))
@@ -308,7 +308,7 @@ def test_a_mask_of_another_sparsity_is_refused_before_training(here: Path, insid
 
 
 def test_a_state_of_another_protocol_is_refused_in_a_study(here: Path) -> None:
-    """The initial state serves all protocols; a segment of training goes on under its own."""
+    """The initial state serves all protocols; a segment of training continues under the same one."""
     other = {"training": TRAINING | {"batch_size": 16}}
     make("finetune_dense", only("finetune_dense", "dense/pretrained.safetensors") | other)
     with pytest.raises(ArtifactError, match=r"for training \{'batch_size': 8\}, but it is \{'batch_size': 16\} needed"):
@@ -335,7 +335,7 @@ def test_by_hand_seeds_may_be_mixed_but_not_backbones(here: Path) -> None:
 
 
 def test_a_study_that_was_moved_is_read_where_it_is(here: Path) -> None:
-    """An archive of a study; within it artifacts are still held to their places."""
+    """An archive of a study; within it, the places of artifacts are still checked."""
     shutil.copytree("results/study", "archive")
     ticket = Path("archive/runs/clip_tiny/digits/seed0") / TICKET
     lineage.check(Path("x"), {}, [ticket])
@@ -399,7 +399,7 @@ def test_a_record_of_another_ticket_than_there_is_is_refused(here: Path, capsys:
 
 
 def as_format_2(path: Path) -> None:
-    """Write an artifact anew as an earlier version did: one checksum, no place, no digests of what it was made from."""
+    """Rewrite an artifact as an earlier version did: one checksum, no place, no digests of what it was made from."""
     header = lineage.read_header(path)
     assert header is not None
     tensors, _ = artifacts._read(path, header["isp"])
@@ -414,7 +414,7 @@ def as_format_2(path: Path) -> None:
 
 
 def test_artifacts_of_earlier_versions_are_accepted_with_a_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And held to what they say of themselves."""
+    """Their own entries are still checked."""
     for path in here.rglob("*.safetensors"):
         as_format_2(path)
     for stage, options in calls(*CLIP):

@@ -1,4 +1,4 @@
-"""The look-aheads of a round, one after another in one process or side by side in processes of their own."""
+"""The look-aheads of a round, one after another in one process or side by side in separate processes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def names(folder: Path) -> set[str]:
 @pytest.mark.process
 @pytest.mark.parametrize("rule", ["mean_score", "union"])
 def test_together_and_apart_give_the_same_bits_and_costs(rule: Rule, round_: dict[str, Any], tmp_path: Path) -> None:
-    """Also of what each copy contributes, where that is kept; else nothing of it stays."""
+    """Also the contributions of the copies, where they are kept; otherwise none of them remains."""
     abouts = {}
     for way, cores in (("together", 1), ("apart", 2)):
         folder = tmp_path / way

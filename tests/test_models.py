@@ -286,7 +286,7 @@ def test_a_vocabulary_head_is_left_alone_tied_or_not_and_pruned_by_name() -> Non
     assert "lm_head.decoder.weight" not in names
     assert "lm_head.dense.weight" in names
     own = nn.ModuleDict({"embedding": nn.Embedding(9, 4), "block": nn.Linear(4, 4), "lm_head": nn.Linear(4, 9)})
-    assert prunable_names(own) == ["block.weight", "lm_head.weight"]  # of unknown models nothing says what a head is
+    assert prunable_names(own) == ["block.weight", "lm_head.weight"]  # of an unknown model, nothing identifies the head
     assert prunable_names(own, exclude=["lm_head.*"]) == ["block.weight"]
 
 

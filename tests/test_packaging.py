@@ -92,7 +92,7 @@ def test_pages_show_the_reference_results(study: str, page: str) -> None:
     assert (ROOT / "docs" / "results" / study / "figures" / "score_by_sparsity.png").exists()
 
 
-# --- what a host of the repository reads ------------------------------------------------------------------------------
+# --- files for the host of the repository -----------------------------------------------------------------------------
 
 
 def test_the_hosts_workflows_run_targets_that_the_makefile_has() -> None:
@@ -127,6 +127,13 @@ def test_the_workflow_catalogue_is_told_what_the_rules_can_do() -> None:
     assert rules.count("    shell:\n") == rules.count("    conda:\n")
     assert 'container: "isp.sif"' in (ROOT / "workflow" / "Snakefile").read_text()
     assert (ROOT / "config" / "README.md").is_file()
+
+
+def test_nothing_is_installed_from_an_index_where_isp_is_not() -> None:
+    """On an index, the name may be that of another project, so commands install from a clone."""
+    paths = [path for folder in ("isp", "docs") for kind in ("*.py", "*.md") for path in (ROOT / folder).rglob(kind)]
+    texts = {path: path.read_text(encoding="utf-8") for path in (*paths, ROOT / "README.md")}
+    assert [path for path, text in texts.items() if re.search(r"pip install [^\n]*\bisp\b\[?", text)] == []
 
 
 def test_an_image_for_cpus_has_no_libraries_of_cuda() -> None:

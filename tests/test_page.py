@@ -79,7 +79,7 @@ class Parsed(HTMLParser):
 
 @pytest.fixture(scope="module", autouse=True)
 def _pictures() -> Iterator[None]:
-    """Reduce each picture once for all pages."""
+    """Reduce each image once for all pages."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page_module, "_reduced", cache(page_module._reduced))
         yield

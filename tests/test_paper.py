@@ -129,7 +129,7 @@ def test_names_that_a_variant_may_stand_for(
     [
         ("cifar10", "0.7000", ["votes", "isp"], "table2", 95.18),
         ("svhn", "0.8000", ["isp_n0", "isp_without_denoiser", "denoisers=0"], "table4", 96.11),
-        ("svhn", "0.8000", ["isp"], "table2", 96.46),  # Table 4 has it, too
+        ("svhn", "0.8000", ["isp"], "table2", 96.46),  # Table 4 also has it
         ("cifar100", "0.8000", ["denoisers=4"], "table5", 71.15),
         ("cifar100", "0.6000", ["look_ahead=50"], "table7", 85.18),
         ("cars", "0.0000", ["instant_model_soup"], "table6", 78.79),

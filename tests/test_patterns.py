@@ -52,7 +52,7 @@ def places(mask: Mask) -> list[int]:
     return mask["w"].flatten().nonzero().flatten().tolist()
 
 
-# --- what a scope says ------------------------------------------------------------------------------------------------
+# --- names of scopes --------------------------------------------------------------------------------------------------
 
 
 def test_sparsity_follows_from_the_pattern() -> None:
@@ -102,7 +102,7 @@ def test_groups_are_along_the_inputs_by_hand() -> None:
 
 
 def test_groups_of_a_convolution_are_of_its_input_channels_by_hand() -> None:
-    """One output, four channels, a kernel of two: each place of the kernel has a group of its own."""
+    """One output, four channels, a kernel of two: each place of the kernel is a group."""
     weights = {"w": torch.tensor([[[1.0, 8.0], [2.0, 7.0], [3.0, 6.0], [4.0, 5.0]]])}
     kept = masks.prune_by_magnitude(weights, HALF, scope="2:4")["w"]
     assert kept[0, :, 0].tolist() == [False, False, True, True]
@@ -185,7 +185,7 @@ COPIES = [row(8, 7, 0, 1, 1, 0, 6, 5), row(8, 0, 7, 1, 0, 6, 5, 1), row(0, 1, 8,
 def aggregate(
     rule: Any, weights: Mask, parts: Sequence[Mask], sparsity: Decimal, within: Mask | None, scope: str
 ) -> denoised.Event:
-    """A round's mask of what its copies contributed."""
+    """The mask of a round, from the contributions of its copies."""
     superposed = Superposition(rule=rule, sparsity=sparsity, within=within, scope=scope)
     for part in parts:
         superposed.add(part)

@@ -97,7 +97,7 @@ def test_steps_and_sharing_by_hand() -> None:
 def test_flops_seconds_and_bytes_by_hand() -> None:
     made = plan()
     job = next(job for job in made.jobs.by_output.values() if job.rule == "evaluate")
-    assert job.scored == 200 + 1200 // 5  # the test split is taken for a fifth
+    assert job.scored == 200 + 1200 // 5  # the test split is assumed to be a fifth
     assert (made.flops(job), made.seconds(job)) == (440, 2 + 220)
     (dense,) = [job for job in made.jobs.by_output.values() if job.rule == "finetune_dense"]
     assert (made.flops(dense), made.seconds(dense), made.disk(dense)) == (1000, 102, 400 + 10)
@@ -329,7 +329,7 @@ def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_pat
     study["grid"][0]["tasks"] = ["cola"]
     cola = parse_study({**study, "data_root": str(tmp_path)}, "test")
     unknown = rates_at(cola, "mine", "cola", 1e9, 0)
-    assert not unknown.known_lengths  # taken for the longest
+    assert not unknown.known_lengths  # assumed to be the longest
     assert unknown.step_flops > found.step_flops
     text = (ROOT / "workflow/rules/report.smk").read_text()
     assert 'isp plan {params.study} --data-root "$ISP_DATA_ROOT"' in text

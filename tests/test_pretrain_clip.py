@@ -69,7 +69,7 @@ def write_cifar100(root: Path, num: int = 24, coarse: int = 19) -> Path:
 def test_the_files_are_those_of_open_clip_and_of_a_study(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Open_clip loads the folder by itself, and a backbone that is defined by the id is found in it, without a hub."""
+    """Open_clip loads the folder without isp, and a backbone defined by the id is found in it, without a hub."""
     monkeypatch.setenv("HF_ENDPOINT", "http://localhost:1")
     root = write_cifar100(tmp_path / "data")
     folder = script.pretrain(root, SHORT)

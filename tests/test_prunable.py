@@ -172,7 +172,7 @@ def test_a_parameter_is_excluded_by_any_of_its_names() -> None:
     model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3), "c": nn.Linear(3, 3)})
     model["b"].weight = model["a"].weight
     assert prunable_names(model) == ["a.weight", "c.weight"]
-    assert prunable_names(model, exclude=["b.*"]) == ["c.weight"]  # it matches b.bias, too
+    assert prunable_names(model, exclude=["b.*"]) == ["c.weight"]  # it also matches b.bias
     assert prunable_names(model, ["[bc].*"]) == ["a.weight", "c.weight"]
 
 

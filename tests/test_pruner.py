@@ -294,7 +294,7 @@ def test_data_may_be_a_loader_or_a_function_of_a_seed() -> None:
 
 
 def test_factors_of_learning_rates_are_applied_and_taken_back() -> None:
-    """By Pruner, or by the loop; the products are the same but for the order of the factors."""
+    """By Pruner, or by the loop; the products are the same except for the order of the factors."""
     settings = {**SETTINGS["isp"], "learning_rate_factors": [3.0, 3.0]}
     rates: dict[bool, list[float]] = {}
     for ours in (True, False):
@@ -330,7 +330,7 @@ def test_a_model_in_half_precision_is_pruned_as_it_is(method: str) -> None:
     assert masks.num_kept(ticket.mask) == 592 - 474
 
 
-# --- going on ---------------------------------------------------------------------------------------------------------
+# --- resuming ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["snip", "gradual", "movement", "early_bird", "isp", "isp_code"])

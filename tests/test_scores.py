@@ -420,7 +420,7 @@ def test_attention_of_a_positive_flow_by_hand() -> None:
 
 
 def test_a_deep_flow_does_not_overflow() -> None:
-    """60 layers of gain 1e4, 1e240 in all, far beyond fp32; every layer has the same flow and loses about half."""
+    """60 layers of gain 1e4, 1e240 in total, far beyond fp32; every layer has the same flow and loses about half."""
     model = nn.Sequential(*(nn.Linear(10, 10, bias=False) for _ in range(60)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -481,7 +481,7 @@ def attention_by_hand(module: nn.MultiheadAttention, query: Tensor, key: Tensor,
 
 @pytest.mark.parametrize("need_weights", [False, True])
 def test_wanda_knows_the_inputs_of_attention(need_weights: bool) -> None:
-    """Queries, keys and values of their own; `out_proj`, which is never called, gets what the heads give."""
+    """Separate queries, keys and values; `out_proj`, which is never called, gets what the heads give."""
     torch.manual_seed(0)
     model = nn.MultiheadAttention(8, 2, batch_first=True).double()
     nn.init.normal_(model.in_proj_bias)

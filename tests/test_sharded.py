@@ -423,7 +423,7 @@ def check_pruner() -> None:
 
 
 def check_gradients() -> None:
-    """Gradients of masked weights are zero before anybody clips them, when several passes are accumulated, too."""
+    """Gradients of masked weights are zero before they are clipped, also when several passes are accumulated."""
     split = loop(fsdp_model(), "one_shot")
     inputs, labels = split.examples.batch(torch.arange(4) + 4 * dist.get_rank())
     for set_to_none in (True, False):
@@ -438,7 +438,7 @@ def check_gradients() -> None:
 
 
 def check_resume() -> None:
-    """A new model and optimizer that are given the states go on to the bit, within the ramp and between rounds."""
+    """A new model and optimizer that load the states continue to the bit, within the ramp and between rounds."""
     for method, stop in (("movement", 10), ("isp", 5)):
         through, first = (loop(fsdp_model(), method) for _ in range(2))
         train(through)

@@ -100,7 +100,7 @@ def test_the_tutorial_writes_the_image_that_it_classifies(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("page", [page for page in TEXTS if commands(page)], ids=named)
 def test_commands_are_found_in_a_new_shell(page: Path) -> None:
-    """Commands are those of an active environment, and whoever installs into .venv is told to activate it."""
+    """Commands are those of an active environment, which a block that installs into .venv activates."""
     words = commands(page)
     assert [command for command in words if command[0].startswith(".venv/")] == []
     for index, command in enumerate(words):

@@ -161,7 +161,7 @@ def merged(start: float, others: Sequence[float], target: float, grid: list[floa
 
 
 def test_a_merge_by_hand() -> None:
-    """Towards 3 from 0: half of 4 gives 2, all of 4 is as good but later; 1 is no help; half of 4 again gives 3."""
+    """Towards 3 from 0: half of 4 gives 2, all of 4 is as good but later; 1 does not help; half of 4 again gives 3."""
     found, begun, steps = merged(0, [4, 1, 4], 3, [0, 0.5, 1])
     assert (found, begun) == (3, -3)
     assert [(step.coefficient, step.score) for step in steps] == [(0.5, -1), (0, -1), (0.5, 0)]
@@ -352,7 +352,7 @@ def test_without_subnetworks_it_is_plain_fine_tuning(make: MakeTrainer) -> None:
 @pytest.mark.parametrize(
     ("warmup", "shares"),
     [
-        (5, [0.2, 0.4, 0.6, 0.8, 1, 1, 0.8, 0.6, 0.4, 0.2]),  # a schedule of its own, to the run's highest rate
+        (5, [0.2, 0.4, 0.6, 0.8, 1, 1, 0.8, 0.6, 0.4, 0.2]),  # a separate schedule, to the run's highest rate
         (0, [step / 20 for step in range(1, 11)]),  # the run's own, from step 0: half its warm-up
     ],
 )

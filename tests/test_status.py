@@ -88,7 +88,7 @@ def test_running_lost_failed_and_retried(golden: Callable[[str, str], None]) -> 
         LATER_MASK: Mark(121, {"host": "node8", "pid": 4, "started": NOW - 900, "step": 10}),
         f"{RUN}/lth/0.5000/ticket.safetensors": Mark(1, {"host": "here", "started": NOW - 5, "step": 0}),
     }
-    logs = {path: Log("warming up\n", 100) for path in marks}  # of a retried one, too
+    logs = {path: Log("warming up\n", 100) for path in marks}  # also of a retried one
     logs[f"{RUN}/lth/0.5000/metrics.json"] = traceback
     content = found(INITIAL, DENSE, STATE, marks=marks, logs=logs)
     assert content["jobs"] | {"all": 0, "left": 0} == {
@@ -399,7 +399,7 @@ def test_markers_and_logs_that_are_hostile(here: Path, capsys: pytest.CaptureFix
     assert all(line.isprintable() for line in printed.split("\n"))
 
 
-# --- what a stage shows -----------------------------------------------------------------------------------------------
+# --- progress of a stage ----------------------------------------------------------------------------------------------
 
 
 def test_a_stage_shows_itself_while_it_works(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

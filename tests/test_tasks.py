@@ -1,4 +1,4 @@
-"""What every task must hold to (found by file name), on made-up data in the layout of its source."""
+"""The contract of every task (discovered by file name), on made-up data in the layout of its source."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def test_a_trainer_equals_pruner_in_a_loop_by_hand_to_the_bit(method: str, tmp_p
 
 
 class Weighted(Trainer):
-    """A subclass with a loss of its own."""
+    """A subclass with another loss."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -323,7 +323,7 @@ def test_a_resumed_run_equals_an_uncut_one_to_the_bit(method: str, at: int, tmp_
 
 
 def interrupted(folder: Path, callback: PruningCallback, **changed: Any) -> Path:
-    """The checkpoint at step 4 of a run that was to go on."""
+    """The checkpoint at step 4 of a longer run."""
     stop = At("on_save", lambda args, state, control: setattr(control, "should_training_stop", True))
     trainer = make(folder, callback, others=[stop], save_strategy="steps", save_steps=4, **changed)
     trainer.train()
@@ -560,7 +560,7 @@ def test_adapters_are_pruned_only_by_pattern(tmp_path: Path) -> None:
 def test_a_missing_library_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "isp.integrations.transformers")
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ImportError, match=r"pip install 'isp\[trainer\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[trainer\]'"):
         import isp.integrations.transformers  # noqa: F401
 
 

@@ -141,7 +141,7 @@ def test_the_command_is_as_in_a_fresh_process(run: Run) -> None:
 
 
 def test_a_child_computes_with_any_number_of_threads(run: Run) -> None:
-    """To the bit what a fresh process computes; a lost pool of threads would hang."""
+    """The bits of a fresh process; a lost pool of threads would hang."""
     program = "import sys; from tests.support.children import act; act(sys.argv[1:])"
     for threads in ("2", "1"):
         fresh = subprocess.run(
@@ -526,7 +526,7 @@ def test_a_client_of_a_stopped_server_ends_by_the_first_signal(run: Run, tmp_pat
     server = run.server()
     os.kill(server, signal.SIGSTOP)
     with (tmp_path / "log").open("wb") as log:
-        # It answers signals from when the request is sent; and it never sees by itself that the server is stopped.
+        # It answers signals from when the request is sent; and it cannot see on its own that the server is stopped.
         program = UNSEEN + "warm._check_awake = lambda connection: None; "
         client = run.start("sleep", tmp_path / "pid", before=program, stdout=log, stderr=log)
         until(lambda: catches(client.pid, signal.SIGTERM))

@@ -85,7 +85,7 @@ def running() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # Tests in the background of a shell ignore it, and what they start would, too.
+            # Tests in the background of a shell ignore it, and so would their children.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
@@ -138,7 +138,7 @@ def test_a_full_disk_and_one_that_is_read_only(place: Path, disk: Callable[[str]
 def test_killed_three_times_it_ends_in_the_same_bits(
     smoke: Path, place: Path, running: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    """After a full disk, too."""
+    """Also after a full disk."""
     study = place / "few.yaml"
 
     def server(snakemake: subprocess.Popen[str]) -> psutil.Process | None:

@@ -67,7 +67,7 @@ def test_the_study_says_what_it_is_and_what_it_was_run_with(smoke: Path) -> None
 
 
 def test_the_plan_came_true(smoke: Path) -> None:
-    """Steps to the last one, FLOPs but for the scores of one-shot methods; `isp_code` may stop before its rounds do."""
+    """Steps to the last one, FLOPs without those of one-shot scores; `isp_code` may stop before its rounds do."""
     folder = smoke / "results/smoke"
     plan, metrics = json.loads((folder / "plan.json").read_text()), rows(folder / "metrics.csv")
     for row in plan["variants"]:
@@ -86,7 +86,7 @@ def test_the_plan_came_true(smoke: Path) -> None:
 
 
 def test_its_status_is_done(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every output is where the jobs say, every log says what its job took, and no marker is left."""
+    """Every output is where the jobs say, every log has the duration of its job, and no marker is left."""
     monkeypatch.chdir(smoke)
     study = find_study("smoke")
     jobs, seen = Jobs(study), look(study)
@@ -161,7 +161,7 @@ def test_a_ticket_is_what_isp_prune_gives_to_the_bit(smoke: Path) -> None:
 
 
 def test_a_stage_in_a_fresh_process_gives_the_same_bits(smoke: Path, tmp_path: Path) -> None:
-    """What the workflow's fork server made, made again by a process of its own."""
+    """Artifacts of the workflow's fork server, remade by a separate process."""
     made = smoke / RUN / "isp_votes/round1/to0.6000/mask.safetensors"
     mask, about = artifacts.load_mask(made)
     options = {

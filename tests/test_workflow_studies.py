@@ -1,4 +1,4 @@
-"""Studies of one's own, which a real Snakemake runs: texts, definitions, odd characters, a method of one's own."""
+"""User-defined studies, which a real Snakemake runs: texts, definitions, odd characters, a user's method."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def _is_installed(name: str) -> bool:
 
 
 def command(*arguments: str, status: int = 0) -> str:
-    """Return what an `isp` command prints, whose exit status must be as given."""
+    """Return the output of an `isp` command, whose exit status must be as given."""
     words = [sys.executable, "-P", "-m", "isp", *arguments]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     printed = done.stdout + done.stderr
@@ -99,7 +99,7 @@ def check_pruning() -> None:
     assert torch.equal(again(inputs), model(inputs))
     fast, report = isp.accelerate(model, inputs)
     assert torch.allclose(fast(inputs), model(inputs), atol=1e-4)
-    assert ("pip install 'isp[accelerate]'" in str(report)) == (find_spec("numba") is None)
+    assert ("pip install '.[accelerate]'" in str(report)) == (find_spec("numba") is None)
 
 
 def check_trainer() -> None:
@@ -107,7 +107,7 @@ def check_trainer() -> None:
     if not _is_installed("accelerate"):
         words = [sys.executable, "-P", "-c", "import isp.integrations.transformers"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert "pip install 'isp[trainer]'" in done.stderr, done.stderr
+        assert "pip install '.[trainer]'" in done.stderr, done.stderr
         return
     from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 

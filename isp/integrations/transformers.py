@@ -34,8 +34,8 @@ try:
     from transformers import Trainer, TrainerCallback
 except ImportError as error:
     raise ImportError(
-        f"isp.integrations.transformers needs transformers and accelerate ({error}); install them with "
-        "pip install 'isp[trainer]'"
+        f"isp.integrations.transformers needs transformers and accelerate ({error}); in a clone of isp, run "
+        "pip install '.[trainer]'"
     ) from error
 
 STATE = "isp_pruner.safetensors"

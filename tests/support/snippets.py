@@ -1,4 +1,4 @@
-"""The Python blocks of pages, and what each page assumes to exist before its first block."""
+"""The Python blocks of pages, and the set-up of each page before its first block."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _section(markdown: str) -> str:
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Warn about what a browser would fetch from another server."""
+    """Warn about anything that a browser would fetch from another server."""
     for tag in _REMOTE.findall(output):
         _log.warning("%s: the page fetches something from another server: %s", page.file.src_uri, tag)
     return output

@@ -1,4 +1,4 @@
-"""The reference of what a run writes, from the rules of the workflow, the captions and the columns of the CSV files."""
+"""The reference of the files of a run, from the rules of the workflow, the captions and the columns of CSV files."""
 
 from __future__ import annotations
 
