@@ -128,7 +128,7 @@ class Report:
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
         if CSR in timed and find_spec("numba") is None:
             lines.append(
-                "numba, whose kernel is often the fastest, is not installed (pip install '.[accelerate]' in a clone)"
+                "numba is not installed, so its kernel was not tried: pip install '.[accelerate]' in a clone"
             )
         return "\n".join([*lines, self.summary()])
 
