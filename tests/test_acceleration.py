@@ -216,6 +216,12 @@ def test_every_form_is_chosen_when_it_is_fastest() -> None:
     assert report.seconds == report.dense_seconds  # the same model is not timed twice
 
 
+def test_a_report_says_how_to_install_the_kernel_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceleration, "find_spec", lambda name: None)
+    _, report = isp.accelerate(nn.Sequential(linear(16, 8)), torch.randn(4, 16), measure=measure_as(DENSE))
+    assert "pip install '.[accelerate]'" in str(report)
+
+
 def test_a_model_that_is_hardly_faster_as_a_whole_stays_dense() -> None:
     def measure(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
         if "accelerated" in calls:

@@ -158,6 +158,15 @@ def test_errors_are_one_line_without_a_traceback(
     assert not list(here.rglob("*.*"))
 
 
+def test_a_run_without_snakemake_writes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "snakemake", None)
+    assert run("run", "--task", "digits") == 2
+    assert "Snakemake is not installed" in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
 def test_errors_do_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(*_: object, **__: object) -> None:
         raise IspError("[bold]\x1b]0;title\x07 \x9b31m \u202e \ud800")
