@@ -127,9 +127,7 @@ class Report:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
         if CSR in timed and find_spec("numba") is None:
-            lines.append(
-                "numba is not installed, so its kernel was not tried: pip install '.[accelerate]' in a clone"
-            )
+            lines.append("numba is not installed, so its kernel was not tried: pip install '.[accelerate]' in a clone")
         return "\n".join([*lines, self.summary()])
 
 

@@ -22,6 +22,7 @@ SECTIONS = ("Args", "Attributes")
 NOT_A_NOUN = {"as", "by", "from", "in", "is", "of", "that", "to", "what", "which", "with"}
 
 COUNTED = "row|job|ticket|file|page|record|line|process|lock|child|figure|copy|column|entry|chain|model|thread"
+WHAT = r"\bwhat (a|an|each|every|its|their|such) "
 FORBIDDEN = {
     r"\ballowed (is|are)\b": "must be X, got Y",
     r"(?<![Tt]here )\b(is|are|was|were) no (?!longer|more|less|such|worse|better|greater|larger|smaller)": "is not a",
@@ -41,7 +42,7 @@ FORBIDDEN = {
     r"(?<![\"'-])\bpictures?\b(?! of the \{)": "image",
     r"\bknows (of|no)\b": "contains, defines",
     r"\bin all[.,;]": "in total",
-    r"\bwhat (a|an|each|every|its|their|such) ": "name the thing",
+    WHAT: "name the thing",
 }
 
 
@@ -118,6 +119,19 @@ def test_english_of_comments_and_docstrings_beside_the_package() -> None:
         texts = [(line, " ".join(text.split())) for line, _, text in docstrings(source)]
         seen += [f"{path.relative_to(ROOT)}:{fault}" for fault in phrases([*comments, *texts])]
     assert seen == []
+
+
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "config/README.md")]
+PAGES += [page for page in sorted((ROOT / "docs").rglob("*.md")) if "tables" not in page.parts]
+CODE = re.compile(r"^ *```.*?^ *```|`[^`]*`", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_english_of_pages(page: Path) -> None:
+    """Except for "what a", which is a fault only where a name exists; code and commands are not looked at."""
+    text = CODE.sub(lambda code: re.sub(r"[^\n]+", "`", code[0]), page.read_text(encoding="utf-8"))
+    seen = phrases(enumerate(text.splitlines(), 1))
+    assert [fault for fault in seen if not fault.endswith(repr(FORBIDDEN[WHAT]))] == []
 
 
 @pytest.mark.parametrize(
