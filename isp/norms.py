@@ -123,10 +123,10 @@ def check_no_statistics(weights: Mapping[str, Tensor]) -> None:
     Raises:
         ConfigError: If a weight is a running statistic; the message names the first one.
     """
-    found = next((name for name in weights if name.rpartition(".")[2] == "running_mean"), None)
-    if found:
+    statistic = next((name for name in weights if name.rpartition(".")[2] == "running_mean"), None)
+    if statistic:
         raise ConfigError(
-            f"{found!r}: an average of models with running statistics needs them estimated on training data, which "
+            f"{statistic!r}: an average of models with running statistics needs them estimated on training data, which "
             f"this stage does not read; use isp.prune for such models, or a backbone without BatchNorm"
         )
 

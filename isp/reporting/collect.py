@@ -59,10 +59,10 @@ def _scores(record: Record) -> dict[str, Any]:
     """Return the task's metric, the score of always answering the most frequent label, and a second metric if any."""
     parts = ("validation", "test")
     names = [*record["metrics"], None][:2]
-    found = {"metric": names[0]} | {part: record[part][names[0]] for part in parts}
-    found |= {f"majority_{part}": record[part]["majority"] for part in parts}
+    scores = {"metric": names[0]} | {part: record[part][names[0]] for part in parts}
+    scores |= {f"majority_{part}": record[part]["majority"] for part in parts}
     second = {f"second_{part}": record[part][names[1]] if names[1] else "" for part in parts}
-    return found | {"second_metric": names[1] or ""} | second
+    return scores | {"second_metric": names[1] or ""} | second
 
 
 def timings(records: Iterable[Record]) -> list[dict[str, Any]]:

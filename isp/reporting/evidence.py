@@ -222,10 +222,10 @@ def _evidence(claim: Claim, studies: Sequence[Results]) -> list[Evidence]:
             if values:
                 limits = value_range(tabular.cell(rows[0], "metric"))
                 size = len(values) >= tabular.FEWEST, _dense_flops(rows), len(rows)
-                found = Evidence(task=task, study=study, values=values, limits=_limits(claim, limits))
+                evidence = Evidence(task=task, study=study, values=values, limits=_limits(claim, limits))
                 if task not in largest or size > largest[task][0]:
-                    largest[task] = size, found
-    return [found for _, found in largest.values()]
+                    largest[task] = size, evidence
+    return [evidence for _, evidence in largest.values()]
 
 
 def _limits(claim: Claim, scores: tuple[float, float]) -> tuple[float, float]:
@@ -278,15 +278,15 @@ def per_run(
     Returns:
         The mean over sparsities of each run.
     """
-    found = []
+    values = []
     for run in tabular.group(rows, "seed").values():
-        own, other = (_by_sparsity(run, name, columns) for name in (variant, reference))
+        scores, other = (_by_sparsity(run, name, columns) for name in (variant, reference))
         if set(other) == {"0.0000"}:
-            other = dict.fromkeys(own, other["0.0000"])
-        shared = [compare(value, other[sparsity]) for sparsity, value in own.items() if sparsity in other]
+            other = dict.fromkeys(scores, other["0.0000"])
+        shared = [compare(value, other[sparsity]) for sparsity, value in scores.items() if sparsity in other]
         if shared:
-            found.append(means.fmean(shared))
-    return found
+            values.append(means.fmean(shared))
+    return values
 
 
 def _by_sparsity(run: Sequence[Row], variant: str, columns: Sequence[str]) -> dict[str, float]:
@@ -299,13 +299,13 @@ def _order(run: Sequence[Row], variants: Mapping[str, str]) -> float | None:
     scores = {name: _by_sparsity(run, variant, ("test",)) for name, variant in variants.items()}
     taus = []
     for sparsity in tabular.sparsities(run):
-        own = [
+        ranked = [
             (scores[name][sparsity], place)
             for name, place in _paper_order().items()
             if sparsity in scores.get(name, ())
         ]
-        if float(sparsity) and len(own) >= _ORDERED:
-            taus.append(kendall_tau([score for score, _ in own], [place for _, place in own]))
+        if float(sparsity) and len(ranked) >= _ORDERED:
+            taus.append(kendall_tau([score for score, _ in ranked], [place for _, place in ranked]))
     return means.fmean(taus) if taus else None
 
 
@@ -347,21 +347,21 @@ def _published_differences(claim: Claim, places: set[tuple[str, str]] | None = N
     for cell in _cells(claim.reference, claim.published):
         sparsity = "" if claim.reference == "dense" else cell.sparsity
         others[cell.source, cell.backbone, cell.task, sparsity] = cell.score
-    found = []
+    differences = []
     for cell in _cells(claim.variant, claim.published):
         place = (cell.source, cell.backbone, cell.task, "" if claim.reference == "dense" else cell.sparsity)
         if place in others and (places is None or (cell.task, cell.sparsity) in places):
-            found.append(round(cell.score - others[place], 4))
-    return found
+            differences.append(round(cell.score - others[place], 4))
+    return differences
 
 
 def _by_cell() -> list[dict[str, float]]:
     """Scores by method of each pruned cell of Table 2."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
+    scores: dict[tuple[str, str], dict[str, float]] = {}
     for cell in published.cells():
         if cell.source == "table2" and float(cell.sparsity) and cell.comparable:
-            found.setdefault((cell.task, cell.sparsity), {})[cell.name] = cell.score
-    return list(found.values())
+            scores.setdefault((cell.task, cell.sparsity), {})[cell.name] = cell.score
+    return list(scores.values())
 
 
 def _paper_order() -> dict[str, float]:

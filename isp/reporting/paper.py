@@ -60,18 +60,18 @@ def csv_rows(metrics: Sequence[Row]) -> Cells:
     For a backbone of the paper, rows without a score follow, one per published cell that the study has not run.
     """
     names = _names(metrics)
-    found = []
-    for (backbone,), own in tabular.group(metrics, "backbone").items():
-        cells = [_cell(rows, names) for rows in tabular.tickets(own).values()]
-        _mark(cells, tabular.dense(own))
+    lines = []
+    for (backbone,), of_backbone in tabular.group(metrics, "backbone").items():
+        cells = [_cell(rows, names) for rows in tabular.tickets(of_backbone).values()]
+        _mark(cells, tabular.dense(of_backbone))
         run = {(row["task"], row["sparsity"], name) for row in cells for name in names[row["variant"]]}
-        found += cells
-        found += [
+        lines += cells
+        lines += [
             dict.fromkeys(COLUMNS, "") | {"backbone": backbone, "task": cell.task} | _beside(cell)
             for cell in published.cells()
             if cell.backbone == backbone and (cell.task, cell.sparsity, cell.name) not in run
         ]
-    return found
+    return lines
 
 
 def _names(metrics: Sequence[Row]) -> dict[str, list[str]]:
@@ -135,14 +135,14 @@ def _mark_best(cells: Cells) -> None:
 
 def _levels(cells: Cells, dense: str | None) -> dict[str, float]:
     """Return the lowest mean that matches the dense model, by task."""
-    found = [cell for cell in cells if cell["variant"] == dense and cell["test_mean"] != ""]
-    return {cell["task"]: tabular.matching_level(tabular.split(cell["test_values"])) for cell in found}
+    of_dense = [cell for cell in cells if cell["variant"] == dense and cell["test_mean"] != ""]
+    return {cell["task"]: tabular.matching_level(tabular.split(cell["test_values"])) for cell in of_dense}
 
 
 def _guessed(cells: Cells, dense: str | None) -> list[str]:
     """Return the tasks on which the dense model scores no better than always answering the most frequent label."""
-    found = [cell for cell in cells if cell["variant"] == dense and "" not in (cell["test_mean"], cell["majority"])]
-    return [cell["task"] for cell in found if cell["test_mean"] <= cell["majority"]]
+    of_dense = [cell for cell in cells if cell["variant"] == dense and "" not in (cell["test_mean"], cell["majority"])]
+    return [cell["task"] for cell in of_dense if cell["test_mean"] <= cell["majority"]]
 
 
 def _with_dense_models(cells: Cells) -> set[str]:
@@ -196,7 +196,7 @@ class _Table:
 
 def _tables(metrics: Sequence[Row]) -> list[_Table]:
     """Return the tables of each backbone, made by `_pruned`, `_ablations` and `_dense`."""
-    names, found = _names(metrics), []
+    names, tables_ = _names(metrics), []
     run = [row for row in csv_rows(metrics) if row["variant"]]
     for backbone in tabular.distinct(run, "backbone"):
         cells = [row for row in run if row["backbone"] == backbone]
@@ -204,8 +204,8 @@ def _tables(metrics: Sequence[Row]) -> list[_Table]:
         for above, lines, own in (_pruned(cells), *_ablations(cells), _dense(cells)):
             if lines:
                 above, lines = ([_with_published(c, names, _source(own)) for c in part] for part in (above, lines))
-                found.append(_table(backbone, above, lines, guessed))
-    return found
+                tables_.append(_table(backbone, above, lines, guessed))
+    return tables_
 
 
 _Parts = tuple[Cells, Cells, Cells]
@@ -261,8 +261,8 @@ def _narrow(cells: Cells) -> set[str]:
 
 def _source(cells: Cells) -> str:
     """Return the published table that contains most of these cells; empty if none does."""
-    found = Counter(cell["source"] for cell in cells if cell["source"]).most_common(1)
-    return found[0][0] if found else ""
+    sources = Counter(cell["source"] for cell in cells if cell["source"]).most_common(1)
+    return sources[0][0] if sources else ""
 
 
 def _table(backbone: str, above: Cells, lines: Cells, guessed: Sequence[str]) -> _Table:
@@ -281,19 +281,19 @@ def _table(backbone: str, above: Cells, lines: Cells, guessed: Sequence[str]) ->
 
 
 def _by_variant(cells: Iterable[dict[str, Any]]) -> _Lines:
-    found: _Lines = {}
+    lines: _Lines = {}
     for cell in cells:
-        found.setdefault(cell["variant"], {})[cell["task"], cell["sparsity"]] = cell
-    return found
+        lines.setdefault(cell["variant"], {})[cell["task"], cell["sparsity"]] = cell
+    return lines
 
 
 def markdown(metrics: Sequence[Row]) -> str:
     """Return the tables as Markdown, followed by the meaning of their marks."""
-    found = _tables(metrics)
-    if not found:
+    shown = _tables(metrics)
+    if not shown:
         return "No tickets to show.\n"
-    made: list[tables.Table] = []
-    for table in found:
+    parts: list[tables.Table] = []
+    for table in shown:
         places = [(task, sparsity) for task, sparsities in table.columns.items() for sparsity in sparsities]
         body = []
         for variant, cells in table.above.items():
@@ -301,8 +301,8 @@ def markdown(metrics: Sequence[Row]) -> str:
         for variant, cells in table.lines.items():
             body.append([variant, *(_text(cells.get(place), _bold) for place in places)])
         header = [table.backbone, *(f"{task} {tabular.percent(sparsity)} %" for task, sparsity in places)]
-        made.append((header, body))
-    return tables.markdown(made, *_legend(found))
+        parts.append((header, body))
+    return tables.markdown(parts, *_legend(shown))
 
 
 def latex(metrics: Sequence[Row]) -> str:

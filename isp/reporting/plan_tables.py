@@ -53,7 +53,9 @@ def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], 
     """
     rules, (unit, length) = [], _unit(plan)
     for row in [*plan["rules"], {"rule": "all", **plan["total"]}]:
-        took = [each for own in seconds.values() for each in own] if row["rule"] == "all" else seconds[row["rule"]]
+        took = (
+            [each for of_rule in seconds.values() for each in of_rule] if row["rule"] == "all" else seconds[row["rule"]]
+        )
         planned = row["seconds"] - row.get("start_seconds", 0.0)  # plans of earlier versions have no starts
         times = [f"{seconds_ / length:,.2f}" for seconds_ in (planned, sum(took))]
         counts = [f"{row['jobs']:,}", f"{len(took):,}"]
@@ -61,10 +63,10 @@ def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], 
     variants = []
     tickets = tabular.group(metrics, "backbone", "variant")
     for row in plan["variants"]:
-        own = tickets[row["backbone"], row["variant"]]
-        spent = [sum(tabular.numbers(own, f"finding_{key}", f"retraining_{key}")) for key in ("steps", "flops")]
-        steps = [f"{row['steps_alone']:,}", f"{spent[0]:,.0f}"]
-        flops = [si(row["flops_alone"]), si(spent[1]), _ratio(spent[1], row["flops_alone"])]
+        of_variant = tickets[row["backbone"], row["variant"]]
+        totals = [sum(tabular.numbers(of_variant, f"finding_{key}", f"retraining_{key}")) for key in ("steps", "flops")]
+        steps = [f"{row['steps_alone']:,}", f"{totals[0]:,.0f}"]
+        flops = [si(row["flops_alone"]), si(totals[1]), _ratio(totals[1], row["flops_alone"])]
         variants.append([f"{row['variant']} on {row['backbone']}", *steps, *flops])
     return [
         (["rule", "jobs planned", "jobs run", f"{unit} planned", f"{unit} taken", "taken / planned"], rules),

@@ -169,7 +169,7 @@ def runs_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
     """Return one row per part and variant that shares cells with the reference, with the columns `COLUMNS`."""
     limits = _widest(metrics)
     methods = {tabular.cell(row, "variant"): tabular.cell(row, "method") for row in metrics}
-    found = []
+    lines = []
     for part in PARTS:
         differences = {variant: over_runs(metrics, variant, reference, part) for variant in methods}
         compared = [variant for variant, values in differences.items() if values]
@@ -182,8 +182,8 @@ def runs_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
             row |= _compared(sample, sum(map(len, by_task.values())), reference, limits)
             row |= {"tasks": len(by_task) or "", "mean_rank": _rounded(ranked.get(variant))}
             row["ranked_cells"] = cells if variant in ranked else ""
-            found.append(row)
-    return found
+            lines.append(row)
+    return lines
 
 
 def runs(metrics: Sequence[Row], reference: str) -> list[Table]:
@@ -192,14 +192,14 @@ def runs(metrics: Sequence[Row], reference: str) -> list[Table]:
     tables: dict[str, Table] = {}
     chosen = {variant for (variant,), rows in tabular.group(metrics, "variant").items() if tabular.chosen(rows)}
     for row in runs_csv(metrics, reference):
-        own = tables.setdefault(row["part"], ([f"all runs, {row['part']}", *header], []))
+        table_ = tables.setdefault(row["part"], ([f"all runs, {row['part']}", *header], []))
         rank = f"{row['mean_rank']:.2f}" if row["mean_rank"] != "" else ""
         mark = tabular.CHOSEN * (row["part"] == "validation" and row["variant"] in chosen)
         line = [
             *(row["variant"] + mark, str(row["pairs"]), str(row["tasks"])),
             *(*_compared_texts(row), rank, str(row["ranked_cells"])),
         ]
-        own[1].append(line)
+        table_[1].append(line)
     return list(tables.values())
 
 
@@ -255,9 +255,9 @@ def independent(by_task: Mapping[str, Sequence[float]]) -> list[float]:
 
 def over_runs(metrics: Sequence[Row], variant: str, reference: str, part: Part) -> dict[str, list[float]]:
     """Return by task the difference of a variant to the reference in each run, a mean over their common sparsities."""
-    found: dict[str, list[float]] = {}
+    differences: dict[str, list[float]] = {}
     for (_, task, _), rows in tabular.group(metrics, "backbone", "task", "seed").items():
-        own, other = (
+        scores, other = (
             {
                 tabular.cell(row, "sparsity"): value
                 for row in rows
@@ -266,10 +266,10 @@ def over_runs(metrics: Sequence[Row], variant: str, reference: str, part: Part) 
             }
             for name in (variant, reference)
         )
-        shared = [value - other[sparsity] for sparsity, value in own.items() if sparsity in other]
+        shared = [value - other[sparsity] for sparsity, value in scores.items() if sparsity in other]
         if shared:
-            found.setdefault(task, []).append(statistics.fmean(shared))
-    return found
+            differences.setdefault(task, []).append(statistics.fmean(shared))
+    return differences
 
 
 def _widest(metrics: Sequence[Row]) -> tuple[float, float]:

@@ -53,13 +53,13 @@ def _rows(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for row in groups:
         whole = next((state for state in _STATES if row[state] == row["tickets"]), row["variant"])
         places.setdefault(f"{row['backbone']} {row['task']}", {}).setdefault(whole, []).append(row)
-    found = []
+    lines_ = []
     for place, alike in places.items():
         for rows in alike.values():
             sums = [sum(row[key] for row in rows) for key in ("tickets", *_STATES)]
             names = [row["variant"] for row in rows]
-            found.append([f"{place} {_some(names, WIDTH - len(place))}", *(f"{n:,}" if n else "" for n in sums)])
-    return found
+            lines_.append([f"{place} {_some(names, WIDTH - len(place))}", *(f"{n:,}" if n else "" for n in sums)])
+    return lines_
 
 
 def _some(names: Sequence[str], width: int) -> str:

@@ -100,12 +100,12 @@ def scores(metrics: Sequence[Row]) -> list[Table]:
     for names, rows in tabular.group(metrics, *tabular.CELL).items():
         columns = tabular.sparsities(rows)
         body = []
-        for own in tabular.group(rows, "variant").values():
-            found = tabular.group(own, "sparsity")
-            texts = [over_seeds(tabular.numbers(found.get((column,), []), "validation")) for column in columns]
-            sparsest = found[(tabular.sparsities(own)[-1],)]
+        for of_variant in tabular.group(rows, "variant").values():
+            by_sparsity = tabular.group(of_variant, "sparsity")
+            texts = [over_seeds(tabular.numbers(by_sparsity.get((column,), []), "validation")) for column in columns]
+            sparsest = by_sparsity[(tabular.sparsities(of_variant)[-1],)]
             steps = statistics.fmean(tabular.numbers(sparsest, _FINDING, _RETRAINING))
-            body.append([tabular.name_marked(own), *texts, f"{steps:,.0f}"])
+            body.append([tabular.name_marked(of_variant), *texts, f"{steps:,.0f}"])
         tables.append(([title(names), *(f"{float(column):g}" for column in columns), "steps"], body))
     return tables
 
@@ -142,16 +142,16 @@ def costs(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row])
 def costs_csv(metrics: Sequence[Row], timings: Sequence[Row], rounds: Sequence[Row]) -> list[dict[str, Any]]:
     """Return one row per task, backbone, variant and sparsity with the columns `COSTS`; changes are fractions."""
     seconds, runs = _seconds(timings), tabular.group(rounds, *tabular.CELL, "variant")
-    found = []
+    lines = []
     for key, rows in tabular.tickets(metrics).items():
         shares = _changed(runs, key)
         means = {column: _mean(rows, column) for column in (_FINDING, _RETRAINING)}
         means |= {kind: _mean(rows, *_flops(kind)) for kind in ("flops", "sparse_flops")}
         least_and_most = {"changed_least": min(shares, default=""), "changed_most": max(shares, default="")}
-        measured = tabular.summary("seconds", seconds.get(key, []), 2)
+        duration = tabular.summary("seconds", seconds.get(key, []), 2)
         tests = tabular.summary("test", tabular.numbers(rows, "test"))
-        found.append(_scores_of(rows) | tests | means | measured | least_and_most)
-    return found
+        lines.append(_scores_of(rows) | tests | means | duration | least_and_most)
+    return lines
 
 
 def spending(metrics: Sequence[Row], timings: Sequence[Row]) -> list[Table]:
@@ -171,7 +171,7 @@ def spending(metrics: Sequence[Row], timings: Sequence[Row]) -> list[Table]:
 
 def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[str, Any]]:
     """Return one row per task, backbone, variant and sparsity with the columns `SPENDING`."""
-    took, found = tabular.tickets(timings), []
+    took, lines = tabular.tickets(timings), []
     dense = {
         names: statistics.fmean(tabular.numbers(dense_rows, *_flops("flops")))
         for names, rows in tabular.group(metrics, *tabular.CELL).items()
@@ -184,8 +184,8 @@ def spending_csv(metrics: Sequence[Row], timings: Sequence[Row]) -> list[dict[st
             row[column] = _mean(took[key] if column.endswith("seconds") else rows, column)
         whole = statistics.fmean(tabular.numbers(rows, *_flops("flops")))
         row["flops_of_dense"] = round(whole / dense[key[:2]], 4) if dense.get(key[:2]) else ""
-        found.append(row)
-    return found
+        lines.append(row)
+    return lines
 
 
 def similarity(similarity: Sequence[Row]) -> list[Table]:
@@ -202,13 +202,13 @@ def similarity(similarity: Sequence[Row]) -> list[Table]:
 
 def similarity_csv(similarity: Sequence[Row]) -> list[dict[str, Any]]:
     """Return one row per task, backbone, pair of variants and sparsity with the columns `SIMILARITY`."""
-    found = []
+    lines = []
     for key, rows in _pairs(similarity).items():
         chance, row = tabular.by_chance(rows), dict(zip(SIMILARITY, (*key, len(rows)), strict=False))
         for name in tabular.SIMILARITIES:
             row |= tabular.summary(name, tabular.numbers(rows, name), 6) | {f"{name}_by_chance": round(chance[name], 6)}
-        found.append(row)
-    return found
+        lines.append(row)
+    return lines
 
 
 def collapse(layers: Iterable[Row]) -> str:

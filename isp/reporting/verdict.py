@@ -146,12 +146,12 @@ def _verdict(names: Sequence[str], rows: Sequence[Row], reference: str) -> Verdi
     dense_flops = _cost([row for row in whole if tabular.cell(row, "variant") == level])[1] if level else 0
 
     def lines(part: Sequence[Row]) -> tuple[Line, ...]:
-        found = []
-        for (variant,), own in tabular.group(part, "variant").items():
-            steps, flops = _cost(own)
-            texts = {sparsity: score(variant, sparsity) for sparsity in tabular.distinct(own, "sparsity")}
-            found.append(Line(variant, variant in chosen, texts, steps, flops / dense_flops if dense_flops else None))
-        return tuple(found)
+        lines_ = []
+        for (variant,), of_variant in tabular.group(part, "variant").items():
+            steps, flops = _cost(of_variant)
+            texts = {sparsity: score(variant, sparsity) for sparsity in tabular.distinct(of_variant, "sparsity")}
+            lines_.append(Line(variant, variant in chosen, texts, steps, flops / dense_flops if dense_flops else None))
+        return tuple(lines_)
 
     verdict = Verdict(
         task,
@@ -189,10 +189,10 @@ def _cost(rows: Sequence[Row]) -> tuple[float, float]:
 
 def _methods(rows: Sequence[Row]) -> dict[str, str]:
     """Return the first variant of each method."""
-    found: dict[str, str] = {}
+    first: dict[str, str] = {}
     for row in rows:
-        found.setdefault(tabular.cell(row, "method"), tabular.cell(row, "variant"))
-    return found
+        first.setdefault(tabular.cell(row, "method"), tabular.cell(row, "variant"))
+    return first
 
 
 def _sentences(
@@ -243,17 +243,17 @@ def _there(verdict: Verdict, sparsity: str) -> dict[str, Score]:
 def _best(sparsity: str, there: Mapping[str, Score], level: str, dense: Score | None) -> Markup:
     first = [name for name, score in there.items() if score.best]
     top, kind = there[first[0]], "pruned" if float(sparsity) else "dense model"
-    found = Markup("Best {} at {} %: {}, {}").format(
+    text = Markup("Best {} at {} %: {}, {}").format(
         kind, tabular.percent(sparsity), _listed(map(code, first)), top.text
     )
     if dense and level not in first:
         gap = top.mean - dense.mean
         where = "level with" if not round(gap, 2) else f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'}"
-        found += Markup(", {} {} ({})").format(where, code(level), dense.text)
+        text += Markup(", {} {} ({})").format(where, code(level), dense.text)
     near = [name for name, score in there.items() if not score.best and score.level_with(top)]
     if near:
-        found += Markup("; within the deviations of it: {}").format(_listed(map(code, near)))
-    return found + Markup(".")
+        text += Markup("; within the deviations of it: {}").format(_listed(map(code, near)))
+    return text + Markup(".")
 
 
 def code(name: str) -> Markup:

@@ -34,9 +34,9 @@ def blocks(text: str) -> Blocks:
         IspError: The text is not a list of blocks.
     """
     try:
-        found = load_yaml(text)
-        if all(block.keys() == {"backbone", "tasks", "seeds", "variants"} for block in found):
-            return Blocks(found)
+        content = load_yaml(text)
+        if all(block.keys() == {"backbone", "tasks", "seeds", "variants"} for block in content):
+            return Blocks(content)
     except (yaml.YAMLError, AttributeError, TypeError):
         pass
     raise IspError(

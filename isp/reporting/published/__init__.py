@@ -82,14 +82,14 @@ def cells() -> tuple[Published, ...]:
     by_score = {(own.backbone, own.task, own.score): own.sparsity for own in main if own.name == "isp"}
     isp = [own for own in _others("table4") if own.name == "isp"]
     sparsities = {(own.backbone, own.task): by_score[own.backbone, own.task, own.score] for own in isp}
-    found = list(main)
+    all_cells = list(main)
     for own in _others("table4"):
-        found.append(replace(own, sparsity=sparsities[own.backbone, own.task], notes=(TABLE_4,)))
+        all_cells.append(replace(own, sparsity=sparsities[own.backbone, own.task], notes=(TABLE_4,)))
     for own in _others("table5"):
-        found += [
+        all_cells += [
             replace(own, task=task, notes=(TABLE_5,), comparable=task == "cifar100") for task in ("cifar10", "cifar100")
         ]
-    return (*found, *_others("table6"), *_others("table7"))
+    return (*all_cells, *_others("table6"), *_others("table7"))
 
 
 def _annotate(cell: Published) -> Published:
@@ -142,8 +142,8 @@ def find(backbone: str, task: str, sparsity: str, rows: Sequence[str], prefer: s
         prefer: Preferred source, "table2" to "table7"; if it contains any of the rows, its first one is used.
     """
     here = [own for own in cells() if (own.backbone, own.task, own.sparsity) == (backbone, task, sparsity)]
-    found = [own for name in rows for own in here if own.name == name]
-    return min(found, key=lambda own: own.source != prefer, default=None)
+    candidates = [own for name in rows for own in here if own.name == name]
+    return min(candidates, key=lambda own: own.source != prefer, default=None)
 
 
 @cache
