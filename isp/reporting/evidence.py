@@ -170,7 +170,7 @@ def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
     Args:
         lines: Rows.
         place: Folder of the file that the table is for, from which links start.
-        legend: Whether the text under the table says how it is decided.
+        legend: Whether studies are linked, and the text under the table says how each row is decided.
     """
     body = [
         [
@@ -179,7 +179,7 @@ def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
             line.ours or _MISSING,
             _count(line.evidence),
             line.detectable or _MISSING,
-            _links(line.evidence, place),
+            _where(line.evidence, place if legend else None),
             f"*{line.verdict}*",
         ]
         for line in lines
@@ -442,10 +442,13 @@ def _count(evidence: Sequence[Evidence]) -> str:
     return ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in names) if runs else _MISSING
 
 
-def _links(evidence: Sequence[Evidence], place: Path) -> str:
-    """Links to the scores of the studies; to the folder of one that has no table of them."""
+def _where(evidence: Sequence[Evidence], place: Path | None) -> str:
+    """Names of the studies, which for a page in `place` link to their scores, or to the folder if there are none."""
+    folders = list(dict.fromkeys(each.study.folder for each in evidence))
+    if place is None:
+        return ", ".join(folder.name for folder in folders) or _MISSING
     links = []
-    for folder in dict.fromkeys(each.study.folder for each in evidence):
+    for folder in folders:
         scores = folder / "tables" / "scores.md"
         path = Path(os.path.relpath(scores if scores.exists() else folder, place)).as_posix()
         links.append(f"[{folder.name}]({path})")
