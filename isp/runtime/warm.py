@@ -438,7 +438,7 @@ def _start(path: str, server: Sequence[str]) -> socket.socket:
 def _end_of(path: str) -> str:
     try:
         with open(f"{path}.log", encoding="utf-8", errors="replace") as file:
-            return "".join(file.readlines()[-20:]).strip()
+            return "".join(file.readlines()[-20:]).strip() or "(empty)"
     except FileNotFoundError:  # the server removes it when its owner is gone
         return "(removed)"
 
