@@ -87,7 +87,7 @@ def check_pruning() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4))
     inputs, labels = torch.randn(256, 16), torch.randint(4, (256,))
-    ticket = isp.prune(model, (inputs, labels), method="isp", sparsity=0.9, steps=200, learning_rate=1e-2)
+    ticket = isp.prune(model, (inputs, labels), method="gradual", sparsity=0.9, steps=50, learning_rate=1e-2)
     isp.save_ticket("ticket.safetensors", ticket)
     loaded = isp.load_ticket("ticket.safetensors", model)
     zeros = sum(int((model.state_dict()[name] == 0).sum()) for name in loaded.mask)
