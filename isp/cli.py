@@ -64,11 +64,10 @@ class _Commands(TyperGroup):
         return args[0], typer.main.get_command(one), args[1:]
 
 
+_STYLE: dict[str, Any] = {"cls": _Commands, "add_completion": False, "pretty_exceptions_enable": False}
 app = typer.Typer(
-    cls=_Commands,
+    **_STYLE,
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
     help="Prune pre-trained transformers while they are fine-tuned: Instant Soup Pruning and its baselines.",
 )
 
@@ -541,8 +540,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         given = _with_options_from_files(sys.argv[1:] if arguments is None else arguments)
-        with _offline() if given and given[0] in stages.NAMES and given[0] != "download" else nullcontext():
-            app(given, standalone_mode=True)
+        is_stage = bool(given) and given[0] in stages.NAMES
+        # A job needs no other command; building those of this file takes longer than the smallest jobs compute.
+        commands = typer.Typer(**_STYLE, callback=lambda: None) if is_stage else app
+        with _offline() if is_stage and given[0] != "download" else nullcontext():
+            commands(given, standalone_mode=True)
     except IspError as error:
         err.print(f"[bold red]isp:[/] {escape(printable(error) + _made_by(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -58,6 +57,8 @@ def shown(value: object) -> str:
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
     """Return the message for an unknown name: the name, the nearest allowed one, and all allowed ones."""
+    import difflib  # not at the top, because every client of the fork server imports this module
+
     names = sorted(allowed)
     near = difflib.get_close_matches(str(name)[:LONGEST], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -32,7 +32,8 @@ def replaced(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
 def without_data() -> Iterator[None]:
     """Build modules in this context whose parameters have no data: no random numbers, no memory.
 
-    Buffers are not affected, because some are computed and missing from state dicts.
+    Buffers are not affected, because some are computed and missing from state dicts. The functions of `torch.nn.init`
+    return parameters as they are: on tensors without data they have no effect, but some take long.
     """
     register = torch.nn.Module.register_parameter
     known: dict[int, tuple[torch.nn.Parameter, torch.nn.Parameter]] = {}  # tied parameters stay tied
@@ -43,7 +44,12 @@ def without_data() -> Iterator[None]:
             parameter = known.setdefault(id(parameter), (parameter, empty))[1]
         register(module, name, parameter)
 
-    with replaced([(torch.nn.Module, "register_parameter", register_empty)]):
+    def only_with_data(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda tensor, *args, **kwargs: tensor if tensor.is_meta else function(tensor, *args, **kwargs)
+
+    init = importlib.import_module("torch.nn.init")
+    inits = [(init, name, only_with_data(getattr(init, name))) for name in init.__all__ if name.endswith("_")]
+    with replaced([(torch.nn.Module, "register_parameter", register_empty), *inits]):
         yield
 
 

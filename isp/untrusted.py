@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # Control characters (C0 but tab and line feed, DEL, C1), line separators, bidirectional overrides, surrogates.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNPRINTABLE = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 _LONGEST_PART = 255
 """Largest number of bytes of one part of a path; a limit of Linux."""
 
@@ -15,7 +15,7 @@ def printable(text: object) -> str:
 
     Tabs and line feeds stay. Text that is already printable is returned unchanged.
     """
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+    return re.sub(_UNPRINTABLE, lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def check_file_name(name: object) -> str:

@@ -24,6 +24,7 @@ from isp.definitions import backbone_of
 from isp.errors import ConfigError, DataError
 from isp.losses import default_loss
 from isp.prunable import input_dims, prunable_names
+from isp.replacing import without_data
 from isp.tasks import ImageTask, Task, TextTask
 from isp.training import Training, state_of
 from tests.support.backbones import SMALL_BERT, WORDS, bert_folder, small
@@ -125,6 +126,22 @@ def test_a_model_built_without_data_is_the_model(name: str) -> None:
             assert ours[each].data_ptr() != tensor.data_ptr()
     assert list(restored.state_dict()) == list(drawn.state_dict())
     assert torch.equal(restored.eval()(inputs), drawn.eval()(inputs))
+
+
+def test_without_data_buffers_are_initialised_and_parameters_are_not() -> None:
+    class Half(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(2))
+            self.register_buffer("scale", torch.zeros(2))
+            for tensor in (self.weight, self.scale):
+                assert torch.nn.init.constant_(tensor, 3.0) is tensor
+
+    with without_data():
+        half = Half()
+    assert half.weight.is_meta
+    assert half.scale.tolist() == [3.0, 3.0]
+    assert Half().weight.tolist() == [3.0, 3.0]
 
 
 @pytest.mark.parametrize("name", registry.names("backbone"))

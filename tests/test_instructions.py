@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -39,7 +38,7 @@ def cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     def cpu_(flags: str, machine: str = "x86_64") -> None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nvmx flags\t: avx2 fma\n")
         monkeypatch.setattr(instructions, "_CPUINFO", tmp_path / "cpuinfo")
-        monkeypatch.setattr(platform, "machine", lambda: machine)
+        monkeypatch.setattr(instructions, "_machine", lambda: machine)
 
     return cpu_
 

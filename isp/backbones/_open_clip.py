@@ -187,9 +187,11 @@ class ClipBackbone:
 
         if "head" not in weights:
             raise ConfigError("weights without 'head' do not belong to a CLIP classifier (stage: initialise)")
-        return holding(
-            weights, lambda: ImageClassifier(build(architecture, 0).visual, torch.empty_like(weights["head"]))
-        )
+        # The text tower is not used, so it is built as small as possible.
+        model = architecture["model"]
+        text = {**model["text_cfg"], "layers": 1}
+        towers = {**architecture, "model": {**model, "text_cfg": text}}
+        return holding(weights, lambda: ImageClassifier(build(towers, 0).visual, torch.empty_like(weights["head"])))
 
     @property
     def library(self) -> Library:

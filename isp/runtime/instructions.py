@@ -6,18 +6,16 @@ job gives the same bits on CPUs with and without AVX-512. docs/explanation/repro
 verified.
 
 Each library reads its variable once, so it must be set before the first import of torch or NumPy. Therefore the `isp`
-command sets the variables, never `import isp`. Only light modules are imported at the top.
+command sets the variables, never `import isp`. Only light modules are imported at the top, because each job's client
+of the fork server imports this module: no pathlib, platform or ctypes.
 """
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Literal, get_args
 
 from isp.errors import ConfigError
@@ -40,7 +38,7 @@ SERVED = "ISP_WARM_INSTRUCTION_SET"
 _OPTION = "--instruction-set"
 _MKL_BRANCHES = {1: "off", 2: "AUTO", 3: "COMPATIBLE", 9: "AVX", 10: "AVX2", 12: "AVX512", 14: "AVX512_E1"}
 """Names of the return values of `mkl_cbwr_get`, from MKL's reference manual."""
-_CPUINFO = Path("/proc/cpuinfo")
+_CPUINFO = "/proc/cpuinfo"
 
 
 def variables(chosen: str | None) -> Mapping[str, str]:
@@ -84,16 +82,30 @@ def _values(arguments: Sequence[str], option: str) -> list[str]:
 
 def _computes(stage: str) -> bool:
     """Return whether a command is a stage with the option, from its source, because importing it imports torch."""
-    path = Path(__file__).parents[1] / "stages" / f"{stage}.py"
-    return stage.isidentifier() and path.is_file() and "InstructionSet" in path.read_text(encoding="utf-8")
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.path.join(package, "stages", f"{stage}.py")
+    if not (stage.isidentifier() and os.path.isfile(path)):
+        return False
+    with open(path, encoding="utf-8") as file:
+        return "InstructionSet" in file.read()
+
+
+def _machine() -> str:
+    """Return the architecture of this machine, such as "x86_64", or "" if it is unknown."""
+    if hasattr(os, "uname"):
+        return os.uname().machine
+    import platform
+
+    return platform.machine()
 
 
 def is_supported() -> bool:
     """Return whether this machine's CPU can run AVX2 kernels (which also use FMA)."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+    if _machine().lower() not in ("x86_64", "amd64"):
         return False
     try:
-        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open(_CPUINFO, encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
     except OSError:  # not Linux
         return True
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
@@ -116,7 +128,7 @@ def check_supported(remedy: str) -> None:
     """
     if not is_supported():
         raise ConfigError(
-            f"instruction set avx2: this CPU ({platform.machine() or 'unknown'}) does not have AVX2 and FMA; set "
+            f"instruction set avx2: this CPU ({_machine() or 'unknown'}) does not have AVX2 and FMA; set "
             f"{remedy}. Results are then equal to the bit only on the same type of CPU"
         )
 
@@ -155,12 +167,14 @@ def mkl_branch() -> str:
 
     On Intel CPUs, it is the branch that MKL_CBWR names, or "off". On other CPUs, MKL ignores the name and uses AUTO.
     """
+    import ctypes
+
     import torch
 
     if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return "no MKL"
     try:
-        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        library = ctypes.CDLL(os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so"))
         branch = library.mkl_serv_cbwr_get(1)
     except (OSError, AttributeError):  # MKL is a separate library
         return "unknown"
