@@ -49,9 +49,6 @@ MODULES = (
     "rich",
     "PIL.Image",
     "pyarrow.parquet",
-    "scipy.stats",
-    "sklearn.datasets",
-    "sklearn.metrics",
 )
 START_SECONDS = 120  # imports from a cold disk are slow; a server that died is noticed at once
 LARGEST_PID = 2**31 - 1
@@ -564,13 +561,17 @@ def _check_untouched() -> None:
 
 
 def _own_modules() -> list[str]:
-    """Return the names of all modules of this package except the entry point and this one."""
+    """Return the names of this package's modules that a stage may use.
+
+    Not the entry point, this module, and those that need slow libraries which no stage uses.
+    """
     import pkgutil
 
     import isp
 
     names = [module.name for module in pkgutil.walk_packages(isp.__path__, "isp.", onerror=lambda name: None)]
-    return [name for name in names if name not in ("isp.__main__", "isp.runtime.warm")]
+    others = ("isp.__main__", "isp.runtime.warm", "isp.sparse_kernel")
+    return [name for name in names if name not in others and not name.startswith("isp.integrations.")]
 
 
 def _import(modules: Sequence[str]) -> None:
