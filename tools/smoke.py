@@ -14,6 +14,7 @@ import sys
 import tempfile
 from importlib import metadata
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -109,16 +110,18 @@ def check_trainer() -> None:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert "pip install '.[trainer]'" in done.stderr, done.stderr
         return
-    from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+    import transformers
 
     from isp.integrations.transformers import PruningCallback
 
+    library: Any = transformers  # its classes have no types
+
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    model = BertForSequenceClassification(BertConfig(vocab_size=25, pad_token_id=0, **sizes))
+    model = library.BertForSequenceClassification(library.BertConfig(vocab_size=25, pad_token_id=0, **sizes))
     data = [{"input_ids": row, "labels": int(row[0] > row[1])} for row in torch.randint(5, 25, (64, 4))]
-    args = TrainingArguments(output_dir="trainer", max_steps=10, report_to=[], save_strategy="no", disable_tqdm=True)
+    args = library.TrainingArguments(output_dir="trainer", max_steps=10, report_to=[], save_strategy="no")
     pruning = PruningCallback(method="gradual", sparsity=0.5)
-    Trainer(model, args, train_dataset=data, callbacks=[pruning]).train()
+    library.Trainer(model, args, train_dataset=data, callbacks=[pruning]).train()
     assert str(pruning.ticket().sparsity) == "0.5000"
 
 
