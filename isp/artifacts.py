@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import cache, partial
@@ -36,7 +36,7 @@ from isp.errors import REMAKE, ArtifactError, ConfigError
 from isp.files import check_regular, writing
 from isp.lineage import LARGE, Kind
 from isp.masks import Mask, check_fits, compress, expand, num_kept, num_weights, pack, sparsity, unpack
-from isp.runtime import instructions
+from isp.runtime import instructions, verified
 from isp.tickets import Ticket
 from isp.training import State
 
@@ -64,6 +64,11 @@ _TYPES = {
 """Names of dtypes in safetensors, in the order of tensors in a file."""
 WAY = "xxh3"
 """Algorithm of the digest of new files, which the header names."""
+_SHARED: tuple[Kind, ...] = ("examples", "backbone")
+"""Kinds that nearly every job reads. A job need not verify what an earlier job of the run has verified."""
+_PASSING: tuple[Kind, ...] = ("state", "weights")
+"""Kinds that serve the next jobs only and that a job makes again. They are not synced to the disk, which takes as long
+as writing them; what a crash of the machine leaves of them does not match its checksum and is refused."""
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "tokenizers", "numpy", "isp")
 
 
@@ -430,32 +435,45 @@ def _write(
         tensors |= {name: tensor.reshape(-1).view(torch.uint8) for name, tensor in foreign.items()}
     header = json.loads(json.dumps(header, default=str))
     text = _compact(lineage.sealed({**header, "content": _content(tensors, WAY)}))
-    with writing(path) as file:
+    with writing(path, synced=kind not in _PASSING) as file:
         for part in _serialized(tensors, {"isp": text}):
             file.write(part)
 
 
 def _compressed(tensors: Mapping[str, Tensor], mask: Mask) -> Iterator[tuple[str, Tensor]]:
     """Yield tensors as a file stores them: only the kept values of those under the mask if all others are +0.0."""
-    for entry, tensor in tensors.items():
-        kept = mask.get(_parameter(entry))
-        values = compress(tensor, kept.cpu()) if kept is not None and kept.shape == tensor.shape else None
-        yield (entry, tensor) if values is None else (f"{_KEPT}{entry}", values)
+    masked = [
+        entry
+        for entry, tensor in tensors.items()
+        if (kept := mask.get(_parameter(entry))) is not None and kept.shape == tensor.shape
+    ]
+    yield from ((entry, tensors[entry]) for entry in tensors.keys() - set(masked))
+    for name, entries in _by_parameter(masked).items():
+        for entry, values in zip(entries, compress([tensors[each] for each in entries], mask[name].cpu()), strict=True):
+            yield (entry, tensors[entry]) if values is None else (f"{_KEPT}{entry}", values)
 
 
 def _expanded(path: Path, stored: Mapping[str, Tensor], header: Mapping[str, Any]) -> tuple[dict[str, Tensor], Mask]:
     """Return the tensors given to `_compressed`, in the order of their names, and the mask."""
-    mask, tensors = unpack(stored[_BITS], header["shapes"]), {}
-    for name, values in stored.items():
-        entry = name.removeprefix(_KEPT)
-        if name != entry:
-            kept = mask.get(_parameter(entry))
-            if kept is None or len(values) != num_kept({entry: kept}):
+    mask = unpack(stored[_BITS], header["shapes"])
+    tensors = {name: tensor for name, tensor in stored.items() if name != _BITS and not name.startswith(_KEPT)}
+    compressed = [name.removeprefix(_KEPT) for name in stored if name.startswith(_KEPT)]
+    for name, entries in _by_parameter(compressed).items():
+        vectors = [stored[f"{_KEPT}{entry}"] for entry in entries]
+        num = num_kept({name: mask[name]}) if name in mask else None
+        for entry, values in zip(entries, vectors, strict=True):
+            if len(values) != num:
                 raise ArtifactError(f"{path}: the values of {entry!r} do not fit its mask; {REMAKE}", header["isp"])
-            tensors[entry] = expand(values, kept)
-        elif name != _BITS:
-            tensors[name] = values
+        tensors |= zip(entries, expand(vectors, mask[name]), strict=True)
     return {name: tensors[name] for name in sorted(tensors)}, mask
+
+
+def _by_parameter(entries: Iterable[str]) -> dict[str, list[str]]:
+    """Group entries by their parameter, whose weights, masters and moments have the same mask."""
+    groups: dict[str, list[str]] = {}
+    for entry in entries:
+        groups.setdefault(_parameter(entry), []).append(entry)
+    return groups
 
 
 def _parameter(entry: str) -> str:
@@ -496,6 +514,7 @@ def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[st
         reason = getattr(error, "strerror", None) or error
         raise ArtifactError(f"{path}: must be a {kind} file ({reason}); {REMAKE}", kind) from None
     try:
+        content = verified.identity(path)
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("isp")
             header = json.loads(text) if text else None
@@ -505,8 +524,12 @@ def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[st
         raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {REMAKE}", kind) from None
     if header is None:
         raise ArtifactError(f"{path}: a safetensors file that isp did not write; must be a {kind} file", kind)
-    if not (isinstance(header, dict) and _is_whole(path, header, tensors, only)):
+    shared = kind in _SHARED and only is None
+    known = shared and verified.is_known(content) and _is_still(path, content)
+    if not (isinstance(header, dict) and _is_whole(path, header, tensors, only is not None or known)):
         raise ArtifactError(f"{path}: altered or damaged, because its checksum does not match; {REMAKE}", kind)
+    if shared and not known and _is_still(path, content):
+        verified.remember(content)
     if header["isp"] != kind:
         raise ArtifactError(f"{path}: contains {header['isp']}, but {kind} is needed here", kind)
     if header["format"] not in (FORMAT, BORROWING, *EARLIER):
@@ -517,13 +540,28 @@ def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[st
     return tensors, header
 
 
-def _is_whole(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor], only: Set[str] | None) -> bool:
-    """Return whether header and tensors are as they were written; if only some tensors were read, check the header."""
+def _is_still(path: Path, content: str) -> bool:
+    """Return whether a file was neither altered nor replaced since it had this identity."""
+    try:
+        return verified.identity(path) == content
+    except OSError:
+        return False
+
+
+def _is_whole(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor], header_only: bool) -> bool:
+    """Return whether header and tensors are as they were written.
+
+    Args:
+        path: Path of the file.
+        header: Header of the file.
+        tensors: Tensors of the file.
+        header_only: Whether to check the header alone, because the tensors are a part of the file or were verified.
+    """
     if header.get("format") != UNSEALED:
         known = str(header.get("content"))
-        whole = only is not None or known == _content(tensors, known.partition(":")[0])
+        whole = header_only or known == _content(tensors, known.partition(":")[0])
         return whole and lineage.is_sealed(header)
-    if "checksum" not in header or only is not None:
+    if "checksum" not in header or header_only:
         return "checksum" in header
     if header.get("isp") == "examples" and _size(tensors) > LARGE:
         print(f"{path}: from a version of isp that did not check large files; accepted", file=sys.stderr, flush=True)

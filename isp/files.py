@@ -32,11 +32,16 @@ _KNOWN = 20_000
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
+def writing(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
     """Write a file completely or not at all: under a temporary name in the same folder, synced and renamed at the end.
 
     The temporary file is locked while it is written, so that `ready` recognises that its writer is alive. Its mode is
     that of any new file, 0666 less the umask.
+
+    Args:
+        path: Path of the file.
+        synced: Whether to wait until the disk has the file. Without, a crash of the machine (not of the process) may
+            leave it torn under its final name, so its reader must verify a checksum.
 
     Raises:
         IspError: If the folder cannot be written or the disk is full; nothing is left behind.
@@ -48,7 +53,10 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
+            else:  # closing any descriptor sends the file to a network's server, which may report that its disk is full
+                os.close(os.dup(file.fileno()))
             os.replace(temporary, path)
     except BaseException as error:
         if temporary is not None:

@@ -29,6 +29,8 @@ Weights: TypeAlias = "Mapping[str, Tensor]"
 
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 """Bounds below and above every sort key."""
+_BLOCK = 2**16
+"""Number of weights of a block in `compress` and in rankings on a CPU, which its cache holds."""
 
 
 def is_sharded(*several: Weights | None) -> bool:
@@ -397,13 +399,16 @@ def _keep(kept: Mask, names: list[str], rankings: list[tuple[Weights, bool]], wi
     candidates = {name: None if within is None else within[name] for name in names}
     threshold, num_above, num_equal = _threshold(names, ranking, by_magnitude, candidates, wanted)
     tied: Mask = {}
+    every = num_above + num_equal == wanted
     for name in names:
-        key = sort_key(ranking[name], by_magnitude)
-        if num_above + num_equal == wanted:
-            kept[name] |= among(candidates[name], key >= threshold)
-        else:
-            kept[name] |= among(candidates[name], key > threshold)
-            tied[name] = among(candidates[name], key == threshold)
+        equal = []
+        for score, candidate, chosen in in_blocks(ranking[name].detach(), candidates[name], kept[name]):
+            key = sort_key(score, by_magnitude)
+            chosen |= among(candidate, key >= threshold if every else key > threshold)
+            if not every:
+                equal.append(among(candidate, key == threshold))
+        if not every:
+            tied[name] = torch.cat(equal).view(kept[name].shape)
     wanted -= num_above
     if tied and others:
         chosen = {name: torch.zeros_like(tied[name][tied[name]]) for name in names}
@@ -486,16 +491,15 @@ def _threshold(
         high = int(sample[min(place - margin, len(sample) - 1)]) if place >= margin and len(sample) else _HIGHEST
         above, at_high, at_low, between = 0, 0, 0, []
         for name in names:
-            key = sort_key(ranking[name], by_magnitude).reshape(-1)
-            candidate = candidates[name]
-            candidate = None if candidate is None else candidate.reshape(-1)
-            over, upward = among(candidate, key > high), among(candidate, key >= low)
-            above += int(torch.count_nonzero(over))
-            inner_keys = key[upward.logical_xor_(over)]
-            at_high += int(torch.count_nonzero(inner_keys == high))
-            at_low += int(torch.count_nonzero(inner_keys == low))
-            # without the many possible ties at the ends
-            between.append(inner_keys[(inner_keys > low) & (inner_keys < high)].cpu())
+            for score, candidate in in_blocks(ranking[name].detach(), candidates[name]):
+                key = sort_key(score, by_magnitude)
+                over, upward = among(candidate, key > high), among(candidate, key >= low)
+                above += int(torch.count_nonzero(over))
+                inner_keys = key[upward.logical_xor_(over)]
+                at_high += int(torch.count_nonzero(inner_keys == high))
+                at_low += int(torch.count_nonzero(inner_keys == low))
+                # without the many possible ties at the ends
+                between.append(inner_keys[(inner_keys > low) & (inner_keys < high)].cpu())
         at_low = 0 if low == high else at_low
         inner = sum(map(len, between))
         if above < wanted <= above + at_high:
@@ -521,6 +525,21 @@ def _sampled(
         candidate = candidates[name]
         parts.append((key if candidate is None else key[candidate.reshape(-1)[::step]]).cpu())
     return torch.cat(parts).sort(descending=True).values
+
+
+def in_blocks(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Yield tensors of one shape in pieces for elementwise work, also in place; None stays None.
+
+    Contiguous tensors on a CPU come as flat blocks that stay in its cache, like the temporary tensors computed from
+    them; those of whole tensors would be new memory each time, which the system has to clear. Others come whole.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    if any(is_dtensor(each) or each.device.type != "cpu" or not each.is_contiguous() for each in given):
+        yield tensors
+        return
+    blocks = [None if tensor is None else tensor.view(-1).split(_BLOCK) for tensor in tensors]
+    for index in range(max(1, -(-given[0].numel() // _BLOCK))):
+        yield tuple(None if each is None else each[index] for each in blocks)
 
 
 def sort_key(score: Tensor, by_magnitude: bool) -> Tensor:
@@ -659,26 +678,52 @@ class Packed(Mapping[str, "Tensor"]):
         return len(self.bits)
 
 
-def compress(tensor: Tensor, kept: Tensor) -> Tensor | None:
-    """Return the values that a mask keeps, as a vector in order of position; None if a masked value is not +0.0.
+def compress(tensors: Sequence[Tensor], kept: Tensor) -> list[Tensor | None]:
+    """Return the values that a mask keeps of each tensor, as vectors in order of position.
+
+    It goes block by block, so that the tensors share the positions of each block while these are in the cache.
 
     Args:
-        tensor: Values of any dtype, on the CPU.
-        kept: Mask, bool, of the same shape, on the CPU.
+        tensors: Tensors of the mask's shape and of any dtypes, on the CPU.
+        kept: Mask of a parameter, bool, on the CPU.
+
+    Returns:
+        A vector for each tensor; None if a masked value of the tensor is not +0.0.
     """
-    words = _words(tensor)
-    values = words[kept.reshape(-1).numpy()]
-    if np.count_nonzero(words) != np.count_nonzero(values):
-        return None
-    return torch.from_numpy(values.view(np.uint8).reshape(-1)).view(tensor.dtype)
+    words = [_words(tensor) for tensor in tensors]
+    values = [np.empty((int(torch.count_nonzero(kept)), *each.shape[1:]), each.dtype) for each in words]
+    for inside, block, part in _blocks(kept):
+        for whole, vector in zip(words, values, strict=True):
+            vector[part] = whole[block].take(inside, axis=0)
+    return [
+        torch.from_numpy(vector.view(np.uint8).reshape(-1)).view(tensor.dtype)
+        if np.count_nonzero(whole) == np.count_nonzero(vector)
+        else None
+        for tensor, whole, vector in zip(tensors, words, values, strict=True)
+    ]
 
 
-def expand(values: Tensor, kept: Tensor) -> Tensor:
-    """Invert `compress`: return a tensor of the mask's shape, +0.0 where the mask is False."""
-    words = _words(values)
-    whole = np.zeros((kept.numel(), *words.shape[1:]), words.dtype)
-    whole[kept.reshape(-1).numpy()] = words
-    return torch.from_numpy(whole.view(np.uint8).reshape(-1)).view(values.dtype).view(kept.shape)
+def expand(vectors: Sequence[Tensor], kept: Tensor) -> list[Tensor]:
+    """Invert `compress`: return tensors of the mask's shape, +0.0 where the mask is False."""
+    values = [_words(vector) for vector in vectors]
+    words = [np.zeros((kept.numel(), *each.shape[1:]), each.dtype) for each in values]
+    for inside, block, part in _blocks(kept):
+        for whole, vector in zip(words, values, strict=True):
+            whole[block][inside] = vector[part]
+    return [
+        torch.from_numpy(whole.view(np.uint8).reshape(-1)).view(vector.dtype).view(kept.shape)
+        for vector, whole in zip(vectors, words, strict=True)
+    ]
+
+
+def _blocks(kept: Tensor) -> Iterator[tuple[np.ndarray, slice, slice]]:
+    """Yield the positions that a mask keeps in each block, the block, and the place of its values in their vector."""
+    flat, end = kept.reshape(-1).numpy(), 0
+    for begin in range(0, len(flat), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        inside = np.flatnonzero(flat[block])
+        end += len(inside)
+        yield inside, block, slice(end - len(inside), end)
 
 
 def _words(tensor: Tensor) -> np.ndarray:

@@ -86,7 +86,8 @@ class Superposition:
         if self.rule == "mean_score":
             for name, magnitude in contribution.items():
                 if self.weak:
-                    self.total[name] += magnitude
+                    for total, part in masks.in_blocks(self.total[name], magnitude):
+                        total += part
                 else:
                     self.total[name] = magnitude.to(torch.float64, copy=True)
             contribution = self.largest(contribution)

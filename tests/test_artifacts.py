@@ -23,6 +23,7 @@ from isp import artifacts, files, masks
 from isp.backbones import Pretrained
 from isp.data.splits import Split
 from isp.errors import ArtifactError, IspError, MaskError
+from isp.runtime import verified
 from isp.tickets import Ticket
 from isp.training import State, Trainer, state_of
 from isp.workflow.rules import made_by
@@ -285,7 +286,7 @@ def test_a_ticket_of_an_earlier_format_is_read(tmp_path: Path, monkeypatch: pyte
     artifacts.save_ticket(tmp_path / "new", ticket_of(MASK, weights))
     with monkeypatch.context() as patch:
         patch.setattr(artifacts, "FORMAT", 3)
-        patch.setattr(artifacts, "compress", lambda tensor, kept: None)
+        patch.setattr(artifacts, "compress", lambda tensors, kept: [None] * len(tensors))
         artifacts.save_ticket(tmp_path / "old", ticket_of(MASK, weights))
     assert entries(tmp_path / "old") == ["mask.bits", "weights/a.weight", "weights/b.weight"]
     assert entries(tmp_path / "new") == ["kept/weights/a.weight", "kept/weights/b.weight", "mask.bits"]
@@ -439,18 +440,55 @@ def test_the_mask_of_a_ticket_is_read_without_its_weights(tmp_path: Path) -> Non
         artifacts.load_ticket_mask(path)
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "mask"
+def save_some(kind: str, path: Path) -> None:
+    """Write a small artifact of a kind that stays (a mask), or of one that serves the next jobs only (a state)."""
+    if kind == "mask":
+        artifacts.save_mask(path, MASK, {})
+    else:
+        artifacts.save_state(path, State(step=1, weights={"w": torch.arange(1.0, 5001)}), {})
+
+
+@pytest.mark.parametrize(("kind", "where"), [("mask", "fsync"), ("state", "dup")])
+def test_a_failed_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, where: str
+) -> None:
+    """Also if the disk reports it only when it is told to write, or when the file is closed."""
+    path = tmp_path / kind
     path.write_text("before")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(IspError, match=r"mask: cannot be written \(No space left on device\)"):
-        artifacts.save_mask(path, MASK, {})
+    monkeypatch.setattr(os, where, full)
+    with pytest.raises(IspError, match=rf"{kind}: cannot be written \(No space left on device\)"):
+        save_some(kind, path)
     assert path.read_text() == "before"
-    assert os.listdir(tmp_path) == ["mask"]
+    assert os.listdir(tmp_path) == [kind]
+
+
+@pytest.mark.parametrize(("kind", "synced"), [("mask", True), ("state", False)])
+def test_only_what_stays_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, synced: bool
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fsync", calls.append)
+    save_some(kind, tmp_path / kind)
+    assert bool(calls) == synced
+
+
+def test_a_state_that_a_crash_of_the_machine_left_torn_is_refused(tmp_path: Path) -> None:
+    """States are not synced: the disk may have their size, but zeros in place of any block of 512 bytes."""
+    path = tmp_path / "state"
+    save_some("state", path)
+    whole = path.read_bytes()
+    for begin in range(0, len(whole), 512):
+        path.write_bytes(whole[:begin] + bytes(len(whole[begin : begin + 512])) + whole[begin + 512 :])
+        with pytest.raises(ArtifactError, match=r"state: .*remake it"):
+            artifacts.load_state(path)
+    for torn in (b"", bytes(len(whole)), whole[:512] + bytes(len(whole) - 512)):
+        path.write_bytes(torn)
+        with pytest.raises(ArtifactError, match=r"state: .*remake it"):
+            artifacts.load_state(path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -591,3 +629,94 @@ def test_the_stages_that_make_a_kind_of_artifact() -> None:
     assert made_by("backbone") == "pretrain or convert"
     assert made_by("examples") == "prepare"
     assert made_by("checkpoint") == ""
+
+
+EXAMPLES = {"labels": torch.arange(300), "pixels": torch.arange(900).reshape(300, 3).to(torch.uint8)}
+
+
+@pytest.fixture
+def digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the tensors of every digest that is computed, as if under a fork server."""
+    (tmp_path / "server").mkdir(mode=0o700)
+    monkeypatch.setenv("ISP_WARM", str(tmp_path / "server" / "warm.sock"))
+    monkeypatch.setattr(verified, "SETTLED", -1.0)
+    computed: list[int] = []
+    digest = artifacts._digest
+
+    def counted(tensors: Any, *rest: Any) -> str:
+        computed.append(artifacts._size(tensors))
+        return digest(tensors, *rest)
+
+    monkeypatch.setattr(artifacts, "_digest", counted)
+    return computed
+
+
+def test_a_run_verifies_shared_files_once(tmp_path: Path, digests: list[int]) -> None:
+    """Examples and pre-trained weights; states, which few jobs read, each time."""
+    artifacts.save_examples(tmp_path / "x", EXAMPLES, "train", {})
+    artifacts.save_backbone(tmp_path / "y", Pretrained(weights=EXAMPLES, architecture={}), {})
+    save_some("state", tmp_path / "z")
+    digests.clear()
+    for _ in range(3):
+        for name, tensor in artifacts.load_examples(tmp_path / "x", "train")[0].items():
+            assert torch.equal(tensor, EXAMPLES[name])
+        artifacts.load_backbone(tmp_path / "y")
+    assert len(digests) == 2
+    with pytest.raises(ArtifactError, match="x: contains train examples"):
+        artifacts.load_examples(tmp_path / "x", "test")
+    for _ in range(3):
+        artifacts.load_state(tmp_path / "z")
+    assert len(digests) == 5
+
+
+def test_a_verified_file_that_is_altered_is_refused(tmp_path: Path, digests: list[int]) -> None:
+    """Every kind of change: in place with its old times, by another file of its size and times, by a link."""
+    path = tmp_path / "x"
+    artifacts.save_examples(path, EXAMPLES, "train", {})
+    whole = path.read_bytes()
+    damaged = whole[:-1] + bytes([whole[-1] ^ 1])
+
+    def in_place() -> None:
+        with path.open("r+b") as file:
+            file.write(damaged)
+
+    def by_another() -> None:
+        (tmp_path / "other").write_bytes(damaged)
+        os.utime(tmp_path / "other", ns=(times.st_atime_ns, times.st_mtime_ns))
+        (tmp_path / "other").replace(path)
+
+    def by_a_link() -> None:
+        (tmp_path / "target").write_bytes(damaged)
+        path.unlink()
+        path.symlink_to(tmp_path / "target")
+
+    for alter in (in_place, by_another, by_a_link):
+        path.unlink(missing_ok=True)
+        path.write_bytes(whole)
+        times = path.stat()
+        for _ in range(2):
+            artifacts.load_examples(path, "train")
+        alter()
+        if not path.is_symlink():
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        for _ in range(2):
+            with pytest.raises(ArtifactError, match="checksum does not match"):
+                artifacts.load_examples(path, "train")
+
+
+@pytest.mark.parametrize("why", ["new file", "no server", "others may write"])
+def test_every_job_verifies_what_cannot_be_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digests: list[int], why: str
+) -> None:
+    artifacts.save_examples(tmp_path / "x", EXAMPLES, "train", {})
+    digests.clear()
+    if why == "new file":
+        monkeypatch.setattr(verified, "SETTLED", 3600.0)
+    elif why == "no server":
+        monkeypatch.delenv("ISP_WARM")
+    else:
+        (tmp_path / "server").chmod(0o777)
+    for _ in range(3):
+        artifacts.load_examples(tmp_path / "x", "train")
+    assert len(digests) == 3
+    assert not list((tmp_path / "server").iterdir())

@@ -291,3 +291,28 @@ def test_applying_sets_plus_zero() -> None:
     masks.apply_({"x": torch.tensor([F, T, F, T])}, weights)
     assert weights["x"].tolist() == [0.0, 2.0, 0.0, 4.0]
     assert not np.signbit(weights["x"].numpy()).any()
+
+
+@pytest.mark.parametrize("block", [1, 7, 64])
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 1.0])
+def test_compressed_values_are_those_that_the_mask_keeps(
+    monkeypatch: pytest.MonkeyPatch, block: int, kept: float
+) -> None:
+    """In any number of blocks, of several types at once; a masked -0.0 is not lost."""
+    monkeypatch.setattr(masks, "_BLOCK", block)
+    generator = torch.Generator().manual_seed(block)
+    mask = torch.rand(9, 7, generator=generator) < kept
+    tensors = [
+        torch.where(mask, torch.randn(9, 7, generator=generator).to(dtype), torch.zeros((), dtype=dtype))
+        for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.complex128)
+    ]
+    vectors = masks.compress(tensors, mask)
+    for tensor, vector, again in zip(
+        tensors, vectors, masks.expand([each for each in vectors if each is not None], mask), strict=True
+    ):
+        assert vector is not None
+        assert torch.equal(vector, tensor[mask])
+        assert again.dtype == tensor.dtype
+        assert torch.equal(again, tensor)
+    negative = torch.where(mask, tensors[0], -0.0)
+    assert (masks.compress([negative], mask)[0] is None) == bool((~mask).any())

@@ -305,7 +305,8 @@ def test_leftovers_of_dead_owners_are_removed(run: Run) -> None:
     for path in (leftover, *others):
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(path))
-        path.with_name("warm.sock.log").touch()
+        for kind in ("log", warm.VERIFIED):
+            path.with_name(f"warm.sock.{kind}").touch()
     run.server()
     assert not leftover.parent.exists()
     assert all(path.exists() for path in others)

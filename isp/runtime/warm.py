@@ -53,6 +53,8 @@ MODULES = (
 START_SECONDS = 120  # imports from a cold disk are slow; a server that died is noticed at once
 LARGEST_PID = 2**31 - 1
 LONGEST_PATH = 107  # Linux's limit for the address of a unix socket, in bytes
+VERIFIED = "verified"
+"""Extension, after that of the socket, of the record in `isp.runtime.verified`."""
 KILLED = "isp: the process of this stage ended without a status: it or its fork server was killed (out of memory?)"
 
 COLD = "starting without the fork server: "
@@ -208,7 +210,7 @@ def call(arguments: Sequence[str], socket_path: str, server: Sequence[str] = ())
     path = os.path.abspath(socket_path)
     if (size := len(os.fsencode(path))) > LONGEST_PATH:
         raise UnavailableError(f"{path}: the path of a socket must have at most {LONGEST_PATH} bytes, got {size}")
-    _check_private(os.path.dirname(path))
+    check_private(os.path.dirname(path))
     _open_standard_streams()
     status = b""
     passed: list[int] = []
@@ -309,7 +311,7 @@ def begin(socket_path: str) -> None:
     threading.Thread(target=start, daemon=True, name="starts the fork server").start()
 
 
-def _check_private(folder: str) -> None:
+def check_private(folder: str) -> None:
     """Check that only this user can write to a folder, because the server receives our whole environment.
 
     Raises:
@@ -588,7 +590,7 @@ def _import(modules: Sequence[str]) -> None:
 
 def _remove(socket_path: str) -> None:
     """Remove a server's files, and their folder if `new_address` created it."""
-    for path in (socket_path, *(f"{socket_path}.{kind}" for kind in ("log", "lock", "failed"))):
+    for path in (socket_path, *(f"{socket_path}.{kind}" for kind in ("log", "lock", "failed", VERIFIED))):
         _unlink(path)
     folder = os.path.dirname(socket_path)
     if _owner_of(folder) is not None:
@@ -623,7 +625,7 @@ def _remove_leftovers(folder: str) -> None:
             if pid is None or _lives(pid):
                 continue
             with suppress(OSError, UnavailableError):  # another server may be removing it at the same time
-                _check_private(entry.path)
+                check_private(entry.path)
                 if not _listens(path := os.path.join(entry.path, _SOCKET)):
                     _remove(path)
 
