@@ -65,10 +65,10 @@ _TYPES = {
 WAY = "xxh3"
 """Algorithm of the digest of new files, which the header names."""
 _SHARED: tuple[Kind, ...] = ("examples", "backbone")
-"""Kinds that nearly every job reads. A job need not verify what an earlier job of the run has verified."""
+"""Kinds that nearly every job reads. A file that an earlier job of the run has verified is not verified again."""
 _PASSING: tuple[Kind, ...] = ("state", "weights")
 """Kinds that serve the next jobs only and that a job makes again. They are not synced to the disk, which takes as long
-as writing them; what a crash of the machine leaves of them does not match its checksum and is refused."""
+as writing them. A file that a crash of the machine leaves torn does not match its checksum and is refused."""
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "tokenizers", "numpy", "isp")
 
 

@@ -29,7 +29,7 @@ Weights: TypeAlias = "Mapping[str, Tensor]"
 
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 """Bounds below and above every sort key."""
-_BLOCK = 2**16
+_BLOCK = 2**18
 """Number of weights of a block in `compress` and in rankings on a CPU, which its cache holds."""
 
 
@@ -537,7 +537,7 @@ def in_blocks(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
     if any(is_dtensor(each) or each.device.type != "cpu" or not each.is_contiguous() for each in given):
         yield tensors
         return
-    blocks = [None if tensor is None else tensor.view(-1).split(_BLOCK) for tensor in tensors]
+    blocks = [None if tensor is None else torch.split(tensor.view(-1), _BLOCK) for tensor in tensors]
     for index in range(max(1, -(-given[0].numel() // _BLOCK))):
         yield tuple(None if each is None else each[index] for each in blocks)
 

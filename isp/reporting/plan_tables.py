@@ -137,7 +137,8 @@ def _starts(plan: Mapping[str, Any]) -> str:
     here, cluster = total["overhead_seconds"], starts["overhead_seconds_on_cluster"]
     beside = [
         f"building {backbone} {took['build']:.2f} s, ranking it {took['ranking']:.2f} s, reading it "
-        f"{1e9 * took['read']:.2f} s per GB, writing it {1e9 * took['write']:.2f} s per GB"
+        f"{1e9 * took['read']:.2f} s per GB, writing it {1e9 * took['write']:.2f} s per GB, each value under a mask "
+        f"{1e9 * took.get('expand', 0.0):.2f} ns more to read and {1e9 * took.get('compress', 0.0):.2f} ns to write"
         for backbone, took in starts["backbones"].items()
     ]
     text = f"Measured on this machine: {', '.join(parts)}; {'; '.join(beside)}. "

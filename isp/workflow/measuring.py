@@ -241,7 +241,7 @@ def _add_times(rates: Rates, trainer: Trainer, scored: Any) -> Rates:
 
 
 def time_overhead(study: Study, backbone: str, task: str) -> dict[str, Any]:
-    """Measure the overhead of jobs: building a model, reading and writing a byte of an artifact, ranking the weights.
+    """Measure the overhead of jobs: building a model, reading and writing artifacts and masked values, ranking weights.
 
     It is measured with random weights and on the CPU, where jobs do all of this except the ranking. Files are read from
     the page cache. The shortest of several times counts, because other work on the machine only adds to it.
@@ -253,18 +253,29 @@ def time_overhead(study: Study, backbone: str, task: str) -> dict[str, Any]:
     shape = _shape(study.defined("backbone", backbone), study.defined("task", task), study.data_root)
     torch.set_num_threads(study.threads)
     weights = {name: tensor.cpu() for name, tensor in shape.model.state_dict().items()}
-    state, prunable = State(step=0, weights=weights), {name: weights[name] for name in shape.prunable}
-    size, each = sum(tensor.nbytes for tensor in weights.values()), CALIBRATION / 3
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "state"
-        writing = _shortest(lambda: artifacts.save_state(path, state, {}), each)
-        reading = _shortest(lambda: artifacts.load_state(path), each)
+    prunable, each = {name: weights[name] for name in shape.prunable}, CALIBRATION / 3
+    mask = masks.prune_by_magnitude(prunable, Decimal("0.5"))
+    pruned = weights | {name: torch.where(kept, weights[name], 0.0) for name, kept in mask.items()}
+    writing, reading, size = _time_files(weights, None, each)
+    masked_writing, masked_reading, masked_size = _time_files(pruned, mask, each)
     return {
         "build_seconds": _shortest(lambda: definition.restore(weights, shape.architecture), each),
         "read_seconds": reading / size,
         "write_seconds": writing / size,
         "ranking_seconds": _shortest(lambda: masks.prune_by_magnitude(prunable, Decimal("0.5")), each),
+        "compress_seconds": max(0.0, masked_writing - writing * masked_size / size) / masks.num_weights(mask),
+        "expand_seconds": max(0.0, masked_reading - reading * masked_size / size) / masks.num_weights(mask),
     }
+
+
+def _time_files(weights: Mapping[str, Tensor], mask: masks.Mask | None, seconds: float) -> tuple[float, float, int]:
+    """Return the seconds of writing and of reading weights under a mask, and the bytes of their file."""
+    state = State(step=0, weights=dict(weights))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state"
+        writing = _shortest(lambda: artifacts.save_state(path, state, {}, mask), seconds)
+        reading = _shortest(lambda: artifacts.load_state(path), seconds)
+        return writing, reading, path.stat().st_size
 
 
 def _repeated(work: Callable[[], Any], seconds: float) -> float:

@@ -48,29 +48,44 @@ class Plan:
         """Return the part of `seconds` for the start, building, reading, ranking and writing."""
         rule, rate = RULES[job.rule], self.rates[job.place]
         on_gpu = bool(rule.reads) and self.jobs.study.device != "cpu"  # stages that read no examples rank on the CPU
+        makers = [self.jobs.by_output[path] for path in job.inputs]
         return (
             self._processes(job)
-            * (rate.job_seconds + rate.build_seconds * bool(rule.reads) + rate.read_seconds * self.read(job))
+            * (
+                rate.job_seconds
+                + rate.build_seconds * bool(rule.reads)
+                + rate.read_seconds * (self.read(job) + self.examples(job) * (not self._verifies_once))
+                + rate.expand_seconds * sum(map(self.masked, makers))
+            )
             + rate.write_seconds * self.disk(job)
+            + rate.compress_seconds * self.masked(job)
             + job.rankings * (rate.selection_seconds if on_gpu else rate.ranking_seconds)
         )
+
+    @property
+    def _verifies_once(self) -> bool:
+        """Whether jobs share a fork server, so that a run verifies prepared examples once (`isp.runtime.verified`)."""
+        return self.starts is not None and self.starts.warm is not None
 
     def _processes(self, job: Job) -> int:
         """Return the number of processes of a job; separate look-aheads start, and read, like jobs."""
         return 1 + job.copies * (self.jobs.study.look_aheads == "apart")
 
     def read(self, job: Job) -> int:
-        """Return the bytes that a job reads: outputs of other jobs of the study, and prepared examples."""
-        rate, dag = self.rates[job.place], self.jobs.dag
-        task = job.place[1]
-        sizes = {"train": dag.study.num_train, "validation": dag.num_validation, "test": dag.num_test}
+        """Return the bytes that a job reads of outputs of other jobs of the study, and of the weights file."""
         makers = [self.jobs.by_output[path] for path in job.inputs]
-        borrowed = rate.weights * (job.borrowed + sum(each.borrowed for each in makers))
-        return (
-            borrowed
-            + sum(map(self.disk, makers))
-            + sum(rate.example * sizes[part](task) for part in RULES[job.rule].reads)
-        )
+        borrowed = job.borrowed + sum(each.borrowed for each in makers)
+        return self.rates[job.place].weights * borrowed + sum(map(self.disk, makers))
+
+    def examples(self, job: Job) -> int:
+        """Return the bytes of the prepared examples that a job uses."""
+        dag = self.jobs.dag
+        sizes = {"train": dag.study.num_train, "validation": dag.num_validation, "test": dag.num_test}
+        return sum(self.rates[job.place].example * sizes[part](job.place[1]) for part in RULES[job.rule].reads)
+
+    def masked(self, job: Job) -> int:
+        """Return the number of values in a job's output that a mask covers."""
+        return job.weights * self.rates[job.place].prunable * bool(job.bits)
 
     def selection_seconds(self, job: Job) -> float:
         """Return the part of `seconds` in which a job selects masks during training."""
@@ -121,12 +136,13 @@ class Plan:
         rates = {backbone: rate for (backbone, _), rate in self.rates.items()}
         jobs, cluster = self.jobs.by_output.values(), None
         if starts.on_cluster is not None:
-            cluster = sum(map(self.overhead_seconds, jobs)) + len(jobs) * (starts.on_cluster - starts.here)
+            apart = replace(self, starts=None)  # without a common fork server
+            cluster = sum(map(apart.overhead_seconds, jobs)) + len(jobs) * (starts.on_cluster - starts.here)
+        measured = ("build", "read", "write", "ranking", "compress", "expand")
         return {
             **asdict(starts),
             "backbones": {
-                backbone: {key: getattr(rate, f"{key}_seconds") for key in ("build", "read", "write", "ranking")}
-                for backbone, rate in rates.items()
+                backbone: {key: getattr(rate, f"{key}_seconds") for key in measured} for backbone, rate in rates.items()
             },
             "overhead_seconds_on_cluster": cluster,
         }

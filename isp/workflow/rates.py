@@ -29,6 +29,8 @@ class Rates:
         read_seconds: Time of reading and verifying one byte of an artifact.
         write_seconds: Time of writing one byte.
         ranking_seconds: Time of ranking the prunable weights once, on a CPU.
+        compress_seconds: Time of one value that a mask covers, kept or not, when it is written, besides that of bytes.
+        expand_seconds: Time of one such value when it is read.
         known_lengths: False if the lengths of texts are not known yet; all texts then count as the longest.
     """
 
@@ -46,6 +48,8 @@ class Rates:
     read_seconds: float = 0.0
     write_seconds: float = 0.0
     ranking_seconds: float = 0.0
+    compress_seconds: float = 0.0
+    expand_seconds: float = 0.0
     known_lengths: bool = True
 
 
