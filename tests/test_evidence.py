@@ -320,8 +320,7 @@ def test_drawn_regimes_by_hand(tmp_path: Path) -> None:
 
 
 def test_panels_have_seven_lines_at_most() -> None:
-    assert all(len(variants) <= 7 for _, variants in regime.PANELS)
-    assert len({(look.color, look.hollow) for look in regime.LOOKS.values()}) == len(regime.LOOKS)
+    assert all(len(variants) <= drawing.LINES for _, variants in regime.PANELS)
 
 
 def test_only_studies_that_differ_in_epochs_alone_are_a_line(tmp_path: Path) -> None:
@@ -332,20 +331,6 @@ def test_only_studies_that_differ_in_epochs_alone_are_a_line(tmp_path: Path) -> 
     figure, drawn = regime.regime(studies[:1])
     assert drawn == []
     assert "No two studies" in figure.texts[0].get_text()
-
-
-@pytest.mark.parametrize(
-    ("heights", "expected"),
-    [
-        ([], []),
-        ([0.0, 5.0], [0.0, 5.0]),
-        ([0.0, 0.0], [-0.5, 0.5]),
-        ([0.0, 0.0, 0.9], [-0.7, 0.3, 1.3]),
-        ([0.0, 0.2, 9.0], [-0.4, 0.6, 9.0]),
-    ],
-)
-def test_labels_are_apart(heights: list[float], expected: list[float]) -> None:
-    assert regime.apart(heights, 1.0) == pytest.approx(expected)
 
 
 def test_the_committed_regime_is_that_of_the_committed_results(tmp_path: Path) -> None:

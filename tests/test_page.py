@@ -149,7 +149,7 @@ def test_every_picture_says_what_it_shows(contents: Contents) -> None:
     found = Parsed(render(contents)).all("img")
     assert len(found) == len(contents.figures)
     assert all(len(values["alt"]) > 60 for values in found)
-    (shown,) = [values["alt"] for values in found if values["alt"].startswith("Lines of validation scores")]
+    (shown,) = [values["alt"] for values in found if values["alt"].startswith("Validation scores of the variants")]
     assert "b on t: 0 % from 98.50 (dense)" in shown
     assert "40 % from 93.00 (one_shot) to 97.00 (lth)" in shown
     assert {"width", "height"} <= found[0].keys()
@@ -475,13 +475,41 @@ def test_any_table_by_hand() -> None:
     (found,) = grids(rows)
     assert found.title == "b on t"
     assert found.notes == (("seeds", "2"), ("sums", "finding + retraining"))
-    assert [column.name for column in found.columns] == ["variant", "sparsity", "test", "interval", "FLOPs"]
+    assert [column.name for column in found.columns] == ["variant", "sparsity", "test", "interval", "GFLOPs"]
     assert [column.numeric for column in found.columns] == [False, True, True, True, True]
     assert found.body == (
-        (Cell("a"), Cell("0 %", 0), Cell("95.00 ± 0.20", 95), Cell("[−1.250, 3.500]", -1.25), Cell("0 + 2 G", 2e9)),
-        (Cell("b"), Cell("90 %", 90), Cell("−1,400.50", -1400.5), Cell("—"), Cell("1 G + 2 G", 3e9)),
-        (Cell("c"), Cell("95 %", 95), Cell("—"), Cell("—"), Cell("—")),
+        (
+            *(Cell("a"), Cell("0 %", 0), Cell("95.00 ± 0.20", 95), Cell("[−1.250, 3.500]", -1.25)),
+            Cell("0.00 + 2.00", 2e9),
+        ),
+        (
+            *(Cell("b"), Cell("90 %", 90), Cell("−1,400.50", -1400.5, " ± 0000"), Cell("—", space=", 000000")),
+            Cell("1.00 + 2.00", 3e9),
+        ),
+        (
+            *(Cell("c"), Cell("95 %", 95), Cell("—", space=" ± 0000"), Cell("—", space=", 000000")),
+            Cell("—", space=" + 0000"),
+        ),
     )
+
+
+def test_numbers_of_a_column_are_on_one_grid() -> None:
+    """One unit, one number of decimals; the first numbers end, and the second begin, at the same distance."""
+    costs = ("5.2e10", "1.4e12", "138e9")
+    scores, sds = ("95.0", "100.0", "7.25"), ("0.2", "12.5", "")
+    rows: list[Row] = [
+        {"variant": str(index), "sparsity": sparsity, "score_mean": score, "score_sd": sd, "flops": flops}
+        for index, (sparsity, score, sd, flops) in enumerate(
+            zip(("0.8000", "0.8322", "0.9375"), scores, sds, costs, strict=True)
+        )
+    ]
+    (found,) = grids(rows)
+    assert [column.name for column in found.columns] == ["variant", "sparsity", "score", "GFLOPs"]
+    columns = list(zip(*found.body, strict=True))[1:]
+    assert [cell.text for cell in columns[0]] == ["80.00 %", "83.22 %", "93.75 %"]
+    assert [cell.text for cell in columns[2]] == ["52.0", "1,400.0", "138.0"]
+    assert [cell.text for cell in columns[1]] == ["95.00 ± \N{FIGURE SPACE}0.20", "100.00 ± 12.50", "7.25"]
+    assert [len(cell.text.partition(".")[2]) + len(cell.space) for cell in columns[1]] == [10, 10, 10]
 
 
 def test_two_values_are_shown_themselves() -> None:

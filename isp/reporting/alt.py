@@ -30,9 +30,9 @@ def _percent(value: float) -> str:
 
 
 _FIGURES = {
-    "score_by_sparsity": _Shown("Lines of validation scores against sparsity", "validation_mean", ("variant",)),
+    "score_by_sparsity": _Shown("Validation scores of the variants by sparsity", "validation_mean", ("variant",)),
     "score_by_cost": _Shown(
-        "Points of validation scores against executed training FLOPs", "validation_mean", ("variant", "flops")
+        "Validation scores against executed training FLOPs", "validation_mean", ("variant", "flops")
     ),
     "denoisers": _Shown(
         "Lines by round: the fraction of the kept weights that look-ahead copies changed",
@@ -51,10 +51,10 @@ _FIGURES = {
         *("cosine_mean", ("variant_a", "variant_b")),
     ),
     "mask_similarity_by_sparsity": _Shown(
-        "Lines of the cosine similarity of masks to the mask of a reference", "cosine_mean", ("variant",)
+        "Cosine similarity of masks to the mask of a reference by sparsity", "cosine_mean", ("variant",)
     ),
     "paper_figure_1": _Shown(
-        "Lines of test scores and of executed training FLOPs against sparsity", "test_mean", ("variant",)
+        "Test scores and executed training FLOPs of the variants by sparsity", "test_mean", ("variant",)
     ),
     "paper_figure_3": _Shown(
         "Lines of test scores and of the similarity of masks against sparsity", "test_mean", ("variant",)

@@ -1,4 +1,4 @@
-"""Functions that figures share: looks of variants, panels, legends, and reproducible files.
+"""Functions that figures share: style, error bars, notes, panels, and reproducible files.
 
 The global state of pyplot is not used, and files contain no dates or versions, so equal rows give equal bytes.
 """
@@ -6,7 +6,7 @@ The global state of pyplot is not used, and files contain no dates or versions, 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import ceil
@@ -16,24 +16,20 @@ from typing import Any, Literal
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
-from matplotlib.lines import Line2D
 
 from isp.files import write_bytes
 from isp.metrics import value_range
-from isp.reporting import tabular
+from isp.reporting import labels, tabular
+from isp.reporting.looks import Look, families_of
 
 Drawing = tuple[Figure, list[dict[str, Any]]]
 """A figure, and the rows that it draws."""
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colour-blind-safe palette without yellow, which is faint on white."""
-LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
-MARKERS = "osD^vP*Xph<>8"
 STYLE = {
-    "font.family": "DejaVu Sans",
+    "font.family": labels.FONT,
     "font.size": 9,
-    "axes.titlesize": 10,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -41,38 +37,17 @@ STYLE = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9,
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
 }
 DPI = 150
-COLUMNS = 3  # panels per row
-WIDTH = 3.2  # width of a panel's data in inches
-
-
-@dataclass(frozen=True)
-class Look:
-    """Look of a variant in every figure: a colour, and if colours run out, another line style and hollow markers."""
-
-    color: str
-    line: Any
-    marker: str
-    hollow: bool
-
-    @property
-    def face(self) -> str:
-        """Colour inside a marker."""
-        return "white" if self.hollow else self.color
-
-
-def looks(variants: Sequence[str]) -> dict[str, Look]:
-    """Return a look for each variant, by their order."""
-    found = {}
-    for index, variant in enumerate(variants):
-        turn = index // len(PALETTE)
-        marker = MARKERS[index % len(MARKERS)]
-        found[variant] = Look(PALETTE[index % len(PALETTE)], LINES[turn % len(LINES)], marker, turn % 2 == 1)
-    return found
+WIDTH = 7.4
+"""Largest width of a figure in inches: at 700 pixels, a text of 7 points is still 9 pixels high."""
+LINES = 7
+"""Largest number of lines in one panel."""
+COLUMNS = 2
+"""Largest number of panels of lines in one row."""
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -114,93 +89,114 @@ def error_bars(
     rows: Sequence[dict[str, Any]],
     name: str,
     look: Look,
-    marker: str = "",
     scale: float = 1,
+    **more: Any,
 ) -> None:
-    """Draw a line through means with an error bar between the `ends` of each."""
+    """Draw a line through means with an error bar between the `ends` of each; `more` overrides the style."""
     means = [row[f"{name}_mean"] * scale for row in rows]
     bars = [[abs(row[f"{name}_mean"] - ends(row, name)[side]) * scale for row in rows] for side in (0, 1)]
-    axes.errorbar(
-        places,
-        means,
-        yerr=bars if any(map(any, bars)) else None,
-        color=look.color,
-        linestyle=look.line,
-        linewidth=1.3,
-        elinewidth=0.9,
-        capsize=2,
-        marker=marker or look.marker,
-        markersize=5,
-        markerfacecolor=look.face,
-    )
+    shown: dict[str, Any] = {"color": look.color, "linestyle": look.line, "linewidth": 1.4, "elinewidth": 0.9}
+    shown |= {"capsize": 2, "marker": look.marker, "markersize": 5, "markerfacecolor": look.face}
+    axes.errorbar(places, means, yerr=bars if any(map(any, bars)) else None, **shown | more)
 
 
-def figure_of(drawn: Sequence[dict[str, Any]], width: float) -> Figure:
-    """Create a figure for one panel of `width` inches per task and backbone, and a legend beside them."""
-    count = len(cells_of(drawn))
-    return sized(drawn, width, min(count, COLUMNS), ceil(count / COLUMNS))
+def annotate(figure: Figure, *notes: str) -> None:
+    """Write notes above the panels, as sentences in lines as wide as the figure."""
+    sentences = [f"{note[0].upper()}{note[1:].rstrip('.')}." for note in notes if note]
+    text = labels.wrapped(" ".join(sentences), figure.get_size_inches()[0] - 0.2, 9)
+    figure.suptitle(text, fontsize=9, x=0.01, ha="left", color="#444444", linespacing=1.35)
 
 
-def sized(drawn: Sequence[dict[str, Any]], width: float, across: int, down: int) -> Figure:
-    """Create a figure for `across` times `down` panels of `width` inches, and a legend beside them."""
-    variants = variants_of(drawn)
-    legend = (
-        0.9 + 0.08 * max(map(len, variants)),
-        1.0 + 0.2 * len(variants) + 0.2 * len(tabular.distinct(drawn, "sparsity")),
-    )
-    size = (legend[0] + (width + 0.7) * across, max(0.4 + 3.1 * down, legend[1]))
-    return Figure(figsize=size, layout="constrained")
-
-
-def panels(figure: Figure, drawn: Sequence[dict[str, Any]]) -> Iterator[tuple[Axes, list[dict[str, Any]]]]:
-    """Yield titled axes for each task and backbone, with their rows."""
-    cells = cells_of(drawn)
-    grid = figure.add_gridspec(ceil(len(cells) / COLUMNS), min(len(cells), COLUMNS))
-    for index, ((task, backbone), rows) in enumerate(cells.items()):
-        axes = figure.add_subplot(grid[divmod(index, COLUMNS)])
-        axes.set_title(f"{backbone} on {task}", loc="left")
-        yield axes, rows
-
-
-def legend_of(
-    figure: Figure, styles: Mapping[str, Look], drawn: Sequence[dict[str, Any]], markers: bool = True
-) -> Legend:
-    """Add a legend of the variants beside the panels, and the number of seeds above them.
-
-    Variants whose method chose among models by the drawn validation scores are marked.
+def packs(families: Sequence[Sequence[str]], references: Collection[str]) -> list[list[str]]:
+    """Distribute variants over panels of at most `LINES` lines; a family is split only if one panel cannot hold it.
 
     Args:
-        figure: Figure to draw on.
-        styles: Looks of the variants.
-        drawn: Drawn rows; variants with sparsity 0 only are lines without markers.
-        markers: Whether variants have different markers; otherwise all variants have dots.
+        families: All variants of a task and backbone, by family.
+        references: Variants that every panel shows if there are several panels; they count as lines.
+
+    Returns:
+        Variants of each panel.
     """
-    figure.suptitle(tabular.seeds_note(drawn, "bars"), fontsize=9, x=0.01, ha="left")
-    pruned = {row["variant"] for row in drawn if float(row["sparsity"])}
-    levels = set(styles) - pruned if markers else set()  # drawn as a horizontal line without markers
-    chosen = {row["variant"] for row in drawn if row.get("chosen_on")}
-    handles = [
-        Line2D(
-            *([], []),
-            color=look.color,
-            linestyle=look.line,
-            linewidth=1.3,
-            marker="" if variant in levels else look.marker if markers else "o",
-            markersize=5,
-            markerfacecolor=look.face,
-            label=variant + tabular.CHOSEN * (variant in chosen) + " (0 %)" * (variant in levels),
-        )
-        for variant, look in styles.items()
-    ]
-    return figure.legend(handles=handles, loc="outside right upper", handlelength=3, alignment="left")
+    variants = [variant for family in families for variant in family]
+    if len(variants) <= LINES:
+        return [variants]
+    shared = [variant for variant in variants if variant in references]
+    room, found = max(LINES - len(shared), 1), list[list[str]]()
+    for family in families:
+        own = [variant for variant in family if variant not in shared]
+        for part in (own[start : start + room] for start in range(0, len(own), room)):
+            if found and len(found[-1]) + len(part) <= room:
+                found[-1] += part
+            else:
+                found.append(part)
+    return [[variant for variant in variants if variant in (*shared, *pack)] for pack in found]
 
 
 def message(text: str) -> Figure:
     """Create a figure with a message about why there is nothing to draw."""
     with style():
         figure = Figure(figsize=(6, 1.2))
-        figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=10)
+        figure.text(0.5, 0.5, labels.wrapped(text, 5.6, 10), ha="center", va="center", fontsize=10, color="#444444")
     return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The variants of a task and backbone that one panel of lines shows.
+
+    Attributes:
+        title: Title of the panel.
+        rows: Rows of these variants.
+        cell: Rows of all variants of the task and backbone, for limits that all panels of them share.
+        faint: Variants that are shown faintly, because they are repeated in all of these panels.
+    """
+
+    title: str
+    rows: list[dict[str, Any]]
+    cell: list[dict[str, Any]]
+    faint: frozenset[str]
+
+
+def shares(
+    drawn: Sequence[dict[str, Any]], styles: Mapping[str, Look], references: Collection[str] = ()
+) -> list[Share]:
+    """Distribute the rows over panels of at most `LINES` lines; see `packs`."""
+    found: list[Share] = []
+    for (task, backbone), rows in cells_of(drawn).items():
+        parts = packs(families_of(styles, variants_of(rows)), references)
+        for index, variants in enumerate(parts):
+            part = f", {index + 1} of {len(parts)}" if len(parts) > 1 else ""
+            found.append(
+                Share(
+                    title=f"{backbone} on {task}{part}",
+                    rows=[row for row in rows if row["variant"] in variants],
+                    cell=rows,
+                    faint=frozenset(references) if len(parts) > 1 else frozenset(),
+                )
+            )
+    return found
+
+
+def panels(count: int, height: float, parts: int = 1) -> tuple[Figure, list[Axes]]:
+    """Create a figure of `count` panels of lines, each of `parts` axes above each other.
+
+    Args:
+        count: Number of panels; at most `COLUMNS` are beside each other.
+        height: Height of one of the axes in inches, with its labels.
+        parts: Number of axes of each panel.
+
+    Returns:
+        The figure, and the axes of the first panel from top to bottom, of the second panel, and so on.
+    """
+    across, down = min(count, COLUMNS), ceil(count / COLUMNS)
+    width = WIDTH if across > 1 else 0.65 * WIDTH
+    figure = Figure(figsize=(width, 0.45 + height * parts * down), layout="constrained")
+    grid = figure.add_gridspec(parts * down, across)
+    found = []
+    for index in range(count):
+        line, column = divmod(index, across)
+        found += [figure.add_subplot(grid[parts * line + part, column]) for part in range(parts)]
+    return figure, found
 
 
 def cells_of(drawn: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:

@@ -6,17 +6,17 @@ Each function returns a figure and the rows that it draws, whose columns are in 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, log
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from isp.reporting import drawing, tables, tabular
-from isp.reporting.axes import limit, log_ticks, over_sparsities, room_for_levels
-from isp.reporting.drawing import Drawing, Look
+from isp.reporting import dots, drawing, tables, tabular
+from isp.reporting.axes import COARSE, End, log_ticks, name_ends, over_sparsities, set_score_scale
+from isp.reporting.drawing import Drawing
+from isp.reporting.labels import name_points, point_label
+from isp.reporting.looks import Look, looks, methods_of
 from isp.reporting.tabular import Row
 
 _SCORE = (
@@ -37,21 +37,59 @@ DENOISERS = (
 
 
 def score_by_sparsity(metrics: Sequence[Row]) -> Drawing:
-    """Plot validation scores against sparsity, one panel per task and backbone, one line per variant."""
+    """Plot validation scores against sparsity: dots for up to `dots.FEW` sparsities, otherwise lines.
+
+    Dots have one row per variant and one panel per task, backbone and sparsity; lines have one line per variant and one
+    panel or several per task and backbone.
+    """
     drawn = _scores(metrics)
     if not drawn:
         return drawing.message("No tickets to show."), drawn
+    styles, level = looks(methods_of(metrics)), tabular.dense(metrics) or ""
+    note, chosen = tabular.seeds_note(drawn, "bars"), _chosen_note(drawn)
+    if dots.few(drawn):
+        cells = [
+            dots.Cell(title=f"{backbone} on {task}", panels=_dots_of_scores(rows, level))
+            for (task, backbone), rows in drawing.cells_of(drawn).items()
+        ]
+        return dots.draw(cells, styles, *dots.notes(drawn, "dense" * bool(level)), chosen), drawn
     with drawing.style():
-        label = room_for_levels(drawn)
-        figure, styles = drawing.figure_of(drawn, drawing.WIDTH + label), drawing.looks(drawing.variants_of(drawn))
-        for axes, rows in _panels(figure, drawn):
-            over_sparsities(axes, rows, "validation", styles, label)
-        drawing.legend_of(figure, styles, drawn)
+        shares = drawing.shares(drawn, styles, references_of(metrics))
+        figure, panels = drawing.panels(len(shares), 2.6)
+        coarse = False
+        for axes, share in zip(panels, shares, strict=True):
+            axes.set_title(share.title, loc="left")
+            axes.set_ylabel(f"validation {share.rows[0]['metric']} (%)")
+            coarse |= set_score_scale(axes, share.cell, "validation")
+            over_sparsities(axes, share.rows, "validation", styles, share.faint)
+        drawing.annotate(figure, note, COARSE * coarse, chosen)
     return figure, drawn
 
 
+def _dots_of_scores(rows: Sequence[dict[str, Any]], level: str) -> list[dots.Panel]:
+    """Return the panels of one task and backbone."""
+    label = f"validation {rows[0]['metric']} (%)"
+
+    def panel(sparsity: str, own: dict[str, dict[str, Any]]) -> dots.Panel:
+        title = f"{tabular.percent(sparsity)} %"
+        dense = next((row for row in rows if row["variant"] == level and not float(row["sparsity"])), None)
+        return dots.Panel(rows=own, name="validation", title=title, label=label, level=dense)
+
+    return dots.by_sparsity(rows, panel)
+
+
+def references_of(metrics: Sequence[Row]) -> list[str]:
+    """Return the variants that every panel of lines repeats: the dense model and lottery tickets."""
+    found = (tabular.variant_of(metrics, method) for method in ("dense", "lth"))
+    return [variant for variant in found if variant]
+
+
+def _chosen_note(drawn: Sequence[dict[str, Any]]) -> str:
+    return f"{tabular.CHOSEN}: chose among models by these examples." * any(row["chosen_on"] for row in drawn)
+
+
 def score_by_cost(metrics: Sequence[Row]) -> Drawing:
-    """Plot validation scores against training cost, one panel per task and backbone, one point per ticket."""
+    """Plot validation scores against training cost, one line per variant from its lowest to its highest sparsity."""
     runs = tabular.group(metrics, *tabular.CELL, "variant", "sparsity")
     drawn = []
     for row in _scores(metrics):
@@ -62,28 +100,23 @@ def score_by_cost(metrics: Sequence[Row]) -> Drawing:
     if not drawn:
         return drawing.message("No tickets to show."), drawn
     with drawing.style():
-        figure, styles = drawing.figure_of(drawn, drawing.WIDTH), drawing.looks(tabular.distinct(metrics, "variant"))
-        sparsities = sorted({row["sparsity"] for row in drawn}, key=float)
-        markers = {sparsity: drawing.MARKERS[index % len(drawing.MARKERS)] for index, sparsity in enumerate(sparsities)}
-        for axes, rows in _panels(figure, drawn):
-            places = _side_by_side(rows)
-            axes.set_xscale("log")
-            for variant in drawing.variants_of(rows):
-                _path(axes, drawing.rows_of(rows, variant), places, styles[variant], markers)
-            axes.set_xlim(log_ticks(axes.xaxis, list(places.values())))
+        styles = looks(methods_of(metrics))
+        shares = drawing.shares(drawn, styles, references_of(metrics))
+        figure, panels = drawing.panels(len(shares), 2.8)
+        coarse = False
+        for axes, share in zip(panels, shares, strict=True):
+            axes.set_title(share.title, loc="left")
+            axes.set_ylabel(f"validation {share.rows[0]['metric']} (%)")
             axes.set_xlabel("executed training FLOPs, finding and retraining")
-        legend = drawing.legend_of(
-            figure, {name: styles[name] for name in drawing.variants_of(drawn)}, drawn, markers=False
-        )
-        legend.set_title("variant")
-        figure.suptitle(
-            f"{tabular.seeds_note(drawn, 'bars')},\ntickets of equal cost side by side", fontsize=9, x=0.01, ha="left"
-        )
-        handles = [
-            Line2D([], [], color="#555555", marker=marker, linestyle="", label=f"{tabular.percent(sparsity)} %")
-            for sparsity, marker in markers.items()
-        ]
-        figure.legend(handles=handles, title="sparsity", loc="outside right lower", alignment="left")
+            coarse |= set_score_scale(axes, share.cell, "validation")
+            axes.set_xscale("log")
+            axes.set_xlim(log_ticks(axes.xaxis, [row["flops"] for row in share.cell]))
+        note = tabular.seeds_note(drawn, "bars")
+        lines = "Lines lead to the highest sparsity (large marker). Variants of equal cost are drawn side by side."
+        drawing.annotate(figure, note, lines, COARSE * coarse, _chosen_note(drawn))
+        for axes, share in zip(panels, shares, strict=True):
+            _paths(axes, share, styles)
+        name_points(figure, panels)
     return figure, drawn
 
 
@@ -106,77 +139,54 @@ def _side_by_side(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float
     return places
 
 
-def _path(
-    axes: Axes,
-    rows: Sequence[dict[str, Any]],
-    places: Mapping[tuple[str, str], float],
-    look: Look,
-    markers: Mapping[str, str],
-) -> None:
-    """Draw a variant's tickets, connected in order of sparsity."""
-    points = sorted(rows, key=lambda row: float(row["sparsity"]))
-    costs = [places[row["variant"], row["sparsity"]] for row in points]
-    means = [row["validation_mean"] for row in points]
-    axes.plot(costs, means, color=look.color, linestyle=look.line, linewidth=0.8, alpha=0.6)
-    for row, cost in zip(points, costs, strict=True):
-        drawing.error_bars(axes, [cost], [row], "validation", look, marker=markers[row["sparsity"]])
-
-
-def _panels(figure: Figure, drawn: Sequence[dict[str, Any]]) -> Iterator[tuple[Axes, list[dict[str, Any]]]]:
-    """Yield axes of scores for each task and backbone, with their rows."""
-    for axes, rows in drawing.panels(figure, drawn):
-        axes.set_ylabel(f"validation {rows[0]['metric']} (%)")
-        limit(axes, rows, "validation")
-        yield axes, rows
+def _paths(axes: Axes, share: drawing.Share, styles: Mapping[str, Look]) -> None:
+    """Draw the tickets of each variant, connected in order of sparsity, with a large marker and the name at the end."""
+    places = _side_by_side(share.rows)
+    for variant in drawing.variants_of(share.rows):
+        look, alpha = styles[variant], 0.4 if variant in share.faint else 1.0
+        points = sorted(drawing.rows_of(share.rows, variant), key=lambda row: float(row["sparsity"]))
+        costs = [places[variant, row["sparsity"]] for row in points]
+        drawing.error_bars(axes, costs, points, "validation", look, markersize=3, linewidth=0.8, alpha=alpha)
+        end = (costs[-1], points[-1]["validation_mean"])
+        axes.plot(*end, color=look.color, marker=look.marker, markerfacecolor=look.face, markersize=7, alpha=alpha)
+        point_label(axes, *end, variant + tabular.CHOSEN * bool(points[-1]["chosen_on"]), look.hue)
 
 
 # --- denoisers --------------------------------------------------------------------------------------------------------
 
 
-def denoisers(rounds: Sequence[Row], variants: Sequence[str] = ()) -> Drawing:
+def denoisers(rounds: Sequence[Row], metrics: Sequence[Row] = ()) -> Drawing:
     """Plot by round the fraction of the kept weights that the denoisers changed, and the agreement of the weak masks.
 
     Args:
         rounds: Rows of `collect.rounds`.
-        variants: All variants in the study's order, so that colours equal those of the other figures.
+        metrics: Rows of `collect.metrics`, for all variants, so that colours equal those of the other figures.
     """
     drawn = _events(rounds)
     if not drawn:
         return drawing.message("No variant of this study looks ahead, so there are no denoisers to show."), drawn
     with drawing.style():
-        cells = drawing.cells_of(drawn)
-        styles = drawing.looks(list(variants) or drawing.variants_of(drawn))
-        styles |= {name: look for name, look in drawing.looks(drawing.variants_of(drawn)).items() if name not in styles}
-        across, down = min(len(cells), drawing.COLUMNS), ceil(len(cells) / drawing.COLUMNS)
-        figure = Figure(figsize=(1.9 + 3.9 * across, 0.3 + 4.5 * down), layout="constrained")
-        grid = figure.add_gridspec(2 * down, across)
-        for index, ((task, backbone), rows) in enumerate(cells.items()):
-            line, column = divmod(index, drawing.COLUMNS)
-            upper = figure.add_subplot(grid[2 * line, column])
-            lower = figure.add_subplot(grid[2 * line + 1, column], sharex=upper)
-            upper.set_title(f"{backbone} on {task}", loc="left")
-            for variant in drawing.variants_of(rows):
-                own = drawing.rows_of(rows, variant)
-                _over_rounds(upper, own, "changed", styles[variant], scale=100)
-                _over_rounds(lower, own, "agreement", styles[variant])
-            upper.set_ylim(bottom=0)
+        styles = looks(methods_of(metrics or rounds))
+        shares = drawing.shares(drawn, styles)
+        figure, panels = drawing.panels(len(shares), 2.1, 2)
+        for upper, lower, share in zip(panels[::2], panels[1::2], shares, strict=True):
+            upper.set_title(share.title, loc="left")
+            for axes, name, scale in ((upper, "changed", 100), (lower, "agreement", 1)):
+                lines = [drawing.rows_of(share.rows, variant) for variant in drawing.variants_of(share.rows)]
+                ends = [_over_rounds(axes, rows, name, styles[rows[0]["variant"]], scale) for rows in lines]
+                axes.set_ylim(*((0, None) if name == "changed" else (None, 1)))
+                _round_ticks(axes, share.rows)
+                name_ends(axes, [end for end in ends if end], 1.3)
             upper.tick_params(labelbottom=False)
-            lower.set_ylim(top=1)
-            if not any(row["agreement_mean"] != "" for row in rows):
+            upper.set_xlabel("")
+            if not any(row["agreement_mean"] != "" for row in share.rows):
                 lower.set_yticks([])
-                text = "this rule of superposition makes no weak masks"
-                lower.text(0.5, 0.5, text, ha="center", transform=lower.transAxes)
-            _round_ticks(lower, rows)
-            if column == 0:
-                upper.set_ylabel("kept weights that the\ndenoisers changed (%)")
-                lower.set_ylabel("agreement of weak masks\n(mean Jaccard index)")
-        names = {variant: styles[variant] for variant in drawing.variants_of(drawn)}
-        legend = drawing.legend_of(figure, names, drawn)
-        if any(row["on_line"] == "no" for row in drawn):
-            text = "off the line: mask of\na ticket that leaves\nthe rounds there"
-            label = Line2D([], [], color="#555555", marker="x", markersize=5, linestyle="", label=text)
-            figure.legend(handles=[label], loc="outside right lower")
-        legend.set_title("variant")
+                text = "this rule of superposition\nmakes no weak masks"
+                lower.text(0.5, 0.5, text, ha="center", va="center", transform=lower.transAxes)
+            upper.set_ylabel("kept weights that the\ndenoisers changed (%)")
+            lower.set_ylabel("agreement of weak masks\n(mean Jaccard index)")
+        crosses = "Cross: mask of a ticket that leaves the rounds there." * any(row["on_line"] == "no" for row in drawn)
+        drawing.annotate(figure, tabular.seeds_note(drawn, "bars"), crosses)
     return figure, drawn
 
 
@@ -201,14 +211,16 @@ def _events(rounds: Sequence[Row]) -> list[dict[str, Any]]:
     return drawn
 
 
-def _over_rounds(axes: Axes, rows: Sequence[dict[str, Any]], name: str, look: Look, scale: float = 1) -> None:
+def _over_rounds(axes: Axes, rows: Sequence[dict[str, Any]], name: str, look: Look, scale: float) -> End | None:
+    """Draw the line of a variant. Return its end; None if there is no value."""
     found = [row for row in rows if row[f"{name}_mean"] != ""]
     way = [row for row in found if row["on_line"] == "yes"]
     if way:
-        drawing.error_bars(axes, [row["round"] for row in way], way, name, look, scale=scale)
+        drawing.error_bars(axes, [row["round"] for row in way], way, name, look, scale)
     for row in found:
         if row["on_line"] == "no":  # slightly to the right, so that its error bar does not hide the line's
-            drawing.error_bars(axes, [row["round"] + 0.25], [row], name, look, marker="x", scale=scale)
+            drawing.error_bars(axes, [row["round"] + 0.25], [row], name, look, scale, marker="x")
+    return End(way[-1]["round"], way[-1][f"{name}_mean"] * scale, rows[0]["variant"], look.hue) if way else None
 
 
 def _round_ticks(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
@@ -217,12 +229,12 @@ def _round_ticks(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         if row["on_line"] == "yes":
             found.setdefault(row["round"], set()).add(row["sparsity"])
-    step = ceil(len(found) / 8)
+    step = ceil(len(found) / 6)
     # backwards from the last round, because the last rounds matter more than the first
     shown = sorted(found)[::-1][::step]
     texts = [f"{index}\n{_range(found[index])}" for index in shown]
     axes.set_xticks(shown, texts)
-    axes.set_xlabel("round, and below it the sparsity that it prunes to (%)")
+    axes.set_xlabel("round; below: sparsity after it (%)")
 
 
 def _range(sparsities: set[str]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 from isp.reporting import tabular
-from isp.reporting.tables import PREFIXES, si
+from isp.reporting.tables import PREFIXES, common_prefix
 from isp.reporting.tabular import Row
 
 SPLITS = ("of", "part", "source", "table", "task", "backbone")
@@ -22,10 +23,14 @@ FINDING, RETRAINING = "finding_", "retraining_"
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, and the number by which it is sorted, if any."""
+    """A text, and the number by which it is sorted, if any.
+
+    `space` is a text as wide as what the cell lacks at its end, so that the numbers of a column are aligned.
+    """
 
     text: str
     value: float | None = None
+    space: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
     known = {*of, *(("method",) if "variant" in rows[0] else ())}  # the settings show a variant's method
     columns = [column for column in rows[0] if column not in known and any(row[column] for row in rows)]
     inside = {other for column in columns for other in _parts(column, columns)}
-    made = {column: _cells(column, columns, rows) for column in columns if column not in inside}
+    made = {column: aligned(_cells(column, columns, rows)) for column in columns if column not in inside}
+    units = {column: _unit(column, columns, rows) for column in made}
     shared = [
         column
         for column, cells in made.items()
@@ -98,7 +104,10 @@ def _grid(of: Mapping[str, str], rows: Sequence[Row]) -> Grid:
     return Grid(
         ", ".join(text for text in (cell, *(of[key] for key in of if key not in tabular.CELL)) if text),
         tuple(notes),
-        tuple(Column(_words(column), any(cell.value is not None for cell in made[column])) for column in shown),
+        tuple(
+            Column(_words(column, units[column]), any(cell.value is not None for cell in made[column]))
+            for column in shown
+        ),
         tuple(zip(*(made[column] for column in shown), strict=True)),
     )
 
@@ -156,6 +165,29 @@ def _cell(
     return Cell(text, value * 100 if column == "sparsity" else value)
 
 
+def aligned(cells: Sequence[Cell]) -> list[Cell]:
+    """Align the first and the second number of all cells of a column, which is aligned right.
+
+    A second number follows " ± ", " / ", " + " or a comma. Shorter ones are padded with figure spaces, and a cell
+    without one gets an equally wide `space`.
+    """
+    parts = [_SECOND.split(cell.text, maxsplit=1) if cell.value is not None else [cell.text] for cell in cells]
+    longest = max((len(part[2]) for part in parts if len(part) == 3), default=0)
+    joint = next((part[1] for part in parts if len(part) == 3), "")
+    if not longest:
+        return list(cells)
+    return [
+        replace(cell, text=part[0] + part[1] + part[2].rjust(longest, _FIGURE_SPACE))
+        if len(part) == 3
+        else replace(cell, space=joint + longest * "0")
+        for cell, part in zip(cells, parts, strict=True)
+    ]
+
+
+_SECOND = re.compile(r"( ± | / | \+ |(?<=\d), )")
+_FIGURE_SPACE = "\N{FIGURE SPACE}"
+
+
 def number(text: str) -> float | None:
     """Return the finite number in a text, or None."""
     try:
@@ -166,20 +198,34 @@ def number(text: str) -> float | None:
 
 
 def _writer(column: str, values: Sequence[float]) -> Callable[[float], str]:
-    """Return the format of all numbers in a column: percent, SI prefixes, or a number of decimals."""
+    """Return the format of all numbers in a column: percent, a common SI prefix, or a number of decimals."""
     largest = max(map(abs, values), default=0)
     places = 0 if all(value.is_integer() for value in values) else 2 if largest >= 2 else 3
     if column in ("sparsity", "sparsity_percent"):
-        return lambda value: f"{value * (100 if column == 'sparsity' else 1):.4g} %"
-    if column.endswith("flops") and largest >= 1e6:
-        return si
+        percents = [value * (100 if column == "sparsity" else 1) for value in values]
+        places = max((len(f"{value:.4g}".partition(".")[2]) for value in percents), default=0)
+        return lambda value: f"{value * (100 if column == 'sparsity' else 1):.{places}f} %"
+    if _has_prefix(column, values):
+        _, unit, places = common_prefix(values)
+        return lambda value: f"{value / unit:,.{places}f}"
     return lambda value: f"{value:,.{places}f}".replace("-", "−")
 
 
-def _words(column: str) -> str:
+def _has_prefix(column: str, values: Sequence[float]) -> bool:
+    return column.endswith("flops") and max(map(abs, values), default=0) >= 1e6
+
+
+def _unit(column: str, columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """Return the SI prefix of a column's numbers; empty for none."""
+    shown = [column, *_parts(column, columns)] if column.startswith(FINDING) else [column]
+    values = [value for name in shown for row in rows if (value := number(row[name])) is not None]
+    return common_prefix(values)[0] if _has_prefix(column, values) else ""
+
+
+def _words(column: str, prefix: str = "") -> str:
     """Return a header for the name of a column."""
     if column in ("mean", "low"):
         return "interval" if column == "low" else column
     column = column.removeprefix(FINDING)
     stem = f"{column.removesuffix('low')}interval" if column.endswith("_low") else column.removesuffix("_mean")
-    return stem.removesuffix("_percent").replace("_", " ").replace("flops", "FLOPs")
+    return stem.removesuffix("_percent").replace("_", " ").replace("flops", f"{prefix}FLOPs")

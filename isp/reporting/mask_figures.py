@@ -18,11 +18,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
 
-from isp.reporting import drawing, tables, tabular
-from isp.reporting.axes import chance_handle, cosines
+from isp.reporting import dots, drawing, tables, tabular
+from isp.reporting.axes import cosines
 from isp.reporting.drawing import Drawing
+from isp.reporting.labels import shortened, text_width, wrapped
+from isp.reporting.looks import looks, methods_of
 from isp.reporting.tabular import Row
 
 LAYER_SPARSITY = (
@@ -57,7 +58,8 @@ AGREEMENT_BY_LAYER = (
 
 _T = TypeVar("_T")
 _COLORS = "viridis"
-_LINE = 16.0  # maximum width of a row of panels in inches
+_BAR = 0.95  # width of a colour bar with its labels in inches
+_LEAST = 0.25  # least size in inches of a square with a number
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -163,31 +165,34 @@ def mask_similarity(similarity: Sequence[Row]) -> Drawing:
     for rows in drawing.cells_of(drawn).values():
         lines.append([same for _, same in _by_sparsity(rows)])
     with drawing.style():
-        square = 0.33  # size of a number in inches
-        width = square * max(3, len(order) - 1)
-        names = 0.2 + 0.08 * max(map(len, order))
+        names = 0.25 + max(text_width(name, 8.5) for name in order)
+        most = max(3, len(order) - 1)
+        rooms = ((drawing.WIDTH / across - names) / most for across in range(max(map(len, lines)), 0, -1))
+        square = min(0.33, next((room for room in rooms if room >= _LEAST), (drawing.WIDTH - names) / most))
+        width = square * most
         lines = _wrapped(lines, width + names)
         across = max(map(len, lines))
-        size = (1.5 + (width + names) * across, 0.5 + (square * max(2, len(order) - 1) + names + 0.4) * len(lines))
+        tall = square * max(2, len(order) - 1) + names + 0.4
+        size = (max((width + names) * across, 4.2), 0.9 + tall * len(lines))
         figure = Figure(figsize=size, layout="compressed")
         grid = figure.add_gridspec(len(lines), across)
         panels = []
         for line, of_line in enumerate(lines):
             for column, rows in enumerate(of_line):
                 panels.append(figure.add_subplot(grid[line, column]))
-                _triangle(panels[-1], rows, order)
+                _triangle(panels[-1], rows, order, square >= _LEAST)
         scale = ScalarMappable(Normalize(0, 1), _COLORS)
-        bar = figure.colorbar(scale, ax=panels, shrink=min(1, 2 / size[1]), aspect=15, anchor=(0, 1))
+        bar = figure.colorbar(
+            scale, ax=panels, location="bottom", shrink=min(1, 2.5 / size[0]), aspect=15, anchor=(0, 1)
+        )
         bar.set_ticks([0, 1], labels=["as by chance", "equal masks"])
         bar.outline.set_visible(False)
-        seeds = tabular.seeds_note(drawn)
-        note = f"cosine similarity of masks, {seeds}\ncolours run from chance to equal masks"
-        figure.suptitle(note, fontsize=9, x=0.01, ha="left")
+        drawing.annotate(figure, f"cosine similarity of masks, {tabular.seeds_note(drawn)}")
     return figure, drawn
 
 
-def _triangle(axes: Axes, rows: Sequence[dict[str, Any]], order: Sequence[str]) -> None:
-    """Draw a square with its number for every pair of variants, below the diagonal."""
+def _triangle(axes: Axes, rows: Sequence[dict[str, Any]], order: Sequence[str], numbers: bool) -> None:
+    """Draw a square for every pair of variants, below the diagonal, with its number if there is room for it."""
     chance = statistics.fmean(row["cosine_by_chance"] for row in rows)
     found = {row[side] for row in rows for side in ("variant_a", "variant_b")}
     variants = [name for name in order if name in found]
@@ -197,7 +202,8 @@ def _triangle(axes: Axes, rows: Sequence[dict[str, Any]], order: Sequence[str]) 
         shade = _above(row["cosine_mean"], row["cosine_by_chance"])
         values[line - 1, column] = shade
         color = "black" if shade > 0.55 else "white"
-        axes.text(column, line - 1, _brief(row["cosine_mean"]), ha="center", va="center", fontsize=7, color=color)
+        if numbers:
+            axes.text(column, line - 1, _brief(row["cosine_mean"]), ha="center", va="center", fontsize=7, color=color)
     axes.imshow(values, cmap=_COLORS, norm=Normalize(0, 1), interpolation="nearest")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -229,18 +235,35 @@ def mask_similarity_by_sparsity(similarity: Sequence[Row], metrics: Sequence[Row
             drawn.append({column: own[column] for column in MASK_SIMILARITY_BY_SPARSITY})
     if not drawn:
         return drawing.message(tables.NO_PAIRS), drawn
+    styles, note = looks(methods_of(metrics)), tabular.seeds_note(drawn, "bars")
+    if dots.few(drawn):
+        cells = [_dots_of_cosines(rows) for rows in drawing.cells_of(drawn).values()]
+        return dots.draw(cells, styles, *dots.notes(drawn, "random masks")), drawn
     with drawing.style():
-        styles = drawing.looks(tabular.distinct(metrics, "variant"))
-        figure = drawing.figure_of(drawn, drawing.WIDTH)
-        for axes, rows in drawing.panels(figure, drawn):
-            cosines(axes, rows, styles)
-            axes.set_ylabel(f"cosine similarity\nto the mask of {rows[0]['reference']}")
-        legend = drawing.legend_of(
-            figure, {name: styles[name] for name in styles if name in drawing.variants_of(drawn)}, drawn
-        )
-        legend.set_title("variant")
-        figure.legend(handles=[chance_handle()], loc="outside right lower", handlelength=3)
+        shares = drawing.shares(drawn, styles)
+        figure, panels = drawing.panels(len(shares), 2.6)
+        for axes, share in zip(panels, shares, strict=True):
+            axes.set_title(share.title, loc="left")
+            cosines(axes, share.rows, styles)
+            axes.set_ylabel(f"cosine similarity\nto the mask of {share.rows[0]['reference']}")
+        drawing.annotate(figure, note)
     return figure, drawn
+
+
+def _dots_of_cosines(rows: Sequence[dict[str, Any]]) -> dots.Cell:
+    """Return the panels of one task and backbone."""
+
+    def panel(sparsity: str, own: dict[str, dict[str, Any]]) -> dots.Panel:
+        return dots.Panel(
+            rows=own,
+            name="cosine",
+            title=f"{tabular.percent(sparsity)} %",
+            label=f"cosine similarity to the mask of {rows[0]['reference']}",
+            scale="share",
+            chance=statistics.fmean(row["cosine_by_chance"] for row in own.values()),
+        )
+
+    return dots.Cell(title=f"{rows[0]['backbone']} on {rows[0]['task']}", panels=dots.by_sparsity(rows, panel))
 
 
 def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence[Row]) -> Drawing:
@@ -269,7 +292,7 @@ def mask_similarity_by_layer(similarity_layers: Sequence[Row], metrics: Sequence
             ]
         )
     note = f"similarity of each layer's mask to that of one variant, {tabular.seeds_note(drawn)}"
-    note += "\n0: as random masks that keep as many weights of the layer, 1: equal masks"
+    note += ". 0: as random masks that keep as many weights of the layer, 1: equal masks"
     return _maps_of_layers(lines, note, "cosine above chance", "one of the two keeps no weight in some seed"), drawn
 
 
@@ -367,30 +390,30 @@ def _maps_of_layers(
     """
     with drawing.style():
         panels = [panel for line in lines for panel in line]
-        width = min(max(2.6, 0.15 * max(len(panel.labels) for panel in panels)), 5.5)
-        names = 0.075 * max(len(name) for panel in panels for name in panel.rows)
-        lines = _wrapped(lines, width + 0.9)
+        names = 0.4 * bool(rows_are) + max(text_width(name, 8.5) for panel in panels for name in panel.rows)
+        most = max(len(panel.labels) for panel in panels)
+        width = min(max(2.0, 0.13 * most), drawing.WIDTH - names - _BAR)
+        across = max(1, int((drawing.WIDTH - names) / (width + _BAR)))
+        lines = [list(line[start : start + across]) for line in lines for start in range(0, len(line), across)]
         across = max(map(len, lines))
-        heights = [max(1.1, 0.21 * max(len(panel.rows) for panel in line)) for line in lines]
-        size = (0.5 + names + (width + 0.9) * across, 0.5 + sum(heights) + 1.25 * len(lines))
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.06))
+        heights = [max(1.1, 0.19 * max(len(panel.rows) for panel in line)) for line in lines]
+        size = (max(names + (width + _BAR) * across, 4.2), 0.6 + sum(heights) + 1.3 * len(lines))
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.04))
         grid = figure.add_gridspec(len(lines), across, height_ratios=heights)
         marked = False
         for line, of_line in enumerate(lines):
             for column, panel in enumerate(of_line):
                 axes = figure.add_subplot(grid[line, column])
                 marked |= _heatmap(axes, panel, width)
-                axes.set_title(panel.title, loc="left")
+                title = "\n".join(wrapped(line, width + _BAR, 9.5) for line in panel.title.split("\n"))
+                axes.set_title(title, loc="left")
                 axes.tick_params(labelleft=column == 0 or [*panel.rows] != [*of_line[column - 1].rows])
                 if column == 0 and rows_are:
                     axes.set_ylabel(rows_are)
                 bar = figure.colorbar(ScalarMappable(panel.colors, _COLORS), ax=axes, pad=0.02, aspect=15)
                 bar.set_label(bar_label)
                 bar.outline.set_visible(False)
-        figure.suptitle(note, fontsize=9, x=0.01, ha="left")
-        if marked:
-            handle = Line2D([], [], **_CROSS, label=mark)
-            figure.legend(handles=[handle], loc="outside lower right")
+        drawing.annotate(figure, note, f"cross: {mark}" * marked)
     return figure
 
 
@@ -431,7 +454,8 @@ def _heatmap(axes: Axes, panel: _Panel, width: float) -> bool:
     if step > 1 and starts:
         # only multiples or divisors of a block, so that labels stay aligned with the blocks
         step = next((part for part in range(step, starts[0] + 1) if starts[0] % part == 0), step)
-    axes.set_xticks(range(0, len(labels), step), list(labels)[::step], rotation=90, fontsize=7.5)
+    shown = [shortened(label, 1.1, 7.5) for label in labels[::step]]
+    axes.set_xticks(range(0, len(labels), step), shown, rotation=90, fontsize=7.5)
     axes.tick_params(length=0)
     return bool(crosses)
 
@@ -450,5 +474,5 @@ def _by_sparsity(drawn: Iterable[dict[str, Any]]) -> list[tuple[str, list[dict[s
 
 def _wrapped(lines: Sequence[Sequence[_T]], width: float) -> list[list[_T]]:
     """Wrap rows of items that are `width` inches wide to the width of a page."""
-    most = max(1, int(_LINE / width))
+    most = max(1, int(drawing.WIDTH / width))
     return [list(line[start : start + most]) for line in lines for start in range(0, len(line), most)]

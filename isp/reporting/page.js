@@ -35,6 +35,21 @@ function sorted(rows, index, descending, numeric) {
   });
 }
 
+// Fade the edges of what continues beyond its box, and say so above it.
+for (const box of document.querySelectorAll(".scroll, nav ul")) {
+  const hint = document.createElement("p");
+  hint.className = "hint";
+  hint.textContent = "Wider than the screen: scroll sideways →";
+  if (box.matches(".scroll")) box.before(hint);
+  const update = () => {
+    hint.hidden = box.scrollWidth <= box.clientWidth + 1;
+    box.classList.toggle("more-right", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    box.classList.toggle("more-below", box.scrollTop + box.clientHeight < box.scrollHeight - 1);
+  };
+  box.addEventListener("scroll", update, { passive: true });
+  new ResizeObserver(update).observe(box);
+}
+
 // Highlight the current section in the contents.
 const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
 const seen = new Set();

@@ -24,7 +24,7 @@ from PIL import Image
 
 from isp.reporting import alt, tables, tabular
 from isp.reporting.drawing import DPI
-from isp.reporting.grids import Grid, grids, of_markdown
+from isp.reporting.grids import Cell, Grid, aligned, grids, of_markdown
 from isp.reporting.tabular import Row
 from isp.reporting.verdict import Verdict, seeds_note, verdicts
 from isp.untrusted import printable
@@ -245,6 +245,16 @@ class _Page:
     @property
     def verdicts(self) -> list[Verdict]:
         return verdicts(self.metrics, self._contents.reference)
+
+    @staticmethod
+    def cells(verdict: Verdict) -> dict[tuple[str, str], Cell]:
+        """Return the scores of the pruned variants by variant and sparsity, aligned in each column."""
+        found: dict[tuple[str, str], Cell] = {}
+        for sparsity in verdict.sparsities:
+            lines = [line for line in verdict.pruned if sparsity in line.scores]
+            texts = [Cell(line.scores[sparsity].text, line.scores[sparsity].mean) for line in lines]
+            found |= {(line.variant, sparsity): cell for line, cell in zip(lines, aligned(texts), strict=True)}
+        return found
 
     @property
     def seeds_note(self) -> str:

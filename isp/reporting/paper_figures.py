@@ -6,25 +6,16 @@ function returns a figure and the rows that it draws, whose columns are in a con
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from isp.reporting import drawing, paper, published, tables, tabular
-from isp.reporting.axes import (
-    Places,
-    chance_handle,
-    cosines,
-    limit,
-    limits,
-    log_ticks,
-    over_sparsities,
-    room_for_levels,
-)
-from isp.reporting.drawing import Drawing, Look
+from isp.reporting import dots, drawing, paper, published, tables, tabular
+from isp.reporting.axes import COARSE, Places, cosines, limits, log_ticks, over_sparsities, set_score_scale
+from isp.reporting.drawing import Drawing
+from isp.reporting.figures import references_of
+from isp.reporting.looks import Look, looks, methods_of
 from isp.reporting.tabular import Row
 
 _SCORE = (
@@ -37,37 +28,54 @@ _COSINE = ("cosine_mean", "cosine_sd", "cosine_values", "cosine_by_chance", "pub
 PAPER_FIGURE_3 = (*_SCORE, *_COSINE)
 """Columns of the rows that `paper_figure_3` draws; the rows of LTH contain the cosine of its mask and one-shot's."""
 
-_STAR: dict[str, Any] = {
-    "marker": "*",
-    "markersize": 8,
-    "linestyle": "",
-    "markeredgecolor": "black",
-    "markeredgewidth": 0.5,
-    "zorder": 5,
-}
-
 
 def paper_figure_1(metrics: Sequence[Row]) -> Drawing:
-    """Plot test scores (left) and executed training FLOPs (right) against sparsity, one line per variant."""
+    """Plot test scores (left) and executed training FLOPs (right) against sparsity, one line or row per variant."""
     tickets, drawn = tabular.tickets(metrics), []
     for row in _scores(metrics):
         own = tickets[row["task"], row["backbone"], row["variant"], row["sparsity"]]
         drawn.append(row | tabular.summary("flops", tabular.numbers(own, "finding_flops", "retraining_flops"), 0))
     if not any(float(row["sparsity"]) for row in drawn):
         return drawing.message("No pruned tickets to show."), []
+    styles, note = looks(methods_of(metrics)), tabular.seeds_note(drawn, "bars")
+    if dots.few(drawn):
+        cells = [_dots_of_cell(rows, metrics) for rows in drawing.cells_of(drawn).values()]
+        return dots.draw(cells, styles, *dots.notes(drawn, "dense" * bool(tabular.dense(metrics)))), drawn
     with drawing.style():
-        styles, room = drawing.looks(tabular.distinct(metrics, "variant")), room_for_levels(drawn)
-        figure = drawing.sized(drawn, drawing.WIDTH + room, 2, len(drawing.cells_of(drawn)))
-        for left, right, rows in _pairs_of_panels(figure, drawn):
-            limit(left, _with_theirs(rows), "test")
-            _score_panel(left, rows, styles, room)
-            costly = [row for row in rows if row["flops_mean"] > 0]  # zero cost has no logarithm
+        shares = drawing.shares(drawn, styles, references_of(metrics))
+        figure, panels = drawing.panels(2 * len(shares), 2.6)
+        coarse = False
+        for left, right, share in zip(panels[::2], panels[1::2], shares, strict=True):
+            left.set_title(share.title, loc="left")
+            coarse |= set_score_scale(left, _with_theirs(share.cell), "test")
+            _score_panel(left, share, styles)
+            costly = [row for row in share.rows if row["flops_mean"] > 0]  # zero cost has no logarithm
             right.set_yscale("log")
-            right.set_ylim(log_ticks(right.yaxis, [row["flops_mean"] for row in costly] or [1.0]))
-            over_sparsities(right, costly, "flops", styles, room)
+            costs = [row["flops_mean"] for row in share.cell if row["flops_mean"] > 0]
+            right.set_ylim(log_ticks(right.yaxis, costs or [1.0]))
+            over_sparsities(right, costly, "flops", styles, share.faint)
             right.set_ylabel("executed training FLOPs,\nfinding and retraining")
-        _legend(figure, styles, drawn, [])
+        drawing.annotate(figure, note, _stars_note(drawn), COARSE * coarse)
     return figure, drawn
+
+
+def _dots_of_cell(rows: Sequence[dict[str, Any]], metrics: Sequence[Row]) -> dots.Cell:
+    """Return the panels of one task and backbone: scores by sparsity, then FLOPs by sparsity."""
+    level = tabular.dense(metrics)
+    dense = next((row for row in rows if row["variant"] == level and not float(row["sparsity"])), None)
+
+    def score(sparsity: str, own: dict[str, dict[str, Any]]) -> dots.Panel:
+        title, label = f"{tabular.percent(sparsity)} %", f"test {rows[0]['metric']} (%)"
+        return dots.Panel(rows=own, name="test", title=title, label=label, level=dense, published="published")
+
+    def cost(sparsity: str, own: dict[str, dict[str, Any]]) -> dots.Panel:
+        title, label = f"{tabular.percent(sparsity)} %", "executed training FLOPs"
+        costly = {variant: row for variant, row in own.items() if row["flops_mean"] > 0}  # 0 has no logarithm
+        paid = dense if dense and dense["flops_mean"] > 0 else None
+        return dots.Panel(rows=costly, name="flops", title=title, label=label, level=paid, scale="log")
+
+    panels = [*dots.by_sparsity(rows, score), *dots.by_sparsity(rows, cost)]
+    return dots.Cell(title=f"{rows[0]['backbone']} on {rows[0]['task']}", panels=[each for each in panels if each.rows])
 
 
 def paper_figure_3(metrics: Sequence[Row], similarity: Sequence[Row]) -> Drawing:
@@ -83,17 +91,17 @@ def paper_figure_3(metrics: Sequence[Row], similarity: Sequence[Row]) -> Drawing
     if not drawn:
         return drawing.message("No task of this study has both LTH and one-shot to compare."), drawn
     with drawing.style():
-        # only three variants, so they get their own colours: the study's colours may be equal for all three
-        styles, room = drawing.looks(drawing.variants_of(drawn)), room_for_levels(drawn)
-        figure = drawing.sized(drawn, drawing.WIDTH + room, 2, len(drawing.cells_of(drawn)))
-        for left, right, rows in _pairs_of_panels(figure, drawn):
-            left.set_ylim(limits(_with_theirs(rows), "test"))
-            _score_panel(left, rows, styles, room)
-            compared = [row for row in rows if row["cosine_mean"] != ""]
+        styles, shares = looks(methods_of(metrics)), drawing.shares(drawn, looks(methods_of(metrics)))
+        figure, panels = drawing.panels(2 * len(shares), 2.6)
+        for left, right, share in zip(panels[::2], panels[1::2], shares, strict=True):
+            left.set_title(share.title, loc="left")
+            left.set_ylim(limits(_with_theirs(share.rows), "test"))
+            _score_panel(left, share, styles)
+            compared = [row for row in share.rows if row["cosine_mean"] != ""]
             places = cosines(right, compared, styles)
             right.set_ylabel("cosine similarity of\ntheir masks")
             _stars(right, compared, "published_cosine", styles, places)
-        _legend(figure, styles, drawn, [chance_handle()])
+        drawing.annotate(figure, tabular.seeds_note(drawn, "bars"), _stars_note(drawn))
     return figure, drawn
 
 
@@ -110,7 +118,7 @@ def _scores(metrics: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _lth_and_one_shot(metrics: Sequence[Row], similarity: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows of both variants and of the dense one, for the tasks on which both are compared."""
-    dense, chosen = tabular.dense(metrics), [_first(metrics, method) for method in ("one_shot", "lth")]
+    dense, chosen = tabular.dense(metrics), [tabular.variant_of(metrics, method) for method in ("one_shot", "lth")]
     alike = {
         (row["task"], row["backbone"], row["sparsity"]): row
         for row in tables.similarity_csv(similarity)
@@ -130,33 +138,15 @@ def _lth_and_one_shot(metrics: Sequence[Row], similarity: Sequence[Row]) -> list
     return drawn
 
 
-def _first(metrics: Sequence[Row], method: str) -> str | None:
-    """Return the variant with the name of the method, otherwise the method's first variant."""
-    names = tabular.distinct([row for row in metrics if tabular.cell(row, "method") == method], "variant")
-    return min(names, key=lambda name: name != method, default=None)
-
-
-def _pairs_of_panels(
-    figure: Figure, drawn: Sequence[dict[str, Any]]
-) -> Iterator[tuple[Axes, Axes, list[dict[str, Any]]]]:
-    """Yield two adjacent axes for each task and backbone, with their rows."""
-    cells = drawing.cells_of(drawn)
-    grid = figure.add_gridspec(len(cells), 2)
-    for line, ((task, backbone), rows) in enumerate(cells.items()):
-        left, right = (figure.add_subplot(grid[line, column]) for column in (0, 1))
-        left.set_title(f"{backbone} on {task}", loc="left")
-        yield left, right, rows
-
-
 def _with_theirs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows, and the published scores in the form of rows."""
     return [*rows, *({"test_mean": row["published"]} for row in rows if row["published"] != "")]
 
 
-def _score_panel(axes: Axes, rows: Sequence[dict[str, Any]], styles: Mapping[str, Look], room: float) -> None:
-    places = over_sparsities(axes, rows, "test", styles, room)
-    axes.set_ylabel(f"test {rows[0]['metric']} (%)")
-    _stars(axes, rows, "published", styles, places)
+def _score_panel(axes: Axes, share: drawing.Share, styles: Mapping[str, Look]) -> None:
+    places = over_sparsities(axes, share.rows, "test", styles, share.faint)
+    axes.set_ylabel(f"test {share.rows[0]['metric']} (%)")
+    _stars(axes, share.rows, "published", styles, places)
 
 
 def _stars(axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: Mapping[str, Look], places: Places) -> None:
@@ -164,16 +154,9 @@ def _stars(axes: Axes, rows: Sequence[dict[str, Any]], name: str, styles: Mappin
     for row in rows:
         if row[name] != "":
             place = places[row["variant"], row["sparsity"]]
-            axes.plot([place], [row[name]], color=styles[row["variant"]].color, **_STAR)
+            axes.plot([place], [row[name]], color=styles[row["variant"]].color, **dots.STAR)
 
 
-def _legend(
-    figure: Figure, styles: Mapping[str, Look], drawn: Sequence[dict[str, Any]], others: Sequence[Line2D]
-) -> None:
-    """Add the legend of the variants, and below it the other entries and that of the stars, if there are any."""
-    shown, handles = drawing.variants_of(drawn), list(others)
-    drawing.legend_of(figure, {name: look for name, look in styles.items() if name in shown}, drawn)
-    if any(row["published"] != "" or row.get("published_cosine", "") != "" for row in drawn):
-        handles.append(Line2D([], [], color="white", **_STAR, label="as published"))
-    if handles:
-        figure.legend(handles=handles, loc="outside right lower", handlelength=3, alignment="left")
+def _stars_note(drawn: Sequence[dict[str, Any]]) -> str:
+    found = any(row["published"] != "" or row.get("published_cosine", "") != "" for row in drawn)
+    return "Stars: as published." * found

@@ -7,17 +7,18 @@ except for how long a segment between rounds is, which follows from the length o
 from __future__ import annotations
 
 import statistics as means
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from isp.metrics import value_range
 from isp.reporting import drawing, statistics, tables, tabular
-from isp.reporting.drawing import Drawing, Look
+from isp.reporting.axes import End, name_ends
+from isp.reporting.drawing import Drawing
 from isp.reporting.evidence import Results, per_run, settings_of
+from isp.reporting.looks import Look, looks, methods_of
 
 COLUMNS = (
     *("task", "backbone", "sparsity", "metric", "epochs", "study", "variant", "reference", "seeds"),
@@ -25,16 +26,10 @@ COLUMNS = (
 )
 """Columns of what `regime` draws: paired differences of test scores, in points, with their 95 % interval over seeds."""
 
-LOOKS = {
-    "isp_n0": Look("#56B4E9", "-", "o", True),
-    "isp": Look("#0072B2", "-", "o", False),
-    "isp_mean": Look("#00395a", "-", "s", False),
-    "gradual": Look("#E69F00", "-", "^", True),
-    "gradual_equal": Look("#D55E00", "-", "^", False),
-    "movement": Look("#009E73", "-", "D", False),
-}
-"""Variants in the figure; those of a family have one hue."""
-PANELS = (("lth", tuple(LOOKS)), ("isp_n0", ("isp", "isp_mean")))
+PANELS = (
+    ("lth", ("isp_n0", "isp", "isp_mean", "gradual", "gradual_equal", "movement")),
+    ("isp_n0", ("isp", "isp_mean")),
+)
 """References, and the variants that are compared with each."""
 _LABELS = {"lth": "test score less that of LTH\n(points)", "isp_n0": "gain over isp_n0\n(points)"}
 LEGEND = (
@@ -49,23 +44,20 @@ def regime(studies: Sequence[Results]) -> Drawing:
     if not drawn:
         return drawing.message("No two studies differ in the epochs of training only."), drawn
     with drawing.style():
-        cells = drawing.cells_of(drawn)
-        figure = Figure(figsize=(0.5 + 3.7 * len(cells), 5.6), layout="constrained")
-        grid = figure.add_gridspec(2, len(cells), height_ratios=(3, 2))
-        for column, rows in enumerate(cells.values()):
-            for line, (reference, _) in enumerate(PANELS):
-                axes = figure.add_subplot(grid[line, column])
+        cells = list(drawing.cells_of(drawn).values())
+        styles = looks({variant: method for study in studies for variant, method in methods_of(study.metrics).items()})
+        figure, panels = drawing.panels(len(cells), 2.5, len(PANELS))
+        for index, rows in enumerate(cells):
+            for (reference, _), axes in zip(PANELS, panels[len(PANELS) * index :], strict=False):
                 own = [row for row in rows if row["reference"] == reference]
-                _panel(axes, own, sorted({row["epochs"] for row in rows}))
-                if line == 0:
+                _panel(axes, own, sorted({row["epochs"] for row in rows}), styles)
+                axes.set_ylabel(_LABELS[reference])
+                if reference == PANELS[0][0]:
                     percents = [f"{tabular.percent(each)} %" for each in rows[0]["sparsity"].split()]
                     axes.set_title(f"{rows[0]['backbone']} on {rows[0]['task']}, {', '.join(percents)}", loc="left")
-                if line == 1:
+                if reference == PANELS[-1][0]:
                     axes.set_xlabel("length of training T (epochs)")
-                if column == 0:
-                    axes.set_ylabel(_LABELS[reference])
-        note = f"{_seeds(drawn)}; bars: 95 % interval over seeds (of two seeds: both values)"
-        figure.suptitle(note, fontsize=9, x=0.01, ha="left")
+        drawing.annotate(figure, _seeds(drawn), "bars: 95 % interval over seeds (of two seeds: both values)")
     return figure, drawn
 
 
@@ -138,7 +130,7 @@ def _difference(
     return [{**place, **named, **numbers, "detectable": "" if detectable is None else round(detectable, 4)}]
 
 
-def _panel(axes: Axes, rows: Sequence[dict[str, Any]], epochs: Sequence[float]) -> None:
+def _panel(axes: Axes, rows: Sequence[dict[str, Any]], epochs: Sequence[float], styles: Mapping[str, Look]) -> None:
     """Draw one line per variant over epochs, with its name at its end; the reference is the line at 0."""
     axes.axhline(0, color="#444444", linewidth=1)
     axes.set_xscale("log")
@@ -146,30 +138,24 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]], epochs: Sequence[float]) 
     step = (epochs[-1] / epochs[0]) ** 0.012  # beside each other, so that bars do not hide one another
     ends = []
     for index, variant in enumerate(variants):
-        own, look = drawing.rows_of(rows, variant), LOOKS[variant]
+        own, look = drawing.rows_of(rows, variant), styles[variant]
         places = [row["epochs"] * step ** (index - (len(variants) - 1) / 2) for row in own]
-        heights = [row["difference"] for row in own]
-        sides = [_ends(row) for row in own]
-        axes.errorbar(
-            places,
-            heights,
-            yerr=[[abs(height - side[end]) for height, side in zip(heights, sides, strict=True)] for end in (0, 1)],
-            color=look.color,
-            linestyle=look.line,
-            linewidth=1.4,
-            elinewidth=0.9,
-            capsize=2,
-            marker=look.marker,
-            markersize=5,
-            markerfacecolor=look.face,
-        )
-        ends.append((heights[-1], variant, places[-1]))
-    axes.set_xlim(epochs[0] / 1.2, epochs[-1] * (epochs[-1] / epochs[0]) ** 0.5)
+        bars = [{"difference_mean": row["difference"], "difference_values": _bar(row)} for row in own]
+        drawing.error_bars(axes, places, bars, "difference", look)
+        ends.append(End(places[-1], own[-1]["difference"], variant, look.hue))
+    margin = (epochs[-1] / epochs[0]) ** 0.08
+    axes.set_xlim(epochs[0] / margin, epochs[-1] * margin)
     axes.xaxis.set_major_locator(FixedLocator(epochs))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(visible=False, axis="x")
-    _name(axes, ends)
+    axes.set_ylim(axes.get_ylim())
+    name_ends(axes, ends)
+
+
+def _bar(row: dict[str, Any]) -> str:
+    """Return the ends of a bar as two values: the interval, or both values of two, or one value twice."""
+    return tabular.joined(_ends(row))
 
 
 def _ends(row: dict[str, Any]) -> tuple[float, float]:
@@ -178,45 +164,6 @@ def _ends(row: dict[str, Any]) -> tuple[float, float]:
         return row["difference_low"], row["difference_high"]
     values = tabular.split(row["difference_values"])
     return (min(values), max(values)) if len(values) < tabular.FEWEST else (row["difference"], row["difference"])
-
-
-def _name(axes: Axes, ends: Sequence[tuple[float, str, float]]) -> None:
-    """Write the name of each line beside its end, apart where ends are close."""
-    low, high = axes.get_ylim()
-    line = (high - low) * (0.07 if len(ends) > 2 else 0.1)  # a line of text
-    heights = apart([height for height, _, _ in sorted(ends)], line)
-    excess = max(heights[-1] - (high - line / 2), 0) if heights else 0
-    place = max((end[2] for end in ends), default=1.0)
-    for height, (value, variant, start) in zip(heights, sorted(ends), strict=True):
-        color = LOOKS[variant].color
-        axes.plot([start, place * 1.08], [value, height - excess], color=color, linewidth=0.5, zorder=1)
-        axes.annotate(
-            variant,
-            (place, height - excess),
-            (8, 0),
-            textcoords="offset points",
-            color=color,
-            fontsize=8.5,
-            va="center",
-        )
-
-
-def apart(heights: Sequence[float], least: float) -> list[float]:
-    """Ascending heights, moved as little as possible until neighbours are `least` apart; groups keep their mean."""
-    groups: list[list[float]] = []
-    for height in heights:
-        groups.append([height])
-        while len(groups) > 1 and _bottom(groups[-1], least) - _top(groups[-2], least) < least:
-            groups[-2:] = [groups[-2] + groups[-1]]
-    return [_bottom(group, least) + least * index for group in groups for index in range(len(group))]
-
-
-def _bottom(group: Sequence[float], least: float) -> float:
-    return means.fmean(group) - least * (len(group) - 1) / 2
-
-
-def _top(group: Sequence[float], least: float) -> float:
-    return means.fmean(group) + least * (len(group) - 1) / 2
 
 
 def _seeds(drawn: Sequence[dict[str, Any]]) -> str:

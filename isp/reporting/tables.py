@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import floor, log10
 from typing import Any
 
 from isp.reporting import tabular
@@ -75,6 +76,16 @@ def si(value: float) -> str:
         if value >= unit:
             return f"{value / unit:.3g} {prefix}"
     return f"{value:.3g}"
+
+
+def common_prefix(values: Sequence[float]) -> tuple[str, float, int]:
+    """Return the SI prefix that the smallest value has, its unit, and the decimals that give that value three digits.
+
+    All values of a column are written with them, so that their decimals are aligned.
+    """
+    smallest = min((abs(value) for value in values if value), default=1.0)
+    prefix, unit = next(((prefix, unit) for prefix, unit in PREFIXES.items() if smallest >= unit), ("", 1.0))
+    return prefix, unit, max(0, 2 - floor(log10(smallest / unit)))
 
 
 def signed(value: float) -> str:

@@ -44,9 +44,13 @@ def dense(rows: Iterable[Row]) -> str | None:
 
     All comparisons with the dense model use this variant. None if there is none.
     """
-    methods = {cell(row, "variant"): cell(row, "method") for row in rows}
-    names = [name for name, method in methods.items() if method == "dense"]
-    return min(names, key=lambda name: name != "dense", default=None)
+    return variant_of(rows, "dense")
+
+
+def variant_of(rows: Iterable[Row], method: str) -> str | None:
+    """Return the variant with the name of the method, otherwise the method's first variant. None if there is none."""
+    names = distinct([row for row in rows if cell(row, "method") == method], "variant")
+    return min(names, key=lambda name: name != method, default=None)
 
 
 def distinct(rows: Iterable[Row], column: str) -> list[str]:

@@ -16,10 +16,10 @@ from isp.reporting import mask_figures as masks
 from isp.reporting import paper_figures as paper
 from isp.reporting.collected import read
 from isp.reporting.drawing import Drawing, save
-from isp.reporting.tabular import Row, distinct
+from isp.reporting.tabular import Row
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
-VERSION = 5
+VERSION = 6
 
 
 def figures(
@@ -43,7 +43,7 @@ def figures(
         "score_by_sparsity": (lambda: scores.score_by_sparsity(scores_of()), scores.SCORE_BY_SPARSITY),
         "score_by_cost": (lambda: scores.score_by_cost(scores_of()), scores.SCORE_BY_COST),
         "denoisers": (
-            lambda: scores.denoisers(read(rounds, "rounds"), distinct(scores_of(), "variant")),
+            lambda: scores.denoisers(read(rounds, "rounds"), scores_of()),
             scores.DENOISERS,
         ),
         "agreement_by_layer": (

@@ -18,7 +18,7 @@ from isp.reporting.tabular import Row
 from isp.shapes import Description
 from isp.stages._options import Output, mapping
 
-VERSION = 4
+VERSION = 5
 
 
 def page(

@@ -159,7 +159,7 @@ class Rows:
         return {
             "score_by_sparsity": figures.score_by_sparsity(self.metrics),
             "score_by_cost": figures.score_by_cost(self.metrics),
-            "denoisers": figures.denoisers(self.rounds),
+            "denoisers": figures.denoisers(self.rounds, self.metrics),
             "agreement_by_layer": mask_figures.agreement_by_layer(self.agreement),
             "layer_sparsity": mask_figures.layer_sparsity(self.layers),
             "mask_similarity": mask_figures.mask_similarity(self.similarity),
