@@ -43,7 +43,7 @@ def made(folder: Path, sparsities: list[str], variants: dict[str, str], seeds: i
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Figure]]:
-    """All figures of a study with 22 variants, drawn, and as lines those that are dots for few sparsities."""
+    """Return all drawn figures of a study with 22 variants, and those that are lines for many sparsities."""
     rows = made(tmp_path_factory.mktemp("few"), ["0.9000", "0.9500"], VARIANTS)
     more = made(tmp_path_factory.mktemp("more"), ["0.3600", "0.5000", "0.7000", "0.9000"], VARIANTS)
     lines = {
@@ -102,7 +102,7 @@ def test_a_panel_has_seven_lines_at_most(many: dict[str, dict[str, Figure]], stu
 
 @each
 def test_names_have_the_hue_of_their_family(many: dict[str, dict[str, Figure]], study: str, name: str) -> None:
-    """Where variants are lines, points or rows of dots; the rows of a map of layers need no colour."""
+    """Check lines, points and rows of dots; the rows of a map of layers have no colour."""
     styles = looks(VARIANTS)
     shown = {}
     for text in texts_of(many[study][name]):
@@ -190,7 +190,7 @@ def test_texts_are_cut_and_wrapped_to_a_width() -> None:
 
 
 def test_rows_of_dots_by_hand(tmp_path: Path) -> None:
-    """Families are together, the best first, and so are the variants of a family; dense models are on top."""
+    """Check the order: dense models, then families and their variants, each the best first."""
     scores = {"isp_n0": 80.0, "random": 70.0, "isp": 90.0, "lth": 85.0, "one_shot": 84.0}
     records = [record(name, "0.9000", seed, score + seed) for name, score in scores.items() for seed in (0, 1)]
     records = [each for each in records if (each["variant"], each["seed"]) != ("lth", 1)]  # a run is missing

@@ -512,6 +512,58 @@ def test_numbers_of_a_column_are_on_one_grid() -> None:
     assert [len(cell.text.partition(".")[2]) + len(cell.space) for cell in columns[1]] == [10, 10, 10]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/results").glob("*/tables/*.csv")), ids=lambda path: path.stem)
+def test_committed_tables_are_on_one_grid(path: Path) -> None:
+    """Check that the numbers of each column have equally many decimals, and end at the same distance from its end."""
+    for grid in grids(read_csv(path, "tables")):
+        for index, column in enumerate(grid.columns):
+            cells = [line[index] for line in grid.body if line[index].value is not None]
+            firsts = [re.match(r"[\[−]*[\d,]+(\.\d+)?", cell.text) for cell in cells]
+            if column.numeric and all(firsts):
+                assert len({len(first[1] or "") for first in firsts if first}) == 1, column.name
+                rests = {
+                    len(cell.text) - first.end() + len(cell.space)
+                    for cell, first in zip(cells, firsts, strict=True)
+                    if first
+                }
+                assert len(rests) == 1, column.name
+
+
+class Boxes(HTMLParser):
+    """Elements that may be wider than the screen, and whether each is in a box that scrolls."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[bool] = []
+        self.wide: list[tuple[str, bool]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("table", "img", "pre"):
+            self.wide.append((tag, any(self.open)))
+        if tag not in VOID:
+            self.open.append("scroll" in (dict(attrs).get("class") or "").split())
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open.pop()
+
+
+def test_whatever_may_be_wider_than_the_screen_scrolls_and_says_so(contents: Contents) -> None:
+    """The script writes a hint above each box that is wider than the screen; without it, there is one for all."""
+    found = render(contents)
+    wide = Boxes(found).wide
+    assert {tag for tag, _ in wide} == {"table", "img", "pre"}
+    assert all(inside for _, inside in wide)
+    script, style = (
+        re.findall(r"<script>(.*?)</script>", found, re.S)[0],
+        re.findall(r"<style>(.*?)</style>", found, re.S)[0],
+    )
+    assert 'querySelectorAll(".scroll, nav ul")' in script
+    assert "hint.hidden = box.scrollWidth <= box.clientWidth + 1" in script
+    assert all(name in style for name in (".more-right", ".more-below", ".hint"))
+    assert re.search(r"<noscript><p class=\"hint\">[^<]*scroll sideways", found)
+
+
 def test_two_values_are_shown_themselves() -> None:
     rows: list[Row] = [
         {"task": "t", "variant": name, "test_mean": mean, "test_sd": sd, "test_values": values}
@@ -526,7 +578,9 @@ def test_two_values_are_shown_themselves() -> None:
     (found,) = grids(rows)
     assert [column.name for column in found.columns] == ["variant", "test"]
     assert [line[1] for line in found.body] == [
-        *(Cell("94.50 / 95.50", 95), Cell("91.00 ± 1.00", 91), Cell("90.00", 90), Cell("—"), Cell("1.00", 1)),
+        Cell("94.50 / 95.50", 95),
+        Cell("91.00 ± \N{FIGURE SPACE}1.00", 91),
+        *(Cell("90.00", 90, " / 00000"), Cell("—", None, " / 00000"), Cell("1.00", 1, " / 00000")),
     ]
 
 

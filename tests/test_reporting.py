@@ -457,7 +457,8 @@ def test_collapsed_tickets_get_a_coarser_scale(tmp_path: Path) -> None:
     places = (axes.transScale + axes.transLimits).transform([(28, 0), (95, 0), (97.5, 0)])[:, 0]
     assert low < 28 < 97.5 < high
     assert places[2] - places[1] > 0.5  # two and a half points of 70 take more than half of the width
-    assert [patch.get_x() + patch.get_width() for patch in axes.patches] == [94]  # type: ignore[attr-defined]
+    (coarse,) = axes.patches
+    assert coarse.get_x() + coarse.get_width() == pytest.approx(94)  # type: ignore[attr-defined]
     assert "coarser scale" in figure.get_suptitle()
 
 
@@ -558,11 +559,10 @@ def test_similarity_to_the_reference(rows: Rows) -> None:
     figure, drawn = mask_figures.mask_similarity_by_sparsity(rows.similarity, rows.metrics)
     assert {row["reference"] for row in drawn} == {"one_shot"}
     assert [row["variant"] for row in drawn] == ["isp_n0", "isp_n4", "lth"]
-    at_40, at_50 = figure.axes
-    assert "to the mask of one_shot" in at_40.get_xlabel().replace("\n", " ")
-    assert [0.6, 0.6] in [list(line.get_xdata()) for line in at_40.get_lines()]  # chance at 40 %
+    (axes,) = figure.axes
+    assert "to the mask of one_shot" in axes.get_xlabel().replace("\n", " ")
+    assert [0.6, 0.6] in [list(line.get_xdata()) for line in axes.get_lines()]  # chance at 40 %
     assert "line across all rows: random masks" in figure.get_suptitle().lower()
-    assert [label.get_text() for label in at_50.get_yticklabels()] == [""] * 3  # named at 40 %
 
 
 def test_references(tmp_path: Path) -> None:
