@@ -465,7 +465,7 @@ def test_figure_1_by_hand(tmp_path: Path) -> None:
     assert all([97.0, 97.0] in [list(line.get_xdata()) for line in axes.get_lines()] for axes in scores)  # dense
     stars = {line.get_xdata()[0] for axes in scores for line in axes.get_lines() if line.get_marker() == "*"}
     assert sorted(stars) == [64.96, 69.84, 91.2, 94.91, 95.18, 97.6]
-    assert "as published" in figure.get_suptitle()
+    assert "as published" in figure.get_suptitle().replace("\n", " ")
     figure, drawn = paper_figures.paper_figure_1(rows_of(scored("dense", "0.0000", 90.0), tmp_path))
     assert drawn == []
     assert "No pruned tickets" in figure.texts[0].get_text()
