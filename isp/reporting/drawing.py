@@ -67,6 +67,7 @@ def render(figure: Figure, format: Literal["png", "pdf"]) -> bytes:
     content = io.BytesIO()
     with style():
         figure.savefig(content, format=format, dpi=DPI, metadata=metadata[format])
+    figure.set_layout_engine("none")  # a second layout would differ slightly from the first
     return content.getvalue()
 
 
