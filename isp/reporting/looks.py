@@ -1,6 +1,6 @@
 """Looks of variants in all figures: one hue per family of methods, one shade and marker per variant of a family.
 
-The family is the `FAMILY` of the method's file. A method from outside the package is a family of its own, so it stands
+The family is the `FAMILY` of the method's file. A method from outside the package gets its own hue, so it stands
 out from the methods that it is compared with.
 """
 
