@@ -97,43 +97,112 @@ def test_texts_and_what_a_study_defines(
     assert not [file for files in plan.values() for file in files if "half_order" in file]
 
 
-def test_texts_of_a_study_arrive_as_they_are(
-    short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither Snakemake nor the shell reads them, whatever they hold and however long they are."""
-    shutil.copytree(short_pretraining, tmp_path / "resources")
-    odd = "{study} {x} {{y}} {wildcards.task} {params.study:q} $HOME `ls` \" ' \\ % 100 \U0001f600 \u00fc"
+ODD = "{study} {x} {{y}} {wildcards.task} {params.study:q} $HOME `ls` \" ' \\ % 100 \U0001f600 \u00fc"
+RECIPE = (ROOT / "docs/how-to/add-a-method.md").read_text()
+
+
+def odd_task() -> dict[str, Any]:
+    """Return the definition of a task with texts that Snakemake or a shell could expand, and a very long one."""
     own = {"kind": "pictures", "id": "me/odd", "num_examples": 120, "metrics": ["accuracy"], "num_validation": 30}
     own |= {"split": "groups", "group": r"(\d{5})_\d{5}", "templates": ["a {x} photo of {study} {}."]}
-    own |= {"classes": [odd, "\U0001f426 " + "wing " * 13_000, "--output"]}
-    imitate(task_of(json.dumps(own)), tmp_path / "data")
-    study = {
-        **{"study": "texts", "question": f"{odd} " + "why? " * 30_000, "data_root": "data"},
-        "define": {"tasks": {"odd": own}},
-        "training": {"clip_tiny": {"steps": 4, "batch_size": 16, "learning_rate": 1e-3}},
-        "variants": {"dense": {"method": "dense"}, "random": {"method": "random"}},
+    return own | {"classes": [ODD, "\U0001f426 " + "wing " * 13_000, "--output"]}
+
+
+def in_recipe(kind: str) -> str:
+    """Return the first block of a language in the documentation's recipe for a method."""
+    block = re.search(f"```{kind}\n(.*?)```", RECIPE, re.DOTALL)
+    assert block
+    return block[1]
+
+
+def odd_study() -> dict[str, Any]:
+    """Return a study with odd texts, the recipe's method, and rounds that are no results."""
+    smoke = yaml.safe_load(SMOKE.read_text())
+    first, last = ({name: smoke["variants"][name] for name in names} for names in (BEFORE, AFTER))
+    block = {"backbone": "clip_tiny", "tasks": ["digits"], "seeds": [0]}
+    return {
+        **{"study": "texts", "question": f"{ODD} " + "why? " * 30_000, "data_root": "data"},
+        "define": {"tasks": {"odd": odd_task()}},
+        **{name: smoke[name] for name in ("threads", "training", "tasks")},
+        "variants": {**first, **yaml.safe_load(in_recipe("yaml"))["variants"], **last},
         "grid": [
-            {
-                **{"backbone": "clip_tiny", "tasks": ["odd"], "variants": ["dense", "random"]},
-                **{"sparsities": ["0.5"], "seeds": [0]},
-            }
+            {**block, "tasks": ["odd"], "variants": ["dense", "random"], "sparsities": ["0.5"]},
+            {**block, "variants": ["one_shot", "gradient"], "sparsities": ["0.5", "0.6"]},
+            {**block, "variants": ["lth", "lottery_pools"], "sparsities": [0.75]},
         ],
     }
-    path = tmp_path / "texts {x} $HOME.yaml"
-    path.write_text(json.dumps(study))  # escapes what is beyond the BMP as pairs of surrogates
-    done = snakemake(tmp_path, study=path)
+
+
+BEFORE, AFTER = ("dense", "random", "one_shot"), ("lth", "lottery_pools")
+"""Variants of the smoke study before and after the recipe's variant."""
+WITHOUT_NOTEMP = ("--workflow-profile", "profile")
+
+
+@pytest.fixture(scope="module")
+def odd(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which a real Snakemake ran that study without `notemp`, for reading only."""
+    folder = tmp_path_factory.mktemp("odd")
+    shutil.copytree(short_pretraining, folder / "resources")
+    imitate(task_of(json.dumps(odd_task())), folder / "data")
+    (folder / "gradient.py").write_text(in_recipe("python"))
+    path = folder / "texts {x} $HOME.yaml"
+    path.write_text(json.dumps(odd_study()))  # escapes what is beyond the BMP as pairs of surrogates
+    profile = yaml.safe_load((ROOT / "workflow/profiles/default/config.yaml").read_text())
+    assert profile.pop("notemp")
+    (folder / "profile").mkdir()
+    (folder / "profile/config.yaml").write_text(yaml.safe_dump(profile))
+    done = snakemake(folder, *WITHOUT_NOTEMP, study=path)
     assert done.returncode == 0, done.stderr
-    content = json.loads((tmp_path / "results/texts/study.json").read_text())
+    return folder
+
+
+def test_texts_of_a_study_arrive_as_they_are(odd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither Snakemake nor the shell reads them, whatever they hold and however long they are."""
+    monkeypatch.chdir(odd)
+    path = odd / "texts {x} $HOME.yaml"
+    content = json.loads(Path("results/texts/study.json").read_text())
+    study = odd_study()
     assert content["question"] == study["question"]
-    assert content["study"]["define"]["tasks"]["odd"]["classes"] == own["classes"]
+    assert content["study"]["define"]["tasks"]["odd"]["classes"] == odd_task()["classes"]
     *_, configfile = shlex.split(content["provenance"]["command"])
     assert configfile == path.name
-    assert same_as_in_process(tmp_path, load_study(path)) == {"dense", "random"}
-    assert "nothing to do" in snakemake(tmp_path, study=path).stderr.lower()
-    monkeypatch.chdir(tmp_path)
+    methods = {"dense", "random", "one_shot", "gradient.py", "lth", "lottery_pools"}
+    assert same_as_in_process(odd, load_study(path)) == methods
     before = jobs(load_study(path))
-    own["classes"][1] += "."  # type: ignore[index]
+    study["define"]["tasks"]["odd"]["classes"][1] += "."
     assert "prepare" in reruns(before, jobs(parse_study(study, "changed")))
+
+
+def test_the_recipe_for_a_method_followed_to_the_letter(
+    odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The documentation's file dropped into a folder and its line of a study: it runs, and is in the table."""
+    table = (odd / "results/texts/tables/scores.md").read_text()
+    listed = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
+    assert listed.index("gradient") == listed.index("one_shot") + 1
+    tickets = [row for row in rows(odd / "results/texts/metrics.csv") if row["variant"] in ("one_shot", "gradient")]
+    assert [row["method"] for row in tickets] == ["one_shot"] * 2 + ["gradient"] * 2
+    assert all(int(row["finding_samples"]) == 4 * 16 for row in tickets if row["method"] == "gradient")
+    monkeypatch.chdir(odd)
+    path = odd / "texts {x} $HOME.yaml"
+    before = jobs(load_study(path))
+    (tmp_path / "gradient.py").write_text(in_recipe("python").replace(".abs()", ".square()"))
+    monkeypatch.chdir(tmp_path)
+    assert "prune_one_shot" in reruns(before, jobs(load_study(path)))
+
+
+def test_tickets_of_rounds_go_where_nothing_needs_them(odd: Path) -> None:
+    """Without `notemp`; their masks stay, and with them everything that was made. One at 0.5 is pooled in the end."""
+    run = odd / str(RUN).replace("smoke", "texts")
+    cells = [(variant, sparsity) for variant in ("one_shot", "gradient") for sparsity in ("0.5000", "0.6000")]
+    assert {str(each.relative_to(run)) for each in run.rglob("*.safetensors")} == {
+        *("dense/pretrained.safetensors", "initial/pretrained.safetensors"),
+        *("lottery_pools/0.7500/ticket.safetensors", "lth/0.7500/ticket.safetensors"),
+        *("lth/round0/to0.5000/mask.safetensors", "lth/round1/to0.7500/mask.safetensors"),
+        *(f"{variant}/{sparsity}/{kind}.safetensors" for variant, sparsity in cells for kind in ("mask", "ticket")),
+    }
+    again = snakemake(odd, *WITHOUT_NOTEMP, study=odd / "texts {x} $HOME.yaml")
+    assert "nothing to do" in again.stderr.lower()
 
 
 def test_isp_run(short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
@@ -161,54 +230,3 @@ def test_isp_run(short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert len(re.findall(r"^  \d +\d+\.\d%$", printed, re.MULTILINE)) == 5
     assert "98,304 zeros counted" in printed  # half of 196,608
     assert f"| accuracy, test | {float(row['test']):.2f} |" in Path("out/README.md").read_text(encoding="utf-8")
-
-
-def test_the_recipe_for_a_method_followed_to_the_letter(
-    short_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The documentation's file dropped into a folder and its line of a study: it runs, and is in the table."""
-    recipe = (ROOT / "docs/how-to/add-a-method.md").read_text()
-    code, line = (re.search(f"```{kind}\n(.*?)```", recipe, re.DOTALL)[1] for kind in ("python", "yaml"))  # type: ignore[index]
-    (tmp_path / "gradient.py").write_text(code)
-    study = yaml.safe_load(SMOKE.read_text())
-    study["variants"] = {"one_shot": {"method": "one_shot"}} | yaml.safe_load(line)["variants"]
-    study["grid"] = [{**study["grid"][0], "variants": list(study["variants"])}]
-    study["study"] = "recipe"
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    shutil.copytree(short_pretraining, tmp_path / "resources")
-    done = snakemake(tmp_path, study=tmp_path / "study.yaml")
-    assert done.returncode == 0, done.stderr
-    table = (tmp_path / "results/recipe/tables/scores.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines()[2:4]] == ["one_shot", "gradient"]
-    tickets = rows(tmp_path / "results/recipe/metrics.csv")
-    assert [row["method"] for row in tickets] == ["one_shot"] * 2 + ["gradient"] * 2
-    assert all(int(row["finding_samples"]) == 4 * 16 for row in tickets if row["method"] == "gradient")
-    monkeypatch.chdir(tmp_path)
-    assert same_as_in_process(tmp_path, load_study(tmp_path / "study.yaml")) == {"one_shot", "gradient.py"}
-    before = jobs(load_study(tmp_path / "study.yaml"))
-    (tmp_path / "gradient.py").write_text(code.replace(".abs()", ".square()"))
-    assert "prune_one_shot" in reruns(before, jobs(load_study(tmp_path / "study.yaml")))
-
-
-def test_tickets_of_rounds_go_where_nothing_needs_them(short_pretraining: Path, tmp_path: Path) -> None:
-    """Without `notemp`; their masks stay, and with them everything that was made. One at 0.5 is pooled in the end."""
-    shutil.copytree(short_pretraining, tmp_path / "resources")
-    study = yaml.safe_load(SMOKE.read_text())
-    block = {**study["grid"][0], "variants": ["lth", "lottery_pools"], "sparsities": [0.75]}
-    path = tmp_path / "rounds.yaml"
-    variants = {name: study["variants"][name] for name in block["variants"]}
-    path.write_text(yaml.safe_dump({**study, "study": "rounds", "variants": variants, "grid": [block]}))
-    profile = yaml.safe_load((ROOT / "workflow/profiles/default/config.yaml").read_text())
-    assert profile.pop("notemp")
-    (tmp_path / "profile").mkdir()
-    (tmp_path / "profile/config.yaml").write_text(yaml.safe_dump(profile))
-    done = snakemake(tmp_path, "--workflow-profile", "profile", study=path)
-    assert done.returncode == 0, done.stderr
-    run = tmp_path / str(RUN).replace("smoke", "rounds")
-    assert sorted(str(each.relative_to(run)) for each in run.rglob("*.safetensors")) == [
-        *("dense/pretrained.safetensors", "initial/pretrained.safetensors"),
-        *("lottery_pools/0.7500/ticket.safetensors", "lth/0.7500/ticket.safetensors"),
-        *("lth/round0/to0.5000/mask.safetensors", "lth/round1/to0.7500/mask.safetensors"),
-    ]
-    again = snakemake(tmp_path, "--workflow-profile", "profile", study=path)
-    assert "nothing to do" in again.stderr.lower()
