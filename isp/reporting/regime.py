@@ -86,7 +86,11 @@ def differences(studies: Sequence[Results]) -> list[dict[str, Any]]:
 
 
 def _epochs(study: Results, task: str, rows: Sequence[tabular.Row]) -> float | None:
-    """Count the passes of the dense run over the training examples; None if the count is unknown."""
+    """Return the epochs of the study; if it sets steps instead, count those of the dense run, None if unknown."""
+    backbone = tabular.cell(rows[0], "backbone")
+    training = ((study.description.get("study") or {}).get("training") or {}).get(backbone) or {}
+    if training.get("epochs"):
+        return float(training["epochs"])
     level = tabular.dense(rows)
     samples = tabular.numbers([row for row in rows if tabular.cell(row, "variant") == level], "retraining_samples")
     num_train = ((study.description.get("tasks") or {}).get(task) or {}).get("num_train")
