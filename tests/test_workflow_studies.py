@@ -116,7 +116,7 @@ def in_recipe(kind: str) -> str:
 
 
 def odd_study() -> dict[str, Any]:
-    """Return a study with odd texts, the recipe's method, and rounds that are no results."""
+    """Return a study with odd texts, the recipe's method, and rounds whose tickets are temporary."""
     smoke = yaml.safe_load(SMOKE.read_text())
     first, last = ({name: smoke["variants"][name] for name in names} for names in (BEFORE, AFTER))
     block = {"backbone": "clip_tiny", "tasks": ["digits"], "seeds": [0]}

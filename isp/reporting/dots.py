@@ -225,8 +225,12 @@ def _dot(axes: Axes, row: dict[str, Any], panel: Panel, place: float, look: Look
         axes.plot(
             values,
             [place] * len(values),
-            **{"color": look.hue, "marker": "o", "markersize": 3.6, "linestyle": "", "alpha": 0.35},
+            color=look.hue,
+            marker="o",
+            markersize=3.6,
             markeredgewidth=0,
+            linestyle="",
+            alpha=0.35,
         )
     axes.plot([mean], [place], color=look.hue, marker="o", markersize=5.5, markeredgecolor="white", markeredgewidth=0.5)
     if row.get(panel.published, "") != "":

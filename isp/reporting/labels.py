@@ -120,7 +120,7 @@ def name_points(figure: Figure, panels: Sequence[Axes]) -> None:
             assert best is not None
             boxes.append(best[3])
             text.set_position((best[1] / scale, best[2] / scale))
-            text.set_ha("center")
+            text.set_horizontalalignment("center")
 
 
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))

@@ -109,4 +109,5 @@ def families_of(styles: Mapping[str, Look], variants: Sequence[str]) -> list[lis
 def _mixed(color: str, share: float) -> str:
     """Mix a colour with white (`share` above 0) or black (below 0), which keeps its hue."""
     end = 1.0 if share > 0 else 0.0
-    return to_hex([part + abs(share) * (end - part) for part in to_rgb(color)])
+    red, green, blue = (part + abs(share) * (end - part) for part in to_rgb(color))
+    return to_hex((red, green, blue))
