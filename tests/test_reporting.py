@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from isp.errors import IspError
 from isp.files import write_csv
@@ -239,6 +241,12 @@ def test_tables_for_machines_have_numbers_apart(rows: Rows) -> None:
     assert all(tuple(row) == tables.SCORES for row in tables.scores_csv(rows.metrics))
 
 
+def texts_of(figure: Figure) -> list[str]:
+    """Return every text that a figure shows."""
+    figure.canvas.draw()
+    return [text.get_text() for text in figure.findobj(Text) if text.get_visible()]
+
+
 def test_methods_that_chose_by_the_shown_scores_are_marked(tmp_path: Path) -> None:
     """Pools and greedy soups record their evaluations; the mark is where validation scores are, not at test scores."""
     pooled = record("pools", "0.4000", 0, 99.0, rounds=[{"pooled": [0.5], "evaluations": 10}])
@@ -253,8 +261,8 @@ def test_methods_that_chose_by_the_shown_scores_are_marked(tmp_path: Path) -> No
         "test": False,
     }
     figure, _ = figures.score_by_sparsity(rows.metrics)
-    (legend,) = figure.legends
-    assert "pools*" in [text.get_text() for text in legend.get_texts()]
+    assert "pools*" in texts_of(figure)
+    assert "*: chose among models by these examples." in " ".join(texts_of(figure)).replace("\n", " ")
     (found,) = verdict.verdicts(rows.metrics)
     marked = {line.variant: line.chosen for line in found.pruned}
     assert marked == {"one_shot": False, "isp_n0": False, "isp_n4": False, "lth": False, "pools": True}
@@ -313,7 +321,7 @@ def test_a_warning_names_collapsed_layers(tmp_path: Path) -> None:
     assert tables.collapse(Rows(study(), tmp_path).layers) == ""
     figure, drawn = mask_figures.layer_sparsity(rows.layers)
     assert sum(row["collapsed_seeds"] for row in drawn) == 4
-    assert figure.legends[0].get_texts()[0].get_text() == "keeps no weight at all in some seed"
+    assert "Cross: keeps no weight at all in some seed." in " ".join(texts_of(figure)).replace("\n", " ")
     crosses = {
         (axes.get_title(loc="left").split("\n")[1], column, line)
         for axes in figure.axes
