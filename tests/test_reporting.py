@@ -263,6 +263,7 @@ def test_methods_that_chose_by_the_shown_scores_are_marked(tmp_path: Path) -> No
     figure, _ = figures.score_by_sparsity(rows.metrics)
     assert "pools*" in texts_of(figure)
     assert "*: chose among models by these examples." in " ".join(texts_of(figure)).replace("\n", " ")
+    assert "pools*" in texts_of(figures.score_by_sparsity(_more_sparsities(rows.metrics))[0])
     (found,) = verdict.verdicts(rows.metrics)
     marked = {line.variant: line.chosen for line in found.pruned}
     assert marked == {"one_shot": False, "isp_n0": False, "isp_n4": False, "lth": False, "pools": True}

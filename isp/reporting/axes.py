@@ -70,7 +70,8 @@ def over_sparsities(
             found = [sparsities.index(row["sparsity"]) + shift for row in points]
             drawing.error_bars(axes, found, points, name, look, alpha=alpha)
             places |= {(variant, row["sparsity"]): place for row, place in zip(points, found, strict=True)}
-            ends.append(End(found[-1], points[-1][f"{name}_mean"], variant, look.hue))
+            marked = variant + tabular.CHOSEN * bool(points[-1].get("chosen_on"))
+            ends.append(End(found[-1], points[-1][f"{name}_mean"], marked, look.hue))
         for row in levels:
             mean, sides = row[f"{name}_mean"], (-0.5, end)
             axes.plot(sides, (mean, mean), color=look.color, linestyle=look.line, linewidth=1, alpha=alpha)

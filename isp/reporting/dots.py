@@ -7,7 +7,7 @@ is a mean, a bar has the `ends` of an error bar, and faint dots are the values o
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,13 +119,15 @@ def draw(cells: Sequence[Cell], styles: Mapping[str, Look], *notes: str) -> Figu
         size = (max(names + width * across, 4.2), sum(heights) + 1.0 * len(bands) + 0.45)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.add_gridspec(len(bands), across, height_ratios=heights)
+        shown = [row for cell in cells for panel in cell.panels for row in panel.rows.values()]
+        chosen = {row["variant"] for row in shown if row.get("chosen_on")}
         coarse = stars = False
         for line, (band, own) in enumerate(zip(bands, orders, strict=True)):
             column = 0
             for cell in band:
                 for index, panel in enumerate(cell.panels):
                     axes = figure.add_subplot(grid[line, column])
-                    coarse |= _panel(axes, panel, own, styles, column == 0)
+                    coarse |= _panel(axes, panel, own, styles, column == 0, chosen)
                     stars |= any(row.get(panel.published, "") != "" for row in panel.rows.values())
                     room = width * (len(cell.panels) if index == 0 else 1) - 0.1
                     title = labels.wrapped(cell.title, room, 9.5) + "\n" if index == 0 else ""
@@ -172,7 +174,14 @@ def _only(order: Sequence[Sequence[str]], band: Sequence[Cell]) -> list[list[str
     return [family for family in found if family]
 
 
-def _panel(axes: Axes, panel: Panel, order: Sequence[Sequence[str]], styles: Mapping[str, Look], named: bool) -> bool:
+def _panel(
+    axes: Axes,
+    panel: Panel,
+    order: Sequence[Sequence[str]],
+    styles: Mapping[str, Look],
+    named: bool,
+    chosen: Collection[str],
+) -> bool:
     """Draw one panel. Return whether its axis has a coarser part."""
     places, place = {}, 0.0
     for family in order:
@@ -207,9 +216,7 @@ def _panel(axes: Axes, panel: Panel, order: Sequence[Sequence[str]], styles: Map
     axes.spines["left"].set_visible(False)
     axes.grid(visible=True, axis="both")
     if named:
-        chosen = {variant for variant, row in panel.rows.items() if row.get("chosen_on")}
-        texts = [labels.shortened(name + tabular.CHOSEN * (name in chosen), 2.1, 8.5) for name in places]
-        axes.set_yticklabels(texts)
+        axes.set_yticklabels([labels.shortened(name + tabular.CHOSEN * (name in chosen), 2.1, 8.5) for name in places])
         for text, variant in zip(axes.get_yticklabels(), places, strict=True):
             text.set_color(styles[variant].hue)
     return coarse

@@ -104,7 +104,7 @@ def error_bars(
 def annotate(figure: Figure, *notes: str) -> None:
     """Write notes above the panels, as sentences in lines as wide as the figure."""
     sentences = [f"{note[0].upper()}{note[1:].rstrip('.')}." for note in notes if note]
-    text = labels.wrapped(" ".join(sentences), figure.get_size_inches()[0] - 0.2, 9)
+    text = labels.wrapped(" ".join(sentences), figure.get_size_inches()[0] - 0.35, 9)
     figure.suptitle(text, fontsize=9, x=0.01, ha="left", color="#444444", linespacing=1.35)
 
 
