@@ -544,6 +544,9 @@ class Boxes(HTMLParser):
         if tag not in VOID:
             self.open.append("scroll" in (dict(attrs).get("class") or "").split())
 
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass  # such as a rectangle of a bar
+
     def handle_endtag(self, tag: str) -> None:
         self.open.pop()
 
