@@ -44,6 +44,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 
 LONGEST = (
     *("workflow_results", "workflow_studies", "workflow_faults", "warm", "workflow_reruns", "workflow_start"),
+    "pretrained_bits",
     *("families", "checkpoints", "lineage", "patterns", "isp", "scores", "status", "exporting", "backbones"),
     *("reporting", "prose", "devices", "progress", "cli", "training", "page", "plan", "soups", "tasks", "hub"),
     "trainer",
