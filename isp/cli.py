@@ -445,6 +445,14 @@ def _print_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
     out.print(table, "")
 
 
+def _commands(is_stage: bool) -> typer.Typer:
+    """Return the commands of a call.
+
+    A stage needs no other command, and building those of this file takes longer than the smallest jobs compute.
+    """
+    return typer.Typer(**_STYLE, callback=lambda: None) if is_stage else app
+
+
 def _snakemake() -> list[str]:
     """Return the command that runs the workflow of the repository that contains this package."""
     snakefile = Path(__file__).parent.parent / "workflow" / "Snakefile"
@@ -541,10 +549,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         given = _with_options_from_files(sys.argv[1:] if arguments is None else arguments)
         is_stage = bool(given) and given[0] in stages.NAMES
-        # A job needs no other command; building those of this file takes longer than the smallest jobs compute.
-        commands = typer.Typer(**_STYLE, callback=lambda: None) if is_stage else app
         with _offline() if is_stage and given[0] != "download" else nullcontext():
-            commands(given, standalone_mode=True)
+            _commands(is_stage)(given, standalone_mode=True)
     except IspError as error:
         err.print(f"[bold red]isp:[/] {escape(printable(error) + _made_by(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None

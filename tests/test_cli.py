@@ -266,7 +266,7 @@ def test_only_the_download_may_use_the_hub(monkeypatch: pytest.MonkeyPatch) -> N
     def look(arguments: list[str], **_: Any) -> None:
         seen[arguments[0]] = (os.environ.get("HF_HUB_OFFLINE"), constants.is_offline_mode())
 
-    monkeypatch.setattr(cli, "app", look)
+    monkeypatch.setattr(cli, "_commands", lambda is_stage: look)
     for stage in (*stages.NAMES, "run"):
         cli.main([stage])
     assert seen == dict.fromkeys(stages.NAMES, ("1", True)) | dict.fromkeys(("download", "run"), (None, False))
@@ -284,7 +284,7 @@ def test_options_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (shortened, running.by_file("--a b")) == (running.by_file(options), "--a b")
     assert running.by_file(options + " ") != shortened
     seen: list[str] = []
-    monkeypatch.setattr(cli, "app", lambda arguments, **_: seen.extend(arguments))
+    monkeypatch.setattr(cli, "_commands", lambda is_stage: lambda arguments, **_: seen.extend(arguments))
     cli.main(["describe", *shlex.split(shortened), "--output", "x"])
     assert seen == ["describe", "--study", texts["study"], "--text", "--output", "--output", "x"]
     with pytest.raises(SystemExit):

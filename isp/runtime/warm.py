@@ -569,9 +569,8 @@ def _own_modules() -> list[str]:
     """
     import pkgutil
 
-    import isp
-
-    names = [module.name for module in pkgutil.walk_packages(isp.__path__, "isp.", onerror=lambda name: None)]
+    package = sys.modules["isp"]  # an import statement would close a circle of modules
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, "isp.", onerror=lambda name: None)]
     others = ("isp.__main__", "isp.runtime.warm", "isp.sparse_kernel")
     return [name for name in names if name not in others and not name.startswith("isp.integrations.")]
 
