@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise, product
 from typing import cast
 
@@ -12,21 +11,20 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ft2font import LoadFlags
 from matplotlib.text import Annotation
-from matplotlib.textpath import TextPath
 
 FONT = "DejaVu Sans"
 """Font of all figures; Matplotlib contains it."""
 
 
-@cache
 def text_width(text: str, size: float) -> float:
     """Return the width of one line of text in inches at a font size in points."""
-    if not text.strip():
-        return 0.0
-    properties = FontProperties(family=FONT)
-    return float(TextPath((0, 0), text, size=size, prop=properties).get_extents().x1) / 72
+    font = get_font(findfont(FONT))
+    font.set_size(size, 72)
+    font.set_text(text, 0.0, flags=LoadFlags.NO_HINTING)
+    return font.get_width_height()[0] / 64 / 72
 
 
 def shortened(text: str, inches: float, size: float) -> str:
