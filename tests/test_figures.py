@@ -91,7 +91,7 @@ def test_a_figure_is_legible_at_700_pixels(many: dict[str, dict[str, Figure]], s
 @each
 def test_no_text_hides_another(many: dict[str, dict[str, Figure]], study: str, name: str) -> None:
     figure = many[study][name]
-    # without the line to what an annotation names
+    # without the line from an annotation to its point
     boxes = [(text.get_text(), Text.get_window_extent(text).padded(-2)) for text in texts_of(figure)]
     hidden = [(a, b) for (a, one), (b, two) in itertools.combinations(boxes, 2) if one.overlaps(two)]
     assert hidden == []
