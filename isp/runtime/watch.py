@@ -23,6 +23,7 @@ from typing import Any
 from isp.runtime.warm import COLD
 
 RENEW_SECONDS = 20.0
+"""Longest time in seconds between two renewals of a marker; the first comes after a second."""
 LOST_SECONDS = 120.0
 """Age in seconds at which a marker is assumed to belong to a killed process."""
 _KINDS: dict[str, type] = {"host": str, "pid": int, "slurm_job": str, "started": float, "step": int}
@@ -77,8 +78,10 @@ def showing(output: Path) -> Iterator[Shown]:
     ended = threading.Event()
 
     def renew() -> None:
-        while not ended.wait(RENEW_SECONDS):
+        pause = min(1.0, RENEW_SECONDS)  # doubles: the steps of a short stage show, and a long one is not disturbed
+        while not ended.wait(pause):
             shown.write(path)
+            pause = min(2 * pause, RENEW_SECONDS)
 
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

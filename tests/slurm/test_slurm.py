@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 import shutil
@@ -172,9 +171,6 @@ def trained(short_pretraining: Path, tmp_path_factory: pytest.TempPathFactory) -
 class Training:
     """A dense model that is being trained in a job of the cluster, with periodic checkpoints."""
 
-    used_before = math.inf
-    """CPU seconds that the stage had used when its marker was first seen."""
-
     def __init__(
         self, here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: str = "1", **resources: Any
     ) -> None:
@@ -194,16 +190,8 @@ class Training:
         return (self.folder / CHECKPOINT).exists()
 
     def has_computed(self) -> bool:
-        """Whether the stage took 9 s of CPU, a good third of all, since its marker was there; that tells of steps late.
-
-        Before the first step it imports what builds the model, some seconds of CPU, and has nothing to save.
-        """
-        about = watch.read_marker(self.folder / watch.marker(TRAINED))
-        with contextlib.suppress(KeyError, psutil.Error):  # not there yet, or there no more
-            used = sum(psutil.Process(about["pid"]).cpu_times()[:2])
-            self.used_before = min(self.used_before, used)
-            return used - self.used_before > 9
-        return False
+        """Whether the marker tells of a step; before the first one there is nothing to save."""
+        return watch.read_marker(self.folder / watch.marker(TRAINED)).get("step", 0) > 0
 
     def stage(self) -> list[psutil.Process]:
         """Return the processes of the stage: a call of `isp`, and its process in a fork server, if any."""
