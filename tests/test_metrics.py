@@ -30,22 +30,6 @@ def test_against_the_libraries() -> None:
     assert score("spearman", VALUES, TARGETS) == pytest.approx(100 * stats.spearmanr(VALUES[:, 0], TARGETS).statistic)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 7])
-@pytest.mark.parametrize("constant", ["", "outputs", "labels"])
-def test_scores_of_classes_are_scikit_learns_to_the_bit(classes: int, constant: str) -> None:
-    for num in (1, 2, 3, 50, 333):
-        outputs, labels = RNG.normal(size=(num, classes)), RNG.integers(0, classes, num)
-        for chosen in (0, 1):
-            if constant == "outputs":
-                outputs = np.eye(classes)[np.full(num, chosen)]
-            elif constant == "labels":
-                labels = np.full(num, chosen)
-            predicted = outputs.argmax(1)
-            assert METRICS["matthews"](outputs, labels) == sk.matthews_corrcoef(labels, predicted)
-            if classes == 2:
-                assert METRICS["f1"](outputs, labels) == sk.f1_score(labels, predicted, zero_division=0)
-
-
 @pytest.mark.parametrize("name", METRICS)
 def test_higher_is_better(name: str) -> None:
     if name in ("pearson", "spearman"):

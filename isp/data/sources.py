@@ -7,7 +7,6 @@ missing files.
 from __future__ import annotations
 
 import glob
-import importlib.util
 import io
 import json
 import operator
@@ -310,15 +309,13 @@ class Digits:
 
     def read(self, split: Split, data_root: Path) -> Raw:
         """Return images scaled to uint8 and labels of a split; `data_root` is not used."""
-        package = importlib.util.find_spec("sklearn")  # not imported: with pandas, that takes seconds
-        if package is None or not package.submodule_search_locations:
-            raise DataError("digits: the package scikit-learn, which contains the images, is not installed")
-        rows = np.loadtxt(Path(package.submodule_search_locations[0], "datasets/data/digits.csv.gz"), delimiter=",")
-        grey, labels = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
-        order = np.random.Generator(np.random.PCG64(1797)).permutation(len(labels))
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        order = np.random.Generator(np.random.PCG64(1797)).permutation(len(digits.target))
         chosen = order[: self.num_test] if split == "test" else order[self.num_test :]
-        images = np.round(grey[chosen] * (255 / 16)).astype(np.uint8)
-        return Raw((list(images),), labels[chosen])
+        images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+        return Raw((list(images),), digits.target[chosen].astype(np.int64))
 
 
 # --- manifests: records of downloaded files --------------------------------------------------------------------------

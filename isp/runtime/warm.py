@@ -49,6 +49,9 @@ MODULES = (
     "rich",
     "PIL.Image",
     "pyarrow.parquet",
+    "scipy.stats",
+    "sklearn.datasets",
+    "sklearn.metrics",
 )
 START_SECONDS = 120  # imports from a cold disk are slow; a server that died is noticed at once
 LARGEST_PID = 2**31 - 1
