@@ -442,12 +442,13 @@ def _write(
 
 def _compressed(tensors: Mapping[str, Tensor], mask: Mask) -> Iterator[tuple[str, Tensor]]:
     """Yield tensors as a file stores them: only the kept values of those under the mask if all others are +0.0."""
-    masked = [
-        entry
-        for entry, tensor in tensors.items()
-        if (kept := mask.get(_parameter(entry))) is not None and kept.shape == tensor.shape
-    ]
-    yield from ((entry, tensors[entry]) for entry in tensors.keys() - set(masked))
+    masked = []
+    for entry, tensor in tensors.items():
+        kept = mask.get(_parameter(entry))
+        if kept is not None and kept.shape == tensor.shape:
+            masked.append(entry)
+        else:
+            yield entry, tensor
     for name, entries in _by_parameter(masked).items():
         for entry, values in zip(entries, compress([tensors[each] for each in entries], mask[name].cpu()), strict=True):
             yield (entry, tensors[entry]) if values is None else (f"{_KEPT}{entry}", values)

@@ -58,12 +58,17 @@ def score_by_sparsity(metrics: Sequence[Row]) -> Drawing:
         figure, panels = drawing.panels(len(shares), 2.6)
         coarse = False
         for axes, share in zip(panels, shares, strict=True):
-            axes.set_title(share.title, loc="left")
-            axes.set_ylabel(f"validation {share.rows[0]['metric']} (%)")
-            coarse |= set_score_scale(axes, share.cell, "validation")
+            coarse |= _set_up(axes, share)
             over_sparsities(axes, share.rows, "validation", styles, share.faint)
         drawing.annotate(figure, note, COARSE * coarse, chosen)
     return figure, drawn
+
+
+def _set_up(axes: Axes, share: drawing.Share) -> bool:
+    """Title a panel of lines and scale its axis of validation scores; return whether a part of that is coarser."""
+    axes.set_title(share.title, loc="left")
+    axes.set_ylabel(f"validation {share.rows[0]['metric']} (%)")
+    return set_score_scale(axes, share.cell, "validation")
 
 
 def _dots_of_scores(rows: Sequence[dict[str, Any]], level: str) -> list[dots.Panel]:
@@ -105,10 +110,8 @@ def score_by_cost(metrics: Sequence[Row]) -> Drawing:
         figure, panels = drawing.panels(len(shares), 2.8)
         coarse = False
         for axes, share in zip(panels, shares, strict=True):
-            axes.set_title(share.title, loc="left")
-            axes.set_ylabel(f"validation {share.rows[0]['metric']} (%)")
+            coarse |= _set_up(axes, share)
             axes.set_xlabel("executed training FLOPs, finding and retraining")
-            coarse |= set_score_scale(axes, share.cell, "validation")
             axes.set_xscale("log")
             axes.set_xlim(log_ticks(axes.xaxis, [row["flops"] for row in share.cell]))
         note = tabular.seeds_note(drawn, "bars")
