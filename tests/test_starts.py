@@ -10,7 +10,7 @@ import pytest
 
 from isp.config import parse_study
 from isp.errors import IspError
-from isp.runtime import warm
+from isp.runtime import instructions, warm
 from isp.workflow import starts
 from isp.workflow.starts import Starts, measure_starts, run_timed
 from tests.support.studies import STUDY
@@ -35,6 +35,8 @@ class Machine:
 
     def _told_apart(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, float]:
         if "isp" in command:
+            if "ISP_OWNER" in environment:  # a server of our own, which takes only its own instruction set
+                assert command[command.index("--instruction-set") + 1] == environment[instructions.SERVED]
             return "stage", 0.25
         if "-c" in command:
             assert command[-1] == "import isp.stages.retrain, open_clip"  # the study has a CLIP only
@@ -83,9 +85,30 @@ def test_a_job_of_a_workflow_measures_only_how_jobs_start_there(monkeypatch: pyt
     machine = Machine()
     assert measure_starts(TINY, None, machine) == Starts(cold=4.0)
     monkeypatch.setenv("ISP_WARM", "/socket")
+    monkeypatch.setenv(instructions.SERVED, TINY.served_instructions)
     machine = Machine()
     assert measure_starts(TINY, None, machine) == Starts(warm=0.25)
     assert machine.ran == [("stage", "/socket")] * 2
+
+
+@pytest.mark.skipif(not warm.available(), reason="this system has no fork server")
+@pytest.mark.process
+@pytest.mark.parametrize("instruction_set", sorted({"native", instructions.default()}))
+def test_the_measured_stage_goes_through_the_server(instruction_set: str) -> None:
+    study = parse_study({**STUDY, "instruction_set": instruction_set}, "test")
+
+    def run(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> float:
+        return run_timed(command, environment, folder) if "isp" in command else 0.0
+
+    assert measure_starts(study, None, run).warm is not None
+
+
+@pytest.mark.process
+def test_a_call_past_the_server_is_no_warm_start(tmp_path: Path) -> None:
+    past = [sys.executable, "-c", f"import sys; print({warm.COLD + 'why'!r}, file=sys.stderr)"]
+    assert run_timed(past, {}, tmp_path) > 0
+    with pytest.raises(warm.UnavailableError, match="why"):
+        run_timed(past, {"ISP_WARM": "/socket"}, tmp_path)
 
 
 @pytest.mark.process

@@ -12,12 +12,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from isp.config import Study
 from isp.errors import IspError
-from isp.runtime import warm
+from isp.runtime import instructions, warm
 from isp.untrusted import printable
 from isp.workflow import paths
 
@@ -28,8 +29,6 @@ ROOT = Path(__file__).parents[2]
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
 JOBS = 11
 """Number of jobs of a workflow that is compared with one of a single job, to measure Snakemake's overhead per job."""
-NOTHING = ("-m", "isp", "retrain", "--help")
-"""Python arguments that run a stage which does nothing."""
 LIBRARIES = {"pictures": "open_clip", "texts": "transformers.models.bert.modeling_bert"}
 """Libraries that a stage imports besides this package, by the inputs of its backbone."""
 _WORKFLOW = """\
@@ -97,25 +96,25 @@ def measure_starts(study: Study, configfile: Path | None, run: Seconds | None = 
         def shortest(command: Sequence[str], environment: Mapping[str, str] = fresh) -> float:
             return min(run(command, environment, folder) for _ in range(TIMES))
 
-        nothing = [sys.executable, *NOTHING]
+        served = study.served_instructions  # the fork server takes only calls with its own instruction set
+        nothing = [sys.executable, "-m", "isp", "retrain", "--instruction-set", served, "--help"]
         libraries = dict.fromkeys(LIBRARIES[study.backbone(name).inputs] for name in study.training)
         imports = [sys.executable, "-c", f"import isp.stages.retrain, {', '.join(libraries)}"]
-        if "ISP_WARM" in os.environ:
-            return Starts(warm=shortest(nothing, inherited))
-        if "ISP_OWNER" in os.environ:
-            return Starts(cold=shortest(imports))
-        served = None
-        if warm.available():
-            pid = str(os.getpid())
-            environment = fresh | {"ISP_OWNER": pid, "ISP_WARM": warm.new_address(os.getpid())}
-            run(nothing, environment, folder)  # the server starts
-            served = shortest(nothing, environment)
+        through_server = None
+        with suppress(warm.UnavailableError):  # jobs would start without it, too
+            if "ISP_WARM" in os.environ:
+                return Starts(warm=shortest(nothing, inherited))
+            if "ISP_OWNER" not in os.environ and warm.available():
+                address = {"ISP_OWNER": str(os.getpid()), "ISP_WARM": warm.new_address(os.getpid())}
+                environment = fresh | address | {instructions.SERVED: served}
+                run(nothing, environment, folder)  # the server starts
+                through_server = shortest(nothing, environment)
         cold = shortest(imports)
-        if configfile is None or not SNAKEFILE.is_file():
-            return Starts(warm=served, cold=cold)
+        if "ISP_OWNER" in os.environ or configfile is None or not SNAKEFILE.is_file():
+            return Starts(warm=through_server, cold=cold)
         one, several = (shortest(_snakemake_of(jobs, folder)) for jobs in (1, JOBS))
         return Starts(
-            warm=served,
+            warm=through_server,
             cold=cold,
             snakemake_job=max(0.0, several - one) / (JOBS - 1),
             snakemake_start=shortest(_snakemake_on(study, configfile)),
@@ -141,6 +140,7 @@ def run_timed(command: Sequence[str], environment: Mapping[str, str], folder: Pa
     """Run a command, and return its duration in seconds of wall-clock time.
 
     Raises:
+        UnavailableError: It is a call of `isp` that should have gone through the fork server but did not.
         IspError: The command failed.
     """
     begun = time.perf_counter()
@@ -152,4 +152,6 @@ def run_timed(command: Sequence[str], environment: Mapping[str, str], folder: Pa
         said = (done.stderr or done.stdout).strip().splitlines()
         last = printable(said[-1]) if said else "it printed nothing"
         raise IspError(f"isp plan --calibrate: {' '.join(command[1:4])} exited with status {done.returncode}: {last}")
+    if "ISP_WARM" in environment and warm.COLD in done.stderr:
+        raise warm.UnavailableError(printable(done.stderr.strip()))
     return seconds
