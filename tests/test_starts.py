@@ -35,7 +35,7 @@ class Machine:
 
     def _told_apart(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, float]:
         if "isp" in command:
-            if "ISP_OWNER" in environment:  # a server of our own, which takes only its own instruction set
+            if "ISP_OWNER" in environment:  # this server takes only its own instruction set
                 assert command[command.index("--instruction-set") + 1] == environment[instructions.SERVED]
             return "stage", 0.25
         if "-c" in command:

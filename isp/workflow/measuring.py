@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -258,22 +258,26 @@ def time_overhead(study: Study, backbone: str, task: str) -> dict[str, Any]:
     pruned = weights | {name: torch.where(kept, weights[name], 0.0) for name, kept in mask.items()}
     writing, reading, size = _time_files(weights, None, each)
     masked_writing, masked_reading, masked_size = _time_files(pruned, mask, each)
+    values = 3 * masks.num_weights(mask)  # weights and two moments, which share the positions of the mask
     return {
         "build_seconds": _shortest(lambda: definition.restore(weights, shape.architecture), each),
         "read_seconds": reading / size,
         "write_seconds": writing / size,
         "ranking_seconds": _shortest(lambda: masks.prune_by_magnitude(prunable, Decimal("0.5")), each),
-        "compress_seconds": max(0.0, masked_writing - writing * masked_size / size) / masks.num_weights(mask),
-        "expand_seconds": max(0.0, masked_reading - reading * masked_size / size) / masks.num_weights(mask),
+        "compress_seconds": max(0.0, masked_writing - writing * masked_size / size) / values,
+        "expand_seconds": max(0.0, masked_reading - reading * masked_size / size) / values,
     }
 
 
 def _time_files(weights: Mapping[str, Tensor], mask: masks.Mask | None, seconds: float) -> tuple[float, float, int]:
-    """Return the seconds of writing and of reading weights under a mask, and the bytes of their file."""
-    state = State(step=0, weights=dict(weights))
+    """Return the seconds of writing and of reading a state under a mask, with Adam's moments, and the bytes of it."""
+    moments = {name: {"exp_avg": weights[name], "exp_avg_sq": weights[name]} for name in mask or weights}
+    state = State(step=0, weights=dict(weights), optimizer=moments)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state"
-        writing = _shortest(lambda: artifacts.save_state(path, state, {}, mask), seconds)
+        # Each write makes a new file, as a stage does. To replace one would take longer, because ext4 then flushes it.
+        unlink = partial(path.unlink, missing_ok=True)
+        writing = _shortest(lambda: artifacts.save_state(path, state, {}, mask), seconds, before=unlink)
         reading = _shortest(lambda: artifacts.load_state(path), seconds)
         return writing, reading, path.stat().st_size
 
@@ -287,10 +291,17 @@ def _repeated(work: Callable[[], Any], seconds: float) -> float:
     return (time.perf_counter() - begun) / times
 
 
-def _shortest(work: Callable[[], Any], seconds: float) -> float:
-    """Return the shortest time of a call in seconds, over two repetitions, or as many as fit into `seconds`."""
+def _shortest(work: Callable[[], Any], seconds: float, before: Callable[[], Any] = lambda: None) -> float:
+    """Return the shortest time of a call in seconds, over two repetitions, or as many as fit into `seconds`.
+
+    Args:
+        work: Call to time.
+        seconds: Limit of the total time.
+        before: Call before each repetition, which is not timed.
+    """
     times: list[float] = []
     while len(times) < 2 or (len(times) < ENOUGH and sum(times) < seconds):
+        before()
         begun = time.perf_counter()
         work()
         times.append(time.perf_counter() - begun)

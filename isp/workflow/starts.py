@@ -101,7 +101,7 @@ def measure_starts(study: Study, configfile: Path | None, run: Seconds | None = 
         libraries = dict.fromkeys(LIBRARIES[study.backbone(name).inputs] for name in study.training)
         imports = [sys.executable, "-c", f"import isp.stages.retrain, {', '.join(libraries)}"]
         through_server = None
-        with suppress(warm.UnavailableError):  # jobs would start without it, too
+        with suppress(warm.UnavailableError):  # then jobs also start without it
             if "ISP_WARM" in os.environ:
                 return Starts(warm=shortest(nothing, inherited))
             if "ISP_OWNER" not in os.environ and warm.available():
