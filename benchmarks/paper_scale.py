@@ -168,7 +168,7 @@ def main() -> None:
             print(
                 f"{label}: per round {spent.cpu / cell.rounds:.1f} CPU seconds ({spent.wall / cell.rounds:.1f} on the "
                 f"clock), of which beside training {beside / cell.rounds:.1f}, of which starts and imports "
-                f"{spent.jobs * imports / cell.rounds:.1f} (next to nothing through a fork server); written {written / cell.rounds / 1e6:,.0f} MB per round, "
+                f"{spent.jobs * imports / cell.rounds:.1f}; written {written / cell.rounds / 1e6:,.0f} MB per round, "
                 f"peak memory {spent.peak_mb:,.0f} MB"
             )
 

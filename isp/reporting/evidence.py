@@ -170,7 +170,8 @@ def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
     Args:
         lines: Rows.
         place: Folder of the file that the table is for, from which links start.
-        legend: Whether studies are linked, and the text under the table says how each row is decided.
+        legend: Whether studies are linked, detectable differences are shown, and the text under the table says how each
+            row is decided.
     """
     body = [
         [
@@ -184,11 +185,15 @@ def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
         ]
         for line in lines
     ]
+    if not legend:
+        left_out = HEADER.index("detectable")
+        header, *body = [row[:left_out] + row[left_out + 1 :] for row in (HEADER, *body)]
+        return tables.markdown([(header, body)], "")
     rules: dict[str, list[str]] = {}
     for number, line in enumerate(lines, 1):
         rules.setdefault(claims.rule(line.claim), []).append(str(number))
     texts = [f"row{'s' * (len(rows) > 1)} {', '.join(rows)}: {text}" for text, rows in rules.items()]
-    return tables.markdown([(HEADER, body)], LEGEND.format(rules="; ".join(texts)) if legend else "")
+    return tables.markdown([(HEADER, body)], LEGEND.format(rules="; ".join(texts)))
 
 
 def insert(text: str, name: str, content: str, path: Path) -> str:
