@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", default=["dense", "one_shot", "progressive", "isp"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--sparsity", default="0.30")
+    parser.add_argument("--sparsity", default="0.50")
     parser.add_argument("--output", type=Path, default=Path("trainer.csv"))
     options = parser.parse_args()
     torch.set_num_threads(1)

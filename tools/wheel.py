@@ -61,7 +61,7 @@ def main(names: list[str]) -> None:
             extras = [] if name == NONE else [name]
             venv.create(folder / name, with_pip=True)
             python = str(folder / name / "bin" / "python")
-            _run(python, "-m", "pip", "install", "-q", f"{wheel}[{','.join(extras)}]")
+            _run(python, "-m", "pip", "install", "-q", f"{wheel}[{name}]" if extras else str(wheel))
             _run(python, "-P", str(SMOKE), *extras)
             shutil.rmtree(folder / name)
 

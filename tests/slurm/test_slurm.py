@@ -296,7 +296,7 @@ def test_a_job_whose_node_lost_its_daemon_goes_on_at_the_other_and_harms_nobody(
 
     On a node that is lost, `srun` reaches nobody. Here it would reach the controller, hear of the lost node, and cancel
     its step by a number that the moved job now has. So it and the batch script stay suspended until the moved job has
-    ended, and are then killed, as a daemon that comes back does. What trains goes on.
+    ended, and are then killed, as by a daemon that comes back. What trains continues.
     """
     node = training.job["NodeList"]
     orphans = processes(training.job["JobId"])
