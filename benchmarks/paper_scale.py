@@ -60,11 +60,12 @@ class Spent:
 
 @dataclass(frozen=True)
 class Cell:
-    """Pruned model: the options of all stages that train, and the superposition rule."""
+    """Pruned model: the options of all stages that train, the superposition rule, and steps of segments and copies."""
 
     options: tuple[str, ...]
     rule: str
     rounds: int
+    steps: int = STEPS
 
 
 def isp(name: str, *options: object) -> list[str]:
@@ -74,11 +75,11 @@ def isp(name: str, *options: object) -> list[str]:
 
 def run(folder: Path, cell: Cell, spent: Spent, cores: int) -> int:
     """Run the rounds in a folder beside `initial` and `train`, with a number of cores; return the number of steps."""
-    settings = json.dumps({"look_ahead_steps": STEPS})
+    settings = json.dumps({"look_ahead_steps": cell.steps})
     start, within, steps = Path("../initial"), (), 0
     for number in range(cell.rounds):
         state, sparsity = Path(f"state{number}"), f"{0.1 * (number + 1):.1f}"
-        until = STEPS * (number + 1)
+        until = cell.steps * (number + 1)
         segment = ("--start", start, "--until", until, "--output", state)
         spent.run(isp("train_segment", *cell.options, *segment, *within), folder)
         event = ("--state", state, "--round", number, "--sparsity", sparsity, "--rule", cell.rule, *within)
@@ -95,7 +96,7 @@ def run(folder: Path, cell: Cell, spent: Spent, cores: int) -> int:
         spent.run(isp("prune_denoised", *cell.options, *event, *copies, "--output", output), folder)
         spent.jobs += COPIES if cores > 1 else 0
         start, within = state, ("--within", output)
-        steps += STEPS * (1 + COPIES)
+        steps += cell.steps * (1 + COPIES)
     return steps
 
 
@@ -103,11 +104,11 @@ WAYS = {"apart": 2, "together": 1}
 """Number of cores for the copies of a round."""
 
 
-def prepared(folder: Path, backbone: str, batch_size: int) -> tuple[str, ...]:
+def prepared(folder: Path, backbone: str, batch_size: int, precision: str = "fp32") -> tuple[str, ...]:
     """Make the initial state and the training examples with the real stages, and return the options for training."""
     make_files(folder / "data")
     root, both = ("--data-root", "data"), ("--backbone", backbone, "--task", TASKS[backbone])
-    protocol = {"steps": 1000, "batch_size": batch_size, "learning_rate": 1e-5}
+    protocol = {"steps": 1000, "batch_size": batch_size, "learning_rate": 1e-5, "precision": precision}
     training = (*both, "--seed", 0, "--training", json.dumps(protocol), "--limits", "{}", "--threads", 1)
     stage(folder, "download", "--task", TASKS[backbone], *root, "--output", "task.json")
     stage(folder, "download", "--backbone", backbone, *root, "--output", "backbone.json")

@@ -55,6 +55,8 @@ REMEASURED = 4
 """Number of these measurements."""
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest absolute output; sums are added in a different order."""
+HALF_TOLERANCES = {torch.float16: 5e-3, torch.bfloat16: 4e-2}
+"""The same for models with such weights: about five units in the last place of the largest output."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def accelerate(
     example: Any,
     *,
     forward: Callable[[nn.Module, Any], Any] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     measure: Measure = interleaved_medians,
 ) -> tuple[nn.Module, Report]:
     """Make a copy of a pruned model for inference, in which every linear layer has the form that is fastest here.
@@ -187,7 +189,8 @@ def accelerate(
         example: Typical inputs of the model: a tensor, a tuple of arguments, or a mapping of keyword arguments.
         forward: Function that calls a model with the example; None: `model(example)`, `model(*example)` or
             `model(**example)`.
-        tolerance: Largest difference of outputs, relative to the largest absolute output, in (0, 1).
+        tolerance: Largest difference of outputs, relative to the largest absolute output, in (0, 1). None: 1e-4, or if
+            linear layers have weights in float16 or bfloat16, 5e-3 or 4e-2.
         measure: Function that returns the seconds of each of some calls, by name.
 
     Returns:
@@ -199,9 +202,10 @@ def accelerate(
             accept the example, or returns values for it that are not finite; or if the tolerance is out of range.
         IspError: If the outputs differ by more than the tolerance.
     """
-    if not 0 < tolerance < 1:
+    if tolerance is not None and not 0 < tolerance < 1:
         raise ConfigError(f"tolerance must be in (0, 1), got {tolerance!r}")
     device = _check(model)
+    tolerance = tolerance or max(HALF_TOLERANCES.get(dtype, TOLERANCE) for dtype in _dtypes(model))
     run = forward or _call
     copied = _shared_copy(model)
     with torch.no_grad(), warnings.catch_warnings():
@@ -213,7 +217,7 @@ def accelerate(
         layers: list[Layer] = []
         variants: dict[str, _Variant] = {form: _Variant() for form in (ONEDNN, *SPARSE, MIXED)}
         for name, module in _units(copied):
-            measured, choices = _choose(name, module, inputs.get(name), measure)
+            measured, choices = _choose(name, module, inputs.get(name), measure, tolerance)
             layers += measured
             for form, variant in variants.items():
                 variant.add(name, choices.get(form, choices[MIXED]))
@@ -335,6 +339,11 @@ def _check(model: nn.Module) -> torch.device:
         )
         raise ConfigError(f"the model has no sparse layers: {kept}; pass a pruned model")
     return devices.pop()
+
+
+def _dtypes(model: nn.Module) -> set[torch.dtype]:
+    """Return the dtypes of the weights of a model's linear layers."""
+    return {linear.weight.dtype for name, unit in _units(model) for _, linear in _linears(name, unit)}
 
 
 def _call(model: nn.Module, example: Any) -> Any:
@@ -476,7 +485,7 @@ def _observe(
 
 
 def _choose(
-    name: str, unit: nn.Module, given: _Inputs | None, measure: Measure
+    name: str, unit: nn.Module, given: _Inputs | None, measure: Measure, tolerance: float
 ) -> tuple[list[Layer], dict[str, _Choice]]:
     """Time the forms of a unit's linear layers.
 
@@ -494,7 +503,7 @@ def _choose(
     first = next(_tensors([*given.args, *given.kwargs.values()]))
     for number, (inner, linear) in enumerate(linears):
         x = first if number == 0 or not attention else torch.zeros_like(first).copy_(first)
-        forms = _forms(linear, x)
+        forms = _forms(linear, x, tolerance)
         seconds = measure({form: _bound(module, x) for form, module in forms.items()})
         offered.append(forms)
         layers.append(_layer(inner, linear, x.numel() // x.shape[-1], seconds, fastest(seconds)))
@@ -664,7 +673,7 @@ class SemiStructured(_Form):
         return F.linear(x, self.kept, self.bias)
 
 
-def _forms(linear: nn.Linear, x: Tensor) -> dict[str, nn.Module]:
+def _forms(linear: nn.Linear, x: Tensor, tolerance: float) -> dict[str, nn.Module]:
     """Return the forms that this installation supports for a layer, the simplest first."""
     forms: dict[str, nn.Module] = {DENSE: linear}
     weight = linear.weight
@@ -674,6 +683,9 @@ def _forms(linear: nn.Linear, x: Tensor) -> dict[str, nn.Module]:
     if weight.device.type == "cuda":
         if zeros and follows_2_4(weight):
             _add(forms, N_M, lambda: SemiStructured(linear), x)
+            # In float32, tensor cores multiply in TF32, which has ten bits of mantissa.
+            if N_M in forms and not _difference([linear(x)], [forms[N_M](x)]) <= tolerance:
+                del forms[N_M]
     elif weight.device.type == "cpu" and weight.dtype == torch.float32:
         if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             _add(forms, ONEDNN, lambda: OneDnn(linear, x.numel() // x.shape[-1]), x)

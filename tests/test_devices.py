@@ -123,7 +123,7 @@ def test_a_lock_that_is_hostile_is_printed_as_escapes(
         lock.write("\x1b[2J\u202e")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        devices._take({"7": "7"}, "x")
+        devices._take({"7": "7"}, 1, "x")
     assert capsys.readouterr().err == "waiting for a GPU, in use by: 7: \\x1b[2J\\u202e\n"
 
 
@@ -153,6 +153,41 @@ def test_a_forked_child_holds_nothing(started: list[subprocess.Popen[str]], monk
     with devices.reserve("cuda", "mine"):
         assert time.monotonic() - begun < 10  # the child sleeps for 30
     os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.process
+def test_jobs_that_share_a_device_are_as_many_as_they_say_and_meet_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[str]]
+) -> None:
+    monkeypatch.setenv("ISP_GPUS", "7")
+    holders = [hold(tmp_path / f"{index}.txt", 600, ISP_JOBS_PER_GPU="2") for index in range(2)]
+    started += holders
+    assert [wait_until_held(tmp_path / f"{index}.txt") for index in range(2)] == ["7", "7"]
+    started.append(third := hold(tmp_path / "third.txt", 0, ISP_JOBS_PER_GPU="2"))
+    started.append(alone := hold(tmp_path / "alone.txt", 0))
+    for waiting in (third, alone):
+        assert waiting.stderr is not None
+        line = waiting.stderr.readline()
+        assert all(f"process {holder.pid} on " in line for holder in holders)
+    holders[0].kill()
+    assert third.wait(timeout=30) == 0
+    assert alone.poll() is None  # one of the two still holds the device
+    holders[1].kill()
+    assert alone.wait(timeout=30) == 0
+    started.append(only := hold(tmp_path / "only.txt", 600))
+    wait_until_held(tmp_path / "only.txt")
+    started.append(late := hold(tmp_path / "late.txt", 0, ISP_JOBS_PER_GPU="2"))
+    assert late.stderr is not None
+    assert late.stderr.readline().startswith(f"waiting for a GPU, in use by: 7: process {only.pid} on ")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "", "1.5", "\x1b[2J"])
+def test_a_number_of_jobs_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("ISP_JOBS_PER_GPU", text)
+    with pytest.raises(ConfigError, match="ISP_JOBS_PER_GPU must be an integer from 1 to 9999, got"):  # noqa: SIM117
+        with devices.reserve("cuda", "x"):
+            pass
+    assert not (tmp_path / "locks").exists()
 
 
 @pytest.mark.process

@@ -1,4 +1,4 @@
-"""GPU locks: one job per GPU of this machine, by a lock per device that is released when its holder exits.
+"""GPU locks: one job per GPU of this machine, or as many as are asked for, by locks that are released when a job exits.
 
 Snakemake counts the GPU jobs that it runs itself, but assigns no devices to them, and does not know about other
 Snakemake processes on the machine. Therefore each job reserves a free device and hides all others from itself. A lock
@@ -35,6 +35,9 @@ _held: set[int] = set()
 def reserve(device: str, what: str) -> Iterator[None]:
     """Reserve a GPU of this machine while the context is open. Waits until one is free, and says so once on stderr.
 
+    A job has its GPU to itself, unless ISP_JOBS_PER_GPU is more than 1: then that many jobs, all of which say so, use
+    it together.
+
     For "cuda", any GPU is reserved, and CUDA_VISIBLE_DEVICES contains only that GPU from then on, even after the
     context is closed, because a process that has used CUDA cannot change devices. For "cuda:N", it is number N of the
     visible GPUs. Nothing happens on a CPU or if there is no GPU. Slurm assigns devices itself: nothing happens in a
@@ -46,10 +49,12 @@ def reserve(device: str, what: str) -> Iterator[None]:
 
     Environment variables:
         ISP_GPUS: Comma-separated numbers or UUIDs of the usable devices. Default: all devices that torch sees.
+        ISP_JOBS_PER_GPU: Number of jobs that use a GPU at the same time. Default: 1.
         ISP_GPU_LOCKS: Folder of the locks, instead of `FOLDER`.
 
     Raises:
-        ConfigError: The device does not exist, or ISP_GPUS contains no visible device.
+        ConfigError: The device does not exist, ISP_GPUS contains no visible device, or ISP_JOBS_PER_GPU is not a
+            positive integer.
         IspError: The folder of locks is not writable, or a lock's path is not a regular file.
     """
     asked = re.fullmatch(r"cuda(?::(\d+))?", device)
@@ -62,14 +67,15 @@ def reserve(device: str, what: str) -> Iterator[None]:
     if asked[1] and int(asked[1]) >= len(names):
         raise ConfigError(f"device {device!r} does not exist; the usable GPUs are {', '.join(names)}")
     wanted = [names[int(asked[1])]] if asked[1] else names
-    name, lock = _take({name: there[name] for name in wanted}, what)
+    name, locks = _take({name: there[name] for name in wanted}, _jobs_per_gpu(), what)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names) if asked[1] else name
     try:
         yield
     finally:
-        os.ftruncate(lock, 0)
-        _held.discard(lock)
-        os.close(lock)
+        os.ftruncate(locks[-1], 0)
+        for lock in locks:
+            _held.discard(lock)
+            os.close(lock)
 
 
 def visible() -> dict[str, str]:
@@ -130,38 +136,76 @@ def _folder() -> Path:
     return Path(os.path.realpath(chosen)) if chosen else Path(f"{FOLDER}-{job}" if job else FOLDER)
 
 
-def _take(devices: Mapping[str, str], what: str) -> tuple[str, int]:
-    """Lock one of the devices, and return its name and the descriptor of its lock."""
+def _jobs_per_gpu() -> int:
+    """Return ISP_JOBS_PER_GPU."""
+    text = os.environ.get("ISP_JOBS_PER_GPU", "1")
+    if not re.fullmatch(r"0*[1-9][0-9]{0,3}", text, re.ASCII):
+        raise ConfigError(f"ISP_JOBS_PER_GPU must be an integer from 1 to 9999, got {printable(text)!r}")
+    return int(text)
+
+
+def _take(devices: Mapping[str, str], jobs: int, what: str) -> tuple[str, list[int]]:
+    """Lock one of the devices, and return its name and the descriptors of its locks, the job's own last."""
     folder, waiting = _folder(), False
     while True:
         for name, device in devices.items():
-            lock = _open(folder, device)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
-                continue
-            _held.add(lock)
-            os.ftruncate(lock, 0)
-            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}, {what}\n".encode())
-            return name, lock
+            if locks := _lock(folder, device, jobs):
+                _held.update(locks)
+                for lock in locks:  # what a killed holder left
+                    os.ftruncate(lock, 0)
+                os.write(locks[-1], f"process {os.getpid()} on {socket.gethostname()}, {what}\n".encode())
+                return name, locks
         if not waiting:
             waiting = True
-            holders = "; ".join(f"{name}: {_holder(folder, device)}" for name, device in devices.items())
+            holders = "; ".join(f"{name}: {_holders(folder, device)}" for name, device in devices.items())
             print(f"waiting for a GPU, in use by: {printable(holders)}", file=sys.stderr, flush=True)
         time.sleep(POLL_SECONDS)
+
+
+def _lock(folder: Path, device: str, jobs: int) -> list[int]:
+    """Lock a device. One of several jobs shares the device's lock with the others, and has a numbered one to itself.
+
+    Returns:
+        Descriptors of the locks, the job's own last; empty if the device is not free.
+    """
+    whole = _open(folder, device)
+    if not _locked(whole, fcntl.LOCK_EX if jobs == 1 else fcntl.LOCK_SH):
+        return []
+    if jobs == 1:
+        return [whole]
+    for number in range(jobs):
+        place = _open(folder, f"{device}.{number}")
+        if _locked(place, fcntl.LOCK_EX):
+            return [whole, place]
+    os.close(whole)
+    return []
+
+
+def _locked(lock: int, kind: int) -> bool:
+    """Lock an open file and return True, or close it if others prevent that."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return False
+    return True
 
 
 def _lock_of(folder: Path, device: str) -> Path:
     return folder / f"{re.sub(r'[^A-Za-z0-9.-]', '_', device)}.lock"
 
 
-def _holder(folder: Path, device: str) -> str:
-    lock = _open(folder, device)
-    try:
-        return os.pread(lock, 400, 0).decode(errors="replace").strip() or "unknown"
-    finally:
-        os.close(lock)
+def _holders(folder: Path, device: str) -> str:
+    """Return what the holders of a device wrote into its locks."""
+    shared = sorted(folder.glob(f"{_lock_of(folder, device).stem}.*.lock"))
+    found = []
+    for place in (device, *(path.stem for path in shared)):
+        lock = _open(folder, place)
+        try:
+            found.append(os.pread(lock, 400, 0).decode(errors="replace").strip())
+        finally:
+            os.close(lock)
+    return ", ".join(filter(None, found)) or "unknown"
 
 
 def _open(folder: Path, device: str) -> int:

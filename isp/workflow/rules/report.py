@@ -18,8 +18,8 @@ def _described(dag: Dag, _: Wildcards) -> str:
 
 
 def _described_by_jobs(dag: Dag, w: Wildcards) -> str:
-    """Format the same, with the instruction set of the study's CPU jobs, so that the provenance equals theirs."""
-    kernels = {"instruction-set": dag.study.served_instructions} if dag.study.device == "cpu" else {}
+    """Format the same, with the instruction set of the study's jobs, so that the provenance equals theirs."""
+    kernels = {"instruction-set": dag.study.served_instructions}
     return " ".join(filter(None, [_described(dag, w), dag.options(**kernels)]))
 
 

@@ -1,0 +1,243 @@
+"""What training, a round of Instant Soup Pruning, small jobs and 2:4 layers cost on a GPU. Models have random weights.
+
+    python benchmarks/gpu.py steps round sharing inference
+
+- `steps`: a training step of ViT-B/32 and BERT-base at the paper's batch sizes: milliseconds, FLOPs per second as the
+  package counts them, peak memory of the GPU.
+- `round`: a round of ViT-B/32 as two jobs, which start through the fork server: a segment of 50 steps, and 5
+  look-aheads of 50 steps with their superposition. Seconds on the clock, with and without the training steps.
+- `sharing`: training steps per second of 1 to 8 processes that fine-tune a six-layer BERT on the same GPU.
+- `inference`: BERT-base and ViT-B/32 with the pattern 2:4 in every layer of the encoder: `isp.accelerate`, and 2:4
+  everywhere, against dense torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import inference
+import paper_scale
+import torch
+from torch import Tensor, nn
+from train_step import RandomPictures, clock
+
+import isp
+from isp import masks
+from isp.acceleration import DENSE, N_M
+from isp.backbones import _open_clip as clip
+from isp.backbones.clip_vit_b32 import BACKBONE
+from isp.losses import default_loss
+from isp.prunable import prunable_names
+from isp.runtime import instructions, warm
+from isp.training import Training, make_trainer, state_of
+
+DEVICE = "cuda"
+SPARSITY = Decimal("0.5")
+
+
+class RandomTexts:
+    """Random token ids of two classes, on the GPU."""
+
+    def __init__(self, num: int, length: int) -> None:
+        self.ids = torch.randint(1000, 30000, (num, length), device=DEVICE)
+        self.labels = torch.arange(num, device=DEVICE) % 2
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """Return ids and labels."""
+        indices = indices.to(DEVICE)
+        return {"input_ids": self.ids[indices], "labels": self.labels[indices]}
+
+
+def bert(width: int = 768, layers: int = 12) -> nn.Module:
+    """Return a BERT for two classes."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        hidden_size=width, num_hidden_layers=layers, num_attention_heads=12, intermediate_size=4 * width
+    )
+    model: nn.Module = BertForSequenceClassification(config)
+    return model
+
+
+def vit() -> nn.Module:
+    """Return a CLIP classifier of ten classes."""
+    towers = clip.build(BACKBONE.described(), 0)
+    return clip.classifier(towers, [str(i) for i in range(10)], ["a photo of {}."])
+
+
+def run_steps(model: nn.Module, examples: Any, steps: int, **training: Any) -> tuple[float, float]:
+    """Return the seconds and FLOPs of a training step under a mask, after a warm-up."""
+    protocol = Training(steps=10_000, learning_rate=1e-5, **training)
+    trainer = make_trainer(model, examples, default_loss, protocol, prunable_names(model), 0)
+    state = state_of(model)
+    mask = masks.prune_by_magnitude(trainer.prunable_weights(state), SPARSITY)
+    state, _ = trainer.run(state, 10, mask)
+    seconds = []
+    for until in (10 + steps, 10 + 2 * steps, 10 + 3 * steps):
+        begun = clock(DEVICE)
+        state, cost = trainer.run(state, until, mask)
+        seconds.append((clock(DEVICE) - begun) / steps)
+    return statistics.median(seconds), cost.flops / steps
+
+
+def steps() -> None:
+    """Print a line per model, size of batch and precision."""
+    cases: list[tuple[str, Callable[[], nn.Module], Callable[[], Any], int]] = [
+        ("ViT-B/32", vit, lambda: RandomPictures(512, DEVICE), 128),
+        ("BERT-base, 128 tokens", bert, lambda: RandomTexts(512, 128), 32),
+        ("BERT-base, 40 tokens", bert, lambda: RandomTexts(512, 40), 32),
+    ]
+    for label, build, examples, batch_size in cases:
+        for extra in ({"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "compile": True}):
+            torch.cuda.reset_peak_memory_stats()
+            seconds, flops = run_steps(build().to(DEVICE), examples(), 30, batch_size=batch_size, **extra)
+            print(
+                f"{label}, batch {batch_size}, {' '.join(map(str, extra.values()))}: {1000 * seconds:.1f} ms per step, "
+                f"{flops / seconds / 1e12:.1f} TFLOP/s, {torch.cuda.max_memory_allocated() / 1e9:.1f} GB",
+                flush=True,
+            )
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def one_round() -> None:
+    """Print a line per precision."""
+    served = {"ISP_OWNER": str(os.getpid()), "ISP_WARM": warm.new_address(os.getpid()), instructions.SERVED: "native"}
+    for precision in ("fp32", "bf16"):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            options = (*paper_scale.prepared(folder, "clip_vit_b32", 128, precision), "--device", DEVICE)
+            os.environ |= served  # from here on, because these stages are all "native"
+            cell = paper_scale.Cell(options=options, rule="union", rounds=1, steps=50)
+            (folder / "step").mkdir()
+            times = []
+            for until in (50, 50, 150):  # the first starts the server
+                spent = paper_scale.Spent()
+                output = ("--until", until, "--output", f"to{len(times)}")
+                command = paper_scale.isp("train_segment", *cell.options, "--start", "../initial", *output)
+                spent.run(command, folder / "step")
+                times.append(spent.wall)
+            step = (times[2] - times[1]) / 100
+            (folder / "round").mkdir()
+            spent = paper_scale.Spent()
+            num = paper_scale.run(folder / "round", cell, spent, 1)
+            for key in served:
+                del os.environ[key]
+            print(
+                f"ViT-B/32, batch 128, {precision}: {1000 * step:.1f} ms per step; a job of 50 steps {times[1]:.2f} s; "
+                f"a round of {num} steps in {spent.jobs} jobs {spent.wall:.2f} s, of which beside training "
+                f"{spent.wall - num * step:.2f}",
+                flush=True,
+            )
+            print((folder / "round" / "log").read_text(encoding="utf-8").strip(), flush=True)
+
+
+def _share(barrier: Any, queue: Any, steps: int) -> None:
+    torch.manual_seed(0)
+    seconds: list[float] = []
+    barrier.wait()
+    begun = time.perf_counter()
+    each, _ = run_steps(bert(384, 6).to(DEVICE), RandomTexts(512, 12), steps, batch_size=32)
+    seconds += [each, time.perf_counter() - begun]
+    queue.put(seconds)
+
+
+def sharing() -> None:
+    """Print a line per number of processes."""
+    torch.set_num_threads(1)  # forked children cannot use the parent's threads
+    context = multiprocessing.get_context("fork")  # the parent has not used CUDA
+    bert(384, 6)  # imports
+    for number in (1, 2, 4, 8):
+        barrier, queue = context.Barrier(number), context.Queue()
+        processes = [context.Process(target=_share, args=(barrier, queue, 150)) for _ in range(number)]
+        for process in processes:
+            process.start()
+        found = [queue.get(timeout=120) for _ in processes]
+        for process in processes:
+            process.join()
+        rate = sum(1 / each for each, _ in found)
+        each = 1000 * statistics.median(seconds for seconds, _ in found)
+        print(
+            f"{number} processes: {rate:.0f} steps per second together, {each:.1f} ms per step; "
+            f"{max(total for _, total in found):.1f} s in all for 460 steps",
+            flush=True,
+        )
+
+
+def patterned(model: nn.Module) -> nn.Module:
+    """Set the two smallest of every four weights of the encoder's layers to zero."""
+    parameters = dict(model.named_parameters())
+    names = [name for name in prunable_names(model) if parameters[name].dim() == 2 and "pooler" not in name]
+    with torch.no_grad():
+        for name in names:
+            groups = parameters[name].view(-1, 4)
+            groups.scatter_(1, groups.abs().argsort(dim=1)[:, :2], 0)
+    return model
+
+
+def infer() -> None:
+    """Print a line per model, type and size of batch."""
+    for name in ("bert_base", "vit_b32"):
+        for dtype in (torch.float16, torch.bfloat16):
+            model = patterned(inference.build(name)).to(DEVICE, dtype)
+            for batch in (1, 8, 64, 256):
+                example = inference.inputs(name, batch, 128).to(DEVICE)
+                example = example if example.dtype == torch.long else example.to(dtype)
+                with torch.no_grad():
+                    _, report = isp.accelerate(model, example)
+                whole = {form: f"{1000 * seconds:.2f}" for form, seconds in report.whole.items()}
+                linear = {
+                    form: 1000 * sum(layer.seconds[form] for layer in report.layers if N_M in layer.seconds)
+                    for form in (DENSE, N_M)
+                }
+                print(
+                    f"{inference.NAMES[name]}, {dtype}, batch {batch}: {report.summary()}; whole {whole} ms; layers "
+                    f"with the pattern {linear[DENSE]:.2f} ms dense, {linear[N_M]:.2f} ms 2:4; difference "
+                    f"{report.difference:.1e}",
+                    flush=True,
+                )
+
+
+PARTS: dict[str, Callable[[], None]] = {"sharing": sharing, "round": one_round, "steps": steps, "inference": infer}
+"""In the order in which they run: `sharing` forks before this process uses CUDA."""
+
+
+def main() -> None:
+    """Run the requested parts; one that fails does not keep the others from running."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="+", choices=sorted(PARTS))
+    chosen = parser.parse_args().parts
+    failed = []
+    for name, part in PARTS.items():
+        if name in chosen:
+            begun = time.perf_counter()
+            try:
+                part()
+            except Exception:
+                failed.append(name)
+                traceback.print_exc()
+            print(f"({name}: {time.perf_counter() - begun:.0f} s)", flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+    if "steps" in chosen or "inference" in chosen:
+        print(json.dumps({"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}))
+
+
+if __name__ == "__main__":
+    main()
