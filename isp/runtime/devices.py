@@ -151,7 +151,7 @@ def _take(devices: Mapping[str, str], jobs: int, what: str) -> tuple[str, list[i
         for name, device in devices.items():
             if locks := _lock(folder, device, jobs):
                 _held.update(locks)
-                for lock in locks:  # what a killed holder left
+                for lock in locks:  # a killed holder does not empty them
                     os.ftruncate(lock, 0)
                 os.write(locks[-1], f"process {os.getpid()} on {socket.gethostname()}, {what}\n".encode())
                 return name, locks
