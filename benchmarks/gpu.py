@@ -168,7 +168,7 @@ def sharing() -> None:
         processes = [context.Process(target=_share, args=(barrier, queue, 150)) for _ in range(number)]
         for process in processes:
             process.start()
-        found = [queue.get(timeout=120) for _ in processes]
+        found = [queue.get(timeout=60) for _ in processes]
         for process in processes:
             process.join()
         rate = sum(1 / each for each, _ in found)
