@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import isp
 from isp import masks, registry
 from isp.acceleration import Call, SemiStructured
+from isp.errors import ConfigError
 from isp.lineage import read_header
 from isp.runtime.warm import COLD
 from tests.support.loops import Loop
@@ -130,9 +131,12 @@ STUDY: dict[str, Any] = {
         "lth": {"method": "lth", "settings": {"rate": 0.5}},
     },
     "grid": [
-        {"backbone": name, "tasks": [task], "variants": ["dense", "gradual", "isp", "lth"], "sparsities": ["0.6"],
+        {"backbone": name, "tasks": [task], "variants": variants, "sparsities": ["0.6"],
          "seeds": [0]}
-        for name, task in (("clip_tiny", "digits"), ("bert_tiny", "half_order"))
+        for name, task, variants in (
+            ("clip_tiny", "digits", ["dense", "isp", "lth"]),
+            ("bert_tiny", "half_order", ["gradual"]),
+        )
     ],
 }  # fmt: skip
 
@@ -152,7 +156,7 @@ def test_a_study_on_a_gpu_with_one_job_at_a_time_and_with_four(tmp_path: Path, m
         out = folder / "results/gpu"
         results.append({name: rows(out / f"{name}.csv") for name in ("metrics", "rounds", "layers")})
         logs = {path.relative_to(out): path.read_text() for path in (out / "logs").rglob("*") if path.is_file()}
-        assert len(logs) > 20
+        assert len(logs) > 10
         cold = [str(path) for path, log in logs.items() if COLD in log and "pretrain" not in str(path)]
         assert not cold, [logs[Path(path)] for path in cold]
         headers = [read_header(path) for path in out.rglob("ticket.safetensors")]
@@ -207,7 +211,7 @@ def test_a_model_with_the_pattern_is_accelerated_on_a_gpu(dtype: torch.dtype) ->
         expected = model(x).double()
         assert (fast(x).double() - expected).abs().max() <= report.difference * expected.abs().max() * 1.01
     assert equal(dict(model.state_dict()), before)
-    with pytest.raises(isp.ConfigError, match="inference only"):
+    with pytest.raises(ConfigError, match="inference only"):
         fast.train()
     _, report = isp.accelerate(model, x)
     assert set(report.choices) <= {"dense", "2:4"}

@@ -658,7 +658,11 @@ def test_on_a_gpu_reading_later_changes_no_bit(make: MakeTrainer) -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_a_compiled_model_ends_near_an_eager_one(make: MakeTrainer) -> None:
-    """After 10 steps: sums in another order differ in the last bits, which 10 steps at 1e-3 leave within 1e-3."""
+    """After 10 steps: sums in another order differ in the last bits, which 10 steps at 1e-3 leave within 1e-3.
+
+    Except for the bias of attention's keys, which changes no output, since a softmax does not see a sum that is added
+    to all its inputs. Its gradient is zero but for rounding, which AdamW divides by its own size.
+    """
     trainer = on_gpu(make(learning_rate=1e-3))
     initial = state_of(trainer.model)
     mask = mask_at(trainer, initial, "0.6")
@@ -667,6 +671,8 @@ def test_on_a_gpu_a_compiled_model_ends_near_an_eager_one(make: MakeTrainer) -> 
     compiled, same_cost = compiled_trainer.run(initial, 10, mask)
     assert cost == same_cost
     assert eager.weights.keys() == compiled.weights.keys()
+    for state in (eager, compiled):
+        state.weights["attention.in_proj_bias"][8:16] = 0
     for name, weight in eager.weights.items():
         torch.testing.assert_close(compiled.weights[name], weight, rtol=1e-3, atol=1e-3)
     assert not any(compiled.weights[name][~kept].any() for name, kept in mask.items())

@@ -36,6 +36,7 @@ rule prune_iterative:
         paths.log(paths.ROUND_MASK),
     wildcard_constraints:
         variant=dag.prune_iterative.variants,
+    priority: 1
     conda:
         ENVIRONMENT
     threads: 1

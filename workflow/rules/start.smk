@@ -34,6 +34,7 @@ rule finetune_dense:
         paths.DENSE,
     log:
         paths.log(paths.DENSE),
+    priority: 1  # lottery tickets, whose chains are the longest, start here; see `retrain`
     conda:
         ENVIRONMENT
     threads: study.threads

@@ -11,6 +11,7 @@ rule retrain:
         paths.log(paths.TICKET),
     wildcard_constraints:
         variant=dag.retrain.variants,
+    priority: 1  # a round of lottery tickets must not wait for jobs of shorter chains
     conda:
         ENVIRONMENT
     threads: study.threads
