@@ -272,7 +272,7 @@ def test_no_folder_of_results(tmp_path: Path) -> None:
 def test_links_start_from_the_folder_of_the_page() -> None:
     lines = evidence.verdict_lines(evidence.read_results(REFERENCE))
     assert "](docs/results/" in evidence.table(lines, ROOT)
-    assert "[quick](results/quick/tables/scores.md)" in evidence.table(lines, ROOT / "docs")
+    assert "[full](results/full/tables/scores.md)" in evidence.table(lines, ROOT / "docs")
     assert "](" not in evidence.table(lines, ROOT, legend=False)  # the README's, which would be mostly links
 
 

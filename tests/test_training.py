@@ -661,7 +661,7 @@ def test_on_a_gpu_a_compiled_model_ends_near_an_eager_one(make: MakeTrainer) -> 
     """After 10 steps: sums in another order differ in the last bits, which 10 steps at 1e-3 leave within 1e-3.
 
     Except for the bias of attention's keys, which changes no output, since a softmax does not see a sum that is added
-    to all its inputs. Its gradient is zero but for rounding, which AdamW divides by its own size.
+    to all its inputs. Its gradient is zero except for rounding, and AdamW divides it by its own size.
     """
     trainer = on_gpu(make(learning_rate=1e-3))
     initial = state_of(trainer.model)

@@ -124,7 +124,7 @@ CLAIMS = (
         at_published=True,
     ),
     Claim(
-        statement="Methods rank as in Table 2: ISP first, then LTH, down to random masks",
+        statement="Methods rank much as in Table 2, from ISP and LTH down to random masks",
         measure="order",
         published=("table2",),
         above=AGREEMENT,
