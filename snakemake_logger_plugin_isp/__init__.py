@@ -95,14 +95,21 @@ def shorten(text: str, width: int) -> str:
 
 
 def seconds_left(
-    left: Mapping[str, int], took: Mapping[str, Sequence[float]], under_way: float, elapsed: float
+    left: Mapping[str, int],
+    took: Mapping[str, Sequence[float]],
+    running: Mapping[str, Sequence[float]],
+    elapsed: float,
 ) -> float | None:
     """Estimate the remaining time from each rule's mean duration and the average number of parallel jobs so far.
 
+    A job that runs longer than the mean of its rule counts as nearly finished, and takes nothing off the other jobs. Of
+    a rule without finished jobs, all jobs take as long as the oldest that is running, and at least the median over all
+    finished jobs.
+
     Args:
         left: Number of unfinished jobs by rule.
-        took: Durations of finished jobs in seconds by rule; for other rules, the median over all jobs is used.
-        under_way: Total elapsed seconds of the running jobs.
+        took: Durations of finished jobs in seconds by rule.
+        running: Seconds so far of the running jobs by rule.
         elapsed: Seconds since the start.
 
     Returns:
@@ -113,8 +120,13 @@ def seconds_left(
     if done <= 0:
         return None
     usual = statistics.median(times)  # one long job at the beginning is not representative
-    work = sum(jobs * (sum(took[rule]) / len(took[rule]) if took.get(rule) else usual) for rule, jobs in left.items())
-    return max(work - under_way, 0) * elapsed / (done + under_way)
+    work = 0.0
+    for rule, jobs in left.items():
+        under_way = running.get(rule, ())
+        each = statistics.fmean(took[rule]) if took.get(rule) else max(usual, *under_way, 0.0)
+        work += jobs * each - sum(min(seconds, each) for seconds in under_way)
+    parallel = (done + sum(map(sum, running.values()))) / elapsed
+    return work / min(parallel, max(sum(left.values()), 1))
 
 
 def progress(done: int, total: int, elapsed: float, left: float | None) -> str:
@@ -405,9 +417,11 @@ class LogHandler(LogHandlerBase):
 
     def _progress(self, now: float) -> str:
         left = {rule: max(jobs - len(self._took[rule]), 0) for rule, jobs in self._planned.items()}
-        under_way = sum(now - job.started for job in self._running.values())
+        running: dict[str, list[float]] = defaultdict(list)
+        for job in self._running.values():
+            running[job.rule].append(now - job.started)
         elapsed = now - self._started
-        return progress(self._done, self._total, elapsed, seconds_left(left, self._took, under_way, elapsed))
+        return progress(self._done, self._total, elapsed, seconds_left(left, self._took, running, elapsed))
 
     def _tick(self) -> None:
         while not self._ended.wait(1):

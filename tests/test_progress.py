@@ -38,21 +38,33 @@ def test_a_text_is_cut_to_the_width() -> None:
 
 
 def test_nothing_is_estimated_before_a_job_has_finished() -> None:
-    assert plugin.seconds_left({"train": 3}, {}, 5, 5) is None
+    assert plugin.seconds_left({"train": 3}, {}, {"train": [5]}, 5) is None
 
 
 def test_the_estimate_takes_each_rule_at_its_own_mean() -> None:
     # One after the other: 10 s of training and 1 s of scoring are behind, two of each are to come.
-    assert plugin.seconds_left({"train": 2, "score": 2}, {"train": [10], "score": [1]}, 0, 11) == pytest.approx(22)
+    assert plugin.seconds_left({"train": 2, "score": 2}, {"train": [10], "score": [1]}, {}, 11) == pytest.approx(22)
     # A rule without a finished job counts as the average job.
-    assert plugin.seconds_left({"score": 2}, {"train": [10, 20]}, 0, 30) == pytest.approx(30)
+    assert plugin.seconds_left({"score": 2}, {"train": [10, 20]}, {}, 30) == pytest.approx(30)
 
 
 def test_the_estimate_knows_how_many_jobs_run_at_once_and_what_is_under_way() -> None:
     # Two at once: 4 jobs of 10 s in 20 s; of the 4 left two are half done, after 25 s.
-    assert plugin.seconds_left({"train": 4}, {"train": [10] * 4}, 0, 20) == pytest.approx(20)
-    assert plugin.seconds_left({"train": 4}, {"train": [10] * 4}, 10, 25) == pytest.approx(15)
-    assert plugin.seconds_left({"train": 1}, {"train": [10] * 4}, 99, 80) == 0
+    assert plugin.seconds_left({"train": 4}, {"train": [10] * 4}, {}, 20) == pytest.approx(20)
+    assert plugin.seconds_left({"train": 4}, {"train": [10] * 4}, {"train": [5, 5]}, 25) == pytest.approx(15)
+    assert plugin.seconds_left({"train": 1}, {"train": [10] * 4}, {"train": [99]}, 80) == 0
+
+
+def test_a_job_that_takes_long_does_not_make_the_others_shorter() -> None:
+    # One at a time: a job is at 30 s instead of 10, and two jobs of 10 s wait for it.
+    assert plugin.seconds_left({"train": 3}, {"train": [10] * 4}, {"train": [30]}, 70) == pytest.approx(20)
+    # No ramp has finished, and the oldest has run for 60 s; three are left, two of which run.
+    assert plugin.seconds_left({"ramp": 3}, {"score": [1]}, {"ramp": [60, 20]}, 81) == pytest.approx(100)
+
+
+def test_a_job_does_not_share_itself_out() -> None:
+    # Eight at once so far; of one job, 5 of its 10 s are left.
+    assert plugin.seconds_left({"train": 1}, {"train": [10] * 16}, {"train": [5]}, 20.625) == pytest.approx(5)
 
 
 def test_progress() -> None:

@@ -46,7 +46,10 @@ TABLE = (
         "ISP_GPU_LOCKS", "you", "folder of the locks of GPUs, such as one that containers share", "`/tmp/isp-gpus`"
     ),
     Variable(
-        "ISP_JOBS_PER_GPU", "you", "number of jobs that use a GPU at the same time; more than one suits small models", "1"
+        "ISP_JOBS_PER_GPU",
+        "you",
+        "number of jobs that use a GPU at the same time; more than one suits small models",
+        "1",
     ),
     Variable(
         "ISP_LONGEST_MINUTES",
