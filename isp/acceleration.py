@@ -44,7 +44,9 @@ SPARSE = (CSR, NUMBA, N_M)
 MIXED = "mixed"
 """Key of the whole model in which each layer has the form that was fastest for it alone."""
 MARGIN = 0.03
-"""Smallest relative saving of time for which a form replaces a simpler one."""
+"""Smallest relative saving of time for which a form of a layer replaces a simpler one."""
+WHOLE_MARGIN = 0.01
+"""The same for a whole model, which is measured several times."""
 REPEATS = 5
 MOST_REPEATS = 40
 LEAST_SECONDS = 0.02
@@ -230,7 +232,7 @@ def accelerate(
                     models[form].set_submodule(name, module)
         differences = {form: _check_outputs(each, example, run, before) for form, each in models.items()}
         seconds = _time_models({form: partial(run, each, example) for form, each in models.items()}, measure)
-        choice = fastest(seconds)
+        choice = fastest(seconds, WHOLE_MARGIN)
         if not differences[choice] <= tolerance:
             raise IspError(
                 f"the accelerated model's outputs differ by {differences[choice]:.1e} of the largest output, more than "
@@ -544,15 +546,16 @@ def _bound(module: nn.Module, *args: Any, **kwargs: Any) -> Call:
     return lambda: module(*args, **kwargs)
 
 
-def fastest(seconds: Mapping[str, float]) -> str:
+def fastest(seconds: Mapping[str, float], margin: float = MARGIN) -> str:
     """Return the form to use: a more complex one only if it is faster by the margin.
 
     Args:
         seconds: Seconds by form, the simplest first.
+        margin: Smallest relative saving of time, in [0, 1).
     """
     (choice, best), *others = seconds.items()
     for form, value in others:
-        if value < best * (1 - MARGIN):
+        if value < best * (1 - margin):
             choice, best = form, value
     return choice
 
