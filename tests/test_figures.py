@@ -17,6 +17,7 @@ from PIL import Image
 
 from isp import registry
 from isp.reporting import FIGURES, dots, drawing, figures, labels, mask_figures, paper_figures
+from isp.reporting.axes import set_score_scale
 from isp.reporting.looks import HUES, OTHER_HUES, family_of, looks
 from tests.support.records import Rows, cost, record, way
 
@@ -211,6 +212,18 @@ def test_rows_of_dots_by_hand(tmp_path: Path) -> None:
     assert {text.get_text() for text in axes.texts} == {"n = 1"}
     means = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.get_lines() if line.get_markersize() == 5.5}  # type: ignore[index]
     assert means[places[1]] == 90.5
+
+
+def test_the_scale_of_dots_includes_single_seeds() -> None:
+    """The deviation of 80, 80 and 89 ends before 89."""
+    rows = [
+        {"score_mean": 83.0, "score_std": 5.2, "score_values": "80 80 89", "seeds": 3},
+        {"score_mean": 82.0, "score_std": 1.0, "score_values": "81 82 83", "seeds": 3},
+    ]
+    for with_seeds in (False, True):
+        axes = Figure().add_subplot()
+        assert not set_score_scale(axes, rows, "score", "x", with_seeds=with_seeds)
+        assert (axes.get_xlim()[1] > 89) == with_seeds
 
 
 def test_dots_for_three_sparsities_lines_for_four() -> None:

@@ -149,7 +149,13 @@ def cosines(
 
 
 def set_score_scale(
-    axes: Axes, rows: Sequence[dict[str, Any]], name: str, axis: Literal["x", "y"] = "y", ticks: int = 6
+    axes: Axes,
+    rows: Sequence[dict[str, Any]],
+    name: str,
+    axis: Literal["x", "y"] = "y",
+    ticks: int = 6,
+    *,
+    with_seeds: bool = False,
 ) -> bool:
     """Set limits that include all scores, with a coarser scale at the lower end if there are collapsed tickets.
 
@@ -161,6 +167,7 @@ def set_score_scale(
         name: Name of the drawn quantity.
         axis: Axis of the scores.
         ticks: Approximate number of ticks.
+        with_seeds: Whether the limits also include the values of single seeds.
 
     Returns:
         Whether there is a coarser part, which is shaded.
@@ -169,8 +176,9 @@ def set_score_scale(
     set_limits = axes.set_xlim if axis == "x" else axes.set_ylim
     means = [row[f"{name}_mean"] for row in rows]
     lower, upper = np.percentile(means, (25, 75))
-    low, high = limits(rows, name)
-    least, top = limits([row for row in rows if row[f"{name}_mean"] >= lower - 1.5 * (upper - lower)], name)
+    low, high = limits(rows, name, with_seeds)
+    usual = [row for row in rows if row[f"{name}_mean"] >= lower - 1.5 * (upper - lower)]
+    least, top = limits(usual, name, with_seeds)
     border = floor(least)
     if top - border > 0.6 * (high - low):
         ruler.set_major_locator(MaxNLocator(ticks, steps=_STEPS))
@@ -196,9 +204,11 @@ def set_score_scale(
     return True
 
 
-def limits(rows: Sequence[dict[str, Any]], name: str) -> tuple[float, float]:
-    """Return limits that include all error bars, and a margin."""
+def limits(rows: Sequence[dict[str, Any]], name: str, with_seeds: bool = False) -> tuple[float, float]:
+    """Return limits that include all error bars, if wanted also the values of single seeds, and a margin."""
     ends = [end for row in rows for end in drawing.ends(row, name)]
+    if with_seeds:
+        ends += [value for row in rows for value in tabular.split(row.get(f"{name}_values", ""))]
     margin = 0.06 * (max(ends) - min(ends)) or 1.0
     return min(ends) - margin, max(ends) + margin
 

@@ -200,7 +200,7 @@ def _panel(
     else:
         published = [{f"{panel.name}_mean": row[panel.published]} for row in rows if row.get(panel.published, "") != ""]
         levels = [panel.level] if panel.level else []
-        coarse = set_score_scale(axes, [*rows, *published, *levels], panel.name, "x", 4)
+        coarse = set_score_scale(axes, [*rows, *published, *levels], panel.name, "x", 4, with_seeds=True)
     if panel.chance is not None:
         axes.axvline(panel.chance, color="#cccccc", linewidth=4, zorder=1)
     if panel.level:
