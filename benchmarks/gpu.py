@@ -32,13 +32,11 @@ import inference
 import paper_scale
 import torch
 from torch import Tensor, nn
-from train_step import RandomPictures, clock
+from train_step import RandomPictures, build, clock
 
 import isp
 from isp import masks
 from isp.acceleration import DENSE, N_M
-from isp.backbones import _open_clip as clip
-from isp.backbones.clip_vit_b32 import BACKBONE
 from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.runtime import instructions, warm
@@ -75,12 +73,6 @@ def bert(width: int = 768, layers: int = 12) -> nn.Module:
     return model
 
 
-def vit() -> nn.Module:
-    """Return a CLIP classifier of ten classes."""
-    towers = clip.build(BACKBONE.described(), 0)
-    return clip.classifier(towers, [str(i) for i in range(10)], ["a photo of {}."])
-
-
 def run_steps(model: nn.Module, examples: Any, steps: int, **training: Any) -> tuple[float, float]:
     """Return the seconds and FLOPs of a training step under a mask, after a warm-up."""
     protocol = Training(steps=10_000, learning_rate=1e-5, **training)
@@ -99,16 +91,17 @@ def run_steps(model: nn.Module, examples: Any, steps: int, **training: Any) -> t
 def steps() -> None:
     """Print a line per model, size of batch and precision."""
     cases: list[tuple[str, Callable[[], nn.Module], Callable[[], Any], int]] = [
-        ("ViT-B/32", vit, lambda: RandomPictures(512, DEVICE), 128),
+        ("ViT-B/32", lambda: build("cpu"), lambda: RandomPictures(512, DEVICE), 128),
         ("BERT-base, 128 tokens", bert, lambda: RandomTexts(512, 128), 32),
         ("BERT-base, 40 tokens", bert, lambda: RandomTexts(512, 40), 32),
     ]
-    for label, build, examples, batch_size in cases:
+    for label, make, examples, batch_size in cases:
         for extra in ({"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "compile": True}):
             torch.cuda.reset_peak_memory_stats()
-            seconds, flops = run_steps(build().to(DEVICE), examples(), 30, batch_size=batch_size, **extra)
+            seconds, flops = run_steps(make().to(DEVICE), examples(), 30, batch_size=batch_size, **extra)
+            settings = ", ".join(f"{key} {value}" for key, value in extra.items())
             print(
-                f"{label}, batch {batch_size}, {' '.join(map(str, extra.values()))}: {1000 * seconds:.1f} ms per step, "
+                f"{label}, batch {batch_size}, {settings}: {1000 * seconds:.1f} ms per step, "
                 f"{flops / seconds / 1e12:.1f} TFLOP/s, {torch.cuda.max_memory_allocated() / 1e9:.1f} GB",
                 flush=True,
             )
@@ -150,12 +143,10 @@ def one_round() -> None:
 
 def _share(barrier: Any, queue: Any, steps: int) -> None:
     torch.manual_seed(0)
-    seconds: list[float] = []
     barrier.wait()
     begun = time.perf_counter()
     each, _ = run_steps(bert(384, 6).to(DEVICE), RandomTexts(512, 12), steps, batch_size=32)
-    seconds += [each, time.perf_counter() - begun]
-    queue.put(seconds)
+    queue.put((each, time.perf_counter() - begun))
 
 
 def sharing() -> None:
@@ -182,11 +173,9 @@ def sharing() -> None:
 
 def patterned(model: nn.Module) -> nn.Module:
     """Set the two smallest of every four weights of the encoder's layers to zero."""
-    parameters = dict(model.named_parameters())
-    names = [name for name in prunable_names(model) if parameters[name].dim() == 2 and "pooler" not in name]
     with torch.no_grad():
-        for name in names:
-            groups = parameters[name].view(-1, 4)
+        for name in inference.of_encoder(model):
+            groups = model.get_parameter(name).view(-1, 4)
             groups.scatter_(1, groups.abs().argsort(dim=1)[:, :2], 0)
     return model
 

@@ -102,11 +102,15 @@ def build(name: str) -> nn.Module:
     return MODELS[name]().eval()
 
 
+def of_encoder(model: nn.Module) -> list[str]:
+    """Return the names of the prunable weights of the encoder's layers."""
+    return [n for n in prunable_names(model) if model.get_parameter(n).dim() == 2 and "pooler" not in n]
+
+
 def sparse(model: nn.Module, sparsity: float) -> tuple[nn.Module, list[str]]:
     """Return a copy with random weights of every prunable layer set to zero, and the names of the prunable weights."""
     model = copy.deepcopy(model)
-    parameters = dict(model.named_parameters())
-    names = [name for name in prunable_names(model) if parameters[name].dim() == 2 and "pooler" not in name]
+    parameters, names = dict(model.named_parameters()), of_encoder(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name in names:

@@ -124,8 +124,8 @@ def seconds_left(
     for rule, jobs in left.items():
         under_way = running.get(rule, ())
         each = statistics.fmean(took[rule]) if took.get(rule) else max(usual, *under_way, 0.0)
-        work += jobs * each - sum(min(seconds, each) for seconds in under_way)
-    parallel = (done + sum(map(sum, running.values()))) / elapsed
+        work += max(jobs * each - sum(min(seconds, each) for seconds in under_way), 0.0)
+    parallel = (done + sum(map(sum, running.values()))) / max(elapsed, 1e-3)  # a clock may be set back
     return work / min(parallel, max(sum(left.values()), 1))
 
 

@@ -67,6 +67,12 @@ def test_a_job_does_not_share_itself_out() -> None:
     assert plugin.seconds_left({"train": 1}, {"train": [10] * 16}, {"train": [5]}, 20.625) == pytest.approx(5)
 
 
+def test_the_estimate_is_never_negative() -> None:
+    # A job that is tried again is no longer among those left, and the clock was set back.
+    assert plugin.seconds_left({"train": 0}, {"train": [10]}, {"train": [5]}, 15) == 0
+    assert plugin.seconds_left({"train": 2}, {"train": [10]}, {}, -3) == pytest.approx(10)
+
+
 def test_progress() -> None:
     assert plugin.progress(37, 254, 72, 250) == " 37/254  14 %  1:12, about 4:10 left"
     assert plugin.progress(0, 254, 1, None) == "  0/254   0 %  0:01"
