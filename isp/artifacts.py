@@ -213,6 +213,16 @@ def load_state(path: Path) -> tuple[State, dict[str, Any]]:
     return State(step=header["step"], weights=weights, optimizer=optimizer, masters=masters), header["about"]
 
 
+def load_state_mask(path: Path) -> Mask | None:
+    """Return the mask under which a state was trained, without reading the rest of the file; None if it has none.
+
+    Raises:
+        ArtifactError: If the mask does not keep as many weights as the header says.
+    """
+    tensors, header = _read(path, "state", only={_BITS})
+    return _only_mask(path, tensors, header) if tensors else None
+
+
 def _borrowable(tensors: Mapping[str, Tensor], lender: Mapping[str, Tensor]) -> dict[str, str]:
     """Return names of tensors that `lender` also has, with their names there; dtypes, shapes and bits are equal."""
     known = {_content({"": tensor.detach().cpu()}, WAY): name for name, tensor in lender.items()}
@@ -325,14 +335,19 @@ def load_ticket_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
         ArtifactError: If the mask does not keep as many weights as the header says.
     """
     tensors, header = _read(path, "ticket", only={_BITS})
+    return _only_mask(path, tensors, header), header["about"]
+
+
+def _only_mask(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Mask:
+    """Return the mask of a file of which nothing else was read, so that the digest of its tensors is not known."""
     mask = unpack(tensors[_BITS], header["shapes"])
     if num_kept(mask) != header["kept"]:
         raise ArtifactError(
             f"{path}: its mask was altered or damaged, because it keeps {num_kept(mask)} weights instead of "
             f"{header['kept']}; {REMAKE}",
-            "ticket",
+            header["isp"],
         )
-    return mask, header["about"]
+    return mask
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], content: Any, about: Mapping[str, Any]) -> None:

@@ -119,9 +119,11 @@ class Study(Settings):
     )
     look_aheads: Literal["together", "apart"] | None = Field(
         default=None,
-        description="whether the look-ahead copies of a round run one after another in one process, or in parallel in "
-        "separate processes where cores are free; the bits are the same (default: apart if the study's other chains of "
-        "rounds leave enough cores idle, never on a GPU or a cluster)",
+        description="together: the look-ahead copies of a round run one after another in one process, and so do all "
+        "rounds up to the next one at which a ticket leaves; apart: the copies run in parallel in separate processes "
+        "where cores are free, and each round is a job; the bits are the same (default: together on a GPU; on a CPU "
+        "each round is a job, and its copies are apart if the study's other chains of rounds leave enough cores idle, "
+        "never on a cluster)",
     )
     keep_weak_masks: bool = Field(
         default=False, description="whether the contribution of each look-ahead is kept with the mask of its round"

@@ -625,7 +625,7 @@ def test_a_split_whose_parts_overlap_is_refused(tmp_path: Path) -> None:
 def test_the_stages_that_make_a_kind_of_artifact() -> None:
     """Messages name them; they follow from the rules."""
     assert made_by("mask") == "prune_denoised, prune_iterative, prune_one_shot or merge_subnetworks"
-    assert made_by("state") == "train_segment or initialise"
+    assert made_by("state") == "train_segment, run_rounds or initialise"
     assert made_by("backbone") == "pretrain or convert"
     assert made_by("examples") == "prepare"
     assert made_by("checkpoint") == ""

@@ -231,6 +231,10 @@ STAGES: dict[str, dict[str, Any]] = {
         **{"state": "segment", "round_": 1, "denoisers": 2, "rule": "votes", "sparsity": "0.6", "within": "mask"},
         **{"settings": {"look_ahead_steps": 4, "learning_rate_factors": [0.5, 2], "data_fraction": 0.5}},
     },
+    "run_rounds": {
+        **{"start": "segment", "first": 1, "rounds": "[[5, 0.6]]", "until": 6, "denoisers": 2, "rule": "votes"},
+        **{"within": "mask", "settings": {"look_ahead_steps": 1, "data_fraction": 0.5}},
+    },
     "find_ticket": {
         **{"initial": "initial", "method": "movement", "sparsity": "0.5"},
         "settings": {"every": 1, "end": 0.7},

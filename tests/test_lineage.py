@@ -61,6 +61,9 @@ def calls(backbone: str, task: str, seed: int) -> Iterator[Call]:
     yield "prune_denoised", {**copies, **superposed}
     ticket = {"method": "isp", "sparsity": "0.5", "output": run / "isp/0.5000/ticket.safetensors"}
     yield "retrain", {**common, "start": state, "mask": cell / "mask.safetensors", **ticket}
+    several = {"first": 1, "rounds": "[[2, 0.6]]", "until": 3, "settings": LOOK_AHEAD, "denoisers": 2, "rule": "union"}
+    within = {"start": state, "within": cell / "mask.safetensors", **several}
+    yield "run_rounds", {**common, **within, "output": run / "isp/rounds1-2/state.safetensors"}
     goes_on = {"start": state, "within": cell / "mask.safetensors", "until": 2}
     yield "train_segment", {**common, **goes_on, "output": run / "isp/round1/state.safetensors"}
 
@@ -446,4 +449,4 @@ def test_a_mask_of_another_backbone_that_does_not_say_so_is_no_traceback(here: P
                 cases += 1
                 with Put(foreign, ours):
                     assert "parameter" in refusal(stage, options), stage
-    assert cases == 6
+    assert cases == 7

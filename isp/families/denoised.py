@@ -5,7 +5,7 @@ A method of this family defines nothing more; its settings are those of `isp`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -20,7 +20,7 @@ from isp.families import Loop, Method, Traits
 from isp.masks import Mask, Weights
 from isp.methods import isp
 from isp.sparsity import PLACES, Scope
-from isp.superposition import Contribution, Superposition
+from isp.superposition import Contribution, Superposition, contribution_to
 from isp.tickets import Ticket
 from isp.training import State, Trainer, Training, TrainingDiverged, learning_rate
 
@@ -131,6 +131,41 @@ def look_ahead(
     weights = trainer.prunable_weights(copy)
     ranked = (scope, trainer.input_dims)
     return (superposition.weak(contribution, weights, sparsity, mask, *ranked) for sparsity in sparsities), cost
+
+
+def add_copies(
+    settings: LookAhead,
+    trainer: Trainer,
+    state: State,
+    round_index: int,
+    superposed: Superposition,
+    count: int,
+    at: LookedAhead | Progress,
+    keep: Callable[[int, Weights, Cost], None] = lambda index, contribution, cost: None,
+) -> None:
+    """Train the copies of a round that have not contributed yet, one after another, and add their contributions.
+
+    Args:
+        settings: Settings of the copies.
+        trainer: Trainer of the run.
+        state: State at the end of the round's segment.
+        round_index: Number of the round, from 0.
+        superposed: Contributions of the round's copies so far.
+        count: Number of copies of the round.
+        at: Progress to which the cost of each copy is added.
+        keep: Function called with the number, the contribution and the cost of each copy.
+
+    Raises:
+        TrainingDiverged: If a copy diverges.
+    """
+    contribution, scope = contribution_to(superposed.rule), superposed.scope
+    for index in range(len(superposed.weak), count):
+        (contributed,), cost = look_ahead(
+            settings, trainer, state, superposed.within, round_index, index, [superposed.sparsity], contribution, scope
+        )
+        superposed.add(contributed)
+        at.spent += cost
+        keep(index, contributed, cost)
 
 
 def train_copy(
@@ -376,20 +411,7 @@ def _ticket_alone(method: Method, trainer: Trainer, initial: State, target: Deci
             at.spent += cost
         state, weights = at.state, trainer.prunable_weights(at.state)
         superposed, count = rounds.event()
-        for member in range(len(superposed.weak), count):
-            (contribution,), cost = look_ahead(
-                protocol,
-                trainer,
-                state,
-                at.mask,
-                at.round,
-                member,
-                [superposed.sparsity],
-                settings.contribution,
-                settings.scope,
-            )
-            at.spent += cost
-            superposed.add(contribution)
+        add_copies(protocol, trainer, state, at.round, superposed, count, at)
         rounds.prune(superposed, weights, state.step)
     final, retraining = trainer.run(state, total, at.mask)
     assert at.mask is not None

@@ -13,7 +13,7 @@ COMPARISON_LEGEND = (
     "The plan from before the run, and the measurements of the run. Times are totals over all jobs without start-up. "
     "Parallel jobs slow each other down, which the plan's calibration covers only in part. Steps and FLOP are those "
     "of a variant's tickets, each on its own, without evaluation; they are upper bounds if the number of rounds "
-    "depends on measured sparsity."
+    "depends on measured sparsity. With another `look_aheads`, rounds are run by jobs of other rules than planned."
 )
 
 
@@ -52,7 +52,10 @@ def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], 
         metrics: Rows of `collect.metrics`.
     """
     rules, (unit, length) = [], _unit(plan)
-    for row in [*plan["rules"], {"rule": "all", **plan["total"]}]:
+    unplanned = [
+        {"rule": rule, "jobs": 0, "seconds": 0.0} for rule in seconds.keys() - {row["rule"] for row in plan["rules"]}
+    ]
+    for row in [*plan["rules"], *unplanned, {"rule": "all", **plan["total"]}]:
         took = (
             [each for of_rule in seconds.values() for each in of_rule] if row["rule"] == "all" else seconds[row["rule"]]
         )

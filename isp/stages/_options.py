@@ -12,6 +12,7 @@ from isp import sparsity
 from isp.errors import IspError, shown
 from isp.parsing import load_yaml
 from isp.runtime import instructions
+from isp.superposition import Rule
 
 
 def mapping(text: str) -> dict[str, Any]:
@@ -63,13 +64,22 @@ LookAheadSettings = Annotated[
         "warmup_steps, data_fraction.",
     ),
 ]
+RoundStart = Annotated[
+    Path, typer.Option(help="The state to start from: that of the previous round, or the initial one.")
+]
+Until = Annotated[int, typer.Option(min=1, help="The step of the run to train to.")]
+Denoisers = Annotated[int, typer.Option(min=0, help="Number of look-ahead copies (N); 0 is plain magnitude pruning.")]
+SuperpositionRule = Annotated[Rule, typer.Option(help="How the weak masks are superposed.")]
 RoundState = Annotated[Path, typer.Option(help="The state at the end of the round's segment.")]
 Round = Annotated[int, typer.Option("--round", min=0, help="Number of the round, from 0.")]
 Sparsity = Annotated[str, typer.Option(help="Fraction of the prunable weights that are zero, in (0, 1).")]
 Scope = Annotated[
     sparsity.Scope, typer.Option(help="How weights are ranked: global, layer, or a pattern N:M such as 2:4.")
 ]
-Within = Annotated[Path | None, typer.Option(help="The current mask; pruned weights stay pruned. Default: dense.")]
+Within = Annotated[
+    Path | None,
+    typer.Option(help="The current mask; pruned weights stay pruned. Default: that of the state, or dense."),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Number of torch threads; the result depends on it to the bit.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 InstructionSet = Annotated[

@@ -9,15 +9,17 @@ import typer
 
 from isp import artifacts, checkpoints, copies
 from isp.copies import LookAhead
-from isp.costs import Measured
+from isp.costs import Cost, Measured
 from isp.families import denoised
 from isp.families.denoised import LookedAhead
+from isp.masks import Weights
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
 from isp.stages._copies import Copies
 from isp.stages._options import (
     Backbone,
     Data,
+    Denoisers,
     Device,
     InstructionSet,
     Limits,
@@ -28,13 +30,14 @@ from isp.stages._options import (
     Scope,
     Seed,
     Sparsity,
+    SuperpositionRule,
     Task,
     Threads,
     Training,
     Within,
 )
 from isp.stages._work import Setup, inputs, prunable_of, read_spending, resumable, spending
-from isp.superposition import Rule, Superposition, contribution_to
+from isp.superposition import Superposition, contribution_to
 
 VERSION = 1
 
@@ -43,10 +46,8 @@ def prune_denoised(
     state: RoundState,
     round_: Round,
     sparsity: Sparsity,
-    denoisers: Annotated[
-        int, typer.Option(min=0, help="Number of look-ahead copies (N); 0 is plain magnitude pruning.")
-    ],
-    rule: Annotated[Rule, typer.Option(help="How the weak masks are superposed.")],
+    denoisers: Denoisers,
+    rule: SuperpositionRule,
     settings: LookAheadSettings,
     backbone: Backbone,
     task: Task,
@@ -92,7 +93,7 @@ def prune_denoised(
         output, "prune_denoised", VERSION, setup, made_from, threads, instruction_set, [copies], **told
     ) as work:
         start, about = artifacts.load_state(state)
-        mask = artifacts.load_mask(within)[0] if within else None
+        mask = artifacts.load_mask(within)[0] if within else artifacts.load_state_mask(state)
         superposed = Superposition(rule=rule, sparsity=target, within=mask, scope=scope)
         (cost, took), waited = read_spending(about), 0.0
         if (at_once := min(cores // threads, denoisers)) > 1:
@@ -104,14 +105,12 @@ def prune_denoised(
             trainer = setup.trainer(start, about, work.progress, work.checkpoint)
             at = trainer.resumed(LookedAhead(superposed=superposed))
             superposed = at.superposed
-            for member in range(len(superposed.weak), denoisers):
-                (contributed,), own_cost = denoised.look_ahead(
-                    protocol, trainer, start, mask, round_, member, [target], of_round.contribution, scope
-                )
-                superposed.add(contributed)
-                at.spent += own_cost
+
+            def keep(member: int, contributed: Weights, own_cost: Cost) -> None:
                 if keep_weak:
                     of_round.save(member, weak[member], contributed, own_cost, Measured())
+
+            denoised.add_copies(protocol, trainer, start, round_, superposed, denoisers, at, keep)
             cost += at.spent
         weights = {name: start.weights[name] for name in prunable_of(about)}
         event = denoised.aggregate(superposed, weights, {"round": round_, "step": start.step})

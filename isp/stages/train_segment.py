@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from isp import artifacts
 from isp.costs import Cost, Measured
 from isp.stages._options import (
@@ -16,10 +11,12 @@ from isp.stages._options import (
     InstructionSet,
     Limits,
     Output,
+    RoundStart,
     Seed,
     Task,
     Threads,
     Training,
+    Until,
     Within,
 )
 from isp.stages._work import Setup, facts_of, inputs, read_spending, resumable, spending
@@ -28,10 +25,8 @@ VERSION = 1
 
 
 def train_segment(
-    start: Annotated[
-        Path, typer.Option(help="The state to start from: that of the previous round, or the initial one.")
-    ],
-    until: Annotated[int, typer.Option(min=1, help="The step of the run to train to.")],
+    start: RoundStart,
+    until: Until,
     backbone: Backbone,
     task: Task,
     seed: Seed,

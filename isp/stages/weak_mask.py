@@ -77,7 +77,7 @@ def weak_mask(
     told |= {"contribution": contribution, "scope": scope}
     with resumable(output, "weak_mask", VERSION, setup, made_from, threads, instruction_set, [copies], **told) as work:
         start, about = artifacts.load_state(state)
-        mask = artifacts.load_mask(within)[0] if within else None
+        mask = artifacts.load_mask(within)[0] if within else artifacts.load_state_mask(state)
         trainer = setup.trainer(start, about, work.progress, work.checkpoint)
         (contributed,), cost = denoised.look_ahead(
             protocol, trainer, start, mask, round_, member, [target], contribution, scope

@@ -11,6 +11,7 @@ within one run, or whose rounds are not known in advance, have one job per ticke
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
@@ -41,11 +42,13 @@ class Dag:
         rules: Rules of the workflow.
         shorten: Function applied to each part of a command line that a study can make arbitrarily long: texts, classes,
             lists of files. The default is the identity.
+        exists: Function that returns whether a file of the study exists; the default looks below the current folder.
     """
 
     study: Study
     rules: Rules
     shorten: Callable[[str], str] = str
+    exists: Callable[[str], bool] = os.path.exists
 
     def __getattr__(self, name: str) -> RuleOfStudy:
         """Return a rule of the workflow by its name."""

@@ -21,6 +21,7 @@ INITIAL = f"{RUN}/initial/{{initial}}.safetensors"
 DENSE = f"{RUN}/dense/{{initial}}.safetensors"
 REWIND_POINT = f"{RUN}/dense/{{initial}}.step{{step}}.safetensors"
 STATE = f"{RUN}/{{variant}}/round{{round}}/state.safetensors"
+ROUNDS_STATE = f"{RUN}/{{variant}}/rounds{{first}}-{{round}}/state.safetensors"
 ROUND_MASK = f"{RUN}/{{variant}}/round{{round}}/to{{sparsity}}/mask.safetensors"
 ONE_SHOT_MASK = f"{RUN}/{{variant}}/{{sparsity}}/mask.safetensors"
 MEMBER = f"{RUN}/{{variant}}/{{sparsity}}/member{{member}}.safetensors"
@@ -40,6 +41,7 @@ WILDCARDS = {
     "variant": r"[a-z0-9][a-z0-9_.-]*",
     "initial": "pretrained|random",
     "sparsity": r"0\.\d{4}",
+    "first": r"\d+",
     "round": r"\d+",
     "member": r"\d+",
     "step": r"\d+",
@@ -69,6 +71,7 @@ class Wildcards(Protocol):
     variant: str
     initial: str
     sparsity: str
+    first: str
     round: str
     member: str
     step: str

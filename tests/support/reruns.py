@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -72,8 +72,8 @@ def rules() -> tuple[dict[str, dict[str, str]], set[tuple[str, str]]]:
 class _Workflow:
     """Rules of a study, as Snakemake reads them."""
 
-    def __init__(self, study: Study) -> None:
-        self.dag = make_dag(study)
+    def __init__(self, study: Study, exists: Callable[[str], bool]) -> None:
+        self.dag = make_dag(study, exists=exists)
         self.study = study.study
         self.known = {"dag": self.dag, "paths": paths, "study": study, "temp": str, "unpack": lambda function: function}
         self.read = {
@@ -133,9 +133,14 @@ def _compiled(pattern: str, kinds: Mapping[str, str]) -> re.Pattern[str]:
     return re.compile(re.sub(r"{(\w+)}", wildcard, escaped))
 
 
-def jobs(study: Study) -> dict[str, Job]:
-    """Return the jobs of a study up to its records and comparisons of masks, by each of their output files."""
-    workflow = _Workflow(study)
+def jobs(study: Study, existing: Container[str] = ()) -> dict[str, Job]:
+    """Return the jobs of a study up to its records and comparisons of masks, by each of their output files.
+
+    Args:
+        study: The study.
+        existing: Files that its folder contains.
+    """
+    workflow = _Workflow(study, existing.__contains__)
     wanted = [*workflow.dag.records(), *workflow.dag.similarities()]
     by_file: dict[str, Job] = {}
     while wanted:
@@ -145,6 +150,11 @@ def jobs(study: Study) -> dict[str, Job]:
             by_file |= dict.fromkeys(job.outputs, job)
             wanted += job.inputs
     return by_file
+
+
+def job_of(path: str, study: Study, existing: Container[str]) -> Job:
+    """Return the job that makes a file, as a Snakemake that runs only this job sees it."""
+    return _Workflow(study, existing.__contains__).job(path)
 
 
 def reruns(before: Mapping[str, Job], after: Mapping[str, Job]) -> dict[str, set[str]]:

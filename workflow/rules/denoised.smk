@@ -30,6 +30,35 @@ rule train_segment:
         " {params.run} --output {output} > {log} 2>&1"
 
 
+rule run_rounds:
+    input:
+        unpack(dag.run_rounds.inputs),
+        data=paths.PREPARED.replace("{split}", "train"),
+    output:
+        temp(paths.ROUNDS_STATE),
+    log:
+        paths.log(paths.ROUNDS_STATE),
+    wildcard_constraints:
+        variant=dag.run_rounds.variants,
+    conda:
+        ENVIRONMENT
+    threads: study.threads
+    resources:
+        mem_mb=requests.mem_mb,
+        runtime=requests.runtime,
+        gpu=GPU,
+    params:
+        version=dag.run_rounds.version,
+        within=dag.within,
+        rounds=dag.run_rounds.settings,
+        run=dag.run,
+    message:
+        "{wildcards.task}, seed {wildcards.seed}, {wildcards.variant}: rounds {wildcards.first} to {wildcards.round}"
+    shell:
+        "isp run_rounds --start {input.start} {params.within} {params.rounds} --data {input.data} {params.run}"
+        " --output {output} > {log} 2>&1"
+
+
 rule prune_denoised:
     input:
         unpack(dag.prune_denoised.inputs),

@@ -9,8 +9,10 @@ A file defines its rules (`isp.workflow.rule.Rule`) and optionally:
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -40,9 +42,10 @@ RULES: Mapping[str, Rule] = {rule.name: rule for rule in _rules()}
 """All rules by name."""
 
 
-def make_dag(study: Study, shorten: Callable[[str], str] = str) -> Dag:
+def make_dag(study: Study, shorten: Callable[[str], str] = str, exists: Callable[[str], bool] = os.path.exists) -> Dag:
     """Return the jobs of a study under these rules; see `Dag`."""
-    return Dag(study, Rules(by_name=RULES, retrained=RETRAINED, hidden_variants=_hidden_variants), shorten)
+    rules = Rules(by_name=RULES, retrained=RETRAINED, hidden_variants=_hidden_variants)
+    return Dag(study, rules, shorten, cache(exists))
 
 
 def _hidden_variants(study: Study) -> dict[str, Variant]:

@@ -1,4 +1,7 @@
-"""Rules for Instant Soup Pruning: alternately train a segment, and superpose the masks of look-ahead copies."""
+"""Rules for Instant Soup Pruning: alternately train a segment, and superpose the masks of look-ahead copies.
+
+Rounds at which no ticket leaves the chain can be run in one job with the next one at which a ticket does.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from decimal import Decimal
 
 from isp.copies import LookAhead
 from isp.methods import isp
+from isp.sparsity import sparsities_to
 from isp.workflow import paths
 from isp.workflow.dag import Dag
 from isp.workflow.paths import Wildcards
-from isp.workflow.rule import Inputs, Retraining, Rule, Work, training_memory
+from isp.workflow.rule import Inputs, Retraining, Rule, Sizes, Work, training_memory
 
 
 def _settings(dag: Dag, w: Wildcards) -> isp.Settings:
@@ -32,19 +36,58 @@ def _protocol(dag: Dag, w: Wildcards) -> LookAhead:
     return _settings(dag, w).look_ahead(_steps_per_epoch(dag, w))
 
 
-def _within(dag: Dag, w: Wildcards) -> Inputs:
-    """Return the mask under which round `w.round` trains: that of the previous round."""
-    index = int(w.round) - 1
-    if index < 0:
-        return {}
-    return {"within": paths.fill(paths.ROUND_MASK, w, round=index, sparsity=dag.nominal(w, index))}
+def _leaving(dag: Dag, w: Wildcards) -> dict[int, list[str]]:
+    """Return the rounds at which tickets leave the chain of rounds, and the sparsities of these tickets."""
+    rounds: dict[int, list[str]] = {}
+    settings = _settings(dag, w)
+    for value in dag.recorded.get((w.backbone, w.task, w.variant), ()):
+        last = len(sparsities_to(Decimal(value), settings.rate, settings.rate_of)) - 1
+        rounds.setdefault(last, []).append(value)
+    return rounds
 
 
-def _segment(dag: Dag, w: Wildcards) -> Inputs:
-    """Return the inputs of a segment: the state and mask of the previous round."""
-    index = int(w.round) - 1
-    start = dag.initial(w) if index < 0 else paths.fill(paths.STATE, w, round=index)
-    return {"start": start, **_within(dag, w)}
+def _nominal_mask(dag: Dag, w: Wildcards, round_: int) -> str:
+    """Return the path of the mask with which the chain continues after a round."""
+    return paths.fill(paths.ROUND_MASK, w, round=round_, sparsity=dag.nominal(w, round_))
+
+
+def _before(dag: Dag, w: Wildcards, round_: int) -> int:
+    """Return the last round before `round_` that has a state and a mask of its own; -1 if there is none.
+
+    With `look_aheads: together`, the default on a GPU, only rounds at which a ticket leaves have them; the others are
+    run in one job with the next such round. What a study has made is kept either way: if its files show that a round
+    was reached from another one, it still is, whatever the study says now. So another value of `look_aheads`, or other
+    sparsities, rerun no round.
+    """
+    study, leaving = dag.study, _leaving(dag, w)
+    events = [_nominal_mask(dag, w, round_)]
+    for value in leaving.get(round_, ()):
+        events += [paths.fill(paths.ROUND_MASK, w, round=round_, sparsity=value)]
+        events += [paths.fill(paths.TICKET, w, sparsity=value)]  # a mask that is being made again is missing
+    finished = any(map(dag.exists, events))
+    together = study.look_aheads == "together" or (study.look_aheads is None and study.device != "cpu")
+    if not finished and (study.keep_weak_masks or not together):
+        return round_ - 1
+    own = (
+        index
+        for index in reversed(range(round_))
+        if (index in leaving and not finished) or dag.exists(_nominal_mask(dag, w, index))
+    )
+    return next(own, -1)
+
+
+def _state(dag: Dag, w: Wildcards, round_: int) -> str:
+    """Return the path of the state at which a round prunes."""
+    first = _before(dag, w, round_) + 1
+    pattern = paths.STATE if first == round_ else paths.ROUNDS_STATE
+    return paths.fill(pattern, w, first=first, round=round_)
+
+
+def _from(dag: Dag, w: Wildcards, first: int) -> Inputs:
+    """Return the state from which round `first` starts, and the mask under which it trains: those of the one before."""
+    if first == 0:
+        return {"start": dag.initial(w)}
+    return {"start": _state(dag, w, first - 1), "within": _nominal_mask(dag, w, first - 1)}
 
 
 def _segment_work(dag: Dag, w: Wildcards, _: int) -> Work:
@@ -55,9 +98,36 @@ def _segment_work(dag: Dag, w: Wildcards, _: int) -> Work:
     return Work(steps=steps, weights=3, sparsity=sparsity, bits=int(index > 0))
 
 
+def _rounds_settings(dag: Dag, w: Wildcards) -> str:
+    """Format the options for the steps of several rounds, the sparsities of all but the last, and their pruning."""
+    first, last = int(w.first), int(w.round)
+    rounds = [[_until(dag, w, index), str(dag.nominal(w, index))] for index in range(first, last)]
+    steps = dag.options(first=str(first), rounds=rounds, until=str(_until(dag, w, last)))
+    return f"{steps} {_pruning_settings(dag, w)}"
+
+
+def _rounds_work(dag: Dag, w: Wildcards, _: int) -> Work:
+    """Return the work of several rounds: their segments, the copies and the masks of all but the last, and a state."""
+    first, last = int(w.first), int(w.round)
+    pruned, denoisers = last - first, _settings(dag, w).denoisers
+    copied = pruned * denoisers * _protocol(dag, w).look_ahead_steps
+    return Work(
+        steps=_until(dag, w, last) - _until(dag, w, first - 1) + copied,
+        copies=denoisers,
+        rankings=pruned * (denoisers + 2),
+        weights=3,
+        sparsity=dag.nominal(w, last - 1),
+        bits=1,
+    )
+
+
 def _round(dag: Dag, w: Wildcards) -> Inputs:
-    """Return the inputs of a round's copies: its state and the current mask."""
-    return {"state": paths.fill(paths.STATE, w), **_within(dag, w)}
+    """Return the inputs of a round's copies: its state, and the current mask unless the state contains it."""
+    index = int(w.round)
+    state = _state(dag, w, index)
+    if index == 0 or _before(dag, w, index) + 1 < index:
+        return {"state": state}
+    return {"state": state, "within": _nominal_mask(dag, w, index - 1)}
 
 
 def _pruning_settings(dag: Dag, w: Wildcards) -> str:
@@ -78,7 +148,12 @@ def _pruning_work(dag: Dag, w: Wildcards, _: int) -> Work:
 def _retraining(dag: Dag, w: Wildcards) -> Inputs:
     """Return the inputs of retraining: the state and mask of the last round."""
     last = len(dag.chain(w)) - 1
-    return {"start": paths.fill(paths.STATE, w, round=last), "mask": paths.fill(paths.ROUND_MASK, w, round=last)}
+    return {"start": _state(dag, w, last), "mask": paths.fill(paths.ROUND_MASK, w, round=last)}
+
+
+def _pruning_memory(sizes: Sizes) -> int:
+    """Return the memory of training and of pruning: one copy's magnitudes, their sum in fp64, and each copy's mask."""
+    return training_memory(sizes) + 12 * sizes.prunable + sizes.copies * sizes.prunable // 8
 
 
 TRAIN_SEGMENT = Rule(
@@ -86,12 +161,26 @@ TRAIN_SEGMENT = Rule(
     output=paths.STATE,
     makes="state",
     routes=("denoised",),
-    inputs=_segment,
+    inputs=lambda dag, w: _from(dag, w, int(w.round)),
     settings=lambda dag, w: _until(dag, w, int(w.round)),
     reads=("train",),
     work=_segment_work,
     versions=("training", "isp"),
     memory=training_memory,
+    temporary=True,
+    carries=True,
+)
+RUN_ROUNDS = Rule(
+    name="run_rounds",
+    output=paths.ROUNDS_STATE,
+    makes="state",
+    routes=("denoised",),
+    inputs=lambda dag, w: _from(dag, w, int(w.first)),
+    settings=_rounds_settings,
+    reads=("train",),
+    work=_rounds_work,
+    versions=("training", "method", "isp"),
+    memory=_pruning_memory,
     temporary=True,
     carries=True,
 )
@@ -106,8 +195,7 @@ PRUNE_DENOISED = Rule(
     reads=("train",),
     work=_pruning_work,
     versions=("training", "method", "isp"),
-    # In addition to training: one copy's magnitudes, their sum in fp64, and one bit per weight for each copy's mask.
-    memory=lambda sizes: training_memory(sizes) + 12 * sizes.prunable + sizes.copies * sizes.prunable // 8,
+    memory=_pruning_memory,
 )
 RETRAINED = {
     "denoised": Retraining(inputs=_retraining, begins=lambda dag, w: _until(dag, w, len(dag.chain(w)) - 1)),
