@@ -2,10 +2,10 @@
 
     python benchmarks/paper_scale.py [--backbone clip_vit_b32] [--rounds 2] [--batch-size 4] [--rule mean_score]
 
-A round is a segment of 2 steps, 5 look-aheads of 2 steps each, and their superposition. The look-aheads run either in
-separate processes or together in one. Nothing is downloaded: weights are generated, and data come with installed
-packages. The cost of a step is the difference between a segment of 2 steps and one of 6, divided by the steps. Seconds
-are CPU seconds with one thread per process, so that other work on the machine has little influence.
+A round is a segment of 2 steps, 5 look-aheads of 2 steps each, and their superposition. The look-aheads run in separate
+processes or together in one, and several rounds can be one job. Nothing is downloaded: weights are generated, and data
+come with installed packages. The cost of a step is the difference between a segment of 2 steps and one of 6, divided by
+the steps. Seconds are CPU seconds with one thread per process, so that other work on the machine has little influence.
 """
 
 from __future__ import annotations
@@ -73,6 +73,18 @@ def isp(name: str, *options: object) -> list[str]:
     return [sys.executable, "-m", "isp", name, *map(str, options)]
 
 
+def run_in_one_job(folder: Path, cell: Cell, spent: Spent) -> int:
+    """Run the rounds in a folder beside `initial` and `train`, all but the last mask in one job; return the steps."""
+    last = cell.rounds - 1
+    pruning = ("--denoisers", COPIES, "--rule", cell.rule, "--settings", json.dumps({"look_ahead_steps": cell.steps}))
+    rounds = json.dumps([[cell.steps * (number + 1), f"{0.1 * (number + 1):.1f}"] for number in range(last)])
+    told = ("--start", "../initial", "--first", 0, "--rounds", rounds, "--until", cell.steps * cell.rounds)
+    spent.run(isp("run_rounds", *cell.options, *told, *pruning, "--output", "state"), folder)
+    event = ("--state", "state", "--round", last, "--sparsity", f"{0.1 * cell.rounds:.1f}", "--output", "mask")
+    spent.run(isp("prune_denoised", *cell.options, *event, *pruning), folder)
+    return cell.rounds * cell.steps * (1 + COPIES)
+
+
 def run(folder: Path, cell: Cell, spent: Spent, cores: int) -> int:
     """Run the rounds in a folder beside `initial` and `train`, with a number of cores; return the number of steps."""
     settings = json.dumps({"look_ahead_steps": cell.steps})
@@ -100,8 +112,8 @@ def run(folder: Path, cell: Cell, spent: Spent, cores: int) -> int:
     return steps
 
 
-WAYS = {"apart": 2, "together": 1}
-"""Number of cores for the copies of a round."""
+WAYS = {"apart": 2, "together": 1, "one job": 0}
+"""Number of cores for the copies of a round; 0: rounds are not separate jobs."""
 
 
 def prepared(folder: Path, backbone: str, batch_size: int, precision: str = "fp32") -> tuple[str, ...]:
@@ -159,11 +171,12 @@ def main() -> None:
         step, imports = step_seconds(folder / "step", cell), import_seconds(folder / "step")
         print(f"{arguments.backbone}, batch {arguments.batch_size}, rule {arguments.rule}: {step:.2f} s per step, "
               f"{imports:.1f} s per start with imports")  # fmt: skip
-        for label, cores in WAYS.items():
+        ways = WAYS if arguments.rounds > 1 else {label: cores for label, cores in WAYS.items() if cores}
+        for label, cores in ways.items():
             place = folder / label.replace(" ", "_")
             place.mkdir()
             spent = Spent()
-            steps = run(place, cell, spent, cores)
+            steps = run(place, cell, spent, cores) if cores else run_in_one_job(place, cell, spent)
             written = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
             beside = spent.cpu - steps * step
             print(

@@ -46,7 +46,7 @@ def _group(job: Job, groups: dict[str, str]) -> str | None:
         return None
     *_, backbone, task, seed, variant = job.output.split("/")[:7]
     rest = job.output.split("/")[7:]
-    round_ = rest[0].removeprefix("round") if rest[0].startswith("round") else ""
+    round_ = rest[0].removeprefix("round").rpartition("-")[2] if rest[0].startswith("round") else ""
     sparsity = next((part.removeprefix("to") for part in rest if part.removeprefix("to").startswith("0.")), "")
     return pattern.format(backbone=backbone, task=task, seed=seed, variant=variant, round=round_, sparsity=sparsity)
 

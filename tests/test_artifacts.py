@@ -96,7 +96,8 @@ def test_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "load",
     [
-        *(artifacts.load_ticket, artifacts.load_ticket_mask, artifacts.load_mask, artifacts.load_state),
+        *(artifacts.load_ticket, artifacts.load_ticket_mask, artifacts.load_mask),
+        *(artifacts.load_state, artifacts.load_state_mask),
         *(artifacts.load_weights, artifacts.load_backbone, artifacts.load_split, artifacts.load_checkpoint),
         lambda path: artifacts.load_examples(path, "train"),
     ],
@@ -333,6 +334,11 @@ def test_a_state_under_a_mask_stores_nothing_of_masked_weights(tmp_path: Path, m
     back, about = artifacts.load_state(tmp_path / "state")
     assert about["about"] == "it"
     assert same(state, back)
+    under = artifacts.load_state_mask(tmp_path / "state")
+    assert under is not None
+    assert all(torch.equal(under[name], mask[name]) for name in mask)
+    assert under.keys() == mask.keys()
+    assert artifacts.load_state_mask(tmp_path / "whole") is None
     assert [list(part) for part in (back.weights, back.optimizer)] == [
         list(part) for part in (artifacts.load_state(tmp_path / "whole")[0].weights, back.optimizer)
     ]

@@ -154,6 +154,14 @@ def test_another_way_reruns_no_round(before: str, after: str | None) -> None:
         assert job_of(path, study(after, TARGETS), existing=made.keys() - {path}).inputs == job.inputs
 
 
+def test_weak_masks_are_of_rounds_that_are_jobs() -> None:
+    made = jobs(study("together", TARGETS))
+    kept = jobs(study("together", TARGETS, keep_weak_masks=True), existing=made)
+    assert {path for path in files(kept) if "state" in path} == {
+        f"round{index}/state.safetensors" for index in range(6)
+    }
+
+
 def test_other_sparsities_rerun_no_round() -> None:
     """Fewer: nothing runs. One between the others: a chain to it from the ticket before."""
     made = jobs(study("together", TARGETS))

@@ -94,6 +94,7 @@ def run_rounds(
         spent, took = read_spending(before) if before else (Cost(), Measured())
         records = before["rounds"] if before else []
         at = trainer.resumed(Progress(round=first, mask=mask, spent=spent, records=records))
+        del mask  # a later round has another one
         for step, target in events[at.round - first :]:
             if at.state is None:
                 at.state, cost = trainer.run(state, step, at.mask)
@@ -102,8 +103,8 @@ def run_rounds(
             state = at.state
             assert at.superposed is not None
             denoised.add_copies(protocol, trainer, state, at.round, at.superposed, denoisers, at)
-            weights = trainer.prunable_weights(state)
-            event = denoised.aggregate(at.superposed, weights, {"round": at.round, "step": step})
+            about_event = {"round": at.round, "step": step}
+            event = denoised.aggregate(at.superposed, trainer.prunable_weights(state), about_event)
             at.records = [*at.records, event.record]
             at.round, at.mask, at.state, at.superposed = at.round + 1, event.mask, None, None
         done, cost = trainer.run(state, until, at.mask)

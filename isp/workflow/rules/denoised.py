@@ -52,28 +52,30 @@ def _nominal_mask(dag: Dag, w: Wildcards, round_: int) -> str:
 
 
 def _before(dag: Dag, w: Wildcards, round_: int) -> int:
-    """Return the last round before `round_` that has a state and a mask of its own; -1 if there is none.
+    """Return the last round before `round_` that has a separate state and a mask; -1 if there is none.
 
     With `look_aheads: together`, the default on a GPU, only rounds at which a ticket leaves have them; the others are
     run in one job with the next such round. What a study has made is kept either way: if its files show that a round
     was reached from another one, it still is, whatever the study says now. So another value of `look_aheads`, or other
-    sparsities, rerun no round.
+    sparsities, rerun no round. Weak masks can only be kept by rounds that are jobs.
     """
     study, leaving = dag.study, _leaving(dag, w)
+    if study.keep_weak_masks:
+        return round_ - 1
     events = [_nominal_mask(dag, w, round_)]
     for value in leaving.get(round_, ()):
         events += [paths.fill(paths.ROUND_MASK, w, round=round_, sparsity=value)]
         events += [paths.fill(paths.TICKET, w, sparsity=value)]  # a mask that is being made again is missing
     finished = any(map(dag.exists, events))
     together = study.look_aheads == "together" or (study.look_aheads is None and study.device != "cpu")
-    if not finished and (study.keep_weak_masks or not together):
+    if not finished and not together:
         return round_ - 1
-    own = (
+    candidates = (
         index
         for index in reversed(range(round_))
         if (index in leaving and not finished) or dag.exists(_nominal_mask(dag, w, index))
     )
-    return next(own, -1)
+    return next(candidates, -1)
 
 
 def _state(dag: Dag, w: Wildcards, round_: int) -> str:
