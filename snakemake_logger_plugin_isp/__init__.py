@@ -55,6 +55,9 @@ OUR_ERRORS = {
 # A shell exits with 128 + signal if its child was killed.
 INTERRUPTS = {"SIGINT", "SIGTERM", "exit status 130", "exit status 143"}
 
+CHOOSING = ("--until", "-U", "--omit-from", "-O", "--batch")
+"""Options of Snakemake with which it runs fewer jobs than it counts."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -200,6 +203,12 @@ def check_study_files(arguments: Sequence[str]) -> None:
         except OSError as error:
             print(f"isp: {printable(path)}: cannot be read ({error.strerror})", file=sys.stderr)
             raise SystemExit(2) from None
+
+
+def chosen_by(arguments: Sequence[str]) -> str:
+    """Return the option by which a command chose some jobs of those that Snakemake counts; empty if it chose none."""
+    names = (argument.partition("=")[0] for argument in arguments)
+    return next((name for name in names if name in CHOOSING), "")
 
 
 class LogHandler(LogHandlerBase):
@@ -404,6 +413,8 @@ class LogHandler(LogHandlerBase):
             if len(self._failed) > FAILURES_LISTED:
                 lines.append(f"    and {len(self._failed) - FAILURES_LISTED} more")
             lines.append(f"Fix {'it' if len(self._failed) == 1 else 'them'} and {RESCUE}")
+        elif not self._stopped and self._done < self._total and (option := chosen_by(sys.argv[1:])):
+            return f"{self._of_study()}{self._done} of {jobs} done in {seconds}; {option} leaves the others"
         elif self._stopped or (self._done < self._total and not self._quiet):
             lines = [f"Stopped; {so_far}.", f"To continue, {RESCUE}"]
         else:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -204,6 +205,12 @@ def test_a_failure_and_the_runs_after_it(tmp_path: Path) -> None:
     assert last.startswith("tiny: 3 jobs done in 0:")
 
     assert snakemake(tmp_path) == (0, "tiny: Nothing to do: all results are up to date.\n")
+
+    (tmp_path / "part0").unlink()
+    (tmp_path / "sum").unlink()
+    status, said = snakemake(tmp_path, "--until", "part")
+    assert status == 0
+    assert re.fullmatch(r"tiny: 1 of 3 jobs done in \d+:\d\d; --until leaves the others", said.splitlines()[-1])
 
 
 @pytest.mark.process
