@@ -74,6 +74,19 @@ def read_header(path: Path) -> dict[str, Any] | None:
     return header if isinstance(header, dict) and isinstance(header.get("about"), dict) else None
 
 
+def made_from(path: str) -> str | None:
+    """Return the state from which a mask or ticket was made, as its header names it.
+
+    The result is "" if the header names none, and None if the file does not exist or is unreadable.
+    """
+    header = read_header(Path(path))
+    if header is None:
+        return None
+    inputs = facts(header).get("inputs")
+    inputs = inputs if isinstance(inputs, dict) else {}
+    return str(inputs.get("state") or inputs.get("start") or "")
+
+
 def sealed(header: Mapping[str, Any]) -> dict[str, Any]:
     """Return a header with its checksum."""
     return {**header, "checksum": _checksum(header)}

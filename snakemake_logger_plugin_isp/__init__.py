@@ -207,8 +207,11 @@ def check_study_files(arguments: Sequence[str]) -> None:
 
 def chosen_by(arguments: Sequence[str]) -> str:
     """Return the option by which a command chose some jobs of those that Snakemake counts; empty if it chose none."""
-    names = (argument.partition("=")[0] for argument in arguments)
-    return next((name for name in names if name in CHOOSING), "")
+    for name in CHOOSING:
+        short = len(name) == 2
+        if any(each.startswith(name) if short else each.partition("=")[0] == name for each in arguments):
+            return name
+    return ""
 
 
 class LogHandler(LogHandlerBase):
@@ -413,7 +416,7 @@ class LogHandler(LogHandlerBase):
             if len(self._failed) > FAILURES_LISTED:
                 lines.append(f"    and {len(self._failed) - FAILURES_LISTED} more")
             lines.append(f"Fix {'it' if len(self._failed) == 1 else 'them'} and {RESCUE}")
-        elif not self._stopped and self._done < self._total and (option := chosen_by(sys.argv[1:])):
+        elif not (self._stopped or self._quiet) and self._done < self._total and (option := chosen_by(sys.argv[1:])):
             return f"{self._of_study()}{self._done} of {jobs} done in {seconds}; {option} leaves the others"
         elif self._stopped or (self._done < self._total and not self._quiet):
             lines = [f"Stopped; {so_far}.", f"To continue, {RESCUE}"]

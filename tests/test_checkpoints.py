@@ -344,6 +344,24 @@ def test_a_stage_that_got_a_signal_goes_on_from_there(
     assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
 
 
+@pytest.mark.parametrize("step", [3, 5, 6, 8])
+def test_rounds_in_one_job_go_on_from_any_part(
+    step: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 1 and 2 are a segment, 3 and 4 copies, 5 a segment, 6 and 7 copies, 8 and 9 the last segment."""
+    rounds = {"rounds": "[[3, 0.55], [4, 0.6]]"}
+    call("run_rounds", folder, tmp_path / "whole", **rounds)
+    output = tmp_path / "output.safetensors"
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGTERM, step)
+        with pytest.raises(SystemExit):
+            call("run_rounds", folder, output, **rounds)
+    content = artifacts.load_checkpoint(checkpoints.beside(output))[1]
+    assert content["dict"]["progress"]["dict"]["round"] == (1 if step < 5 else 2 if step < 8 else 3)
+    call("run_rounds", folder, output, **rounds)
+    assert written(output) == written(tmp_path / "whole")
+
+
 def test_in_a_group_of_a_cluster_what_had_ended_goes_on_too(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,13 @@ def test_what_unfinished_jobs_need_stays() -> None:
     assert found == {}
 
 
+def test_states_of_rounds_that_are_reached_in_another_way_go() -> None:
+    """Those that an earlier form of the study made in one job; not those of variants that it no longer has."""
+    left = {f"{RUN}/isp/rounds0-1/state.safetensors", f"{RUN}/isp/rounds0-3/state.checkpoint.safetensors"}
+    others = {f"{RUN}/old/rounds0-1/state.safetensors", f"{RUN}/isp/round0/state.safetensors"}
+    assert gone(unneeded(JOBS, seen(*left, *others))) == {"left states": left}
+
+
 def test_the_state_that_subnetworks_are_merged_to_goes_and_its_mask_stays() -> None:
     """And nothing goes that its ticket is still to be trained from."""
     variants = {"soup": {"method": "instant_model_soup", "settings": {"subnetworks": 2}}}

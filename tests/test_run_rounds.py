@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,6 +79,13 @@ def test_the_state_is_that_of_the_rounds_one_by_one(
     assert len(after["rounds"]) == 2
     assert (before["measured"]["jobs"], after["measured"]["jobs"]) == (5, 1)
 
+    later = tmp_path / "later"
+    goes_on = {"start": tmp_path / "state0", "within": tmp_path / "mask0", "first": 1, "rounds": "[[4, 0.36]]"}
+    run_rounds(**goes_on, until=7, output=later, **pruning, **common)
+    continued, about = artifacts.load_state(later)
+    assert equal(continued.weights, one.weights)
+    assert {key: before[key] for key in ("rounds", "cost")} == {key: about[key] for key in ("rounds", "cost")}
+
     ends = {}
     for name, state, given in (("apart", start, tmp_path / "mask1"), ("together", together, None)):
         mask, ticket = tmp_path / f"{name}.mask", tmp_path / f"{name}.ticket"
@@ -114,6 +124,7 @@ def test_rounds_that_are_none_are_refused(rounds: str, common: dict[str, Any], t
 def study(way: str | None, sparsities: list[str], **more: Any) -> Study:
     """Two chains of rounds of 20 %: those to 0.36, 0.5 and 0.7 have two, four and six rounds."""
     settings = {"rate": 0.2, "segment_fraction": 0.1, "denoisers": 2, "look_ahead_steps": 5}
+    settings |= {key: more.pop(key) for key in ("rate", "rate_of", "denoisers") if key in more}
     variants = {"dense": {"method": "dense"}, "isp": {"method": "isp", "settings": settings}}
     variants["isp_mean"] = {"method": "isp_mean", "settings": settings}
     grid = [{**STUDY["grid"][0], "variants": list(variants), "sparsities": sparsities}]
@@ -146,12 +157,79 @@ def test_rounds_at_which_no_ticket_leaves_are_run_with_the_next() -> None:
     }
 
 
+def without(made: Mapping[str, Job], *gone: str) -> dict[str, Job]:
+    """Jobs whose files exist, except those of which the path contains one of the texts."""
+    return {path: job for path, job in made.items() if not any(text in path for text in gone)}
+
+
+def check_settled(of_study: Study, made: Mapping[str, Job]) -> None:
+    """Nothing runs again, and a Snakemake that runs one job, of which it has deleted the output, sees the same job."""
+    assert reruns(made, jobs(of_study, existing=made)) == {}
+    for path, job in made.items():
+        assert job_of(path, of_study, existing=without(made, path)).inputs == job.inputs, path
+
+
 @pytest.mark.parametrize(("before", "after"), [("apart", "together"), ("together", "apart"), ("together", None)])
 def test_another_way_reruns_no_round(before: str, after: str | None) -> None:
-    made = jobs(study(before, TARGETS))
-    assert reruns(made, jobs(study(after, TARGETS), existing=made)) == {}
-    for path, job in made.items():  # Snakemake deletes the output of a job that it is about to run
-        assert job_of(path, study(after, TARGETS), existing=made.keys() - {path}).inputs == job.inputs
+    check_settled(study(after, TARGETS), jobs(study(before, TARGETS)))
+
+
+def steps(before: Mapping[str, Job], after: Mapping[str, Job]) -> Iterator[dict[str, Job]]:
+    """The contents of a folder while the jobs of a changed study run one after another, in a possible order."""
+    there = dict(before)
+    runs = {path for paths in reruns(before, after).values() for path in paths}
+    while runs:
+        path = min(path for path in runs if not runs & after[path].inputs)
+        runs.remove(path)
+        yield {key: job for key, job in there.items() if key != path}
+        there[path] = after[path]
+    yield there
+
+
+GROWING: dict[str, list[dict[str, Any]]] = {
+    "between": [{"targets": ["0.36", "0.7"]}, {"targets": ["0.36", "0.5", "0.6", "0.7"]}],
+    "every target is nominal": [
+        {"targets": ["0.6"], "rate": 0.1, "rate_of": "original"},
+        {"targets": ["0.3", "0.6"], "rate": 0.1, "rate_of": "original"},
+    ],
+    "another at the same round": [{"targets": ["0.7"]}, {"targets": ["0.36", "0.5", "0.7", "0.72"]}],
+    "another rate": [{"targets": TARGETS}, {"targets": TARGETS, "rate": 0.25}],
+    "more copies": [{"targets": TARGETS}, {"targets": TARGETS, "denoisers": 3}],
+    "more copies, apart": [{"targets": TARGETS, "way": "apart"}, {"targets": TARGETS, "denoisers": 3}],
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_while_a_changed_study_runs_its_jobs_stay_what_they_were(name: str) -> None:
+    """As seen by every job of a cluster, by the comparison with the plan at the end, and by the next run."""
+    one, other = (study(each.pop("way", "together"), each.pop("targets"), **each) for each in map(dict, GROWING[name]))
+    before = jobs(one)
+    after = jobs(other, existing=before)
+    runs = {path for paths in reruns(before, after).values() for path in paths}
+    for there in steps(before, after):
+        for path in runs:
+            assert job_of(path, other, existing=there).inputs == after[path].inputs, path
+    there = {**before, **after}
+    assert jobs(other, existing=there).keys() == after.keys()
+    check_settled(other, {path: there[path] for path in after})
+    if name == "another rate":  # the chains still share their beginning
+        assert {path for path in files(after) if "state" in path} == {
+            *("rounds0-1/state.safetensors", "round2/state.safetensors", "rounds3-4/state.safetensors")
+        }
+
+
+def test_a_run_that_is_killed_while_it_makes_a_mask_again_goes_on_as_planned() -> None:
+    made = jobs(study("together", TARGETS))
+    changed = study("together", TARGETS, denoisers=3)
+    planned = jobs(changed, existing=made)
+    for gone in ("/round1/to0.3600/", "/round3/to0.5904/"):
+        assert {path: job.inputs for path, job in jobs(changed, existing=without(made, gone)).items()} == {
+            path: job.inputs for path, job in planned.items()
+        }
+    lacking = jobs(study("apart", TARGETS), existing=without(jobs(study("apart", TARGETS)), "/round2/to"))
+    assert {path for path in files(lacking) if "state" in path} == {
+        f"round{index}/state.safetensors" for index in range(6)
+    }
 
 
 def test_weak_masks_are_of_rounds_that_are_jobs() -> None:
@@ -177,11 +255,12 @@ def test_other_sparsities_rerun_no_round() -> None:
         "train_segment": {"round4/state.safetensors"},
         "compare_masks": set(),
     }
+    check_settled(study("together", ["0.7"]), jobs(study("together", ["0.7"]), existing=made))
 
 
 def test_a_chain_that_was_begun_the_other_way_goes_on_from_where_it_is() -> None:
     whole = jobs(study("apart", TARGETS))
-    begun = {path for path in whole if "/isp/round0/" in path or "/isp/round1/to" in path or "/isp/round2/" in path}
+    begun = {path: job for path, job in whole.items() if re.search("/isp/round(0/|1/to|2/)", path)}
     states = {path for path in files(jobs(study("together", TARGETS), existing=begun)) if "state" in path}
     assert states == {f"round{index}/state.safetensors" for index in range(4)} | {"rounds4-5/state.safetensors"}
 
@@ -189,7 +268,7 @@ def test_a_chain_that_was_begun_the_other_way_goes_on_from_where_it_is() -> None
 def test_what_the_job_is_told_and_what_it_takes() -> None:
     """t is two steps: rounds end at 2, 6, 12, 20 steps; two copies of 5 steps in each."""
     of_study = study("together", TARGETS)
-    dag, every = make_dag(of_study, exists=lambda path: False), Jobs(of_study).by_output
+    dag, every = make_dag(of_study, made_from=lambda path: None), Jobs(of_study).by_output
     cell = {"study": "tiny", "backbone": "clip_tiny", "task": "digits", "seed": "0", "variant": "isp"}
     unit = dag.train_segment.settings(SimpleNamespace(**cell, round="0"))
     assert isinstance(unit, int)
@@ -202,7 +281,9 @@ def test_what_the_job_is_told_and_what_it_takes() -> None:
         "start": "results/tiny/runs/clip_tiny/digits/seed0/isp/rounds0-1/state.safetensors",
         "within": "results/tiny/runs/clip_tiny/digits/seed0/isp/round1/to0.3600/mask.safetensors",
     }
-    assert dag.run_rounds.version(w) == dag.prune_denoised.version(w).replace("prune_denoised", "run_rounds")
+    versions = json.loads(dag.run_rounds.version(w))
+    for rule in (dag.train_segment, dag.prune_denoised):  # which it stands for
+        assert json.loads(rule.version(w)).items() <= versions.items()
     (job,) = [job for path, job in every.items() if "/isp/rounds2-3/" in path]
     assert (job.steps, job.copies, job.rankings) == (7 * unit + 2 * 5, 2, 2 + 2)
     apart = Jobs(study("apart", TARGETS)).by_output.values()

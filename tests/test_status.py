@@ -322,6 +322,18 @@ def test_a_described_study_is_the_study(here: Path, path: Path, monkeypatch: pyt
     assert again.model_dump(exclude={"data_root"}) == known.model_dump(exclude={"data_root"})
 
 
+def test_a_study_is_known_with_the_look_aheads_of_its_last_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They decide which jobs there are, but no result, and so study.json does not contain them."""
+    monkeypatch.setattr("isp.stages.describe.commit", dict)  # asks git, in a process
+    describe(study=STUDY, command="snakemake", output=Path("results/tiny/study.json"))
+    for text, expected in [
+        ('{"look_aheads": "together"}', "together"),
+        *((other, None) for other in ('{"look_aheads": null}', '{"look_aheads": "both"}', "{}", "[]", "broken")),
+    ]:
+        put(".snakemake/isp-studies/tiny.json", text)
+        assert find_study("tiny").look_aheads == expected
+
+
 METHODS = {
     "one_shot": "from isp.methods import Scored\nclass Settings(Scored):\n    batches: int = 3\n",
     "single_pass": "from isp.settings import Settings\ndef events(settings, sparsity, steps):\n    return (3, 5)\n",

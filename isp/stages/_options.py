@@ -78,6 +78,10 @@ Scope = Annotated[
 ]
 Within = Annotated[
     Path | None,
+    typer.Option(help="The current mask; pruned weights stay pruned. Default: dense."),
+]
+WithinRound = Annotated[
+    Path | None,
     typer.Option(help="The current mask; pruned weights stay pruned. Default: that of the state, or dense."),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Number of torch threads; the result depends on it to the bit.")]

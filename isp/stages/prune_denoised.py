@@ -34,7 +34,7 @@ from isp.stages._options import (
     Task,
     Threads,
     Training,
-    Within,
+    WithinRound,
 )
 from isp.stages._work import Setup, inputs, prunable_of, read_spending, resumable, spending
 from isp.superposition import Superposition, contribution_to
@@ -56,7 +56,7 @@ def prune_denoised(
     training: Training,
     limits: Limits,
     output: Output,
-    within: Within = None,
+    within: WithinRound = None,
     scope: Scope = "global",
     threads: Threads = 1,
     cores: Annotated[

@@ -28,7 +28,7 @@ from isp.stages._options import (
     Task,
     Threads,
     Training,
-    Within,
+    WithinRound,
 )
 from isp.stages._work import Setup, inputs, resumable
 from isp.superposition import Contribution
@@ -49,7 +49,7 @@ def weak_mask(
     training: Training,
     limits: Limits,
     output: Output,
-    within: Within = None,
+    within: WithinRound = None,
     contribution: Annotated[
         Contribution, typer.Option(help="Output: the mask or, for the rule mean_score, the magnitudes.")
     ] = "mask",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,13 +13,16 @@ from isp.workflow.jobs import Jobs
 from isp.workflow.status import Seen, State, states_of
 
 CHECKPOINT = ".checkpoint.safetensors"
+LEFT = re.compile(r"(.+)/rounds?\d+(?:-\d+)?/state(?:\.checkpoint|\.last_good_\w+)?\.safetensors")
+"""A state between rounds, its checkpoint or its last good state, below the folder of the chain of rounds."""
 LAST_GOOD = (".last_good_state.safetensors", ".last_good_mask.safetensors")
 
 
 def unneeded(jobs: Jobs, seen: Seen) -> dict[str, list[str]]:
     """Return the files that can be deleted without any rerun, by the rule that made them or by their kind.
 
-    These are temporary outputs that only finished jobs need, and checkpoints and last good states of finished jobs.
+    These are temporary outputs that only finished jobs need, checkpoints and last good states of finished jobs, and
+    states of rounds that the study now reaches in another way.
 
     Args:
         jobs: Jobs of the study.
@@ -38,7 +42,12 @@ def unneeded(jobs: Jobs, seen: Seen) -> dict[str, list[str]]:
         passing = [path for path in job.passing if path in seen.files]
         if passing and job.output not in needed and states[job.output] == "done":
             unneeded_.setdefault(job.rule, []).extend(passing)
+    chains = {match[1] for job in jobs.by_output.values() if (match := LEFT.fullmatch(job.output))}
     for path in sorted(seen.files):
+        left = LEFT.fullmatch(path)
+        if left and left[1] in chains and f"{path.rpartition('/')[0]}/state.safetensors" not in jobs.by_output:
+            unneeded_.setdefault("left states", []).append(path)
+            continue
         for kind, endings in {"checkpoints": (CHECKPOINT,), "last good states": LAST_GOOD}.items():
             for ending in endings:
                 if path.endswith(ending) and _is_of(jobs, path) and _is_done(path.removesuffix(ending), states):

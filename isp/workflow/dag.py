@@ -11,7 +11,6 @@ within one run, or whose rounds are not known in advance, have one job per ticke
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +19,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
-from isp import copies, registry, sparsity, training
+from isp import copies, lineage, registry, sparsity, training
 from isp.config import Study, Variant
 from isp.data.splits import validation_size
 from isp.families import Method
@@ -42,13 +41,14 @@ class Dag:
         rules: Rules of the workflow.
         shorten: Function applied to each part of a command line that a study can make arbitrarily long: texts, classes,
             lists of files. The default is the identity.
-        exists: Function that returns whether a file of the study exists; the default looks below the current folder.
+        made_from: Function that returns from which state a mask or ticket of the study was made; "" if from none or if
+            that is unknown, None if the file does not exist. The default reads headers below the current folder.
     """
 
     study: Study
     rules: Rules
     shorten: Callable[[str], str] = str
-    exists: Callable[[str], bool] = os.path.exists
+    made_from: Callable[[str], str | None] = lineage.made_from
 
     def __getattr__(self, name: str) -> RuleOfStudy:
         """Return a rule of the workflow by its name."""
@@ -224,7 +224,7 @@ class Dag:
         return self.options(method=method.source, settings=method.settings.model_dump(mode="json"))
 
     def within(self, w: Wildcards, input: Any) -> str:
-        """Format the option for the current mask; empty in the first round, which has none."""
+        """Format the option for the current mask; empty if there is none, or if the state contains it."""
         return f"--within {input.within}" if "within" in input.keys() else ""  # noqa: SIM118 (not a dict)
 
     def scope(self, w: Wildcards) -> str:
@@ -297,6 +297,7 @@ _VERSIONS: Mapping[str, Callable[[Dag, Wildcards], Mapping[str, Any]]] = {
     "method": _of_method,
     "isp": lambda dag, w: {"isp": copies.VERSION},
     "mathematics": lambda dag, w: dag.method_of(w).traits.mathematics,
+    "rounds": lambda dag, w: {stage: registry.stage_version(stage) for stage in ("train_segment", "prune_denoised")},
     "uniform_soup": lambda dag, w: {"uniform_soup": uniform_soup.VERSION},
     "backbone": lambda dag, w: {f"backbone {w.backbone}": dag.study.backbone(w.backbone).version},
     "task": lambda dag, w: {f"task {w.task}": dag.study.task(w.task).version},

@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 from isp.config import Study, parse_study, read_study_file
 from isp.costs import check_device
 from isp.errors import IspError
-from isp.files import check_writable, write_bytes
+from isp.files import check_writable, write_bytes, write_json
 from isp.runtime import instructions, warm
 from isp.untrusted import printable
-from isp.workflow import slurm
+from isp.workflow import paths, slurm
 from isp.workflow.dag import Dag
 from isp.workflow.reuse import check_reused
 
@@ -205,6 +205,7 @@ def start(workflow: Any, study: Study) -> None:
             queue of the cluster, or the cluster's profile is not in effect.
     """
     check_writable(Path("results") / study.study)
+    write_json(Path(paths.ASKED.format(study=study.study)), {"look_aheads": study.look_aheads})
     if not workflow.local_exec or slurm.LOGS.exists():
         slurm.refuse_twice(Path.cwd())
     unwatched = _unwatched(workflow)

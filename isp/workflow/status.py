@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from isp import files, registry
 from isp.config import Study, parse_study
-from isp.errors import ConfigError, IspError, remake
+from isp.errors import ArtifactError, ConfigError, IspError, remake
 from isp.families import describe_method
 from isp.runtime import watch
 from isp.runtime.warm import is_stopped
@@ -371,7 +371,7 @@ def find_study(name: str) -> Study:
         )
     content = files.read_json(path, "describe")
     try:
-        values = dict(content["study"])
+        values = dict(content["study"]) | _asked(name)
         values["training"] = {key: _given(protocol) for key, protocol in values["training"].items()}
         known = content.get("variants", {})
         values["variants"] = {key: _described(own, known.get(key)) for key, own in values["variants"].items()}
@@ -380,6 +380,15 @@ def find_study(name: str) -> Study:
     except (TypeError, KeyError, AttributeError):
         raise IspError(f"{path}: does not contain a study; {remake('describe')}") from None
     return parse_study(values, str(path))
+
+
+def _asked(name: str) -> dict[str, Any]:
+    """Return how the last run of a study in this folder was asked to run look-aheads; nothing if that is unknown."""
+    try:
+        asked = files.read_json(Path(paths.ASKED.format(study=name)), "describe", dict[str, Any])
+    except ArtifactError:
+        return {}
+    return {"look_aheads": asked["look_aheads"]} if asked.get("look_aheads") in ("together", "apart") else {}
 
 
 def _described(variant: Mapping[str, Any], known: Any) -> Mapping[str, Any]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from isp.config import Study
@@ -72,8 +72,14 @@ def rules() -> tuple[dict[str, dict[str, str]], set[tuple[str, str]]]:
 class _Workflow:
     """Rules of a study, as Snakemake reads them."""
 
-    def __init__(self, study: Study, exists: Callable[[str], bool]) -> None:
-        self.dag = make_dag(study, exists=exists)
+    def __init__(self, study: Study, existing: Mapping[str, Job]) -> None:
+        def made_from(path: str) -> str | None:
+            inputs = existing[path].inputs if path in existing else None
+            return (
+                None if inputs is None else next((each for each in inputs if each.endswith("/state.safetensors")), "")
+            )
+
+        self.dag = make_dag(study, made_from=made_from)
         self.study = study.study
         self.known = {"dag": self.dag, "paths": paths, "study": study, "temp": str, "unpack": lambda function: function}
         self.read = {
@@ -133,14 +139,14 @@ def _compiled(pattern: str, kinds: Mapping[str, str]) -> re.Pattern[str]:
     return re.compile(re.sub(r"{(\w+)}", wildcard, escaped))
 
 
-def jobs(study: Study, existing: Container[str] = ()) -> dict[str, Job]:
+def jobs(study: Study, existing: Mapping[str, Job] = MappingProxyType({})) -> dict[str, Job]:
     """Return the jobs of a study up to its records and comparisons of masks, by each of their output files.
 
     Args:
         study: The study.
-        existing: Files that its folder contains.
+        existing: Files that its folder contains, with the jobs that made them.
     """
-    workflow = _Workflow(study, existing.__contains__)
+    workflow = _Workflow(study, existing)
     wanted = [*workflow.dag.records(), *workflow.dag.similarities()]
     by_file: dict[str, Job] = {}
     while wanted:
@@ -152,9 +158,9 @@ def jobs(study: Study, existing: Container[str] = ()) -> dict[str, Job]:
     return by_file
 
 
-def job_of(path: str, study: Study, existing: Container[str]) -> Job:
+def job_of(path: str, study: Study, existing: Mapping[str, Job]) -> Job:
     """Return the job that makes a file, as a Snakemake that runs only this job sees it."""
-    return _Workflow(study, existing.__contains__).job(path)
+    return _Workflow(study, existing).job(path)
 
 
 def reruns(before: Mapping[str, Job], after: Mapping[str, Job]) -> dict[str, set[str]]:

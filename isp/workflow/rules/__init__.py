@@ -9,13 +9,13 @@ A file defines its rules (`isp.workflow.rule.Rule`) and optionally:
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from isp import lineage
 from isp.config import Study, Variant
 from isp.workflow.dag import Dag
 from isp.workflow.rule import Retraining, Rule, Rules
@@ -42,10 +42,12 @@ RULES: Mapping[str, Rule] = {rule.name: rule for rule in _rules()}
 """All rules by name."""
 
 
-def make_dag(study: Study, shorten: Callable[[str], str] = str, exists: Callable[[str], bool] = os.path.exists) -> Dag:
+def make_dag(
+    study: Study, shorten: Callable[[str], str] = str, made_from: Callable[[str], str | None] = lineage.made_from
+) -> Dag:
     """Return the jobs of a study under these rules; see `Dag`."""
     rules = Rules(by_name=RULES, retrained=RETRAINED, hidden_variants=_hidden_variants)
-    return Dag(study, rules, shorten, cache(exists))
+    return Dag(study, rules, shorten, cache(made_from))
 
 
 def _hidden_variants(study: Study) -> dict[str, Variant]:

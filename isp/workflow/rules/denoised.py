@@ -5,6 +5,7 @@ Rounds at which no ticket leaves the chain can be run in one job with the next o
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 from isp.copies import LookAhead
@@ -14,6 +15,9 @@ from isp.workflow import paths
 from isp.workflow.dag import Dag
 from isp.workflow.paths import Wildcards
 from isp.workflow.rule import Inputs, Retraining, Rule, Sizes, Work, training_memory
+
+_STATE = re.compile(r"/rounds?(?:(?P<first>\d+)-)?(?P<last>\d+)/state\.safetensors$")
+"""End of the path of a state between rounds."""
 
 
 def _settings(dag: Dag, w: Wildcards) -> isp.Settings:
@@ -51,36 +55,38 @@ def _nominal_mask(dag: Dag, w: Wildcards, round_: int) -> str:
     return paths.fill(paths.ROUND_MASK, w, round=round_, sparsity=dag.nominal(w, round_))
 
 
-def _before(dag: Dag, w: Wildcards, round_: int) -> int:
-    """Return the last round before `round_` that has a separate state and a mask; -1 if there is none.
+def _before(dag: Dag, w: Wildcards, round_: int, sparsity: object) -> int:
+    """Return the round from which the state of an event is reached; -1: the initial state.
 
-    With `look_aheads: together`, the default on a GPU, only rounds at which a ticket leaves have them; the others are
-    run in one job with the next such round. What a study has made is kept either way: if its files show that a round
-    was reached from another one, it still is, whatever the study says now. So another value of `look_aheads`, or other
-    sparsities, rerun no round. Weak masks can only be kept by rounds that are jobs.
+    With `look_aheads: together`, the default on a GPU, it is the last round before it at which a ticket leaves, and the
+    rounds in between are run in one job; otherwise it is the previous round. What a study has made is kept either way:
+    headers say from which state the event's mask and ticket were made, or those of other events of the round. So
+    another value of `look_aheads`, or other sparsities, rerun no round. Weak masks can only be kept by rounds that are
+    jobs.
     """
     study, leaving = dag.study, _leaving(dag, w)
     if study.keep_weak_masks:
         return round_ - 1
-    events = [_nominal_mask(dag, w, round_)]
-    for value in leaving.get(round_, ()):
-        events += [paths.fill(paths.ROUND_MASK, w, round=round_, sparsity=value)]
-        events += [paths.fill(paths.TICKET, w, sparsity=value)]  # a mask that is being made again is missing
-    finished = any(map(dag.exists, events))
-    together = study.look_aheads == "together" or (study.look_aheads is None and study.device != "cpu")
-    if not finished and not together:
+    for value in dict.fromkeys(map(str, (sparsity, dag.nominal(w, round_), *leaving.get(round_, ())))):
+        # While a mask is made again, it does not exist, but its ticket does.
+        for pattern in (paths.ROUND_MASK, *(paths.TICKET,) * (value in leaving.get(round_, ()))):
+            state = dag.made_from(paths.fill(pattern, w, round=round_, sparsity=value))
+            match = _STATE.search(state or "")
+            if match and int(match["last"]) == round_:
+                return int(match["first"] or round_) - 1
+    if not (study.look_aheads == "together" or (study.look_aheads is None and study.device != "cpu")):
         return round_ - 1
     candidates = (
         index
         for index in reversed(range(round_))
-        if (index in leaving and not finished) or dag.exists(_nominal_mask(dag, w, index))
+        if index in leaving or dag.made_from(_nominal_mask(dag, w, index)) is not None
     )
     return next(candidates, -1)
 
 
-def _state(dag: Dag, w: Wildcards, round_: int) -> str:
-    """Return the path of the state at which a round prunes."""
-    first = _before(dag, w, round_) + 1
+def _state(dag: Dag, w: Wildcards, round_: int, sparsity: object) -> str:
+    """Return the path of the state of an event."""
+    first = _before(dag, w, round_, sparsity) + 1
     pattern = paths.STATE if first == round_ else paths.ROUNDS_STATE
     return paths.fill(pattern, w, first=first, round=round_)
 
@@ -89,7 +95,8 @@ def _from(dag: Dag, w: Wildcards, first: int) -> Inputs:
     """Return the state from which round `first` starts, and the mask under which it trains: those of the one before."""
     if first == 0:
         return {"start": dag.initial(w)}
-    return {"start": _state(dag, w, first - 1), "within": _nominal_mask(dag, w, first - 1)}
+    before = first - 1
+    return {"start": _state(dag, w, before, dag.nominal(w, before)), "within": _nominal_mask(dag, w, before)}
 
 
 def _segment_work(dag: Dag, w: Wildcards, _: int) -> Work:
@@ -126,8 +133,8 @@ def _rounds_work(dag: Dag, w: Wildcards, _: int) -> Work:
 def _round(dag: Dag, w: Wildcards) -> Inputs:
     """Return the inputs of a round's copies: its state, and the current mask unless the state contains it."""
     index = int(w.round)
-    state = _state(dag, w, index)
-    if index == 0 or _before(dag, w, index) + 1 < index:
+    state = _state(dag, w, index, w.sparsity)
+    if index == 0 or _before(dag, w, index, w.sparsity) + 1 < index:
         return {"state": state}
     return {"state": state, "within": _nominal_mask(dag, w, index - 1)}
 
@@ -150,7 +157,7 @@ def _pruning_work(dag: Dag, w: Wildcards, _: int) -> Work:
 def _retraining(dag: Dag, w: Wildcards) -> Inputs:
     """Return the inputs of retraining: the state and mask of the last round."""
     last = len(dag.chain(w)) - 1
-    return {"start": _state(dag, w, last), "mask": paths.fill(paths.ROUND_MASK, w, round=last)}
+    return {"start": _state(dag, w, last, w.sparsity), "mask": paths.fill(paths.ROUND_MASK, w, round=last)}
 
 
 def _pruning_memory(sizes: Sizes) -> int:
@@ -181,7 +188,7 @@ RUN_ROUNDS = Rule(
     settings=_rounds_settings,
     reads=("train",),
     work=_rounds_work,
-    versions=("training", "method", "isp"),
+    versions=("training", "method", "isp", "rounds"),
     memory=_pruning_memory,
     temporary=True,
     carries=True,
