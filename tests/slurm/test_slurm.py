@@ -152,6 +152,25 @@ def test_the_copies_of_a_round_run_side_by_side(place: Path) -> None:
     assert tensors(place / mask) == tensors(here / mask)
 
 
+def test_rounds_up_to_a_ticket_are_one_job(place: Path) -> None:
+    """It shares an entry with the mask of the ticket's round; the ticket is that of rounds which are jobs."""
+    settings = {**STUDY["variants"]["isp"]["settings"], "denoisers": 2, "look_ahead_steps": 2}
+    study = {**STUDY, "variants": {"isp": {"method": "isp", "settings": settings}}}
+    study["grid"] = [{**STUDY["grid"][0], "sparsities": ["0.75"]}]
+    (place / "study.yaml").write_text(yaml.safe_dump({**study, "look_aheads": "together"}))
+    (place / "apart.yaml").write_text(yaml.safe_dump(study))
+    ticket, here = Path("results/round/runs/clip_tiny/digits/seed0/isp/0.7500/ticket.safetensors"), place / "here"
+    slurm = Cluster(place, place / "study.yaml")
+    slurm.finish(slurm.start(str(ticket)))
+    entries = [job.get("Comment", "") for job in jobs() if job["WorkDir"] == str(place)]
+    (entry,) = [each for each in entries if "run_rounds" in each]
+    assert "prune_denoised" in entry
+    assert not [each for each in entries if "train_segment" in each]
+    shutil.copytree(place / "resources", here / "resources")
+    local(here, place / "apart.yaml", str(ticket))
+    assert tensors(place / ticket) == tensors(here / ticket)
+
+
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
