@@ -139,6 +139,14 @@ def test_an_error_is_shown_without_pythons_frames() -> None:
     assert plugin.without_frames(frames) == "OSError: [Errno 2] no\n  file"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [(["--until", "part"], "--until"), (["--until=part"], "--until"), (["-Upart"], "-U"), (["--cores", "1"], "")],
+)
+def test_the_option_that_chooses_jobs(arguments: list[str], option: str) -> None:
+    assert plugin.chosen_by(arguments) == option
+
+
 WORKFLOW = """
 configfile: "tiny.yaml"
 localrules: all

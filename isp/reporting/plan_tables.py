@@ -53,7 +53,8 @@ def comparison(plan: Mapping[str, Any], seconds: Mapping[str, Sequence[float]], 
     """
     rules, (unit, length) = [], _unit(plan)
     unplanned = [
-        {"rule": rule, "jobs": 0, "seconds": 0.0} for rule in seconds.keys() - {row["rule"] for row in plan["rules"]}
+        {"rule": rule, "jobs": 0, "seconds": 0.0}
+        for rule in sorted(seconds.keys() - {row["rule"] for row in plan["rules"]})
     ]
     for row in [*plan["rules"], *unplanned, {"rule": "all", **plan["total"]}]:
         took = (

@@ -124,7 +124,8 @@ def _parse(rounds: str, until: int) -> list[tuple[int, Decimal]]:
     except (TypeError, ValueError):
         events = []
     steps, sparsities = [step for step, _ in events], [sparsity for _, sparsity in events]
-    if not events or steps != sorted({*steps}) or steps[-1] >= until or sparsities != sorted({*sparsities}):
+    rising = steps == sorted({*steps}) and sparsities == sorted({*sparsities})
+    if not (events and rising and steps[-1] < until and sparsities[0] > 0):
         raise IspError(
             f"--rounds {rounds!r}: must be a list such as [[40, 0.2], [120, 0.36]], with rising steps before --until "
             f"{until} and rising sparsities in (0, 1)"
