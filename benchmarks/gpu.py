@@ -36,7 +36,7 @@ from train_step import RandomPictures, build, clock
 
 import isp
 from isp import masks
-from isp.acceleration import DENSE, N_M
+from isp.forms import DENSE, N_M
 from isp.losses import default_loss
 from isp.prunable import prunable_names
 from isp.runtime import instructions, warm

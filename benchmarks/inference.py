@@ -40,9 +40,9 @@ from torch import Tensor, nn
 
 import isp
 from isp import artifacts, files
-from isp.acceleration import CSR, DENSE, NUMBA, ONEDNN
 from isp.definitions import backbone_of, task_of
 from isp.evaluation import evaluate
+from isp.forms import CSR, DENSE, NUMBA, ONEDNN
 from isp.prunable import prunable_names
 from isp.workflow import paths
 

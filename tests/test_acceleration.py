@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 import isp
 from isp import acceleration
-from isp.acceleration import CSR, DENSE, NUMBA, ONEDNN, Csr, Numba, OneDnn, fastest, follows_2_4
+from isp.acceleration import fastest
 from isp.errors import ConfigError, IspError
+from isp.forms import CSR, DENSE, NUMBA, ONEDNN, Csr, Numba, OneDnn, follows_2_4
 
 FORMS: dict[str, Callable[[nn.Linear], nn.Module]] = {
     ONEDNN: lambda linear: OneDnn(linear, 5),
@@ -206,9 +208,7 @@ def test_the_copy_computes_the_same_and_the_model_stays() -> None:
 def test_every_form_is_chosen_when_it_is_fastest() -> None:
     model, x = nn.Sequential(linear(16, 8)), torch.randn(4, 16)
     for form, cls in {ONEDNN: OneDnn, CSR: Csr, NUMBA: Numba}.items():
-        if (form != NUMBA or acceleration.find_spec("numba")) and (
-            form != ONEDNN or torch.backends.mkldnn.is_available()
-        ):
+        if (form != NUMBA or find_spec("numba")) and (form != ONEDNN or torch.backends.mkldnn.is_available()):
             fast, _ = isp.accelerate(model, x, measure=measure_as(form))
             assert isinstance(fast[0], cls)
     fast, report = isp.accelerate(model, x, measure=measure_as(DENSE))
@@ -297,7 +297,7 @@ def test_attention_has_sparse_projections(batch_first: bool, bias: bool, masked:
     with torch.no_grad():
         before = model(x, masks[masked])
     fast, report = isp.accelerate(model, (x, masks[masked]), measure=measure_as(CSR, "replaced"))
-    assert type(fast.attention).__name__ == "_Attention"
+    assert type(fast.attention).__name__ == "Attention"
     torch.testing.assert_close(fast(x, masks[masked]).detach(), before, rtol=1e-4, atol=1e-5)
     assert [(layer.name, layer.tokens, layer.choice) for layer in report.layers] == [
         ("attention.in_proj", 10, CSR),

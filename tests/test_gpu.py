@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import isp
 from isp import masks, registry
-from isp.acceleration import Call, SemiStructured
+from isp.acceleration import Call
 from isp.errors import ConfigError
+from isp.forms import SemiStructured
 from isp.lineage import read_header
 from isp.runtime.warm import COLD
 from tests.support.loops import Loop
