@@ -112,6 +112,8 @@ def name_ends(axes: Axes, ends: Sequence[End], height: float = _HEIGHT) -> None:
     excess = max(heights[-1] - 1.0, 0.0) if heights else 0.0
     excess += min(heights[0] - excess, 0.0) if heights else 0.0
     for end, place in zip(ordered, heights, strict=True):
+        line = {"arrowstyle": "-", "color": end.color, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3}
+        line["relpos"] = (0, 0.5)  # from the left of the name; from its middle, lines would cross other names
         axes.annotate(
             labels.shortened(end.name, 1.5, _LABEL),
             (end.x, end.y),
@@ -121,7 +123,7 @@ def name_ends(axes: Axes, ends: Sequence[End], height: float = _HEIGHT) -> None:
             fontsize=_LABEL,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": end.color, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3},
+            arrowprops=line,
         )
 
 

@@ -19,7 +19,7 @@ from isp.reporting.drawing import Drawing, save
 from isp.reporting.tabular import Row
 from isp.stages._options import Layers, Metrics, Rounds, Similarity
 
-VERSION = 6
+VERSION = 7
 
 
 def figures(
