@@ -15,6 +15,7 @@ from isp.reporting import claims, drawing, evidence, published, regime
 from isp.reporting.claims import CLAIMS, decide
 from isp.reporting.evidence import Results
 from tests.support.records import Rows, cost, only, record
+from tools import differences
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "results"
@@ -144,7 +145,7 @@ def test_three_tasks_are_a_sample(tmp_path: Path) -> None:
     assert line.ours == "+2.00 (−0.48 to +4.48)"
     assert (line.verdict, line.detectable) == ("reproduced", "3.26")  # 5.6535 / sqrt(3)
     (row,) = [text for text in evidence.table([line], tmp_path).splitlines() if text.startswith("| ISP")]
-    assert row.split(" | ")[3:] == ["6 runs, 3 tasks", "3.26", "[s](s)", "*reproduced* |"]
+    assert row.split(" | ")[3:] == ["t +1.00; u +2.00; v +3.00", "6 runs, 3 tasks", "3.26", "[s](s)", "*reproduced* |"]
 
 
 def test_two_tasks_are_judged_each_by_its_seeds(tmp_path: Path) -> None:
@@ -217,14 +218,17 @@ def test_the_dense_score_is_compared_at_the_papers_sparsities(tmp_path: Path) ->
 
 
 def test_orders_by_hand(tmp_path: Path) -> None:
-    """Table 2: random, grasp, one_shot, snip, progressive, lth, isp. All but random reversed: 6 of 21 pairs agree."""
+    """Table 2: grasp, one_shot, snip, progressive, lth, isp; random, last everywhere, does not count."""
     order = ["random", "grasp", "one_shot", "snip", "progressive", "lth", "isp"]
     same = {name: [70.0 + index] * 3 for index, name in enumerate(order)}
     line = the("Table 2", [results(tmp_path / "s", {"t": same})])
     assert [list(each.values) for each in line.evidence] == [[1.0] * 3]
     reverse = {name: [60.0 if name == "random" else 80.0 - index] * 3 for index, name in enumerate(order)}
     line = the("Table 2", [results(tmp_path / "s", {"t": reverse})])
-    assert [list(each.values) for each in line.evidence] == [[pytest.approx((6 - 15) / 21)] * 3]
+    assert [list(each.values) for each in line.evidence] == [[-1.0] * 3]
+    swapped = same | {"grasp": same["snip"], "snip": same["grasp"]}  # 3 of 15 pairs
+    line = the("Table 2", [results(tmp_path / "s", {"t": swapped})])
+    assert [list(each.values) for each in line.evidence] == [[pytest.approx((12 - 3) / 15)] * 3]
     few = {name: same[name] for name in ("random", "one_shot", "isp", "lth")}
     assert the("Table 2", [results(tmp_path / "s", {"t": few})]).evidence == []
     assert all(cell.name != "early_bird" for cell in published.cells() if cell.comparable)
@@ -240,6 +244,34 @@ def test_the_committed_verdict_is_that_of_the_committed_results() -> None:
     assert page.read_text(encoding="utf-8") == evidence.page(lines, page.parent)
     text, block = readme.read_text(encoding="utf-8"), evidence.table(lines, ROOT, legend=False)
     assert evidence.insert(text, "verdict", block, readme) == text
+
+
+TWO = [[1.0, 2.0, 3.0], [5.0, 5.0, 8.0]]
+
+
+def test_a_table_of_differences_by_hand() -> None:
+    """By seed 1, 2, 3 and 5, 5, 8 points: t(0.975, 2) = 4.303, so 2 ± 2.484 and 6 ± 4.303."""
+    metrics = [
+        {"backbone": "b", "task": task, "seed": str(seed), "variant": name, "sparsity": "0.9000", "metric": "accuracy"}
+        | {"test": str(50 + points * (name != "isp"))}
+        for task, values in zip("tu", TWO, strict=True)
+        for seed, points in enumerate(values)
+        for name in ("isp", "lth", "same")
+    ]
+    header, body = differences.rows(metrics, "isp", ["isp", "lth", "same", "other"])
+    assert header == ["variant", "t", "u"]
+    assert body == [["`lth`, `same`", "+2.0 (−0.5 to +4.5)", "+6.0 (+1.7 to +10.3)"]]
+    third = [row | {"task": "v"} for row in metrics if row["task"] == "t"]
+    header, body = differences.rows([*metrics, *third], "isp", ["lth"])
+    assert header == ["variant", "t", "u", "v", "over tasks"]
+    assert body[0][-1] == "+3.3 (−2.4 to +9.1)"  # of 2, 6, 2: 4.303 times 2.309 / sqrt(3)
+
+
+def test_committed_tables_of_differences_are_those_of_the_committed_results() -> None:
+    """If not, run `python tools/differences.py`."""
+    texts = {page: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*/*.md")}
+    assert {page: differences.updated(text, page) for page, text in texts.items()} == texts
+    assert sum("<!-- differences" in text for text in texts.values()) == 4
 
 
 def test_the_command_writes_page_and_readme(
@@ -315,7 +347,7 @@ def test_drawn_regimes_by_hand(tmp_path: Path) -> None:
     assert {text.get_text() for text in below.texts} == {"isp"}
     assert drawing.render(figure, "png") == drawing.render(figure, "png")
     table = regime.table(drawn)
-    assert table.startswith("| b on t, less lth | T = 1.9 | T = 3.8 | T = 22.1 |")
+    assert table.startswith("| b on t, minus lth | T = 1.9 | T = 3.8 | T = 22.1 |")
     assert "| isp_n0 | −4.00 (−6.48 to −1.52) |" in table
 
 

@@ -71,15 +71,16 @@ def few(drawn: Sequence[Mapping[str, Any]]) -> bool:
     return all(len({row["sparsity"] for row in rows if float(row["sparsity"])}) <= FEW for rows in found.values())
 
 
-def notes(drawn: Sequence[Mapping[str, Any]], line: str) -> list[str]:
+def notes(drawn: Sequence[Mapping[str, Any]], line: str, band: bool = False) -> list[str]:
     """Return the notes above a dot plot.
 
     Args:
         drawn: Drawn rows.
         line: Meaning of the line across all rows; empty if there is none.
+        band: Whether a band shows the deviation of the line.
     """
     several = any(int(row["seeds"]) > 1 for row in drawn)
-    across = f"line across all rows: {line}" * bool(line)
+    across = f"line {'and grey band ' * (band and several)}across all rows: {line}" * bool(line)
     return [tabular.seeds_note(drawn, "bars"), "faint dots: single seeds" * several, across]
 
 

@@ -28,7 +28,8 @@ _MISSING = "—"
 _ORDERED = 5
 """Fewest methods of the paper's Table 2 that an order is compared on."""
 _NOTE = "`isp verdict` writes this page from the reference results; do not edit it."
-HEADER = ["claim", "paper", "ours", "n", "detectable", "where", "verdict"]
+HEADER = ["claim", "paper", "ours", "by task", "n", "detectable", "where", "verdict"]
+_ONLY_ON_PAGE = ("by task", "detectable")
 LEGEND = (
     "Test scores. paper: mean over the cells of its tables that have the comparison, in brackets the least and the "
     "greatest (for the dense score: over the cells that we have). ours: differences in points of each task's own "
@@ -39,7 +40,8 @@ LEGEND = (
     "task are not independent), with its 95 % interval (Student's t). With fewer, each task is judged by the interval"
     " over its own seeds, and all must agree. Two values are shown themselves and decide nothing. Costs are exact, so"
     " they have no interval: each task is judged by its ratio, and all must agree (in brackets the least and the "
-    "greatest). detectable: the smallest true difference that the comparison finds with 80 % power at the 5 % level. "
+    "greatest). by task: the mean of each of three or more tasks. detectable: the smallest true difference that the "
+    "comparison finds with 80 % power at the 5 % level. "
     "A claim is *reproduced* or *not reproduced* if the whole interval is on one side of its limit; it is *open* if "
     "it is not, or if no study has the data. Limits: {rules}."
 )
@@ -170,14 +172,15 @@ def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
     Args:
         lines: Rows.
         place: Folder of the file that the table is for, from which links start.
-        legend: Whether studies are linked, detectable differences are shown, and the text under the table says how each
-            row is decided.
+        legend: Whether studies are linked, means by task and detectable differences are shown, and the text under the
+            table says how each row is decided.
     """
     body = [
         [
             line.claim.statement,
             _published_text(line),
             line.ours or _MISSING,
+            _means(line),
             _count(line.evidence),
             line.detectable or _MISSING,
             _where(line.evidence, place if legend else None),
@@ -186,8 +189,8 @@ def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
         for line in lines
     ]
     if not legend:
-        left_out = HEADER.index("detectable")
-        header, *body = [row[:left_out] + row[left_out + 1 :] for row in (HEADER, *body)]
+        kept = [index for index, name in enumerate(HEADER) if name not in _ONLY_ON_PAGE]
+        header, *body = [[row[index] for index in kept] for row in (HEADER, *body)]
         return tables.markdown([(header, body)], "")
     rules: dict[str, list[str]] = {}
     for number, line in enumerate(lines, 1):
@@ -361,10 +364,10 @@ def _published_differences(claim: Claim, places: set[tuple[str, str]] | None = N
 
 
 def _by_cell() -> list[dict[str, float]]:
-    """Scores by method of each pruned cell of Table 2."""
+    """Scores by method of each pruned cell of Table 2, without random masks, last in all of them."""
     scores: dict[tuple[str, str], dict[str, float]] = {}
     for cell in published.cells():
-        if cell.source == "table2" and float(cell.sparsity) and cell.comparable:
+        if cell.source == "table2" and float(cell.sparsity) and cell.comparable and cell.name != "random":
             scores.setdefault((cell.task, cell.sparsity), {})[cell.name] = cell.score
     return list(scores.values())
 
@@ -389,7 +392,7 @@ def _judge(claim: Claim, evidence: Sequence[Evidence], paper: float | None) -> t
     """Verdict, measure with interval, and smallest detectable difference."""
     if not evidence:
         return "open", "", ""
-    write = tables.signed if claim.measure == "difference" else "{:.2f}".format
+    write = _writer(claim)
     by_task = {each.task: each.values for each in evidence}
     if claim.measure == "cost":
         ratios = [means.fmean(values) for values in by_task.values()]
@@ -431,10 +434,22 @@ def _listed(by_task: Mapping[str, Sequence[float]], write: Callable[[float], str
     return f"{write(means.fmean(values.values()))} ({write(min(values.values()))} to {write(max(values.values()))})"
 
 
+def _writer(claim: Claim) -> Callable[[float], str]:
+    return tables.signed if claim.measure == "difference" else "{:.2f}".format
+
+
+def _means(line: Line) -> str:
+    """Write the mean of each of three or more tasks; fewer are listed beside the claim."""
+    if len(line.evidence) < tabular.FEWEST:
+        return _MISSING
+    write = _writer(line.claim)
+    return "; ".join(f"{each.task} {write(means.fmean(each.values))}" for each in line.evidence)
+
+
 def _published_text(line: Line) -> str:
     if not line.published:
         return _MISSING
-    write = tables.signed if line.claim.measure == "difference" else "{:.2f}".format
+    write = _writer(line.claim)
     if len(line.published) == 1:
         return write(line.published[0])
     ends = min(line.published), max(line.published)

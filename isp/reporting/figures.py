@@ -52,7 +52,7 @@ def score_by_sparsity(metrics: Sequence[Row]) -> Drawing:
             dots.Cell(title=f"{backbone} on {task}", panels=_dots_of_scores(rows, level))
             for (task, backbone), rows in drawing.cells_of(drawn).items()
         ]
-        return dots.draw(cells, styles, *dots.notes(drawn, "dense" * bool(level)), chosen), drawn
+        return dots.draw(cells, styles, *dots.notes(drawn, level, band=True), chosen), drawn
     with drawing.style():
         shares = drawing.shares(drawn, styles, references_of(metrics))
         figure, panels = drawing.panels(len(shares), 2.6)

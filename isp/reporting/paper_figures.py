@@ -40,7 +40,7 @@ def paper_figure_1(metrics: Sequence[Row]) -> Drawing:
     styles, note = looks(methods_of(metrics)), tabular.seeds_note(drawn, "bars")
     if dots.few(drawn):
         cells = [_dots_of_cell(rows, metrics) for rows in drawing.cells_of(drawn).values()]
-        return dots.draw(cells, styles, *dots.notes(drawn, "dense" * bool(tabular.dense(metrics)))), drawn
+        return dots.draw(cells, styles, *dots.notes(drawn, tabular.dense(metrics) or "", band=True)), drawn
     with drawing.style():
         shares = drawing.shares(drawn, styles, references_of(metrics))
         figure, panels = drawing.panels(2 * len(shares), 2.6)

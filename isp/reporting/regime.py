@@ -31,7 +31,7 @@ PANELS = (
     ("isp_n0", ("isp", "isp_mean")),
 )
 """References, and the variants that are compared with each."""
-_LABELS = {"lth": "test score less that of LTH\n(points)", "isp_n0": "gain over isp_n0\n(points)"}
+_LABELS = {"lth": "test score minus LTH's\n(points)", "isp_n0": "gain over isp_n0\n(points)"}
 LEGEND = (
     "Paired differences of test scores in points: to lottery tickets (`lth`), and to rounds without look-aheads "
     "(`isp_n0`), mean with its 95 % interval over seeds (Student's t); of two seeds both differences. T: epochs."
@@ -57,7 +57,7 @@ def regime(studies: Sequence[Results]) -> Drawing:
                     axes.set_title(f"{rows[0]['backbone']} on {rows[0]['task']}, {', '.join(percents)}", loc="left")
                 if reference == PANELS[-1][0]:
                     axes.set_xlabel("length of training T (epochs)")
-        drawing.annotate(figure, _seeds(drawn), "bars: 95 % interval over seeds (of two seeds: both values)")
+        drawing.annotate(figure, _seeds(drawn), "bars: 95 % interval of the paired differences (of two seeds: both)")
     return figure, drawn
 
 
@@ -182,7 +182,7 @@ def table(drawn: Sequence[dict[str, Any]]) -> str:
         lengths = sorted({row["epochs"] for row in rows})
         for reference, _ in PANELS:
             own = [row for row in rows if row["reference"] == reference]
-            header = [f"{backbone} on {task}, less {reference}", *(f"T = {length:g}" for length in lengths)]
+            header = [f"{backbone} on {task}, minus {reference}", *(f"T = {length:g}" for length in lengths)]
             body = []
             for variant in drawing.variants_of(own):
                 by_length = {row["epochs"]: row for row in drawing.rows_of(own, variant)}

@@ -116,12 +116,11 @@ SHORTER = {
     "docs/explanation/patterns.md": {'settings={"scope": "2:4"}': 'settings={"scope": "2:4", "denoisers": 1}'},
     "docs/how-to/models.md": {"steps=1000": f"steps=200, {CHEAP}"},
     "docs/how-to/prune.md": {
-        "learning_rate=1e-2)": f"learning_rate=1e-2, {CHEAP})",
+        'method="isp"': f'method="isp", {CHEAP}',
         "learning_rate=1e-2, loss": f"learning_rate=1e-2, {CHEAP}, loss",
         "learning_rate=1e-2, exclude": f"learning_rate=1e-2, {CHEAP}, exclude",
     },
     "docs/how-to/trainer.md": {"sparsity=0.9": f"sparsity=0.9, {CHEAP}"},
-    "README.md": {"learning_rate=1e-2": f"learning_rate=1e-2, {CHEAP}", "sparsity=0.9)\n": f"sparsity=0.9, {CHEAP})\n"},
-    "docs/index.md": {"learning_rate=1e-2": f"learning_rate=1e-2, {CHEAP}"},
+    "README.md": {"sparsity=0.9)\n": f"sparsity=0.9, {CHEAP})\n"},
 }
 """What a test replaces in the blocks of a page, so that they take seconds."""
