@@ -307,8 +307,8 @@ def _check_outputs(
         return difference(before, _run(model, example, run))
     except ConfigError as error:
         raise IspError(
-            f"the accelerated model fails on the example ({error}), perhaps because a module reads the weights of its "
-            "linear layers directly; the model was not changed"
+            f"the accelerated model fails on the example ({error}), perhaps because a module needs torch's own "
+            "linear layers; the model was not changed"
         ) from error
 
 
@@ -335,6 +335,8 @@ def _check(model: nn.Module) -> torch.device:
         kept = (
             f"none of its {len(linear)} linear layers has a weight of zero"
             if linear
+            else "it is a linear layer itself; put it into a torch.nn.Sequential"
+            if isinstance(model, nn.Linear)
             else "it has no linear layers that can be replaced"
         )
         raise ConfigError(f"the model has no sparse layers: {kept}; pass a pruned model")
@@ -404,7 +406,8 @@ def _units(model: nn.Module) -> list[tuple[str, nn.Module]]:
         if not name or name in inside or _hooked(module):
             continue
         if name in attention:
-            if type(module) is nn.MultiheadAttention and module._qkv_same_embed_dim and not _hooked(module.out_proj):
+            plain = module._qkv_same_embed_dim and module.bias_k is None and not module.add_zero_attn
+            if type(module) is nn.MultiheadAttention and plain and not _hooked(module.out_proj):
                 units.append((name, module))
         elif (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward) or is_conv1d(module):
             units.append((name, module))

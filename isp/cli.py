@@ -321,11 +321,12 @@ def regime(
     if not rows:
         raise ConfigError(f"{results}: no two studies differ in the epochs of training only; run more of config/regime")
     text = page and evidence.insert(files.read_text(page), "regime", regimes.table(rows), page)
-    files.write_bytes(output.with_suffix(".png"), drawing.render(figure, "png"))
-    files.write_csv(output.with_suffix(".csv"), rows, regimes.COLUMNS)
+    picture, table = (output.with_name(f"{output.name}.{suffix}") for suffix in ("png", "csv"))
+    files.write_bytes(picture, drawing.render(figure, "png"))
+    files.write_csv(table, rows, regimes.COLUMNS)
     if page and text:
         files.write_bytes(page, text.encode())
-    typer.echo(f"{output}.png, {output}.csv{f', {page}' if page else ''}")
+    typer.echo(f"{picture}, {table}{f', {page}' if page else ''}")
 
 
 @app.command()

@@ -81,6 +81,18 @@ def _new_partial(path: Path) -> tuple[int, Path]:
         os.close(handle)  # `ready` of another process deleted it before it was locked
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this context for the folder; without locks if its file system has none."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes completely or not at all.
 

@@ -6,6 +6,7 @@ All compute the same outputs up to the order of sums, from the same weights, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -42,6 +43,8 @@ class Form(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.dtype, self.device = linear.weight.dtype, linear.weight.device
+        self.weight: Tensor  # that of the dense layer, shared; models such as T5 read its dtype
+        self.register_buffer("weight", linear.weight.detach(), persistent=False)
         self.bias: Tensor | None
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
         self.guard = torch.empty(0, requires_grad=True)
@@ -70,7 +73,9 @@ class Form(nn.Module):
                 f"a layer was accelerated for inputs of {self.in_features} columns, {self.dtype} on {self.device}, "
                 f"got {tuple(x.shape)}, {x.dtype} on {x.device}"
             )
-        with torch.no_grad():
+        # Sparse products have no bfloat16, so these stay in the weight's dtype under autocast.
+        autocast = torch.is_autocast_enabled(x.device.type)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
             y = self.product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
         if torch.is_grad_enabled():
             y = _Refused.apply(y, self.guard)

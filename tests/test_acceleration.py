@@ -393,8 +393,48 @@ def test_modules_that_read_weights_themselves() -> None:
             y: Tensor = self.layer(x) @ self.layer.weight
             return y
 
-    with pytest.raises(IspError, match="perhaps because a module reads the weights of its linear layers directly"):
-        isp.accelerate(Reading(), x, measure=measure_as(CSR))
+    reading = Reading().eval()
+    fast, report = isp.accelerate(reading, x, measure=measure_as(CSR))
+    assert report.choices == {CSR: 1}
+    assert fast.layer.weight.data_ptr() == reading.layer.weight.data_ptr()
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), reading(x), rtol=1e-4, atol=1e-5)
+
+    class Strict(Reading):
+        def forward(self, x: Tensor) -> Tensor:
+            assert isinstance(self.layer, nn.Linear), "another layer"
+            return super().forward(x)
+
+    with pytest.raises(IspError, match=r"another layer.*perhaps because a module needs torch's own linear layers"):
+        isp.accelerate(Strict(), x, measure=measure_as(CSR))
+
+
+def test_t5_reads_the_type_of_a_weight() -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    model = T5EncoderModel(T5Config(vocab_size=20, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval()
+    sparse_(*(module.weight for module in model.modules() if isinstance(module, nn.Linear)))
+    example = {"input_ids": torch.arange(6)[None]}
+    fast, report = isp.accelerate(model, example, measure=measure_as(CSR))
+    assert report.choices == {CSR: 6}
+    torch.testing.assert_close(fast(**example)[0].detach(), model(**example)[0].detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_under_autocast_a_form_keeps_its_type() -> None:
+    model, x = nn.Sequential(linear(16, 8)).eval(), torch.randn(3, 16)
+    fast, _ = isp.accelerate(model, x, measure=measure_as(CSR))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(x), fast(x))
+        assert fast(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("option", ["add_bias_kv", "add_zero_attn"])
+def test_attention_with_further_keys_stays(option: str) -> None:
+    model = Attentive(True)
+    model.attention = nn.MultiheadAttention(16, 4, batch_first=True, **{option: True})  # type: ignore[arg-type]
+    sparse_(model.attention.in_proj_weight, model.unused.weight)
+    _, report = isp.accelerate(model, torch.randn(2, 5, 16), measure=measure_as(CSR, "replaced"))
+    assert [layer.name for layer in report.layers] == ["unused"]
 
 
 def test_the_report_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,6 +471,7 @@ def test_training_is_refused() -> None:
     [
         (nn.Sequential(nn.Linear(4, 4)), torch.ones(2, 4), "none of its 1 linear layers has a weight of zero"),
         (nn.Sequential(nn.ReLU()), torch.ones(2, 4), "no linear layers that can be replaced"),
+        (linear(4, 4), torch.ones(2, 4), r"a linear layer itself; put it into a torch.nn.Sequential"),
         (nn.Sequential(linear(4, 4)), torch.ones(2, 5), "example: the model does not accept it"),
         (nn.Sequential(linear(4, 4)), torch.ones(2, 4, dtype=torch.long), "example: the model does not accept it"),
         (nn.Sequential(linear(4, 4)), (torch.ones(2, 4),) * 2, "example: the model does not accept it"),

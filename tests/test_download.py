@@ -12,7 +12,7 @@ import pytest
 
 from isp import artifacts, registry
 from isp.backbones import _bert as bert
-from isp.data import hub
+from isp.data import hub, sources
 from isp.definitions import backbone_of
 from isp.errors import DataError, IspError
 from isp.stages.convert import convert
@@ -101,6 +101,23 @@ def test_the_commit_is_recorded_and_held_to(server: HubServer, tmp_path: Path) -
     (root / "me/small-bert/.isp-commits.json").unlink()  # as if put there by hand
     download(root, tmp_path / "hand.json", backbone=model("b" * 40))
     assert json.loads((tmp_path / "hand.json").read_text())["commit"] == ""
+
+
+def test_downloads_at_the_same_time_record_both_commits(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another task of the repository is downloaded after this one has read the record and before it writes it."""
+    model, fetch = sources.HubModel(id="me/small-bert"), sources.fetch
+
+    def slow(*arguments: Any) -> Any:
+        monkeypatch.setattr(sources, "fetch", fetch)
+        model.fetch(["vocab.txt"], tmp_path)
+        return fetch(*arguments)
+
+    monkeypatch.setattr(sources, "fetch", slow)
+    model.fetch(["config.json"], tmp_path)
+    record = json.loads((tmp_path / "me/small-bert/.isp-commits.json").read_text())
+    assert record == dict.fromkeys(["config.json", "vocab.txt"], server.commit("model", "me/small-bert"))
 
 
 def test_a_manifest_that_is_none(tmp_path: Path) -> None:

@@ -383,12 +383,12 @@ def test_the_command_of_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture
         write_json(study.folder / "study.json", dict(study.description))
     page = tmp_path / "page.md"
     page.write_text("<!-- regime:begin --><!-- regime:end -->\n", encoding="utf-8")
-    options = ["--results", str(tmp_path / "results"), "--output", str(tmp_path / "regime")]
+    options = ["--results", str(tmp_path / "results"), "--output", str(tmp_path / "regime_0.9")]
     with pytest.raises(SystemExit) as end:
         cli.main(["regime", *options, "--page", str(page)])
     assert not end.value.code
-    assert (tmp_path / "regime.png").read_bytes()[:4] == b"\x89PNG"
-    assert len(list(read_csv(tmp_path / "regime.csv", "regime"))) == 3 * 4
+    assert (tmp_path / "regime_0.9.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(list(read_csv(tmp_path / "regime_0.9.csv", "regime"))) == 3 * 4
     assert "| isp_n0 | −4.00" in page.read_text(encoding="utf-8")
     with pytest.raises(SystemExit) as end:
         cli.main(["regime", "--results", str(REFERENCE / "quick")])

@@ -22,7 +22,7 @@ import numpy as np
 
 from isp.data.hub import COMMITS, Repo, fetch
 from isp.errors import ConfigError, DataError
-from isp.files import read_json, sha256, write_json
+from isp.files import locked, read_json, sha256, write_json
 from isp.untrusted import check_file_name
 
 Split = Literal["train", "test"]
@@ -285,7 +285,9 @@ def _found_or_fetched(
     except DataError as error:
         raise DataError(f"{problem}. Downloading from the hub failed: {error}") from None
     names = [str(each.path.relative_to(folder)) for each in fetched]
-    write_json(record, {**commits, **dict.fromkeys(names, commit)})
+    with locked(folder):  # tasks of one repository, such as GLUE's, are downloaded at the same time
+        commits = read_json(record, "download", dict[str, str]) if record.is_file() else {}
+        write_json(record, {**commits, **dict.fromkeys(names, commit)})
     return Files(find(), commit)
 
 
