@@ -20,11 +20,12 @@ from isp.counting import counting
 from isp.divergence import first_not_finite
 from isp.errors import ConfigError
 from isp.examples import Collate, Dataset, first_loss, make_examples
-from isp.families import find_tickets, make_method, planned_steps
+from isp.families import check_function, find_tickets, make_method, patterns_of, planned_steps
 from isp.losses import default_loss
 from isp.progress import advancing
 from isp.prunable import prunable_names
 from isp.rng import forked_rng, seed_all
+from isp.seeds import integer
 from isp.seeds import seed as named_seed
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
@@ -107,8 +108,18 @@ def prune(
         TrainingDiverged: If the loss, a gradient or a weight is not finite. The model has its initial weights again,
             and the error's `state` contains the last good ones.
     """
-    chosen = make_method(method, dict(settings or {}))
+    chosen = make_method(method, settings)
     target = parse_sparsity(sparsity)
+    seed = integer("seed", seed)
+    check_function("loss", loss, "(model, batch)")
+    check_function("collate", collate, "a list of items")
+    prunable = None if prunable is None else patterns_of("prunable", prunable)
+    exclude = patterns_of("exclude", exclude)
+    if not torch.is_grad_enabled():
+        raise ConfigError(
+            "isp.prune(): called inside torch.no_grad() or torch.inference_mode(), where a model cannot be trained; "
+            "call it outside"
+        )
     protocol = parse(Training, training, "training")
     artifacts.check_storable(model.state_dict())
     names = prunable_names(model, prunable, exclude)

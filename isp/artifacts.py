@@ -399,6 +399,11 @@ def check_storable(state: Mapping[str, Any]) -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+def is_stored_as_bytes(tensor: Tensor) -> bool:
+    """Return whether safetensors lacks the type of a tensor, so that its bytes are stored."""
+    return tensor.dtype not in _TYPES
+
+
 def provenance() -> dict[str, str]:
     """Return the versions of packages, the type of machine, the active kernels, and the current number of threads."""
     kernels = {"instruction_set": instructions.in_force(), "mkl": instructions.mkl_branch()}
@@ -444,10 +449,10 @@ def _write(
         tensors = dict(_compressed(tensors, mask)) | {_BITS: pack(mask)}
         fields = {**fields, **_mask_header(mask)}
     header = {"isp": kind, "format": FORMAT, **fields, "about": {**about, "made_with": provenance()}}
-    foreign = {name: tensor for name, tensor in tensors.items() if tensor.dtype not in _TYPES}
+    foreign = {name: tensor for name, tensor in tensors.items() if is_stored_as_bytes(tensor)}
     if foreign:
         header["as_bytes"] = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in foreign.items()}
-        tensors |= {name: tensor.reshape(-1).view(torch.uint8) for name, tensor in foreign.items()}
+        tensors |= {name: _as_bytes(tensor) for name, tensor in foreign.items()}
     header = json.loads(json.dumps(header, default=str))
     text = _compact(lineage.sealed({**header, "content": _content(tensors, WAY)}))
     with writing(path, synced=kind not in _PASSING) as file:
@@ -517,7 +522,12 @@ def _serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> I
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+    return _as_bytes(tensor).numpy().data
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    """Return a view of the bytes of a contiguous tensor, which has any strides if it has at most one value."""
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
 
 def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -552,7 +562,8 @@ def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[st
         raise ArtifactError(f"{path}: format must be {FORMAT} for this version, got {header['format']}; {REMAKE}", kind)
     for name, (dtype, shape) in header.get("as_bytes", {}).items():
         if name in tensors:
-            tensors[name] = tensors[name].view(getattr(torch, dtype)).reshape(shape)
+            aligned = tensors[name].clone()  # in the file, bytes start at any address, for complex128 at 16 n only
+            tensors[name] = aligned.view(getattr(torch, dtype)).reshape(shape)
     return tensors, header
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -43,6 +44,7 @@ class Predictor:
         num_columns: Number of columns of an example; None: one or two.
         labels: Names of the classes; empty for a regression.
         state: Tensors of the folder, under their names in a ticket.
+        multi_label: Whether an input may have several labels or none, so that each has its own probability.
     """
 
     model: nn.Module
@@ -52,6 +54,7 @@ class Predictor:
     num_columns: int | None
     labels: tuple[str, ...]
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    multi_label: bool = False
 
     def logits(self, inputs: Any) -> Tensor:
         """Compute logits, (n, outputs), without gradients."""
@@ -67,16 +70,18 @@ def library_of(folder: Path) -> Library | None:
     return "safetensors" if (folder / PLAIN).is_file() or (folder / TICKET).is_file() else None
 
 
-def load(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Predictor:
+def load(folder: Path, weights: Mapping[str, Tensor] | None = None, attention: str | None = None) -> Predictor:
     """Load an exported folder that has a configuration of its model.
 
     Args:
         folder: Exported folder.
         weights: Weights of the ticket, for a folder without plain weights.
+        attention: Attention implementation of a model of transformers; None: the default.
     """
     with _quiet():
-        load = _from_open_clip if library_of(folder) == "open_clip" else _from_transformers
-        return load(folder, weights)
+        if library_of(folder) == "open_clip":
+            return _from_open_clip(folder, weights)
+        return _from_transformers(folder, weights, attention)
 
 
 @contextmanager
@@ -104,17 +109,33 @@ def _read_ticket(folder: Path) -> dict[str, Tensor]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     weights, _ = module.read_ticket(folder / TICKET)
-    return {name: _tensor(array) for name, array in weights.items()}
+    with safe_open(folder / TICKET, "pt") as file:
+        stored = {name.removeprefix("kept/"): file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return {name: _tensor(array, stored[f"weights/{name}"]) for name, array in weights.items()}
 
 
-def _tensor(array: Any) -> Tensor:
-    """Return a tensor with its own memory; bfloat16, which NumPy lacks, arrives as its bits."""
-    if array.dtype.str == "<u2":
-        return torch.from_numpy(array.view("<i2").copy()).view(torch.bfloat16)
-    return torch.from_numpy(array.copy())
+_BITS = {
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+}
+"""Types that NumPy lacks, so that their values arrive as bits."""
 
 
-def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None) -> Predictor:
+def _tensor(array: Any, stored: str) -> Tensor:
+    """Return a tensor with its own memory.
+
+    Args:
+        array: Values, or their bits as unsigned integers.
+        stored: Name of their type in safetensors.
+    """
+    tensor = torch.from_numpy(array.copy())
+    return tensor.view(_BITS[stored]) if stored in _BITS else tensor
+
+
+def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None, attention: str | None) -> Predictor:
     import transformers
     from transformers.models.auto.configuration_auto import AutoConfig
     from transformers.models.auto.modeling_auto import AutoModelForSequenceClassification
@@ -125,9 +146,12 @@ def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None) -> Pr
     (name, *_) = config.architectures
     classifies = name.endswith("ForSequenceClassification")
     cls: Any = AutoModelForSequenceClassification if classifies else getattr(transformers, name)
+    chosen = {"attn_implementation": attention} if attention else {}
     if weights is None:
-        model = cls.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        model = cls.from_pretrained(folder, use_safetensors=True, local_files_only=True, **chosen)
     else:
+        if attention:
+            config._attn_implementation = attention
         model = (cls.from_config if classifies else cls)(config).to(config.dtype)
         unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
         if unexpected:
@@ -142,7 +166,8 @@ def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None) -> Pr
         return dict(tokenizer(*map(list, columns), padding=True, truncation=True, return_tensors="pt"))
 
     columns = getattr(config, "input_columns", None)
-    regression = config.problem_type == "regression"
+    multi_label = config.problem_type == "multi_label_classification"
+    regression = config.problem_type == "regression" or (config.num_labels == 1 and not multi_label)
     labels = () if regression or not classifies else tuple(config.id2label[i] for i in range(config.num_labels))
     return Predictor(
         model=_aligned(model),
@@ -152,6 +177,7 @@ def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None) -> Pr
         num_columns=len(columns) if columns else None,
         labels=labels,
         state=model.state_dict(),
+        multi_label=multi_label,
     )
 
 
@@ -222,7 +248,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Args:
         request: Dict with `folder`; `threads` of torch; `names` of the ticket's tensors and of its `prunable` ones; and
-            inputs for logits, as `columns` (texts or paths of images), as a file of `tensors`, or neither.
+            inputs for logits, as `columns` (texts or paths of images), as a file of `tensors`, or neither; and
+            `attention`, the implementation that the model has.
 
     Returns:
         `digest/<name>`: SHA-256 of each tensor, uint8 (32,). `zeros/<name>`: number of zeros of each prunable one,
@@ -235,7 +262,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Tensor]:
         predictor = None
         state: Mapping[str, Tensor] = load_file(folder / PLAIN) if weights is None else weights
     else:
-        predictor = load(folder, weights)
+        predictor = load(folder, weights, request["attention"])
         state = predictor.state
     result = {f"digest/{name}": digest(state[name]) for name in request["names"] if name in state}
     result |= {f"zeros/{name}": zeros(state[name]) for name in request["prunable"] if name in state}
@@ -254,7 +281,8 @@ def outputs(predictor: Predictor, inputs: Any) -> dict[str, Tensor]:
 
 def digest(tensor: Tensor) -> Tensor:
     """Return the SHA-256 of the bytes of a tensor, uint8 (32,)."""
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    flat = tensor.detach().cpu().contiguous().as_strided((tensor.numel(),), (1,))  # at most one value: any strides
+    content = flat.view(torch.uint8).numpy()
     return torch.tensor(list(hashlib.sha256(content.data).digest()), dtype=torch.uint8)
 
 

@@ -78,6 +78,7 @@ class _Subject:
         expected: Inputs and logits of the ticket's own model.
         columns: Texts or images from which the other library forms the same inputs.
         tensors: Inputs as tensors, if nothing forms them.
+        attention: Attention implementation of a Hugging Face model; None: the library's default.
     """
 
     ticket: Ticket
@@ -87,6 +88,7 @@ class _Subject:
     expected: Mapping[str, Tensor] = field(default_factory=dict)
     columns: list[list[Any]] = field(default_factory=list)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    attention: str | None = None
 
 
 def export(
@@ -138,6 +140,8 @@ def export(
         raise ConfigError("weights: only a ticket of the workflow (model=None) has a pre-trained backbone in a file")
     else:
         subject = _of_model(ticket, model, tokenizer)
+    if not compact:
+        _check_types(subject.ticket)
     with new_folder(folder) as temporary:
         try:
             _write(subject, temporary, compact)
@@ -159,12 +163,32 @@ def _write(subject: _Subject, folder: Path, compact: bool) -> None:
         artifacts.save_ticket(folder / TICKET, subject.ticket)
         write_bytes(folder / READER, inspect.getsource(read_ticket).encode())
     elif subject.library == "safetensors":
-        save_file({name: tensor.clone() for name, tensor in subject.ticket.weights.items()}, folder / PLAIN)
+        save_file(_separate(subject.ticket.weights), folder / PLAIN)
     facts = Facts(ticket=subject.ticket, library=subject.library, compact=compact, **subject.facts)
     card = folder / CARD
     write_bytes(card, model_card(facts).encode())
     for path in folder.iterdir():
         shutil.copymode(card, path)  # safetensors writes files that only their owner can read
+
+
+def _check_types(ticket: Ticket) -> None:
+    """Check that plain weights can have the types of a ticket's.
+
+    Raises:
+        ConfigError: If they cannot.
+    """
+    for name, tensor in ticket.weights.items():
+        if artifacts.is_stored_as_bytes(tensor):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"the ticket's weights: {name!r} is {dtype}, which safetensors cannot store; export with "
+                "`compact=True`, which stores its bytes, or convert it"
+            )
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies as safetensors stores them: contiguous, with no memory shared by two names."""
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
 # --- content of an export ---------------------------------------------------------------------------------------------
@@ -229,6 +253,8 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
     ticket_ = ticket if isinstance(ticket, Ticket) else artifacts.load_ticket(ticket)
     holder = copy.deepcopy(model).eval().cpu()
     load_weights(holder, ticket_.weights, f"the weights of the ticket {path}" if path else "the ticket's weights")
+    for tensor in (*holder.parameters(), *holder.buffers()):
+        tensor.data = tensor.data.contiguous()  # on the order of memory, the bits of a product may depend
     check_fits(
         ticket_.mask, {each: ticket_.weights[each] for each in ticket_.mask if each in ticket_.weights}, "the model"
     )
@@ -258,16 +284,34 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
             tokenizer.save_pretrained(folder)
 
     reads_tokens = holder.main_input_name == "input_ids"  # transformers' dummy inputs are tokens
-    tensors: dict[str, Tensor] = dict(holder.dummy_inputs) if reads_tokens else {}  # type: ignore[arg-type]
+    tensors = _dummy_inputs(holder) if reads_tokens else {}
     predictor = exported.Predictor(holder, exported.call_transformers, lambda columns: tensors, "", None, ())
+    try:
+        expected = exported.outputs(predictor, tensors) if tensors else {}
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"the model: a {name} that cannot compute transformers' dummy inputs, 5 tokens each, whose outputs are "
+            f"compared ({type(error).__name__}: {reason:.300})"
+        ) from None
     return _Subject(
         ticket=ticket_,
         library="transformers",
         write=write,
         facts={**facts, "cls": name},
-        expected=exported.outputs(predictor, tensors) if tensors else {},
+        expected=expected,
         tensors=tensors,
+        attention=getattr(config, "_attn_implementation", None),
     )
+
+
+def _dummy_inputs(model: Any) -> dict[str, Tensor]:
+    """Return transformers' dummy inputs of a model, with tokens of its vocabulary only."""
+    num_tokens = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    return {
+        name: each.clamp(max=num_tokens - 1) if num_tokens and name.endswith("input_ids") else each
+        for name, each in model.dummy_inputs.items()
+    }
 
 
 def _is_of_transformers(model: nn.Module) -> bool:
@@ -310,10 +354,11 @@ def _verify(subject: _Subject, written: Path, folder: Path) -> None:
             "prunable": sorted(ticket.mask),
             "columns": [_as_arguments(column, Path(scratch)) for column in subject.columns],
             "tensors": None,
+            "attention": subject.attention,
         }
         if subject.tensors:
             request["tensors"] = str(Path(scratch) / "inputs.safetensors")
-            save_file(dict(subject.tensors), request["tensors"])
+            save_file(_separate(subject.tensors), request["tensors"])
         answer = ask(request, Path(scratch), folder)
     for name in sorted({*expected, *answer}, key=lambda name: (name.split("/")[0] == "logits", name)):
         if name not in answer or name not in expected or not _equal(answer[name], expected[name]):

@@ -35,7 +35,9 @@ def predict(
         images: Paths of images.
 
     Returns:
-        For each input its labels and their probabilities, highest first; for a regression its value, under `VALUE`.
+        For each input its labels and their probabilities, highest first; for a model with one output (a regression)
+        its value, under `VALUE`. The probabilities are the softmax of the logits, or, if an input may have several
+        labels, the sigmoid of each.
 
     Raises:
         ConfigError: If the model takes other inputs.
@@ -45,7 +47,8 @@ def predict(
     logits = predictor.logits(predictor.prepare(columns)).float()
     if not predictor.labels:
         return [[(VALUE, float(row[0]))] for row in logits]
-    rows = [zip(predictor.labels, row.tolist(), strict=True) for row in logits.softmax(dim=-1)]
+    shares = logits.sigmoid() if predictor.multi_label else logits.softmax(dim=-1)
+    rows = [zip(predictor.labels, row.tolist(), strict=True) for row in shares]
     return [sorted(row, key=lambda score: -score[1]) for row in rows]
 
 

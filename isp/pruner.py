@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,13 +26,24 @@ from isp.checkpoints import pack, unpack
 from isp.copies import LookAhead, Member
 from isp.costs import Cost, StepFlops
 from isp.divergence import SLOWER, first_not_finite
-from isp.errors import ConfigError, MaskError
+from isp.errors import ConfigError, MaskError, shown
 from isp.examples import Collate, make_examples
-from isp.families import attach, check_layers, check_reachable, make_method, planned_steps
+from isp.families import (
+    Method,
+    attach,
+    check_function,
+    check_layers,
+    check_reachable,
+    make_method,
+    patterns_of,
+    planned_steps,
+)
+from isp.families.denoised import check_subset
 from isp.losses import default_loss
 from isp.masks import Mask, Weights
 from isp.prunable import input_dims, prunable_names
 from isp.ranks import Ranks
+from isp.seeds import integer
 from isp.settings import parse
 from isp.snapshot import restored, undisturbed
 from isp.sparsity import num_pruned, parse_sparsity
@@ -56,20 +67,23 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Version of the content of `state_dict`."""
+TENSOR = "tensor "
+"""Beginning of the keys of tensors in a `state_dict`."""
 
 KEEPS_ZEROS = (torch.optim.Adafactor, torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 """Optimizers whose update of a weight is zero if the weight, its gradients and its moments are, so that only a new mask
-must be applied to them. With any other kind, and in several processes, where other code may add to the gradients,
-weights and moments are masked again after every step."""
+must be applied to them, and to the gradients before every update. With any other kind, in several processes, where
+other code may add to the gradients, and after a step with a closure, weights and moments are masked again after every
+step."""
 
 
 class Pruner:
     """Prunes a model while an existing training loop trains it.
 
     Masked weights, and the moments that the optimizer keeps for them, are exactly zero after every step. The gradient
-    of a masked weight is set to zero as soon as it is accumulated, before it is clipped or read. A model in half
-    precision is pruned without fp32 master weights, so use autocast with a model in fp32, or an optimizer with its own
-    master weights.
+    of a masked weight is set to zero as soon as it is accumulated, before it is clipped or read, and again before each
+    update, in case other code has written to it, such as gradient noise. A model in half precision is pruned without
+    fp32 master weights, so use autocast with a model in fp32, or an optimizer with its own master weights.
 
     Under FSDP2, masks and moments are sharded like the parameters, and all ranks must call the constructor, `step`,
     `ticket` and `load_state_dict`; docs/how-to/distributed.md lists the supported features.
@@ -94,7 +108,7 @@ class Pruner:
         batch_size: Number of examples of one update in one process, including accumulation. Default: the loader's.
         steps_per_epoch: Updates per epoch, the unit of ISP's segments. Default: whole batches in `data`.
         loss: Function from (model, batch) to a scalar, for scores that need it (default: that of `isp.prune`) and for
-            counting FLOPs, which are 0 in the ticket without it.
+            counting FLOPs, which are 0 in the ticket without it, or if the data do not fill a batch.
         scheduler: Learning-rate scheduler; restored after look-aheads.
         scaler: A `GradScaler`. A step that it skips counts as one of T.
         look_aheads: How several processes train the copies. "alike": all processes train each copy, every one on its
@@ -146,9 +160,16 @@ class Pruner:
     ) -> None:
         self._model, self._optimizer = unwrapped(model), _unwrapped_optimizer(optimizer)
         _reshard(self._model)
-        self._method = make_method(method, dict(settings or {}))
+        self._method = make_method(method, settings)
         self._sparsity = parse_sparsity(sparsity)
-        names = prunable_names(self._model, prunable, exclude)
+        seed = integer("seed", seed)
+        batch_size = None if batch_size is None else integer("batch_size", batch_size, least=1)
+        steps_per_epoch = None if steps_per_epoch is None else integer("steps_per_epoch", steps_per_epoch, least=1)
+        check_function("loss", loss, "(model, batch)")
+        check_function("train_step", train_step, "a batch")
+        check_function("collate", collate, "a list of items")
+        prunable = None if prunable is None else patterns_of("prunable", prunable)
+        names = prunable_names(self._model, prunable, patterns_of("exclude", exclude))
         self._parameters = {name: self._model.get_parameter(name) for name in names}
         _check_optimizer(self._optimizer, self._parameters)
         self._layout = _layout(self._parameters)
@@ -169,6 +190,7 @@ class Pruner:
             num_examples = steps_per_epoch * training.batch_size
         self.steps_per_epoch = num_examples // training.batch_size
         counts = data is not None and loss is not None and self._layout is None
+        counts = counts and len(examples) >= training.batch_size  # otherwise there is no batch to count on
         self.trainer = self._trainer(examples, loss, training, names, seed, counts)
         self.mask: Mask | None = None
         self.sparsity, self._dropped = 0.0, 0
@@ -176,13 +198,13 @@ class Pruner:
         self.learning_rate_factor = 1.0
         self._samples = 0 if batch_size is None else training.batch_size
         self._finding, self._since = Cost(), 0  # cost until the last change of the mask, and the steps since then
-        self._stepped = self._copying = self._unchecked = False
+        self._stepped = self._copying = self._unchecked = self._closed = self._closure = False
         self._copy_updates = self._depth = 0
         self._rates: list[Any] | None = None  # rates of a copy with its own schedule
         self._unscaled: list[Any] = []
         self._gradients: dict[str, Tensor] = {}
         self._check_needs(data, steps_per_epoch)
-        planned_steps(self._method, training, num_examples, [self._sparsity])
+        planned_steps(_on_all_examples(self._method), training, num_examples, [self._sparsity])
         check_reachable(self._sparsity, masks.num_weights(self._parameters))
         self._attached = attach(self._method, self._sparsity, self)
         check_layers(self._method, self.trainer, State(step=0, weights=tensors_of(self._model)))
@@ -207,10 +229,16 @@ class Pruner:
             Whether the mask changed.
 
         Raises:
-            ConfigError: If the optimizer has made no update since the last call.
+            ConfigError: If the optimizer has made no update since the last call, the pruner is closed, or the method
+                needs gradients that it did not see.
         """
         if self._copying:
             return False
+        if self._closed:
+            raise ConfigError(
+                f"pruner.step(): the pruner was closed after {self.steps_done} steps, so it no longer prunes; call "
+                "pruner.close() after the last step, or create another Pruner"
+            )
         if not self._stepped and self._scaler is None:
             raise ConfigError(
                 f"pruner.step(): optimizer.step() was not called since the last call, after {self.steps_done} steps; "
@@ -238,7 +266,7 @@ class Pruner:
         For a sharded model, every rank gets the whole ticket.
 
         Raises:
-            ConfigError: If the mask does not have the target sparsity yet.
+            ConfigError: If the mask does not have the target sparsity yet, or masked weights are not zero.
         """
         wanted, dropped = self._pruned()
         if self.mask is None or dropped != wanted:
@@ -246,6 +274,13 @@ class Pruner:
             raise ConfigError(
                 f"pruner.ticket(): after {self.steps_done} of {self.trainer.training.steps} steps {dropped} of {total} "
                 f"weights are pruned, but the target is {wanted}; train further, or pass the loop's number of steps"
+            )
+        if (revived := self._revived()) is not None:
+            name, alive = revived
+            raise ConfigError(
+                f"pruner.ticket(): {alive} weights of parameter {name!r} that the mask drops are not zero; other code "
+                "has written to them. Load the pruner's state together with those of the model and the optimizer "
+                "(pruner.load_state_dict), and take the ticket before any training after pruner.close()"
             )
         retraining = self._cost(self._since)
         ticket = Ticket(
@@ -264,7 +299,8 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors by name, and a text with the rest, from which `load_state_dict` continues to the bit.
 
-        The model, the optimizer, the scheduler and the scaler have their own state.
+        The tensors are copies, which further training does not change. The model, the optimizer, the scheduler and the
+        scaler have their own state.
         """
         tensors: dict[str, Tensor] = {}
         at = self._attached.at
@@ -275,17 +311,16 @@ class Pruner:
             "steps_done": self.steps_done,
         }
         about = {**self._identity(), "content": pack(content, tensors)}
-        return {"about": json.dumps(about), **{f"tensor {key}": tensor for key, tensor in tensors.items()}}
+        return {"about": json.dumps(about), **{f"{TENSOR}{key}": tensor.clone() for key, tensor in tensors.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a result of `state_dict`; the model and the optimizer must be loaded as well.
+        """Continue from a result of `state_dict`, which is not changed; load the model and the optimizer as well.
 
         Raises:
-            ConfigError: If the state belongs to another method, settings, T, seed or model.
+            ConfigError: If the state is not one of a pruner, or belongs to another method, settings, T, seed or model.
             MaskError: If its mask belongs to another model.
         """
-        about = json.loads(state["about"])
-        content = about.pop("content")
+        about, content = _parts_of(state)
         ours = json.loads(json.dumps(self._identity()))
         for key in sorted({*about, *ours}):
             if about.get(key) != ours.get(key):
@@ -293,10 +328,15 @@ class Pruner:
                     f"pruner.load_state_dict(): {key} is {about.get(key)!r} in the state and {ours.get(key)!r} here; "
                     "continue with the settings with which the run began"
                 )
-        prefix = "tensor "
-        tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        tensors = {key.removeprefix(TENSOR): value.clone() for key, value in state.items() if key.startswith(TENSOR)}
         device = next(iter(self._parameters.values())).device  # the run may have been on another one
-        content_ = unpack(content, tensors, device)
+        try:
+            content_ = unpack(content, tensors, device)
+        except KeyError as error:
+            raise ConfigError(
+                f"pruner.load_state_dict(): the state lacks '{TENSOR}{error.args[0]}'; pass the whole result of "
+                "pruner.state_dict()"
+            ) from None
         if (mask := content_["at"]["mask"]) is not None:
             masks.check_fits(mask, self._parameters)
         self._attached.at = type(self._attached.at)(**content_["at"])
@@ -309,7 +349,7 @@ class Pruner:
         """Remove the hooks from the model and the optimizer; afterwards training may revive masked weights."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._closed = [], True
 
     # --- interface for a method (isp.families.Loop)
 
@@ -421,6 +461,11 @@ class Pruner:
             pruned = self._attached.prune(self.steps_done, self._parameters)
         except MaskError:
             broken = first_not_finite(self._parameters)
+            if broken is None and self._attached.observes and not self._attached.at.memory:
+                raise ConfigError(
+                    f"pruner.step(): method {self._method.name!r} scores weights by their gradients, but no prunable "
+                    "parameter had one when optimizer.step() was called; compute gradients before it, not in a closure"
+                ) from None
             if broken is None:
                 raise
             raise MaskError(
@@ -480,9 +525,11 @@ class Pruner:
 
         return hook
 
-    def _before_update(self, *_: Any) -> None:
+    def _before_update(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin an update at the outer of nested calls: an optimizer and its base class may both call the hooks."""
         if self._depth == 0:
+            self._closure = any(map(callable, (*args[1:], *kwargs.values())))  # args[0] is the optimizer
+            self._mask_gradients()
             self._begin_update()
         self._depth += 1
 
@@ -490,6 +537,17 @@ class Pruner:
         self._depth -= 1
         if self._depth == 0:
             self._end_update()
+
+    @torch.no_grad()
+    def _mask_gradients(self) -> None:
+        """Mask all gradients again; this changes those that other code has written since they were accumulated."""
+        for name, kept in (self.mask or {}).items():
+            parameter = self._parameters[name]
+            if parameter.grad is None:
+                continue
+            if 0 in parameter.grad.stride():  # expanded: several entries share memory
+                parameter.grad = parameter.grad.clone(memory_format=torch.contiguous_format)
+            masks.apply_({name: kept}, {name: parameter.grad})
 
     def _begin_update(self) -> None:
         if self._copying:
@@ -506,11 +564,13 @@ class Pruner:
             )
         if self._unchecked:
             self._check_loaded()
-        if self._attached.observes and self._gradients:
+        if self._attached.observes:
             self._observe()
 
     def _end_update(self) -> None:
-        if self.mask is not None and (type(self._optimizer) not in KEEPS_ZEROS or self._ranks.size > 1):
+        if self.mask is not None and (
+            type(self._optimizer) not in KEEPS_ZEROS or self._ranks.size > 1 or self._closure
+        ):
             self._apply(self.mask)
         if not self._copying:
             self._stepped = True
@@ -523,12 +583,22 @@ class Pruner:
             group["lr"] = rate
 
     def _observe(self) -> None:
-        """Show the method the gradients as they were accumulated: masked, neither clipped nor scaled."""
+        """Show the method the gradients as they were accumulated: masked, neither clipped nor scaled.
+
+        A gradient that was assigned instead of accumulated is shown as it is before the update.
+        """
         scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         clipped = {name: parameter.grad for name, parameter in self._parameters.items()}
+        if not self._gradients and all(gradient is None for gradient in clipped.values()):
+            return
+        # A scaler leaves it to fused optimizers to divide gradients during the update.
+        still_scaled = getattr(self._optimizer, "grad_scale", None) is not None
         try:
-            for name, gradient in self._gradients.items():
-                self._parameters[name].grad = gradient if scale == 1.0 else gradient / scale
+            for name, parameter in self._parameters.items():
+                gradient = self._gradients.get(name, parameter.grad)
+                scaled = name in self._gradients or still_scaled
+                if gradient is not None:
+                    parameter.grad = gradient / scale if scaled and scale != 1.0 else gradient
             self._attached.observe(self._parameters)
         finally:
             for name, parameter in self._parameters.items():
@@ -538,13 +608,18 @@ class Pruner:
     def _check_loaded(self) -> None:
         """Refuse to continue with weights that are not zero where the loaded mask drops them."""
         self._unchecked = False
+        if (revived := self._revived()) is not None:
+            name, alive = revived
+            raise ConfigError(
+                f"pruner.load_state_dict(): {alive} weights of parameter {name!r} that the loaded mask drops are "
+                "not zero; load the state of the model and of the optimizer that was saved with it"
+            )
+
+    def _revived(self) -> tuple[str, int] | None:
+        """Return a parameter with masked weights that are not zero, and their number; None if there is none."""
         dropped = {name: ~kept for name, kept in (self.mask or {}).items()}
-        for name, alive in masks.num_kept_each(masks.intersection(dropped, self._parameters)).items():
-            if alive:
-                raise ConfigError(
-                    f"pruner.load_state_dict(): {alive} weights of parameter {name!r} that the loaded mask drops are "
-                    "not zero; load the state of the model and of the optimizer that was saved with it"
-                )
+        counts = masks.num_kept_each(masks.intersection(dropped, self._parameters))
+        return next(((name, alive) for name, alive in counts.items() if alive), None)
 
     def _pruned(self) -> tuple[int, int]:
         """Return the target number of pruned weights and the current one."""
@@ -637,6 +712,35 @@ class Pruner:
                     f"{argument}: missing; method {name!r} trains look-ahead copies with train_step, a function that "
                     "makes one update on a batch of data. Without both arguments, denoisers must be 0"
                 )
+        if self._source is None:  # a function of a seed gives batches, not examples of a subset
+            check_subset(settings, self.trainer.training, len(self.trainer.examples), "a look-ahead")
+
+
+def _on_all_examples(method: Method) -> Method:
+    """Return a method whose copies train on all examples, for planning.
+
+    The plan counts examples by `steps_per_epoch`, but copies draw theirs from the data.
+    """
+    if not isinstance(method.settings, LookAhead):
+        return method
+    return replace(method, settings=method.settings.model_copy(update={"data_fraction": 1.0}))
+
+
+def _parts_of(state: Any) -> tuple[dict[str, Any], Any]:
+    """Return the description of the run in a state of a pruner, and the packed progress.
+
+    Raises:
+        ConfigError: If it is not a state of a pruner.
+    """
+    try:
+        about = json.loads(state["about"])
+        return about, about.pop("content")
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        kind = f"a dict of {len(state)} other entries" if isinstance(state, Mapping) else shown(state)
+        raise ConfigError(
+            f"pruner.load_state_dict(): not a state of a pruner, which has a valid 'about'; pass a result of "
+            f"pruner.state_dict(), not that of a model or an optimizer, got {kind}"
+        ) from None
 
 
 def _own_schedule(current: Sequence[Any], member: Member, warmup: int, step: int) -> list[Any]:

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 
-TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
+TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8": "u1", "C64": "<c8", "I64": "<i8", "I32": "<i4"}
+TYPES |= {"I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
 
 
 def read_ticket(path: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -15,7 +16,7 @@ def read_ticket(path: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
     tensors = {}
     for name, entry in entries.items():
         content = data[slice(*entry["data_offsets"])]
-        tensors[name] = np.frombuffer(content, TYPES[entry["dtype"]]).reshape(entry["shape"])
+        tensors[name] = np.frombuffer(content, TYPES[entry["dtype"].split("_")[0]]).reshape(entry["shape"])
     bits, mask = np.unpackbits(tensors.pop("mask.bits")).astype(bool), {}
     for name in sorted(shapes):
         mask[name], bits = np.split(bits, [int(np.prod(shapes[name]))])

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from isp.lazy import torch
+from isp.seeds import integer
 from isp.seeds import seed as named_seed
 
 
@@ -46,5 +47,8 @@ def seed_step(seed: int, step: int) -> None:
     Args:
         seed: Seed of the run.
         step: Number of the update, from 0.
+
+    Raises:
+        ConfigError: If one of them is not an integer.
     """
-    seed_all(named_seed("step", seed=seed, step=step))
+    seed_all(named_seed("step", seed=integer("seed", seed), step=integer("step", step)))

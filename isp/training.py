@@ -22,6 +22,7 @@ from isp.lazy import torch
 from isp.masks import Mask, apply_, check_fits
 from isp.replacing import without_data
 from isp.rng import forked_rng, seed_all, seed_step
+from isp.seeds import integer
 from isp.seeds import seed as named_seed
 from isp.settings import Settings
 from isp.tensors import by_first_name, is_half, tensors_of
@@ -129,6 +130,8 @@ class BatchOrder:
     _epochs: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", integer("seed", self.seed))
+        object.__setattr__(self, "batch_size", integer("batch_size", self.batch_size, least=1))
         if self.steps_per_epoch < 1:
             raise ConfigError(
                 f"batch_size = {self.batch_size}: larger than the {self._pool} training examples there are"
@@ -145,7 +148,7 @@ class BatchOrder:
 
     def __call__(self, step: int) -> Tensor:
         """Return the indices of the examples of step `step`, int64, shape (batch_size,)."""
-        epoch, index = divmod(step, self.steps_per_epoch)
+        epoch, index = divmod(integer("step", step), self.steps_per_epoch)
         if epoch not in self._epochs:
             self._epochs.clear()
             self._epochs[epoch] = self._epoch(epoch)

@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -136,6 +137,13 @@ def test_the_default_prunes_layers_and_neither_embeddings_nor_norms() -> None:
         ({"steps": 5}, "exceed the budget"),
         ({"batch_size": 81}, "batch_size = 81: larger than the 80"),
         ({"prunable": ["encoder.*"]}, "unknown prunable pattern"),
+        ({"prunable": "*.weight"}, r"prunable = '\*.weight': must be a list of patterns"),
+        ({"exclude": "head.*"}, r"exclude = 'head.\*': must be a list of patterns, such as \['head.\*'\]"),
+        ({"method": None}, "method = None: must be a text, the name of a method"),
+        ({"settings": [1]}, r"settings = \[1\]: must be a dict"),
+        ({"loss": 5}, r"loss = 5: must be a function of \(model, batch\)"),
+        ({"seed": "a"}, "seed = 'a': must be an integer"),
+        ({"seed": None}, "seed = None: must be an integer"),
     ],
 )
 def test_bad_input_leaves_the_model_alone(change: dict[str, Any], message: str) -> None:
@@ -144,6 +152,19 @@ def test_bad_input_leaves_the_model_alone(change: dict[str, Any], message: str) 
     with pytest.raises(ConfigError, match=message):
         isp.prune(model, Noisy(), **{"sparsity": 0.9, **QUICK, **change})
     assert equal(dict(model.state_dict()), before.weights)
+
+
+def test_training_without_gradients_is_refused() -> None:
+    for without in (torch.no_grad(), torch.inference_mode()):
+        with without, pytest.raises(ConfigError, match=r"called inside torch.no_grad\(\)"):
+            isp.prune(tiny_model(), DATA, sparsity=0.5, method="one_shot", **SHORT)
+
+
+def test_a_seed_of_numpy_is_that_integer() -> None:
+    same = [isp.prune(tiny_model(), DATA, sparsity=0.5, method="random", seed=n, **SHORT) for n in (3, np.int64(3))]
+    assert equal(same[0].mask, same[1].mask)
+    assert equal(same[0].weights, same[1].weights)
+    assert type(same[1].origin["seed"]) is int
 
 
 @pytest.mark.parametrize("data", [3, "text", {}, None])

@@ -604,6 +604,29 @@ def test_tensors_of_every_type_come_back_to_the_bit(tmp_path: Path, dtype: torch
         assert torch.equal(artifacts.load_weights(tmp_path / "weights")[0]["buffer"], tensor.conj())
 
 
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.float8_e8m0fnu])
+def test_tensors_stored_as_bytes_come_back_aligned(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Torch's kernels for complex128 crash at an address that is not a multiple of 16."""
+    tensor = torch.ones(3, dtype=dtype)
+    for num in range(1, 17):  # bytes before it in the file
+        artifacts.save_weights(tmp_path / "weights", {"a": torch.ones(num, dtype=torch.uint8), "b": tensor}, {})
+        back = artifacts.load_weights(tmp_path / "weights")[0]["b"]
+        assert back.data_ptr() % 16 == 0
+        assert same_bits(back, tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
+@pytest.mark.parametrize("num", [0, 1])
+def test_at_most_one_value_with_any_stride_comes_back(tmp_path: Path, dtype: torch.dtype, num: int) -> None:
+    tensor = torch.ones(8, dtype=dtype)[::2][:num]
+    artifacts.save_weights(tmp_path / "weights", {"buffer": tensor}, {})
+    assert same_bits(artifacts.load_weights(tmp_path / "weights")[0]["buffer"], tensor.clone())
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return (one.dtype, one.shape, one.tolist()) == (other.dtype, other.shape, other.tolist())
+
+
 def test_a_file_is_what_safetensors_would_write(tmp_path: Path) -> None:
     """Part by part instead of in one piece."""
     from safetensors.torch import load_file, save

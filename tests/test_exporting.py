@@ -321,6 +321,103 @@ def test_a_hugging_face_model_is_loaded_by_its_class(
         assert predictor.labels == ("x", "y", "z")
 
 
+class AllKinds(nn.Module):
+    """Weights in other orders of memory, and buffers of types that NumPy lacks or that are empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        self.head = nn.Linear(6, 4)
+        self.head.weight = nn.Parameter(torch.randn(6, 4).t())
+        types = (torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.uint16, torch.int8)
+        buffers = [torch.ones(3).to(dtype) for dtype in types]
+        buffers += [torch.empty(0), torch.empty(0, 4), torch.ones(8)[::2][:1]]
+        for number, buffer in enumerate(buffers):
+            self.register_buffer(f"buffer{number}", buffer)
+
+
+@pytest.mark.usefixtures("inside")
+def test_tensors_of_any_order_and_type_are_exported(tmp_path: Path) -> None:
+    model = AllKinds()
+    ticket = ticket_of(model, ("conv.weight", "head.weight"))
+    strides = {name: tensor.stride() for name, tensor in model.state_dict().items()}
+    for compact in (False, True):
+        done = isp.export(ticket, model, tmp_path / f"{compact}", compact=compact)
+        assert (done.zero_weights, done.num_tensors) == (66, 13)
+    assert {name: tensor.stride() for name, tensor in model.state_dict().items()} == strides
+    plain, kept = load_file(tmp_path / "False/model.safetensors"), exported._read_ticket(tmp_path / "True")
+    for name, tensor in ticket.weights.items():
+        for found in (plain[name], kept[name]):
+            assert (found.dtype, found.shape, found.tolist()) == (tensor.dtype, tensor.shape, tensor.tolist())
+
+
+@pytest.mark.usefixtures("inside")
+def test_types_that_safetensors_lacks_need_a_compact_folder(tmp_path: Path) -> None:
+    model = nn.Linear(16, 4)
+    model.register_buffer("phase", torch.ones(3, dtype=torch.complex128))
+    ticket = ticket_of(model, ("weight",))
+    with pytest.raises(ConfigError, match=r"'phase' is complex128, .* export with `compact=True`"):
+        isp.export(ticket, model, tmp_path / "out")
+    assert isp.export(ticket, model, tmp_path / "out", compact=True).num_tensors == 3
+
+
+def small_t5() -> Any:
+    """Its dummy inputs have one tensor under two names."""
+    import transformers
+
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
+    return transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes))
+
+
+def small_bert(cls: str = "BertModel", attention: str = "sdpa", **options: Any) -> Any:
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**{**SMALL_BERT, **options})
+    return getattr(transformers, cls)._from_config(config, attn_implementation=attention)
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize(
+    ("make", "prunable"),
+    [
+        (small_t5, "encoder.block.0.layer.0.SelfAttention.q.weight"),
+        (partial(small_bert, vocab_size=3), "encoder.layer.0.output.dense.weight"),
+        (partial(small_bert, attention="eager"), "encoder.layer.0.output.dense.weight"),
+        (
+            partial(small_bert, "BertForSequenceClassification", "eager"),
+            "bert.encoder.layer.0.output.dense.weight",
+        ),
+    ],
+    ids=["t5", "three tokens", "eager", "eager classifier"],
+)
+def test_hugging_face_models_compute_the_same_in_a_folder(
+    make: Callable[[], Any], prunable: str, compact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tensor under two names, a vocabulary smaller than the dummy tokens, and other attention implementations."""
+    model = make()
+    implementations = []
+    answer = exported.outputs
+
+    def outputs(predictor: exported.Predictor, inputs: Any) -> dict[str, torch.Tensor]:
+        implementations.append(predictor.model.config._attn_implementation)
+        return answer(predictor, inputs)
+
+    monkeypatch.setattr(exported, "outputs", outputs)
+    done = isp.export(ticket_of(model, (prunable,)), model, tmp_path / "out", compact=compact)
+    assert done.num_inputs == 3
+    assert implementations == [model.config._attn_implementation] * 2
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_model_that_cannot_read_dummy_inputs_is_named(tmp_path: Path) -> None:
+    model = small_bert(max_position_embeddings=3)
+    ticket = ticket_of(model, ("encoder.layer.0.output.dense.weight",))
+    with pytest.raises(ConfigError, match="a BertModel that cannot compute transformers' dummy inputs, 5 tokens each"):
+        isp.export(ticket, model, tmp_path / "out")
+
+
 # --- what differs is refused ------------------------------------------------------------------------------------------
 
 
@@ -616,6 +713,41 @@ def test_probabilities_are_the_softmax_of_the_logits(pictures: Path, tmp_path: P
     assert dict(both[0]) == pytest.approx(dict(zip(predictor.labels, shares, strict=True)), abs=1e-6)
 
 
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize(
+    ("problem", "num_labels"),
+    [
+        ("multi_label_classification", 3),
+        ("multi_label_classification", 1),
+        ("single_label_classification", 3),
+        (None, 1),
+    ],
+)
+def test_probabilities_of_several_labels_and_of_one_output(
+    problem: str | None, num_labels: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sigmoids where several labels may apply, the softmax where one does, and the value where there is no other."""
+    import transformers
+
+    model = small_bert("BertForSequenceClassification", num_labels=num_labels, problem_type=problem)
+    vocabulary = {word: n for n, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"))}
+    ticket = ticket_of(model, ("bert.encoder.layer.0.output.dense.weight",))
+    isp.export(ticket, model, tmp_path / "out", tokenizer=transformers.BertTokenizer(vocab=vocabulary))
+    predictor = prediction.load_predictor(tmp_path / "out")
+    logits = predictor.logits(predictor.prepare([["a a"]]))[0].double()
+    names_ = [f"LABEL_{number}" for number in range(num_labels)]
+    if problem == "multi_label_classification":
+        expected = dict(zip(names_, (1 / (1 + (-logits).exp())).tolist(), strict=True))
+    elif num_labels == 1:
+        expected = {prediction.VALUE: float(logits[0])}
+    else:
+        expected = dict(zip(names_, (logits.exp() / logits.exp().sum()).tolist(), strict=True))
+    assert dict(prediction.predict(predictor, texts=["a a"])[0]) == pytest.approx(expected, abs=1e-6)
+    capsys.readouterr()
+    assert run("predict", tmp_path / "out", "--text", "a a") == 0
+    assert ("%" in capsys.readouterr().out) == bool(predictor.labels)
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "says"),
     [
@@ -746,6 +878,11 @@ def test_another_process_finds_the_same_without_the_package(tmp_path: Path, monk
             for compact in (False, True):
                 isp.export(path, None, tmp_path / f"{task}-{compact}", compact=compact)
         isp.export(ticket_of(TinyModel(), ("up.weight",)), TinyModel(), tmp_path / "mine", compact=True)
+        for name, model, prunable in (
+            ("eager", small_bert(attention="eager"), "encoder.layer.0.output.dense.weight"),
+            ("t5", small_t5(), "encoder.block.0.layer.0.SelfAttention.q.weight"),
+        ):
+            isp.export(ticket_of(model, (prunable,)), model, tmp_path / name)
     (tmp_path / "requests.json").write_text(json.dumps({name: request for name, (request, _) in asked.items()}))
     code = (
         "import json, runpy, sys\n"

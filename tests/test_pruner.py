@@ -143,6 +143,54 @@ def test_frozen_parameters_and_groups_are_left_as_they_are() -> None:
     assert [group["weight_decay"] for group in loop.optimizer.param_groups] == [0.01, 0.0]
 
 
+def step_by_hand(pruner: isp.Pruner, gradients: Callable[[], None], **arguments: Any) -> None:
+    gradients()
+    pruner._optimizer.step(**arguments)
+    pruner.step()
+    pruner._optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "Adam", "Adafactor"])
+@pytest.mark.parametrize("how", ["noise", "assigned", "expanded", "closure"])
+def test_masked_weights_stay_zero_whatever_happens_to_gradients(optimizer: str, how: str) -> None:
+    model = tiny_model()
+    pruner = isp.Pruner(
+        model, OPTIMIZERS[optimizer](model.parameters()), method="one_shot", sparsity=0.5, steps=3, exclude=HEAD
+    )
+    weight, kept = model.up.weight, (pruner.mask or {})["up.weight"]
+
+    def change() -> None:
+        default_loss(model, DATA.batch(torch.arange(BATCH))).backward()
+        if how in ("noise", "closure"):
+            weight.grad += 1e-3
+            weight.grad[~kept] = torch.nan
+        else:
+            weight.grad = torch.ones(()).expand_as(weight) if how == "expanded" else torch.ones_like(weight)
+
+    for _ in range(3):
+        if how == "closure":
+            step_by_hand(pruner, lambda: None, closure=change)
+        else:
+            step_by_hand(pruner, change)
+        assert not weight[~kept].any()
+        assert not torch.signbit(weight[~kept]).any()
+        assert weight[kept].all()
+    pruner.ticket()
+
+
+def test_masking_gradients_again_changes_no_bit() -> None:
+    loop = looped("one_shot")
+    default_loss(loop.model, DATA.batch(torch.arange(BATCH))).backward()
+    for parameter in loop.pruner._parameters.values():
+        parameter.grad[0, :4] = torch.tensor([-0.0, torch.nan, torch.inf, -torch.inf])
+    before = {name: parameter.grad.clone() for name, parameter in loop.pruner._parameters.items()}
+    loop.pruner._mask_gradients()
+    for name, parameter in loop.pruner._parameters.items():
+        kept = (loop.pruner.mask or {})[name]
+        assert torch.equal(parameter.grad.view(torch.int32)[kept], before[name].view(torch.int32)[kept])
+        assert not parameter.grad.view(torch.int32)[~kept].any()
+
+
 # --- gradient scalers and gradients -----------------------------------------------------------------------------------
 
 
@@ -186,6 +234,30 @@ def test_movement_sees_the_whole_gradient_before_it_is_clipped(accumulate: int) 
         scores = {name: expected[name] for name in loop.pruner.trainer.prunable}
     for name, score in loop.pruner._attached.at.memory.items():
         torch.testing.assert_close(score, scores[name])
+
+
+def test_movement_sees_gradients_that_are_assigned() -> None:
+    """As those that backward() accumulates; gradients that only a closure computes are not seen."""
+    accumulated = looped("movement", clip_norm=None).run().pruner.ticket()
+    loop = looped("movement", clip_norm=None)
+    parameters = list(loop.model.parameters())
+
+    def train_step(batch: Any) -> None:
+        loss = default_loss(loop.model, batch)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        loop.set_learning_rate()
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+        loop.scheduled += 1
+
+    loop.train_step = train_step  # type: ignore[method-assign]
+    same(loop.run().pruner.ticket(), accumulated)
+
+    model = tiny_model()
+    pruner = isp.Pruner(model, torch.optim.SGD(model.parameters()), method="movement", sparsity=0.5, steps=9)
+    with pytest.raises(ConfigError, match=r"'movement' scores weights by their gradients.*not in a closure"):
+        step_by_hand(pruner, lambda: None, closure=lambda: model.up.weight.sum().backward())
 
 
 # --- look-aheads ------------------------------------------------------------------------------------------------------
@@ -349,6 +421,20 @@ def test_a_run_that_was_cut_goes_on_to_the_bit(method: str, cut: int, tmp_path: 
     same(second.run().pruner.ticket(), whole)
 
 
+@pytest.mark.parametrize("method", ["movement", "isp", "gradual"])
+def test_training_leaves_a_state_as_it_is(method: str) -> None:
+    first = looped(method).run(7)
+    state = first.pruner.state_dict()
+    others = copy.deepcopy([each.state_dict() for each in (first.model, first.optimizer, first)])
+    first.run()
+    for _ in range(2):
+        loop = looped(method)
+        loop.pruner.load_state_dict(state)
+        for part, other in zip((loop.model, loop.optimizer, loop), copy.deepcopy(others), strict=True):
+            part.load_state_dict(other)
+        same(loop.run().pruner.ticket(), first.pruner.ticket())
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +447,8 @@ def test_step_is_called_once_after_each_update() -> None:
         loop.train_step(DATA.batch(torch.arange(BATCH)))
     loop.pruner.close()
     loop.train_step(DATA.batch(torch.arange(BATCH)))
+    with pytest.raises(ConfigError, match="the pruner was closed after 2 steps"):
+        loop.pruner.step()
 
 
 @pytest.mark.parametrize(
@@ -379,6 +467,20 @@ def test_step_is_called_once_after_each_update() -> None:
         ({"method": "gradual", "prunable": ["nothing.*"]}, "nothing"),
         ({"method": "gradual", "look_aheads": "apart"}, "look_aheads = 'apart'"),
         ({"method": "gradual", "settings": {"scope": "5:7"}}, "5:7"),
+        ({"batch_size": 0}, "batch_size = 0: must be an integer of at least 1"),
+        ({"batch_size": "8"}, "batch_size = '8': must be an integer"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch = 0: must be an integer of at least 1"),
+        ({"steps_per_epoch": 8.5}, "steps_per_epoch = 8.5: must be an integer"),
+        ({"prunable": "*.weight"}, r"prunable = '\*.weight': must be a list of patterns, such as \['\*.weight'\]"),
+        ({"exclude": [1]}, r"exclude = \[1\]: must be a list of patterns"),
+        ({"method": None}, "method = None: must be a text"),
+        ({"settings": [1]}, r"settings = \[1\]: must be a dict"),
+        ({"loss": 5}, r"loss = 5: must be a function of \(model, batch\)"),
+        ({"train_step": 5}, "train_step = 5: must be a function of a batch"),
+        ({"seed": 1.5}, "seed = 1.5: must be an integer"),
+        ({"method": "gradual", "state": {}}, "not a state of a pruner.*got a dict of 0 other entries"),
+        ({"method": "gradual", "state": tiny_model().state_dict()}, r"pass a result of pruner.state_dict\(\)"),
+        ({"method": "isp", "batch_size": 64, "steps_per_epoch": 2}, "data_fraction = 0.5: a look-ahead's 40 of 80"),
     ],
 )
 def test_bad_arguments_are_refused_and_leave_no_hook(arguments: dict[str, Any], problem: str) -> None:
@@ -513,6 +615,32 @@ def test_a_ticket_before_its_time_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"after 5 of 30 steps \d+ of 592 weights are pruned, but the target is 474"):
         loop.pruner.ticket()
     assert 0 < loop.pruner.sparsity < 0.8
+
+
+def test_a_ticket_whose_masked_weights_were_written_to_is_refused() -> None:
+    loop = looped("one_shot").run(2)
+    loop.model.load_state_dict(tiny_model().state_dict())
+    with pytest.raises(ConfigError, match=r"pruner.ticket\(\): \d+ weights of parameter .* are not zero; other code"):
+        loop.pruner.ticket()
+
+
+def test_look_aheads_draw_from_the_data_however_short_an_epoch_is() -> None:
+    """Five updates to an epoch fill a copy's batch, and so does one, because the copy draws from all 80 examples."""
+    settings = {**SETTINGS["isp"], "segment_fraction": 1.0}
+    assert looped("isp", settings=settings, steps_per_epoch=1).run().pruner.reached
+
+
+def test_flops_are_not_counted_on_data_that_do_not_fill_a_batch() -> None:
+    ticket = looped("gradual", batch_size=100, steps_per_epoch=1, train_step=None)
+    assert ticket.pruner.trainer.flops.total == (0,)
+
+
+def test_integers_of_numpy_are_integers() -> None:
+    loop = looped("random", seed=np.int64(3), steps_per_epoch=np.int64(5))
+    state = loop.pruner.state_dict()
+    other = looped("random", seed=3)
+    other.pruner.load_state_dict(state)
+    assert equal(loop.pruner.mask or {}, looped("random", seed=3).pruner.mask or {})
 
 
 def test_the_methods_that_can_be_attached_are_those_of_three_families() -> None:

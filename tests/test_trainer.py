@@ -537,6 +537,13 @@ def test_what_cannot_be_is_refused_before_an_update(tmp_path: Path) -> None:
         pruning().on_train_begin(None, None, None)
 
 
+def test_a_batch_larger_than_the_data_set_is_pruned_without_flops(tmp_path: Path) -> None:
+    callback = pruning("gradual")
+    make(tmp_path, callback, per_device_train_batch_size=100, max_steps=4).train()
+    assert callback.ticket().cost.flops == 0
+    assert callback.ticket().cost.steps == 4
+
+
 def test_adapters_are_pruned_only_by_pattern(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 

@@ -8,7 +8,7 @@ methods share. The file contains the steps of these methods, `planned_steps`, an
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +20,7 @@ from pydantic import ConfigDict
 from isp import masks, registry
 from isp.copies import LookAhead, Member
 from isp.costs import Cost
-from isp.errors import ConfigError, unknown
+from isp.errors import ConfigError, shown, unknown
 from isp.masks import Mask, Weights
 from isp.settings import Settings, parse
 from isp.sparsity import Scope, num_pruned, parse_scope
@@ -104,12 +104,21 @@ def traits_of(module: ModuleType) -> Traits:
     return traits
 
 
-def make_method(name: str, settings: dict[str, Any] | None = None, where: str = "") -> Method:
+def make_method(name: str, settings: Mapping[str, Any] | None = None, where: str = "") -> Method:
     """Load a method by name or by the path of its file, and validate its settings.
 
     Raises:
         ConfigError: If the method or a setting is unknown, or a value is invalid.
     """
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"method = {shown(name)}: must be a text, the name of a method (`isp list methods` lists them) or the path "
+            "of its file"
+        )
+    if not isinstance(settings, Mapping | None):
+        raise ConfigError(
+            f"settings = {shown(settings)}: must be a dict from names of settings of method {name!r} to values"
+        )
     module = registry.load("method", name)
     where = f"{where}: settings of method {name!r}" if where else f"settings of method {name!r}"
     method = Method(name=Path(name).stem, source=name, module=module, settings=parse(module.Settings, settings, where))
@@ -119,6 +128,29 @@ def make_method(name: str, settings: dict[str, Any] | None = None, where: str = 
             "several models, which do not share an N:M pattern"
         )
     return method
+
+
+def patterns_of(key: str, value: Any) -> tuple[str, ...]:
+    """Return the patterns of parameters that a caller passes as `prunable` or `exclude`.
+
+    Raises:
+        ConfigError: If the value is a single text or anything else but a list of texts.
+    """
+    patterns = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
+    if patterns is None or not all(isinstance(pattern, str) for pattern in patterns):
+        example = [value] if isinstance(value, str) else ["encoder.*"]
+        raise ConfigError(f"{key} = {shown(value)}: must be a list of patterns, such as {shown(example)}")
+    return patterns
+
+
+def check_function(key: str, value: Any, takes: str) -> None:
+    """Refuse an argument that is neither a function nor None.
+
+    Raises:
+        ConfigError: If the value cannot be called; the message says what the function takes.
+    """
+    if value is not None and not callable(value):
+        raise ConfigError(f"{key} = {shown(value)}: must be a function of {takes}, or None")
 
 
 def scope_of(method: Method) -> Scope:

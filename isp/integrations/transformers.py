@@ -93,7 +93,7 @@ class PruningCallback(TrainerCallback):
         seed: int | None = None,
     ) -> None:
         parse_sparsity(sparsity)
-        make_method(method, dict(settings or {}))
+        make_method(method, settings)
         self.pruner: Pruner | None = None
         self._sparsity, self._method, self._settings = sparsity, method, dict(settings or {})
         self._prunable, self._exclude, self._seed = prunable, exclude, seed
