@@ -33,7 +33,7 @@ def rows(metrics: Sequence[Row], reference: str, variants: Sequence[str]) -> tup
     """Return header and rows, a row per variant: the difference to the reference in each task, and over three or more.
 
     Variants are in the order of their mean over tasks, the greatest first; those whose differences are all equal share
-    a row. A difference is a mean over the sparsities that both have; a variant that shares none in some task is left out.
+    a row. A difference is a mean over the sparsities that both have; variants that share none in a task are left out.
     """
     by_variant = {name: statistics.over_runs(metrics, name, reference, "test") for name in variants}
     tasks = tabular.distinct(metrics, "task")
