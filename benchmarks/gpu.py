@@ -1,11 +1,12 @@
 """What training, a round of Instant Soup Pruning, small jobs and 2:4 layers cost on a GPU. Models have random weights.
 
-    python benchmarks/gpu.py steps round sharing inference
+    python benchmarks/gpu.py steps rounds sharing inference
 
 - `steps`: a training step of ViT-B/32 and BERT-base at the paper's batch sizes: milliseconds, FLOPs per second as the
   package counts them, peak memory of the GPU.
-- `round`: a round of ViT-B/32 as two jobs, which start through the fork server: a segment of 50 steps, and 5
-  look-aheads of 50 steps with their superposition. Seconds on the clock, with and without the training steps.
+- `rounds`: three rounds of ViT-B/32 in bf16, each a segment of 20 steps, 5 look-aheads of 20 steps and their
+  superposition: as two jobs per round, and as one job that makes all but the last mask. Jobs start through the fork
+  server. Seconds on the clock, with and without the training steps, and bytes written.
 - `sharing`: training steps per second of 1 to 8 processes that fine-tune a six-layer BERT on the same GPU.
 - `inference`: BERT-base and ViT-B/32 with the pattern 2:4 in every layer of the encoder: `isp.accelerate`, and 2:4
   everywhere, against dense torch.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -25,6 +27,7 @@ import time
 import traceback
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,56 +92,58 @@ def run_steps(model: nn.Module, examples: Any, steps: int, **training: Any) -> t
 
 
 def steps() -> None:
-    """Print a line per model, size of batch and precision."""
+    """Print a line per precision and model, those that have to be compiled last."""
     cases: list[tuple[str, Callable[[], nn.Module], Callable[[], Any], int]] = [
-        ("ViT-B/32", lambda: build("cpu"), lambda: RandomPictures(512, DEVICE), 128),
         ("BERT-base, 128 tokens", bert, lambda: RandomTexts(512, 128), 32),
         ("BERT-base, 40 tokens", bert, lambda: RandomTexts(512, 40), 32),
+        ("ViT-B/32", lambda: build("cpu"), lambda: RandomPictures(512, DEVICE), 128),
     ]
-    for label, make, examples, batch_size in cases:
-        for extra in ({"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "compile": True}):
-            torch.cuda.reset_peak_memory_stats()
-            seconds, flops = run_steps(make().to(DEVICE), examples(), 30, batch_size=batch_size, **extra)
-            settings = ", ".join(f"{key} {value}" for key, value in extra.items())
-            print(
-                f"{label}, batch {batch_size}, {settings}: {1000 * seconds:.1f} ms per step, "
-                f"{flops / seconds / 1e12:.1f} TFLOP/s, {torch.cuda.max_memory_allocated() / 1e9:.1f} GB",
-                flush=True,
-            )
-            gc.collect()
-            torch.cuda.empty_cache()
+    kinds = ({"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "compile": True})
+    for extra, (label, make, examples, batch_size) in itertools.product(kinds, cases):
+        torch.cuda.reset_peak_memory_stats()
+        seconds, flops = run_steps(make().to(DEVICE), examples(), 30, batch_size=batch_size, **extra)
+        settings = ", ".join(f"{key} {value}" for key, value in extra.items())
+        print(
+            f"{label}, batch {batch_size}, {settings}: {1000 * seconds:.1f} ms per step, "
+            f"{flops / seconds / 1e12:.1f} TFLOP/s, {torch.cuda.max_memory_allocated() / 1e9:.1f} GB",
+            flush=True,
+        )
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
-def one_round() -> None:
-    """Print a line per precision."""
-    served = {"ISP_OWNER": str(os.getpid()), "ISP_WARM": warm.new_address(os.getpid()), instructions.SERVED: "native"}
-    for precision in ("fp32", "bf16"):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            options = (*paper_scale.prepared(folder, "clip_vit_b32", 128, precision), "--device", DEVICE)
-            os.environ |= served  # from here on, because these stages are all "native"
-            cell = paper_scale.Cell(options=options, rule="union", rounds=1, steps=50)
-            (folder / "step").mkdir()
-            times = []
-            for until in (50, 50, 150):  # the first starts the server
-                spent = paper_scale.Spent()
-                output = ("--until", until, "--output", f"to{len(times)}")
-                command = paper_scale.isp("train_segment", *cell.options, "--start", "../initial", *output)
-                spent.run(command, folder / "step")
-                times.append(spent.wall)
-            step = (times[2] - times[1]) / 100
-            (folder / "round").mkdir()
+def rounds() -> None:
+    """Print a line for rounds as jobs of their own, and one for all rounds in one job."""
+    steps, number = 20, 3
+    os.environ |= {"ISP_OWNER": str(os.getpid()), "ISP_WARM": warm.new_address(os.getpid())}
+    os.environ[instructions.SERVED] = "native"  # the default of all stages on a GPU and in bf16
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        options = (*paper_scale.prepared(folder, "clip_vit_b32", 128, "bf16"), "--device", DEVICE)
+        cell = paper_scale.Cell(options=options, rule="union", rounds=number, steps=steps)
+        for place in ("step", "jobs", "one_job"):
+            (folder / place).mkdir()
+        times = []
+        for until in (steps, steps, 6 * steps):  # the first compiles and reads everything once
             spent = paper_scale.Spent()
-            num = paper_scale.run(folder / "round", cell, spent, 1)
-            for key in served:
-                del os.environ[key]
+            output = ("--until", until, "--output", f"to{len(times)}")
+            command = paper_scale.isp("train_segment", *cell.options, "--start", "../initial", *output)
+            spent.run(command, folder / "step")
+            times.append(spent.wall)
+        step = (times[2] - times[1]) / (5 * steps)
+        print(f"ViT-B/32, batch 128, bf16: {1000 * step:.1f} ms per step; a job of {steps} steps {times[1]:.2f} s")
+        for place, run in (("jobs", partial(paper_scale.run, cores=1)), ("one_job", paper_scale.run_in_one_job)):
+            spent = paper_scale.Spent()
+            done = run(folder / place, cell, spent)
+            written = sum(path.stat().st_size for path in (folder / place).rglob("*") if path.is_file())
             print(
-                f"ViT-B/32, batch 128, {precision}: {1000 * step:.1f} ms per step; a job of 50 steps {times[1]:.2f} s; "
-                f"a round of {num} steps in {spent.jobs} jobs {spent.wall:.2f} s, of which beside training "
-                f"{spent.wall - num * step:.2f}",
+                f"{number} rounds of {done // number} steps in {spent.jobs} jobs: {spent.wall:.2f} s, of which beside "
+                f"training {spent.wall - done * step:.2f}; written {written / 1e6:,.0f} MB",
                 flush=True,
             )
-            print((folder / "round" / "log").read_text(encoding="utf-8").strip(), flush=True)
+            print((folder / place / "log").read_text(encoding="utf-8").strip(), flush=True)
+    for key in ("ISP_OWNER", "ISP_WARM", instructions.SERVED):
+        del os.environ[key]
 
 
 def _share(barrier: Any, queue: Any, steps: int) -> None:
@@ -203,7 +208,7 @@ def infer() -> None:
                 )
 
 
-PARTS: dict[str, Callable[[], None]] = {"sharing": sharing, "round": one_round, "steps": steps, "inference": infer}
+PARTS: dict[str, Callable[[], None]] = {"sharing": sharing, "rounds": rounds, "steps": steps, "inference": infer}
 """In the order in which they run: `sharing` forks before this process uses CUDA."""
 
 

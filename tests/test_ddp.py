@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,15 @@ CASES = {
 }
 
 
-class Halved(Still):
+class Whole(Still):
+    """Examples on a device."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.inputs, self.labels = self.inputs.to(device), self.labels.to(device)
+
+
+class Halved(Whole):
     """Examples of which each rank gets its part, where the whole batch is asked for by number."""
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,25 +61,25 @@ class Distributed(Loop):
         self.set_learning_rate()
 
 
-def still_model() -> nn.Module:
+def still_model(device: str = "cpu") -> nn.Module:
     model = tiny_model()
     model.dropout.p = 0.0
-    return model
+    return model.to(device)
 
 
 def arguments(method: str) -> dict[str, Any]:
     return {"method": method, "sparsity": "0.8", "exclude": ["*head.*"], "settings": SETTINGS.get(method, {})}
 
 
-def distributed(method: str, how: str, **changed: Any) -> Distributed:
+def distributed(method: str, how: str, device: str = "cpu", **changed: Any) -> Distributed:
     Distributed.alone = how == "shared"
-    model = DistributedDataParallel(still_model())
-    given = {**arguments(method), "data": Still(), "batch_size": BATCH // RANKS, "look_aheads": how, "loss": None}
-    return Distributed(model, Halved(), **{**given, **changed})
+    model = DistributedDataParallel(still_model(device))
+    given = {**arguments(method), "data": Whole(device), "batch_size": BATCH // RANKS, "look_aheads": how, "loss": None}
+    return Distributed(model, Halved(device), **{**given, **changed})
 
 
-def check_case(method: str, how: str, folder: Path) -> None:
-    loop = distributed(method, how).run()
+def check_case(method: str, how: str, folder: Path, device: str) -> None:
+    loop = distributed(method, how, device).run()
     ticket = loop.pruner.ticket()
     expected = torch.load(folder / f"{method}.pt")
     for name, kept in ticket.mask.items():
@@ -107,19 +116,34 @@ def check_world_size(folder: Path) -> None:
         distributed("gradual", "alike").pruner.load_state_dict(state)
 
 
+def cases(folder: Path, device: str) -> dict[str, Callable[[], None]]:
+    """Save the ticket of one process for each method, and return the checks that compare those of two with it."""
+    for method in {method for method, _ in CASES.values()}:
+        ticket = Loop(still_model(device), Whole(device), **arguments(method)).run(STEPS).pruner.ticket()
+        torch.save({"mask": ticket.mask, "weights": ticket.weights}, folder / f"{method}.pt")
+    return {name: partial(check_case, method, how, folder, device) for name, (method, how) in CASES.items()}
+
+
+def check_all(checks: Mapping[str, Callable[[], None]], folder: Path) -> None:
+    failed = {name: problem for name, problem in run_checks(checks, RANKS, folder).items() if problem}
+    assert not failed, "\n".join(failed.values())
+
+
 @pytest.mark.process
 def test_two_processes_prune_as_one_does(tmp_path: Path) -> None:
     """Every method in one launch, for what takes long is to import torch."""
-    for method in {method for method, _ in CASES.values()}:
-        ticket = Loop(still_model(), Still(), **arguments(method)).run(STEPS).pruner.ticket()
-        torch.save({"mask": ticket.mask, "weights": ticket.weights}, tmp_path / f"{method}.pt")
+    checks = cases(tmp_path, "cpu")
     alone = Loop(still_model(), Still(), **arguments("gradual")).run(5)
     torch.save(alone.pruner.state_dict(), tmp_path / "alone.pt")
-    checks = {name: partial(check_case, method, how, tmp_path) for name, (method, how) in CASES.items()}
     checks |= {"other masks": check_other_masks, "all fail": check_that_all_fail}
-    checks["world size"] = partial(check_world_size, tmp_path)
-    failed = {name: problem for name, problem in run_checks(checks, RANKS, tmp_path).items() if problem}
-    assert not failed, "\n".join(failed.values())
+    check_all({**checks, "world size": partial(check_world_size, tmp_path)}, tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.process
+def test_two_processes_on_a_gpu_prune_as_one_does(tmp_path: Path) -> None:
+    """Both use the same GPU, which gloo allows and NCCL does not."""
+    check_all(cases(tmp_path, "cuda"), tmp_path)
 
 
 def test_a_process_without_others_is_alone() -> None:

@@ -119,9 +119,9 @@ class At(TrainerCallback):
 # --- a Trainer beside a loop by hand ----------------------------------------------------------------------------------
 
 
-def by_hand(method: str) -> tuple[nn.Module, isp.Pruner]:
+def by_hand(method: str, device: str = "cpu") -> tuple[nn.Module, isp.Pruner]:
     """What a Trainer with these arguments does, written out: batches in the order of the data, a linear schedule."""
-    model = bert()
+    model = bert().to(device)
     model.train()
     decayed = [p for n, p in model.named_parameters() if not n.endswith("bias") and "LayerNorm" not in n]
     held = {id(p) for p in decayed}
@@ -131,7 +131,7 @@ def by_hand(method: str) -> tuple[nn.Module, isp.Pruner]:
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (12 - step) / 12)
 
     def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return {key: torch.tensor([item[key] for item in items]) for key in ("input_ids", "labels")}
+        return {key: torch.tensor([item[key] for item in items], device=device) for key in ("input_ids", "labels")}
 
     def train_step(batch: dict[str, torch.Tensor]) -> None:
         model(**batch).loss.backward()
@@ -163,17 +163,28 @@ def by_hand(method: str) -> tuple[nn.Module, isp.Pruner]:
     return model, pruner
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_trainer_equals_pruner_in_a_loop_by_hand_to_the_bit(method: str, tmp_path: Path) -> None:
+def check_against_a_loop_by_hand(method: str, folder: Path, device: str) -> None:
     callback = pruning(method)
-    trainer = make(tmp_path, callback, train_sampling_strategy="sequential")
+    trainer = make(folder, callback, train_sampling_strategy="sequential", use_cpu=device == "cpu")
     trainer.train()
-    model, pruner = by_hand(method)
+    assert trainer.args.device.type == device
+    model, pruner = by_hand(method, device)
     ours, theirs = callback.ticket(), pruner.ticket()
     assert equal(ours.mask, theirs.mask)
     assert equal(state(trainer), dict(model.state_dict()))
     assert (ours.rounds, ours.finding, ours.retraining) == (theirs.rounds, theirs.finding, theirs.retraining)
     assert ours.retraining.flops > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trainer_equals_pruner_in_a_loop_by_hand_to_the_bit(method: str, tmp_path: Path) -> None:
+    check_against_a_loop_by_hand(method, tmp_path, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_on_a_gpu_a_trainer_equals_pruner_in_a_loop_by_hand_to_the_bit(method: str, tmp_path: Path) -> None:
+    check_against_a_loop_by_hand(method, tmp_path, "cuda")
 
 
 class Weighted(Trainer):
