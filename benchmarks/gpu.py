@@ -113,7 +113,7 @@ def steps() -> None:
 
 
 def rounds() -> None:
-    """Print a line for rounds as jobs of their own, and one for all rounds in one job."""
+    """Print a line for two jobs per round, and one for all rounds in one job."""
     steps, number = 20, 3
     os.environ |= {"ISP_OWNER": str(os.getpid()), "ISP_WARM": warm.new_address(os.getpid())}
     os.environ[instructions.SERVED] = "native"  # the default of all stages on a GPU and in bf16
