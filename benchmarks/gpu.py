@@ -118,8 +118,9 @@ def rounds() -> None:
     os.environ |= {"ISP_OWNER": str(os.getpid()), "ISP_WARM": warm.new_address(os.getpid())}
     os.environ[instructions.SERVED] = "native"  # the default of all stages on a GPU and in bf16
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, begun = Path(name), time.perf_counter()
         options = (*paper_scale.prepared(folder, "clip_vit_b32", 128, "bf16"), "--device", DEVICE)
+        print(f"(files: {time.perf_counter() - begun:.0f} s)", flush=True)
         cell = paper_scale.Cell(options=options, rule="union", rounds=number, steps=steps)
         for place in ("step", "jobs", "one_job"):
             (folder / place).mkdir()
@@ -131,7 +132,10 @@ def rounds() -> None:
             spent.run(command, folder / "step")
             times.append(spent.wall)
         step = (times[2] - times[1]) / (5 * steps)
-        print(f"ViT-B/32, batch 128, bf16: {1000 * step:.1f} ms per step; a job of {steps} steps {times[1]:.2f} s")
+        print(
+            f"ViT-B/32, batch 128, bf16: {1000 * step:.1f} ms per step; a job of {steps} steps {times[1]:.2f} s",
+            flush=True,
+        )
         for place, run in (("jobs", partial(paper_scale.run, cores=1)), ("one_job", paper_scale.run_in_one_job)):
             spent = paper_scale.Spent()
             done = run(folder / place, cell, spent)

@@ -182,6 +182,7 @@ def test_a_trainer_equals_pruner_in_a_loop_by_hand_to_the_bit(method: str, tmp_p
 
 
 @pytest.mark.gpu
+@pytest.mark.process  # transformers calls nvidia-smi
 @pytest.mark.parametrize("method", METHODS)
 def test_on_a_gpu_a_trainer_equals_pruner_in_a_loop_by_hand_to_the_bit(method: str, tmp_path: Path) -> None:
     check_against_a_loop_by_hand(method, tmp_path, "cuda")

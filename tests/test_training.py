@@ -657,6 +657,7 @@ def test_on_a_gpu_reading_later_changes_no_bit(make: MakeTrainer) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.process  # torch compiles in others
 def test_on_a_gpu_a_compiled_model_ends_near_an_eager_one(make: MakeTrainer) -> None:
     """After 10 steps: sums in another order differ in the last bits, which 10 steps at 1e-3 leave within 1e-3.
 
