@@ -43,6 +43,8 @@ CALIBRATION = 3.0
 """Maximum time for which steps are timed, in seconds."""
 ENOUGH = 25
 """Maximum number of repetitions of timed work, within the time limit."""
+FEW = 4
+"""Number of training steps from whose duration the number of timed steps is chosen."""
 SAMPLED = 5000
 """Number of texts whose lengths are estimated if the texts are not prepared yet."""
 SCORED = 512
@@ -224,7 +226,11 @@ def _prepared(study: Study, backbone: str, task: str) -> Mapping[str, Tensor] | 
 def _add_times(rates: Rates, trainer: Trainer, scored: Any) -> Rates:
     """Add the measured seconds of a step, of scoring an example, and of selecting a mask."""
     state, _ = trainer.run(state_of(trainer.model), 2)  # the first steps warm up
-    step = _repeated(lambda: trainer.run(state, state.step + 4), CALIBRATION)
+    step = _repeated(lambda: trainer.run(state, state.step + FEW), 0.0) / FEW
+    # Entering and leaving a run takes as long as several of a GPU's steps, so fast steps are timed in one long run.
+    steps = min(int(CALIBRATION / step), ENOUGH * FEW, trainer.training.steps - state.step)
+    if steps > FEW:
+        step = _repeated(lambda: trainer.run(state, state.step + steps), 0.0) / steps
     example = _repeated(lambda: outputs_of(trainer.model, scored), CALIBRATION / 3)
     weights = trainer.prunable_weights(state)
     within = masks.prune_by_magnitude(weights, Decimal("0.5"))
@@ -234,7 +240,7 @@ def _add_times(rates: Rates, trainer: Trainer, scored: Any) -> Rates:
 
     return replace(
         rates,
-        step_seconds=step / 4,
+        step_seconds=step,
         example_seconds=example / len(scored),
         selection_seconds=_repeated(select, CALIBRATION / 3),
     )
