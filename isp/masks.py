@@ -74,6 +74,9 @@ def num_kept_each(mask: Weights) -> dict[str, int]:
     if is_sharded(mask):
         result: dict[str, int] = _sharded().num_kept_each(mask)
         return result
+    if _on_one_gpu(shapes_of(mask).values()):  # wait for the device once
+        counts = torch.stack([torch.count_nonzero(tensor) for tensor in mask.values()]).tolist()
+        return dict(zip(mask, counts, strict=True))
     return {name: _count(tensor) for name, tensor in mask.items()}
 
 
@@ -385,9 +388,12 @@ def _apportion(amount: int, sizes: Mapping[str, int]) -> dict[str, int]:
 
 def _check_numbers(scores: Weights) -> None:
     """Refuse NaN, which has no rank; the largest entry of a tensor with NaN is NaN."""
-    for name in sorted(scores):
-        score = scores[name].detach()
-        if score.is_floating_point() and score.numel() and score.amax().isnan():
+    numbers = {name: score.detach() for name, score in scores.items() if score.is_floating_point() and score.numel()}
+    broken = {name: numbers[name].amax().isnan() for name in sorted(numbers)}
+    if _on_one_gpu(broken.values()) and not torch.stack([*broken.values()]).any():
+        return
+    for name, is_broken in broken.items():
+        if is_broken:
             raise MaskError(f"the scores of parameter {name!r} contain NaN")
 
 
@@ -490,16 +496,14 @@ def _threshold(
         low = int(sample[place + margin]) if place + margin < len(sample) else _LOWEST
         high = int(sample[min(place - margin, len(sample) - 1)]) if place >= margin and len(sample) else _HIGHEST
         above, at_high, at_low, between = 0, 0, 0, []
-        for name in names:
-            for score, candidate in in_blocks(ranking[name].detach(), candidates[name]):
-                key = sort_key(score, by_magnitude)
-                over, upward = among(candidate, key > high), among(candidate, key >= low)
-                above += int(torch.count_nonzero(over))
-                inner_keys = key[upward.logical_xor_(over)]
-                at_high += int(torch.count_nonzero(inner_keys == high))
-                at_low += int(torch.count_nonzero(inner_keys == low))
-                # without the many possible ties at the ends
-                between.append(inner_keys[(inner_keys > low) & (inner_keys < high)].cpu())
+        for key, candidate in _keys(names, ranking, by_magnitude, candidates):
+            over, upward = among(candidate, key > high), among(candidate, key >= low)
+            above += int(torch.count_nonzero(over))
+            inner_keys = key[upward.logical_xor_(over)]
+            at_high += int(torch.count_nonzero(inner_keys == high))
+            at_low += int(torch.count_nonzero(inner_keys == low))
+            # without the many possible ties at the ends
+            between.append(inner_keys[(inner_keys > low) & (inner_keys < high)].cpu())
         at_low = 0 if low == high else at_low
         inner = sum(map(len, between))
         if above < wanted <= above + at_high:
@@ -519,12 +523,36 @@ def _sampled(
     names: Sequence[str], ranking: Weights, by_magnitude: bool, candidates: Mapping[str, Tensor | None], step: int
 ) -> Tensor:
     """Return the sort keys of every `step`-th weight that is a candidate, on the CPU, in descending order."""
-    parts = []
+    parts = {name: ranking[name].reshape(-1)[::step] for name in names}
+    some = {name: None if each is None else each.reshape(-1)[::step] for name, each in candidates.items()}
+    chosen = [
+        (key if candidate is None else key[candidate]).cpu()
+        for key, candidate in _keys(names, parts, by_magnitude, some)
+    ]
+    return torch.cat(chosen).sort(descending=True).values
+
+
+def _on_one_gpu(tensors: Iterable[Tensor]) -> bool:
+    """Return whether there are tensors and all of them are on the same device, which is not the CPU."""
+    devices = {tensor.device for tensor in tensors}
+    return len(devices) == 1 and devices.pop().type != "cpu"
+
+
+def _keys(
+    names: Sequence[str], ranking: Weights, by_magnitude: bool, candidates: Mapping[str, Tensor | None]
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield sort keys and the candidates among them, in pieces.
+
+    Weights on one GPU are one piece, because every piece makes the host wait for the device several times.
+    """
+    if _on_one_gpu(ranking[name] for name in names):
+        key = torch.cat([sort_key(ranking[name].reshape(-1), by_magnitude) for name in names])
+        given = [each.reshape(-1) for name in names if (each := candidates[name]) is not None]
+        yield key, torch.cat(given) if given else None  # candidates are given for all or for none
+        return
     for name in names:
-        key = sort_key(ranking[name].reshape(-1)[::step], by_magnitude)
-        candidate = candidates[name]
-        parts.append((key if candidate is None else key[candidate.reshape(-1)[::step]]).cpu())
-    return torch.cat(parts).sort(descending=True).values
+        for score, candidate in in_blocks(ranking[name].detach(), candidates[name]):
+            yield sort_key(score, by_magnitude), candidate
 
 
 def in_blocks(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:

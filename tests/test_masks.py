@@ -1,6 +1,7 @@
 from decimal import Decimal
 from fractions import Fraction
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import hamming
 from sklearn.metrics import jaccard_score
 from sklearn.metrics.pairwise import cosine_similarity
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from isp import masks
 from isp.errors import MaskError
@@ -133,7 +135,10 @@ def test_selection_equals_a_sort(data: st.DataObject) -> None:
         with pytest.raises(MaskError, match="not reachable"):
             masks.keep_top(scores, sparsity=sparsity, ties=ties, within=within, absolute=absolute, scope=scope)
         return
-    kept = masks.keep_top(scores, sparsity=sparsity, ties=ties, within=within, absolute=absolute, scope=scope)
+    as_on_gpu = data.draw(st.booleans())  # in one piece, and not in blocks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "_on_one_gpu", lambda tensors: as_on_gpu)
+        kept = masks.keep_top(scores, sparsity=sparsity, ties=ties, within=within, absolute=absolute, scope=scope)
     expected = naive(scores, ties, within, sparsity, absolute, scope)
     assert masks.num_kept(kept) == wanted
     assert all(torch.equal(kept[name], expected[name]) for name in scores)
@@ -158,8 +163,12 @@ LAYOUTS = {
 @pytest.mark.parametrize("absolute", [True, False])
 @pytest.mark.parametrize("with_ties", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_selection_among_many_equals_two_counting_passes(layout: str, with_ties: bool, absolute: bool) -> None:
+@pytest.mark.parametrize("as_on_gpu", [False, True])
+def test_selection_among_many_equals_two_counting_passes(
+    as_on_gpu: bool, layout: str, with_ties: bool, absolute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of so many that a sample brackets the threshold; some layouts mislead it. Within half of them, and of all."""
+    monkeypatch.setattr(masks, "_on_one_gpu", lambda tensors: as_on_gpu)
     generator = torch.Generator().manual_seed(0)
     shapes = {"c": (150, 100), "a": (90, 64), "b": (5000,)}
     values = LAYOUTS[layout](sum(map(prod, shapes.values())), generator).split(list(map(prod, shapes.values())))
@@ -177,6 +186,31 @@ def test_selection_among_many_equals_two_counting_passes(layout: str, with_ties:
             expected = keep_by_counting(scores, chosen, within, wanted, absolute)
             assert masks.num_kept(kept) == wanted
             assert all(torch.equal(kept[name], expected[name]) for name in scores)
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations for whose result the host would wait for a GPU."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        names = ("aten._local_scalar_dense", "aten.nonzero", "aten.index.Tensor")
+        self.number += str(func).startswith(names)
+        return func(*args, **kwargs or {})
+
+
+def test_on_a_gpu_the_host_waits_equally_often_for_a_few_weights_and_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "_on_one_gpu", lambda tensors: True)
+    waits = []
+    for layers in (2, 40):
+        generator = torch.Generator().manual_seed(0)
+        weights = {f"w{index}": torch.randn(30, 20, generator=generator) for index in range(layers)}
+        within = masks.prune_by_magnitude(weights, Decimal("0.3"))
+        with Waits() as counted:
+            masks.prune_by_magnitude(weights, Decimal("0.6"), within)
+        waits.append(counted.number)
+    assert waits[0] == waits[1]
+    assert waits[1] < 15
 
 
 def test_scope_layer_by_hand() -> None:
