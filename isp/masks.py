@@ -653,6 +653,7 @@ def pack(mask: Weights) -> Tensor:
     """
     if is_sharded(mask):
         raise MaskError("a sharded mask cannot be packed into one vector; gather it first (`isp.masks.gathered`)")
+    mask = _fetched(mask)
     flat = torch.cat([torch.zeros(0, dtype=torch.bool), *(mask[name].reshape(-1).cpu() for name in sorted(mask))])
     return torch.from_numpy(np.packbits(flat.numpy()))
 
@@ -676,7 +677,17 @@ def pack_each(mask: Weights) -> dict[str, Tensor]:
     """Pack each parameter's mask separately, for `Packed`; of a sharded mask, pack this rank's part."""
     if is_sharded(mask):
         mask = _sharded().layout(mask).parts(mask)
-    return {name: pack({name: kept}) for name, kept in mask.items()}
+    return {name: pack({name: kept}) for name, kept in _fetched(mask).items()}
+
+
+def _fetched(mask: Weights) -> Weights:
+    """Return a mask that is on one GPU as a copy on the CPU, made in a single transfer; any other as it is."""
+    shapes = shapes_of(mask)
+    if not _on_one_gpu(shapes.values()):
+        return mask
+    flat = torch.cat([kept.reshape(-1) for kept in mask.values()]).cpu()
+    parts = torch.split(flat, [kept.numel() for kept in shapes.values()])
+    return {name: part.view(shapes[name].shape) for name, part in zip(shapes, parts, strict=True)}
 
 
 class Packed(Mapping[str, "Tensor"]):

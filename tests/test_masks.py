@@ -213,6 +213,16 @@ def test_on_a_gpu_the_host_waits_equally_often_for_a_few_weights_and_for_many(mo
     assert waits[1] < 15
 
 
+def test_masks_on_a_gpu_are_packed_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mask = {name: torch.rand(shape, generator=generator) < 0.5 for name, shape in (("b", (7, 3)), ("a", (5,)))}
+    mask["c"] = mask["b"].T
+    together, each = masks.pack(mask), masks.pack_each(mask)
+    monkeypatch.setattr(masks, "_on_one_gpu", lambda tensors: True)
+    assert torch.equal(masks.pack(mask), together)
+    assert all(torch.equal(bits, each[name]) for name, bits in masks.pack_each(mask).items())
+
+
 def test_scope_layer_by_hand() -> None:
     """Half of 3 and 5 weights: 1.5 and 2.5 are kept, of equal remainders the earlier name is rounded up."""
     weights = {"b": torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0]), "a": torch.tensor([1.0, -3.0, 2.0])}
