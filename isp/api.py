@@ -29,7 +29,7 @@ from isp.seeds import integer
 from isp.seeds import seed as named_seed
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
-from isp.tensors import by_all_names, by_first_name
+from isp.tensors import by_all_names, by_first_name, unwrapped
 from isp.tickets import Ticket, Validation
 from isp.training import (
     Examples,
@@ -68,7 +68,8 @@ def prune(
             are trained through fp32 master weights: with gradients and both moments, that takes 18 bytes per weight
             instead of an fp32 model's 16. There is no loss scaling, so bf16 is the safer type.
             Modules in evaluation mode (frozen norms) stay in it if the model as a whole is in training mode; a model
-            in evaluation mode is trained entirely in training mode.
+            in evaluation mode is trained entirely in training mode. One wrapped by `DistributedDataParallel` or
+            `torch.compile` is unwrapped; on a GPU, `compile=True` trains a compiled model.
         train: Training examples: a tensor or array, or a tuple, list or dict of these with equal first dimensions; a
             map-style dataset; or an object with `__len__` and `batch(indices)`. Tensors stay on their device, which
             must be that of the model. NumPy arrays are moved there; float64 arrays get the model's dtype. Random
@@ -121,6 +122,7 @@ def prune(
             "call it outside"
         )
     protocol = parse(Training, training, "training")
+    model = unwrapped(model)
     artifacts.check_storable(model.state_dict())
     names = prunable_names(model, prunable, exclude)
     _check_model(model)
@@ -151,6 +153,10 @@ def prune(
 def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
     """Read a ticket and, if a model is given, load its weights into the model.
 
+    Args:
+        path: File of the ticket.
+        model: Model of the ticket; one wrapped by `DistributedDataParallel` or `torch.compile` is unwrapped.
+
     Raises:
         ArtifactError: If the file is missing, truncated or altered.
         ConfigError: If the ticket belongs to another model, or has two values for a parameter that is tied in the
@@ -159,6 +165,7 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
     ticket = artifacts.load_ticket(path)
     if model is None:
         return ticket
+    model = unwrapped(model)
     mask = by_first_name(ticket.mask, model, f"the mask of {path}")
     load_weights(model, ticket.weights, f"the weights of the ticket {path}")
     return replace(ticket, mask=mask)

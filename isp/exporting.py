@@ -30,7 +30,7 @@ from isp.files import new_folder, write_bytes
 from isp.masks import check_fits, num_kept, num_weights
 from isp.model_card import Facts, model_card
 from isp.tasks import ImageTask
-from isp.tensors import by_all_names, tensors_of
+from isp.tensors import by_all_names, tensors_of, unwrapped
 from isp.tickets import Ticket
 from isp.training import load_weights
 from isp.workflow_tickets import WorkflowTicket
@@ -112,7 +112,8 @@ def export(
 
     Args:
         ticket: Ticket, or path of its file.
-        model: Model of the ticket, which is not changed; None: the ticket is a file of the workflow.
+        model: Model of the ticket, which is not changed; one wrapped by `DistributedDataParallel` or `torch.compile` is
+            unwrapped. None: the ticket is a file of the workflow.
         folder: Folder to write, which must not exist.
         tokenizer: Tokenizer of a Hugging Face model, saved with it.
         compact: Whether to write kept values and bits (`ticket.safetensors`) and NumPy code that reads them instead of
@@ -139,7 +140,7 @@ def export(
     elif weights is not None:
         raise ConfigError("weights: only a ticket of the workflow (model=None) has a pre-trained backbone in a file")
     else:
-        subject = _of_model(ticket, model, tokenizer)
+        subject = _of_model(ticket, unwrapped(model), tokenizer)
     if not compact:
         _check_types(subject.ticket)
     with new_folder(folder) as temporary:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from isp import masks, rng
@@ -47,7 +46,7 @@ from isp.seeds import integer
 from isp.settings import parse
 from isp.snapshot import restored, undisturbed
 from isp.sparsity import num_pruned, parse_sparsity
-from isp.tensors import by_all_names, tensors_of
+from isp.tensors import by_all_names, tensors_of, unwrapped
 from isp.tickets import Ticket, check_ticket
 from isp.training import (
     BatchOrder,
@@ -760,17 +759,6 @@ class _NoExamples:
 
     def batch(self, indices: Tensor) -> Any:
         raise ConfigError(f"data: missing; method {self._method!r} scores weights on training examples")
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside `DistributedDataParallel` and `torch.compile`."""
-    while True:
-        if isinstance(model, DistributedDataParallel):
-            model = model.module
-        elif hasattr(model, "_orig_mod"):
-            model = model.get_submodule("_orig_mod")
-        else:
-            return model
 
 
 def _layout(parameters: Weights) -> Layout | None:

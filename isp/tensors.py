@@ -94,6 +94,17 @@ def is_half(dtype: torch.dtype) -> bool:
     return dtype in (torch.float16, torch.bfloat16)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside `DistributedDataParallel` and `torch.compile`."""
+    while True:
+        if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model.get_submodule("_orig_mod")
+        else:
+            return model
+
+
 def is_dtensor(tensor: Tensor) -> bool:
     """Return whether a tensor is sharded over processes, without importing the module that defines such tensors."""
     module = sys.modules.get("torch.distributed.tensor")

@@ -321,6 +321,20 @@ def test_a_hugging_face_model_is_loaded_by_its_class(
         assert predictor.labels == ("x", "y", "z")
 
 
+@pytest.mark.usefixtures("inside")
+def test_a_compiled_model_is_the_one_inside(tmp_path: Path) -> None:
+    model, other = nn.Linear(6, 4), nn.Linear(6, 4)
+    data = (torch.randn(8, 6), torch.arange(8) % 4)
+    training = {"steps": 2, "batch_size": 4, "learning_rate": 1e-2}
+    ticket = isp.prune(torch.compile(model), data, sparsity=0.5, method="one_shot", prunable=["weight"], **training)
+    assert ticket.weights.keys() == {"weight", "bias"}
+    artifacts.save_ticket(tmp_path / "ticket", ticket)
+    isp.export(ticket, torch.compile(model), tmp_path / "out")
+    assert equal(load_file(tmp_path / "out/model.safetensors"), ticket.weights)
+    isp.load_ticket(tmp_path / "ticket", torch.compile(other))
+    assert equal(state_of(other).weights, ticket.weights)
+
+
 class AllKinds(nn.Module):
     """Weights in other orders of memory, and buffers of types that NumPy lacks or that are empty."""
 
