@@ -125,7 +125,7 @@ def rounds() -> None:
         for place in ("step", "jobs", "one_job"):
             (folder / place).mkdir()
         times = []
-        for until in (steps, steps, 6 * steps):  # the first compiles and reads everything once
+        for until in (steps, steps, 6 * steps):  # the first reads everything from the disk
             spent = paper_scale.Spent()
             output = ("--until", until, "--output", f"to{len(times)}")
             command = paper_scale.isp("train_segment", *cell.options, "--start", "../initial", *output)
