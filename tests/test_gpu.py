@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,8 @@ def test_a_study_on_a_gpu_with_one_job_at_a_time_and_with_four(tmp_path: Path, m
     results = []
     for jobs in (1, 4):
         (folder := tmp_path / f"{jobs}").mkdir()
+        if results:  # backbones and data, which take longer than the rest
+            shutil.copytree(tmp_path / "1/resources", folder / "resources")
         monkeypatch.setenv("ISP_JOBS_PER_GPU", f"{jobs}")
         done = snakemake(folder, "--cores", "4", "--resources", f"gpu={jobs}", study=study)
         assert done.returncode == 0, done.stderr[-4000:]
