@@ -271,7 +271,7 @@ def test_committed_tables_of_differences_are_those_of_the_committed_results() ->
     """If not, run `python tools/differences.py`."""
     texts = {page: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*/*.md")}
     assert {page: differences.updated(text, page) for page, text in texts.items()} == texts
-    assert sum("<!-- differences" in text for text in texts.values()) == 4
+    assert sum("<!-- differences" in text for text in texts.values()) == 5
 
 
 def test_the_command_writes_page_and_readme(
@@ -305,7 +305,12 @@ def test_links_start_from_the_folder_of_the_page() -> None:
     lines = evidence.verdict_lines(evidence.read_results(REFERENCE))
     assert "](docs/results/" in evidence.table(lines, ROOT)
     assert "[full](results/full/tables/scores.md)" in evidence.table(lines, ROOT / "docs")
-    assert "](" not in evidence.table(lines, ROOT, legend=False)  # the README's, which would be mostly links
+    readme = evidence.table(lines, ROOT, legend=False)
+    assert "](" not in readme  # it would be mostly links
+    where = {row.split(" | ")[0].lstrip("| "): row.split(" | ")[4] for row in readme.splitlines()[2:]}
+    assert where["Instant Model Soup is near a greedy soup"] == "soups"
+    (line,) = (line for line in lines if line.claim.measure == "cost")
+    assert where[line.claim.statement] == f"{len({each.study.folder for each in line.evidence})} studies"
 
 
 # --- regime -----------------------------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ def test_what_is_installed_is_what_is_locked(name: str) -> None:
         ("quick", "docs/explanation/default-study"),
         *(("full", "docs/explanation/full"), ("ablation_rule", "docs/explanation/superposition")),
         *(("soups", "docs/explanation/soups"), ("code", "docs/explanation/code")),
+        ("protocol_bert_mrpc", "docs/explanation/protocol"),
     ],
 )
 def test_pages_show_the_reference_results(study: str, page: str) -> None:

@@ -61,7 +61,7 @@ def test_the_study_says_what_it_is_and_what_it_was_run_with(smoke: Path) -> None
     assert list(content["variants"]) == list(study.variants)
     assert content["variants"]["isp"]["settings"]["rule"] == "union"
     assert content["tasks"]["digits"]["steps"] == {"clip_tiny": 12}
-    assert content["provenance"]["command"].endswith("config/smoke.yaml")
+    assert content["provenance"]["command"] == "snakemake --configfile config/smoke.yaml"
     assert content["provenance"]["packages"]["torch"]
     assert "data_root" not in content["study"]
 

@@ -22,11 +22,17 @@ ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs"
 MARKER = re.compile(r"<!-- (differences (\S+) (\S+)((?: \S+)*)):begin -->")
 LEGEND = (
-    "Differences to `{reference}` in points of test scores: mean with its 95 % interval (Student's t). A run is a "
-    "seed, its value a mean over sparsities. The interval of a task is over its seeds{over}. Written by "
+    "Differences to `{reference}` in points of test scores: {shown}. A run is a "
+    "seed, its value a mean over sparsities.{over} Written by "
     "`python tools/differences.py` from [metrics.csv]({place}/{study}/metrics.csv)."
 )
-OVER = "; that over tasks is over their means, since runs of one task are not independent"
+INTERVALS = "mean with its 95 % interval (Student's t)"
+VALUES = "both values of two seeds"
+OVER_SEEDS = " The interval of a task is over its seeds."
+OVER_TASKS = (
+    " The interval of a task is over its seeds; that over tasks is over their means, since runs of one task are not "
+    "independent."
+)
 
 
 def rows(metrics: Sequence[Row], reference: str, variants: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -69,8 +75,12 @@ def table(study: str, reference: str, variants: Sequence[str], page: Path) -> st
     metrics = read(PAGES / "results" / study / "metrics.csv", "metrics")
     header, body = rows(metrics, reference, variants or tabular.distinct(metrics, "variant"))
     place = "/".join([".."] * (len(page.relative_to(PAGES).parts) - 1) + ["results"])
-    over = OVER if "over tasks" in header else ""
-    return tables.markdown([(header, body)], LEGEND.format(reference=reference, over=over, place=place, study=study))
+    cells = [cell for _, *cells in body for cell in cells]
+    kinds = {INTERVALS: any("(" in cell for cell in cells), VALUES: any("/" in cell for cell in cells)}
+    shown = " or ".join(kind for kind, is_there in kinds.items() if is_there)
+    over = (OVER_TASKS if "over tasks" in header else OVER_SEEDS) if kinds[INTERVALS] else ""
+    legend = LEGEND.format(reference=reference, shown=shown, over=over, place=place, study=study)
+    return tables.markdown([(header, body)], legend)
 
 
 def updated(text: str, page: Path) -> str:

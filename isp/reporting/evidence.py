@@ -25,6 +25,8 @@ from isp.reporting.tabular import Row
 from isp.shapes import Description
 
 _MISSING = "—"
+_FEW_STUDIES = 2
+"""Most studies of a row that a table without a page names."""
 _ORDERED = 5
 """Fewest methods of the paper's Table 2 that an order is compared on."""
 _NOTE = "`isp verdict` writes this page from the reference results; do not edit it."
@@ -172,8 +174,8 @@ def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
     Args:
         lines: Rows.
         place: Folder of the file that the table is for, from which links start.
-        legend: Whether studies are linked, means by task and detectable differences are shown, and the text under the
-            table says how each row is decided.
+        legend: Whether all studies are linked, means by task and detectable differences are shown, and the text under
+            the table says how each row is decided.
     """
     body = [
         [
@@ -463,10 +465,14 @@ def _count(evidence: Sequence[Evidence]) -> str:
 
 
 def _where(evidence: Sequence[Evidence], place: Path | None) -> str:
-    """Names of the studies, which for a page in `place` link to their scores, or to the folder if there are none."""
+    """Names of the studies, which for a page in `place` link to their scores, or to the folder if there are none.
+
+    Without a page, more than a few are only counted.
+    """
     folders = list(dict.fromkeys(each.study.folder for each in evidence))
     if place is None:
-        return ", ".join(folder.name for folder in folders) or _MISSING
+        few = len(folders) <= _FEW_STUDIES
+        return (", ".join(folder.name for folder in folders) if few else f"{len(folders)} studies") or _MISSING
     links = []
     for folder in folders:
         scores = folder / "tables" / "scores.md"

@@ -25,6 +25,7 @@ from isp.untrusted import printable
 from isp.workflow import paths, slurm
 from isp.workflow.dag import Dag
 from isp.workflow.reuse import check_reused
+from isp.workflow.starts import ROOT
 
 LOCK = Path(".snakemake/isp.lock")
 OPTIONS = Path(".snakemake/isp-options")
@@ -274,4 +275,8 @@ def _warm_start(instruction_set: str, *, deployed: bool = False) -> None:
 
 
 def _short(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    """Return a path relative to the current folder or to the repository's, if it is in one of them."""
+    for folder in (Path.cwd(), ROOT):
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    return str(path)
