@@ -1,4 +1,4 @@
-# make run | check | test | test-gpu | test-slurm | test-wheel | lint | docs | report | lock | upgrade | clean. Everything is installed into .venv from requirements.lock.
+# make run | check | test | test-gpu | test-slurm | test-wheel | lint | docs | report | lock | upgrade | clean. Everything is installed into .venv from two lock files.
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2 # each takes a core and 1.5 GB
@@ -45,23 +45,25 @@ report: results/quick/snakemake_report.html ## Snakemake's own report of the res
 results/quick/snakemake_report.html: $(wildcard results/quick/*.csv results/quick/tables/* results/quick/figures/*) | .venv/installed
 	$(BIN)/snakemake --report $@
 
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock requirements-dev.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'isp needs Python 3.11 or later; select one by make PYTHON=…')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --requirement requirements.lock --requirement requirements-dev.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Requirements of pyproject.toml that requirements.lock lacks are added, for all platforms. Existing versions are kept, since
-# results depend on them to the bit. environment.yml contains the same.
-lock: ## add new requirements to requirements.lock
-upgrade: ## raise every version in requirements.lock to the newest that pyproject.toml allows
+# What results depend on, to the bit, is in requirements.lock; environment.yml contains the same. requirements-dev.lock adds the tools
+# of tests, lint and documentation. Requirements of pyproject.toml that are missing are added, for all platforms; existing versions are kept.
+lock: ## add new requirements to requirements.lock and requirements-dev.lock
+upgrade: ## raise every version in them to the newest that pyproject.toml allows
 upgrade: UPGRADE := --upgrade
+lock upgrade: COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest --no-annotate --no-header --quiet $(UPGRADE)
 lock upgrade:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra workflow --extra slurm --extra docs --extra dev --universal --python-version 3.11 --fork-strategy fewest \
-		--no-annotate --no-header --quiet $(UPGRADE) --output-file requirements.lock
+	$(COMPILE) --extra workflow --extra slurm --output-file requirements.lock
+	$(COMPILE) --extra docs --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	grep -vxFf requirements.lock requirements-dev.lock > .venv/dev.lock && mv .venv/dev.lock requirements-dev.lock
 	{ printf 'name: isp\nchannels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
 		sed 's/.*/      - "&"/' requirements.lock; } > environment.yml
 

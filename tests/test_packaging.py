@@ -1,4 +1,4 @@
-"""The lock file, the conda environment and the project's own requirements say the same."""
+"""The lock files, the conda environment and the project's own requirements say the same."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from tools import wheel
 
 ROOT = Path(__file__).parent.parent
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
+TOOLS = (ROOT / "requirements-dev.lock").read_text().splitlines()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def locked() -> dict[str, Requirement]:
-    requirements = [Requirement(line) for line in LOCK]
+def locked(lines: list[str] = LOCK) -> dict[str, Requirement]:
+    requirements = [Requirement(line) for line in lines]
     return {normal(requirement.name): requirement for requirement in requirements}
 
 
@@ -28,19 +29,31 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_the_lock_holds_exact_versions_and_no_addresses() -> None:
-    assert all(re.fullmatch(r"[\w.-]+==[\w.+]+( ; .*)?", line) for line in LOCK)
+@pytest.mark.parametrize("lines", [LOCK, TOOLS], ids=["results", "tools"])
+def test_a_lock_holds_exact_versions_and_no_addresses(lines: list[str]) -> None:
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+]+( ; .*)?", line) for line in lines)
 
 
-def test_the_lock_covers_what_the_project_needs() -> None:
+def test_the_locks_cover_what_the_project_needs() -> None:
+    """Except the extra `accelerate`: it changes no bit, and its tests skip without it."""
     optional = PROJECT["optional-dependencies"]
-    extras = [
-        line for name, lines in optional.items() if name != "accelerate" for line in lines
-    ]  # no bit depends on it
-    for line in PROJECT["dependencies"] + extras:
-        needed = Requirement(line)
-        (version,) = locked()[normal(needed.name)].specifier
-        assert needed.specifier.contains(version.version), line
+    results = [*PROJECT["dependencies"], *optional["workflow"], *optional["slurm"]]
+    tools = [*optional["docs"], *optional["dev"], *optional["trainer"]]
+    assert {*optional} == {"workflow", "slurm", "docs", "dev", "trainer", "accelerate"}
+    for lines, versions in ((results, locked()), (tools, locked() | locked(TOOLS))):
+        for line in lines:
+            needed = Requirement(line)
+            (version,) = versions[normal(needed.name)].specifier
+            assert needed.specifier.contains(version.version), line
+
+
+def test_tools_do_not_change_what_results_depend_on() -> None:
+    """A package that both need has the same version in both, and is in the second only where its condition differs."""
+    both = locked().keys() & locked(TOOLS).keys()
+    assert {name: locked()[name].specifier for name in both} == {name: locked(TOOLS)[name].specifier for name in both}
+    assert not {*LOCK} & {*TOOLS}
+    tools = {Requirement(line).name for extra in ("docs", "dev") for line in PROJECT["optional-dependencies"][extra]}
+    assert not {normal(name) for name in tools - {"packaging"}} & locked().keys()
 
 
 def test_the_conda_environment_is_the_lock() -> None:
