@@ -77,10 +77,18 @@ def test_what_unfinished_jobs_need_stays() -> None:
 
 
 def test_states_of_rounds_that_are_reached_in_another_way_go() -> None:
-    """Those that an earlier form of the study made in one job; not those of variants that it no longer has."""
+    """Those that an earlier form of the study made in one job; not those of variants that it no longer has.
+
+    As long as a round is left, they stay: with the look-aheads of that form, its job resumes from them.
+    """
     left = {f"{RUN}/isp/rounds0-1/state.safetensors", f"{RUN}/isp/rounds0-3/state.checkpoint.safetensors"}
     others = {f"{RUN}/old/rounds0-1/state.safetensors", f"{RUN}/isp/round0/state.safetensors"}
-    assert gone(unneeded(JOBS, seen(*left, *others))) == {"left states": left}
+    finished = set(JOBS.by_output) - set(STATES)
+    assert gone(unneeded(JOBS, seen(*finished, *left, *others))) == {
+        "left states": left,
+        "train_segment": {f"{RUN}/isp/round0/state.safetensors"},
+    }
+    assert unneeded(JOBS, seen(*left, *others)) == {}
 
 
 def test_the_state_that_subnetworks_are_merged_to_goes_and_its_mask_stays() -> None:

@@ -22,7 +22,8 @@ def unneeded(jobs: Jobs, seen: Seen) -> dict[str, list[str]]:
     """Return the files that can be deleted without any rerun, by the rule that made them or by their kind.
 
     These are temporary outputs that only finished jobs need, checkpoints and last good states of finished jobs, and
-    states of rounds that the study now reaches in another way.
+    states of rounds that the study has reached in another way. States of unfinished rounds stay: a run with another
+    `look_aheads` may resume from them.
 
     Args:
         jobs: Jobs of the study.
@@ -42,7 +43,8 @@ def unneeded(jobs: Jobs, seen: Seen) -> dict[str, list[str]]:
         passing = [path for path in job.passing if path in seen.files]
         if passing and job.output not in needed and states[job.output] == "done":
             unneeded_.setdefault(job.rule, []).extend(passing)
-    chains = {match[1] for job in jobs.by_output.values() if (match := LEFT.fullmatch(job.output))}
+    made = [(match[1], states[output]) for output in jobs.by_output if (match := LEFT.fullmatch(output))]
+    chains = {chain for chain, _ in made} - {chain for chain, state in made if state != "done"}
     for path in sorted(seen.files):
         left = LEFT.fullmatch(path)
         if left and left[1] in chains and f"{path.rpartition('/')[0]}/state.safetensors" not in jobs.by_output:
