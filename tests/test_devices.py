@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,22 @@ def test_jobs_that_share_a_device_are_as_many_as_they_say_and_meet_nobody_else(
     started.append(late := hold(tmp_path / "late.txt", 0, ISP_JOBS_PER_GPU="2"))
     assert late.stderr is not None
     assert late.stderr.readline().startswith(f"waiting for a GPU, in use by: 7: process {only.pid} on ")
+
+
+def test_jobs_are_spread_before_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever device is freed is taken again before a third job joins the other."""
+    monkeypatch.setenv("ISP_JOBS_PER_GPU", "3")
+
+    def take(stack: ExitStack) -> str:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        stack.enter_context(devices.reserve("cuda", "x"))
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    with ExitStack() as all_:
+        assert [take(all_) for _ in range(2)] == ["0", "1"]
+        with ExitStack() as some:
+            assert take(some) == "0"
+        assert [take(all_) for _ in range(4)] == ["0", "1", "0", "1"]
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "", "1.5", "\x1b[2J"])

@@ -112,9 +112,11 @@ def test_a_study_file_inherits_nothing(tmp_path: Path) -> None:
     assert "isp: nameless.yaml: missing key 'study'" in done.stdout + done.stderr
 
 
-def test_the_command_that_runs_it_again_holds_what_was_given() -> None:
-    def given(config: dict[str, Any], file: str = "config/code.yaml") -> str:
-        settings = SimpleNamespace(configfiles=[Path(file).absolute()], config=config)
+def test_the_command_that_runs_it_again_holds_what_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def given(config: dict[str, Any], *files: str) -> str:
+        settings = SimpleNamespace(
+            configfiles=[Path(file).absolute() for file in files or ("config/code.yaml",)], config=config
+        )
         return command(SimpleNamespace(config_settings=settings))
 
     assert given({}) == "snakemake --configfile config/code.yaml"
@@ -123,6 +125,13 @@ def test_the_command_that_runs_it_again_holds_what_was_given() -> None:
     odd = {"question": "it's; rm -rf $HOME\n&", "device": "cpu"}
     words = ["snakemake", "--configfile", "my studies/$(a) 'b';.yaml", "--config", f"question={odd['question']}"]
     assert shlex.split(given(odd, words[2])) == [*words, "device=cpu"]
+    assert given({}, "a.yaml", "b.yaml") == "snakemake --configfile a.yaml b.yaml"  # it takes the option only once
+    for folder in (tmp_path, ROOT.parent):  # the command is for the folder of the repository
+        monkeypatch.chdir(folder)
+        assert given({}, str(ROOT / "config/code.yaml")) == "snakemake --configfile config/code.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert given({}, "mine.yaml") == "snakemake --configfile mine.yaml"
+    assert given({}, "/elsewhere/mine.yaml") == "snakemake --configfile /elsewhere/mine.yaml"
 
 
 @pytest.mark.process

@@ -145,16 +145,20 @@ def _jobs_per_gpu() -> int:
 
 
 def _take(devices: Mapping[str, str], jobs: int, what: str) -> tuple[str, list[int]]:
-    """Lock one of the devices, and return its name and the descriptors of its locks, the job's own last."""
+    """Lock one of the devices, and return its name and the descriptors of its locks, the job's own last.
+
+    Jobs are spread: none shares a device while another is free.
+    """
     folder, waiting = _folder(), False
     while True:
-        for name, device in devices.items():
-            if locks := _lock(folder, device, jobs):
-                _held.update(locks)
-                for lock in locks:  # a killed holder does not empty them
-                    os.ftruncate(lock, 0)
-                os.write(locks[-1], f"process {os.getpid()} on {socket.gethostname()}, {what}\n".encode())
-                return name, locks
+        for number in range(jobs):
+            for name, device in devices.items():
+                if locks := _lock(folder, device, number if jobs > 1 else None):
+                    _held.update(locks)
+                    for lock in locks:  # a killed holder does not empty them
+                        os.ftruncate(lock, 0)
+                    os.write(locks[-1], f"process {os.getpid()} on {socket.gethostname()}, {what}\n".encode())
+                    return name, locks
         if not waiting:
             waiting = True
             holders = "; ".join(f"{name}: {_holders(folder, device)}" for name, device in devices.items())
@@ -162,21 +166,20 @@ def _take(devices: Mapping[str, str], jobs: int, what: str) -> tuple[str, list[i
         time.sleep(POLL_SECONDS)
 
 
-def _lock(folder: Path, device: str, jobs: int) -> list[int]:
-    """Lock a device. One of several jobs shares the device's lock with the others, and has a numbered one to itself.
+def _lock(folder: Path, device: str, number: int | None) -> list[int]:
+    """Lock a device, or one of its numbered places, whose holders share the device's lock.
 
     Returns:
-        Descriptors of the locks, the job's own last; empty if the device is not free.
+        Descriptors of the locks, the job's own last; empty if the device or the place is not free.
     """
     whole = _open(folder, device)
-    if not _locked(whole, fcntl.LOCK_EX if jobs == 1 else fcntl.LOCK_SH):
+    if not _locked(whole, fcntl.LOCK_EX if number is None else fcntl.LOCK_SH):
         return []
-    if jobs == 1:
+    if number is None:
         return [whole]
-    for number in range(jobs):
-        place = _open(folder, f"{device}.{number}")
-        if _locked(place, fcntl.LOCK_EX):
-            return [whole, place]
+    place = _open(folder, f"{device}.{number}")
+    if _locked(place, fcntl.LOCK_EX):
+        return [whole, place]
     os.close(whole)
     return []
 

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -44,7 +44,7 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
     paths = [Path(path) for path in workflow.configfiles]
     for path in paths:
         read_study_file(path)  # refuses duplicate keys, which Snakemake does not notice
-    study = parse_study(config, ", ".join(map(_short, paths)) or "the configuration")
+    study = parse_study(config, ", ".join(_short(path, [Path.cwd()]) for path in paths) or "the configuration")
     os.environ["ISP_STUDY"] = study.study  # for the progress lines
     # Not a parameter of jobs, so that datasets can be moved without any rerun.
     os.environ["ISP_DATA_ROOT"] = str(study.data_root)
@@ -122,8 +122,8 @@ def command(workflow: Any) -> str:
     """Return the command that reruns the study in the repository's folder; FOLDER replaces a given `data_root`."""
     given = workflow.config_settings
     words = ["snakemake"]
-    for path in given.configfiles:
-        words += ["--configfile", _short(Path(path))]
+    if given.configfiles:
+        words += ["--configfile", *(_short(Path(path), (ROOT, Path.cwd())) for path in given.configfiles)]
     # How look-aheads run does not affect results and must not cause reruns.
     values = {key: value for key, value in given.config.items() if key != "look_aheads"}
     if values:
@@ -274,9 +274,6 @@ def _warm_start(instruction_set: str, *, deployed: bool = False) -> None:
         warm.begin(os.environ["ISP_WARM"])
 
 
-def _short(path: Path) -> str:
-    """Return a path relative to the current folder or to the repository's, if it is in one of them."""
-    for folder in (Path.cwd(), ROOT):
-        if path.is_relative_to(folder):
-            return str(path.relative_to(folder))
-    return str(path)
+def _short(path: Path, folders: Iterable[Path]) -> str:
+    """Return a path relative to the first of the folders that it is in."""
+    return next((str(path.relative_to(folder)) for folder in folders if path.is_relative_to(folder)), str(path))
