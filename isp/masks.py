@@ -31,6 +31,8 @@ _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 """Bounds below and above every sort key."""
 _BLOCK = 2**18
 """Number of weights of a block in `compress` and in rankings on a CPU, which its cache holds."""
+_JOINED = 2**26
+"""Largest number of weights that are joined for a ranking on a GPU, at six bytes each."""
 
 
 def is_sharded(*several: Weights | None) -> bool:
@@ -283,7 +285,7 @@ def keep_top(
     Weights are ranked in fp32, by score, then by |ties|, then by position (names sorted, flat index; the earlier is
     kept). Because this is a rank and not a threshold, ties never change the count. A sample brackets the k-th largest
     score, and only scores inside the bracket are ranked. The time is linear in n, and temporary memory is a few times
-    the largest tensor.
+    the largest tensor; on a GPU, where small tensors are joined, at least a few times `_JOINED` weights.
 
     With scope "global", all tensors are ranked together. With "layer", every tensor is ranked on its own and pruned to
     the same sparsity: it keeps its share, by size, of all kept weights, rounded by largest remainders (ties go to the
@@ -543,16 +545,31 @@ def _keys(
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield sort keys and the candidates among them, in pieces.
 
-    Weights on one GPU are one piece, because every piece makes the host wait for the device several times.
+    Weights on one GPU are joined, because every piece makes the host wait for the device several times.
     """
     if _on_one_gpu(ranking[name] for name in names):
-        key = torch.cat([sort_key(ranking[name].reshape(-1), by_magnitude) for name in names])
-        given = [each.reshape(-1) for name in names if (each := candidates[name]) is not None]
-        yield key, torch.cat(given) if given else None  # candidates are given for all or for none
+        for group in _joined({name: ranking[name].numel() for name in names}):
+            sizes = [ranking[name].numel() for name in group]
+            key = torch.empty(sum(sizes), dtype=torch.int32, device=ranking[group[0]].device)
+            for name, part in zip(group, torch.split(key, sizes), strict=True):
+                part.copy_(sort_key(ranking[name].reshape(-1), by_magnitude))
+            given = [each.reshape(-1) for name in group if (each := candidates[name]) is not None]
+            yield key, torch.cat(given) if given else None  # candidates are given for all or for none
         return
     for name in names:
         for score, candidate in in_blocks(ranking[name].detach(), candidates[name]):
             yield sort_key(score, by_magnitude), candidate
+
+
+def _joined(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Yield names in groups of at most `_JOINED` weights; a larger tensor is alone in its group."""
+    group: list[str] = []
+    for name, size in sizes.items():
+        if group and size + sum(sizes[each] for each in group) > _JOINED:
+            yield group
+            group = []
+        group.append(name)
+    yield group
 
 
 def in_blocks(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:

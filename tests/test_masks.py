@@ -213,6 +213,21 @@ def test_on_a_gpu_the_host_waits_equally_often_for_a_few_weights_and_for_many(mo
     assert waits[1] < 15
 
 
+@pytest.mark.parametrize("joined", [1, 600, 1500])
+def test_on_a_gpu_weights_are_joined_up_to_a_limit(monkeypatch: pytest.MonkeyPatch, joined: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {f"w{index}": torch.randn(30, 20, generator=generator) for index in range(5)}
+    within = masks.prune_by_magnitude(weights, Decimal("0.3"))
+    expected = masks.prune_by_magnitude(weights, Decimal("0.6"), within)
+    monkeypatch.setattr(masks, "_on_one_gpu", lambda tensors: True)
+    monkeypatch.setattr(masks, "_JOINED", joined)
+    groups = list(masks._joined({name: tensor.numel() for name, tensor in weights.items()}))
+    assert [len(group) for group in groups] == {1: [1] * 5, 600: [1] * 5, 1500: [2, 2, 1]}[joined]
+    assert [name for group in groups for name in group] == [*weights]
+    ranked = masks.prune_by_magnitude(weights, Decimal("0.6"), within)
+    assert all(torch.equal(ranked[name], expected[name]) for name in weights)
+
+
 def test_masks_on_a_gpu_are_packed_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     mask = {name: torch.rand(shape, generator=generator) < 0.5 for name, shape in (("b", (7, 3)), ("a", (5,)))}

@@ -22,8 +22,9 @@ def unneeded(jobs: Jobs, seen: Seen) -> dict[str, list[str]]:
     """Return the files that can be deleted without any rerun, by the rule that made them or by their kind.
 
     These are temporary outputs that only finished jobs need, checkpoints and last good states of finished jobs, and
-    states of rounds that the study has reached in another way. States of unfinished rounds stay: a run with another
-    `look_aheads` may resume from them.
+    states of rounds that the study has reached in another way. While a chain has unfinished rounds, those stay: a run
+    with another `look_aheads` may resume from them. (It may have to train segments again whose states this one, with
+    the present `look_aheads`, no longer needs.)
 
     Args:
         jobs: Jobs of the study.
