@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from scipy import stats
 from isp import cli
 from isp.errors import ConfigError
 from isp.files import read_csv, write_csv
+from isp.parsing import load_yaml
 from isp.reporting import claims, drawing, evidence, published, regime
 from isp.reporting.claims import CLAIMS, decide
 from isp.reporting.evidence import Results
@@ -182,6 +185,27 @@ def test_two_seeds_of_a_larger_run_do_not_displace_three(tmp_path: Path) -> None
     assert [each.study for each in the("at least as good", [two]).evidence] == [two]
 
 
+@pytest.mark.parametrize("name", claims.VARIED)
+def test_a_study_that_varies_another_on_purpose_decides_nothing(tmp_path: Path, name: str) -> None:
+    """It has three seeds and the larger dense run, and still does not count, not even without another study."""
+    two = results(tmp_path / "two", {"t": {"dense": [90.0] * 2, "isp": [80.0, 81.0], "lth": [80.0] * 2}}, 200)
+    varied = {"t": {"dense": [90.0] * 3, "isp": [60.0, 61.0, 62.5], "lth": [80.0] * 3}}
+    for order in ([two, results(tmp_path / name, varied, 2000)], [results(tmp_path / name, varied, 2000), two]):
+        assert [each.study for each in the("at least as good", order).evidence] == [two]
+    lines = evidence.verdict_lines([results(tmp_path / name, varied)])
+    assert [(line.evidence, line.ours, line.verdict) for line in lines] == [([], "", "open")] * len(CLAIMS)
+    other = results(tmp_path / f"{name}_2", varied, 2000)  # the whole name counts
+    assert [each.study for each in the("at least as good", [two, other]).evidence] == [other]
+
+
+def test_studies_that_decide_nothing_exist_and_are_named() -> None:
+    names = [load_yaml(path.read_text(encoding="utf-8")).get("study") for path in (ROOT / "config").rglob("*.yaml")]
+    assert [names.count(name) for name in claims.VARIED] == [1] * len(claims.VARIED)
+    assert len(set(claims.VARIED)) == len(claims.VARIED)
+    page = evidence.table(evidence.verdict_lines([]), ROOT)
+    assert f"do not count: {', '.join(f'`{name}`' for name in claims.VARIED)}. A run is a seed" in page
+
+
 def test_costs_are_ratios_of_all_flops(tmp_path: Path) -> None:
     """300 + 200 steps over 1,800 + 200."""
     scores = {"t": {"isp": [80.0], "lth": [80.0]}}
@@ -217,6 +241,22 @@ def test_the_dense_score_is_compared_at_the_papers_sparsities(tmp_path: Path) ->
     assert the("keeps the dense score", [other]).evidence == []
 
 
+def test_the_papers_cells_are_those_of_the_variant(tmp_path: Path) -> None:
+    """Table 2 has MNIST at 70 % also: 99.69 less 99.61. It counts once isp has it, not if only one_shot does."""
+    scores = {"mnist": {"dense": [90.0, 90.0, 90.0], "isp": [90.0, 90.1, 89.9]}}
+    study, other, more = (
+        results(tmp_path / "s", scores),
+        results(tmp_path / "o", {"mnist": {"one_shot": [80.0] * 3}}, sparsity="0.7000"),
+        results(tmp_path / "m", {"mnist": {"isp": [90.0, 90.1, 89.9]}}, sparsity="0.7000"),
+    )
+    small = [{**row, "backbone": "c"} for row in more.metrics if row["seed"] == "0"]  # another backbone, one seed
+    for rows in (other.metrics, small):
+        line = the("keeps the dense score", [replace(study, metrics=[*study.metrics, *rows])])
+        assert line.published == [pytest.approx(-0.79)]
+    line = the("keeps the dense score", [replace(study, metrics=[*study.metrics, *more.metrics])])
+    assert sorted(line.published) == [pytest.approx(-0.79), pytest.approx(0.08)]
+
+
 def test_orders_by_hand(tmp_path: Path) -> None:
     """Table 2: grasp, one_shot, snip, progressive, lth, isp; random, last everywhere, does not count."""
     order = ["random", "grasp", "one_shot", "snip", "progressive", "lth", "isp"]
@@ -249,15 +289,20 @@ def test_the_committed_verdict_is_that_of_the_committed_results() -> None:
 TWO = [[1.0, 2.0, 3.0], [5.0, 5.0, 8.0]]
 
 
-def test_a_table_of_differences_by_hand() -> None:
-    """By seed 1, 2, 3 and 5, 5, 8 points: t(0.975, 2) = 4.303, so 2 ± 2.484 and 6 ± 4.303."""
-    metrics = [
+def rows_of(tasks: list[list[float]]) -> list[dict[str, str]]:
+    """Make rows of metrics.csv for tasks t, u, v of seeds in which lth and same are as many points above isp."""
+    return [
         {"backbone": "b", "task": task, "seed": str(seed), "variant": name, "sparsity": "0.9000", "metric": "accuracy"}
         | {"test": str(50 + points * (name != "isp"))}
-        for task, values in zip("tu", TWO, strict=True)
+        for task, values in zip("tuv", tasks, strict=False)
         for seed, points in enumerate(values)
         for name in ("isp", "lth", "same")
     ]
+
+
+def test_a_table_of_differences_by_hand() -> None:
+    """By seed 1, 2, 3 and 5, 5, 8 points: t(0.975, 2) = 4.303, so 2 ± 2.484 and 6 ± 4.303."""
+    metrics = rows_of(TWO)
     header, body = differences.rows(metrics, "isp", ["isp", "lth", "same", "other"])
     assert header == ["variant", "t", "u"]
     assert body == [["`lth`, `same`", "+2.0 (−0.5 to +4.5)", "+6.0 (+1.7 to +10.3)"]]
@@ -265,6 +310,67 @@ def test_a_table_of_differences_by_hand() -> None:
     header, body = differences.rows([*metrics, *third], "isp", ["lth"])
     assert header == ["variant", "t", "u", "v", "over tasks"]
     assert body[0][-1] == "+3.3 (−2.4 to +9.1)"  # of 2, 6, 2: 4.303 times 2.309 / sqrt(3)
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A function that writes the table of a marker for tasks of differences, see `rows_of`."""
+    monkeypatch.setattr(differences, "PAGES", tmp_path)
+    source = tmp_path / "results" / "s" / "metrics.csv"
+    source.parent.mkdir(parents=True)
+    source.touch()
+
+    def write(tasks: list[list[float]], marker: str = "differences s isp") -> str:
+        monkeypatch.setattr(differences, "read", lambda path, name: rows_of(tasks) if path == source else [])
+        text = f"a\n<!-- {marker}:begin --><!-- {marker}:end -->\n"
+        return differences.updated(text, tmp_path / "explanation" / "x.md")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("tasks", "cells", "shown"),
+    [
+        ([[1.0]], "+1.0", "the value of one seed"),
+        ([[1.0, 1.0]], "+1.0 / +1.0", "both values of two seeds"),
+        (
+            [[1.0, 1.0, 1.0]],
+            "+1.0",
+            "the mean alone of three or more equal values, whose interval is not defined",
+        ),
+        ([TWO[0]], "+2.0 (−0.5 to +4.5)", "mean with its 95 % interval (Student's t)"),
+        (
+            [[1.0, 2.0], [3.0]],
+            "+1.0 / +2.0 | +3.0",
+            "both values of two seeds or the value of one seed",
+        ),
+        (
+            [[1.0, 2.0]] * 3,
+            "+1.0 / +2.0 | +1.0 / +2.0 | +1.0 / +2.0 | +1.5",
+            "both values of two seeds or the mean alone of three or more equal values, whose interval is not defined",
+        ),
+    ],
+)
+def test_differences_are_described_by_the_size_of_their_sample(
+    written: Callable[..., str], tasks: list[list[float]], cells: str, shown: str
+) -> None:
+    text = written(tasks)
+    assert f"| `lth`, `same` | {cells} |\n" in text
+    assert f"in points of test scores: {shown}. A run is a seed" in text
+
+
+@pytest.mark.parametrize(
+    ("marker", "problem"),
+    [
+        ("differences s isp lth lht", "variant = lht: must be one of isp, lth, same"),
+        ("differences s ips lth", "reference = ips: must be one of isp, lth, same"),
+        ("differences ss isp", "study = ss: must be one of s"),
+        ("differences s isp isp", "none of the variants has a sparsity of isp in every task"),
+    ],
+)
+def test_a_marker_of_differences_that_names_nothing(written: Callable[..., str], marker: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=rf"x\.md: <!-- {marker}:begin -->: {problem}$"):
+        written(TWO, marker)
 
 
 def test_committed_tables_of_differences_are_those_of_the_committed_results() -> None:

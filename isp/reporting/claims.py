@@ -16,6 +16,13 @@ FRACTION = 0.5
 AGREEMENT = 0.5
 """Least Kendall's tau of two orders that agree: three of four pairs are in the same order."""
 
+VARIED = ("protocol_bert_mrpc_fast", "regime_mnist_fast", "regime_mnist_slow")
+"""Studies that decide no claim, because they repeat another study at a different learning rate.
+
+Their dense run is as large as that of the study that they repeat, so its size does not tell which is nearer to the
+paper.
+"""
+
 Verdict = Literal["reproduced", "not reproduced", "open"]
 Measure = Literal["difference", "cost", "order"]
 

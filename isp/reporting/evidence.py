@@ -37,7 +37,8 @@ LEGEND = (
     "greatest (for the dense score: over the cells that we have). ours: differences in points of each task's own "
     "metric, costs as a ratio of executed FLOPs, orders as Kendall's tau. Where several studies have a task, the one "
     "whose dense run executes the most FLOPs counts, because it is the nearest to the paper's scale; one of fewer "
-    "than three seeds counts only if no other has the task. A run is a seed, its value a mean over sparsities."
+    "than three seeds counts only if no other has the task. Studies that repeat another one at a different learning "
+    "rate do not count: {varied}. A run is a seed, its value a mean over sparsities."
     " With three or more tasks the sample is the means of the tasks (runs of one "
     "task are not independent), with its 95 % interval (Student's t). With fewer, each task is judged by the interval"
     " over its own seeds, and all must agree. Two values are shown themselves and decide nothing. Costs are exact, so"
@@ -70,12 +71,14 @@ class Evidence:
 
     Attributes:
         task: Its name.
+        backbone: Name of the backbone.
         study: The study that they are of.
         values: One value per run.
         limits: Range of the measure.
     """
 
     task: str
+    backbone: str
     study: Results
     values: Sequence[float]
     limits: tuple[float, float]
@@ -198,7 +201,8 @@ def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
     for number, line in enumerate(lines, 1):
         rules.setdefault(claims.rule(line.claim), []).append(str(number))
     texts = [f"row{'s' * (len(rows) > 1)} {', '.join(rows)}: {text}" for text, rows in rules.items()]
-    return tables.markdown([(HEADER, body)], LEGEND.format(rules="; ".join(texts)))
+    varied = ", ".join(f"`{name}`" for name in claims.VARIED)
+    return tables.markdown([(HEADER, body)], LEGEND.format(rules="; ".join(texts), varied=varied))
 
 
 def insert(text: str, name: str, content: str, path: Path) -> str:
@@ -224,15 +228,20 @@ def _line(claim: Claim, studies: Sequence[Results]) -> Line:
 
 
 def _evidence(claim: Claim, studies: Sequence[Results]) -> list[Evidence]:
-    """Return the measurements of each task, from the study with the largest dense run among those with enough runs."""
+    """Return the measurements of each task, from the study with the largest dense run among those with enough runs.
+
+    The studies in `claims.VARIED` do not count.
+    """
     largest: dict[str, tuple[tuple[bool, float, int], Evidence]] = {}
     for study in studies:
+        if (study.description.get("study") or {}).get("study") in claims.VARIED:
+            continue
         for (backbone, task), rows in tabular.group(study.metrics, "backbone", "task").items():
             values = _measured(claim, study, backbone, task, rows)
             if values:
-                limits = value_range(tabular.cell(rows[0], "metric"))
                 size = len(values) >= tabular.FEWEST, _dense_flops(rows), len(rows)
-                evidence = Evidence(task=task, study=study, values=values, limits=_limits(claim, limits))
+                limits = _limits(claim, value_range(tabular.cell(rows[0], "metric")))
+                evidence = Evidence(task=task, backbone=backbone, study=study, values=values, limits=limits)
                 if task not in largest or size > largest[task][0]:
                     largest[task] = size, evidence
     return [evidence for _, evidence in largest.values()]
@@ -335,15 +344,16 @@ def _cells(name: str, sources: Sequence[str]) -> list[published.Published]:
 
 
 def _places(claim: Claim, evidence: Sequence[Evidence]) -> set[tuple[str, str]] | None:
-    """Return the tasks and sparsities of the evidence if only these count; None if all do."""
+    """Return the tasks and sparsities of the claim's variant in the evidence if only these count; None if all do."""
     if not claim.at_published or not evidence:
         return None
-    return {
-        (each.task, tabular.cell(row, "sparsity"))
-        for each in evidence
-        for row in each.study.metrics
-        if tabular.cell(row, "task") == each.task
-    }
+    places = set()
+    for each in evidence:
+        own = (each.task, each.backbone, role_of(each.study, each.backbone, claim.variant))
+        for row in each.study.metrics:
+            if tuple(tabular.cell(row, column) for column in ("task", "backbone", "variant")) == own:
+                places.add((each.task, tabular.cell(row, "sparsity")))
+    return places
 
 
 def _published_differences(claim: Claim, places: set[tuple[str, str]] | None = None) -> list[float]:
