@@ -410,12 +410,6 @@ def provenance() -> dict[str, str]:
     return {**versions(), **_machine(), **kernels, "threads": str(torch.get_num_threads())}
 
 
-def checksum(path: Path) -> str | None:
-    """Return the checksum in an artifact's header, without reading more; None if loading the artifact would fail."""
-    header = lineage.read_header(path)
-    return None if header is None else str(header.get("checksum"))
-
-
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of the packages that compute, and of Python."""

@@ -44,10 +44,17 @@ def beside(output: Path) -> Path:
     return output.with_name(f"{output.stem}.checkpoint.safetensors")
 
 
-def forget(*outputs: Path) -> None:
-    """Delete the checkpoints of outputs that later members of their group have used."""
+def forget(*outputs: Path | None) -> None:
+    """Delete the checkpoints of outputs that cannot be lost any more, unless another stage has already deleted them.
+
+    `isp.stages._work.resumable` says which stages may call this (`grouped`).
+
+    Args:
+        outputs: Paths of outputs; None is ignored.
+    """
     for output in outputs:
-        beside(output).unlink(missing_ok=True)
+        if output is not None:
+            beside(output).unlink(missing_ok=True)
 
 
 def period() -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,27 +18,36 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from torch import Tensor
 
-from isp import artifacts, checkpoints, families, masks, registry
+from isp import artifacts, checkpoints, families, lineage, masks, registry
 from isp.checkpoints import FileCheckpoint, pack, unpack
+from isp.config import load_study
 from isp.costs import Cost
 from isp.errors import IspError
 from isp.families import souped
 from isp.methods import uniform_soup
 from isp.stages import _work as work
 from isp.stages.initialise import initialise
+from isp.stages.pool_tickets import pool_tickets
+from isp.stages.prune_iterative import prune_iterative
 from isp.stages.prune_one_shot import prune_one_shot
 from isp.stages.train_segment import train_segment
 from isp.superposition import Superposition
 from isp.tickets import Ticket
 from isp.training import State, Trainer, state_of
+from isp.workflow.jobs import Job, Jobs
+from isp.workflow.rules import RULES
 from tests.support.data import prepared
 from tests.support.methods import find
 from tests.support.models import Noisy, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
+ROOT = Path(__file__).parent.parent
+GROUPS: dict[str, str] = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())["groups"]
+"""Groups of the Slurm profile, by rule."""
 WHOLE = [
     name
     for name in registry.names("method")
@@ -380,11 +390,158 @@ def test_in_a_group_of_a_cluster_what_had_ended_goes_on_too(
     with pytest.raises(IspError):
         call("prune_denoised", folder, tmp_path, state=state.with_suffix(""))
     assert checkpoints.beside(state).exists()
-    call("prune_denoised", folder, tmp_path / "mask.safetensors", state=state.with_suffix(""))
+    mask = tmp_path / "mask.safetensors"
+    call("prune_denoised", folder, mask, state=state.with_suffix(""))
+    assert checkpoints.beside(state).exists()  # the group may contain another mask
+    assert checkpoints.beside(mask).exists()
+    options = {"start": state.with_suffix(""), "mask": mask.with_suffix(""), "sparsity": "0.6"}
+    call("retrain", folder, tmp_path / "ticket.safetensors", **options)  # is in another group
     assert not checkpoints.beside(state).exists()
-    assert not checkpoints.beside(tmp_path / "mask.safetensors").exists()  # the last of its group
+    assert not checkpoints.beside(mask).exists()
     call("finetune_dense", folder, tmp_path / "dense.safetensors")  # is in no group
     assert not checkpoints.beside(tmp_path / "dense.safetensors").exists()
+
+
+@pytest.mark.parametrize("successor", ["train_segment", "run_rounds"])
+def test_a_group_whose_second_mask_is_stopped_resumes_all_of_its_members(
+    successor: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first mask is a target's, the second continues the chain; Snakemake deletes all outputs of the group."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("ISP_CHECKPOINT_SECONDS", "0")
+    state, target, nominal = (tmp_path / f"{name}.safetensors" for name in ("state", "target", "nominal"))
+    pruned = {"state": state.with_suffix("")}
+    call("train_segment", folder, state, until=4)
+    call("prune_denoised", folder, target, **pruned)
+    with monkeypatch.context() as patch:
+        patch.delenv("SLURM_JOB_ID")
+        call("prune_denoised", folder, tmp_path / "whole.safetensors", **pruned, sparsity="0.7")
+    whole = [written(path) for path in (state, target, tmp_path / "whole.safetensors")]
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGUSR1, step=3)
+        with pytest.raises(SystemExit):
+            call("prune_denoised", folder, nominal, **pruned, sparsity="0.7")
+    for path in (state, target):
+        path.unlink()
+
+    capsys.readouterr()
+    call("train_segment", folder, state, until=4)
+    call("prune_denoised", folder, target, **pruned)
+    call("prune_denoised", folder, nominal, **pruned, sparsity="0.7")
+    resumed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("resuming from step ")]
+    assert [line.rpartition(": ")[2] for line in resumed] == [
+        str(checkpoints.beside(path)) for path in (state, target, nominal)
+    ]
+    assert resumed[0].startswith("resuming from step 4 of a run to step 4")
+    assert [written(path) for path in (state, target, nominal)] == whole
+
+    # two later groups start from the state, in either order or at the same time
+    following = {"start": state.with_suffix(""), "within": nominal.with_suffix("")}
+    following |= {"first": 2, "rounds": "[[5, 0.8]]"} if successor == "run_rounds" else {"until": 5}
+    call(successor, folder, tmp_path / "next.safetensors", **following)
+    assert not any(checkpoints.beside(path).exists() for path in (state, nominal))
+    options = {"start": state.with_suffix(""), "mask": target.with_suffix(""), "sparsity": "0.6"}
+    call("retrain", folder, tmp_path / "ticket.safetensors", **options)
+    left = {checkpoints.beside(tmp_path / name) for name in ("next.safetensors", "ticket.safetensors")}
+    assert set(tmp_path.glob("*.checkpoint.*")) == left  # of groups that have not ended
+
+
+def test_training_in_a_group_resumes_under_a_mask_that_was_made_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A one-shot mask and the training under it share a group. The new mask differs only in its measurements."""
+    mask, ticket = tmp_path / "mask.safetensors", tmp_path / "ticket.safetensors"
+    options = {**COMMON, "method": "one_shot", "sparsity": "0.5", "settings": {}, "data": folder / "train"}
+    prune_one_shot(folder / "initial.safetensors", **options, output=mask)
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGUSR1, step=3)
+        with pytest.raises(SystemExit):
+            call("retrain", folder, ticket, mask=mask.with_suffix(""))
+    before, took = lineage.read_header(mask), seconds(mask)
+    while seconds(mask) == took:
+        prune_one_shot(folder / "initial.safetensors", **options, output=mask)
+    assert lineage.read_header(mask) != before
+    capsys.readouterr()
+    call("retrain", folder, ticket, mask=mask.with_suffix(""))
+    assert "resuming from step 3 of a run to step 6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reader", ["prune_iterative", "pool_tickets"])
+def test_the_checkpoint_of_a_rounds_ticket_goes_when_a_later_group_has_read_it(
+    reader: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No score is computed of such a ticket."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("ISP_CHECKPOINT_SECONDS", "0")
+    tickets = [tmp_path / f"ticket{index}.safetensors" for index in range(2)]
+    for ticket in tickets:
+        call("retrain", folder, ticket, method="lth")
+    output = tmp_path / "output.safetensors"
+    if reader == "prune_iterative":
+        with pytest.raises(IspError):
+            prune_iterative(tickets[0], 1, "0.4", output)
+        assert checkpoints.beside(tickets[0]).exists()
+        for ticket in tickets:
+            prune_iterative(ticket, 1, "0.6", output)
+    else:
+        options = {key: COMMON[key] for key in ("backbone", "task", "limits")} | {"validation": folder / "validation"}
+        settings = {"coefficients": [0.5]}
+        pool_tickets(tickets[0], tickets[1:], "lottery_pools", settings, **options, output=output)
+    assert not list(tmp_path.glob("*.checkpoint.*"))
+
+
+def test_the_checkpoint_of_a_rewind_point_goes_when_a_ticket_was_trained_from_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("ISP_CHECKPOINT_SECONDS", "0")
+    point = tmp_path / "pretrained.step3.safetensors"
+    train_segment(folder / "initial.safetensors", until=3, **COMMON, data=folder / "train", output=point)
+    assert checkpoints.beside(point).exists()
+    for name in ("first", "second"):
+        call("retrain", folder, tmp_path / f"{name}.safetensors", method="lth", start=point.with_suffix(""))
+        assert not checkpoints.beside(point).exists()
+
+
+@pytest.mark.parametrize("name", ["smoke", "full", "paper"])
+def test_checkpoints_go_with_a_reader_in_a_later_group_or_with_the_score(name: str) -> None:
+    """In the groups of the Slurm profile, a reader beside the writer may be followed by a member that fails."""
+    sources = {path.stem: path.read_text() for path in Path(work.__file__).parent.glob("[!_]*.py")}
+    leaving = {rule for rule, each in RULES.items() if "grouped=True" in sources[each.run]}
+    forgetting = {rule for rule, each in RULES.items() if "checkpoints.forget(" in sources[each.run]}
+    forgetting -= {"prune_denoised"}  # deletes only those of its copies
+    jobs = Jobs(load_study(ROOT / "config" / f"{name}.yaml"))
+    groups = {output: group_of(job) for output, job in jobs.by_output.items()}
+    members: dict[str, set[str]] = {}
+    for output, group in groups.items():
+        members.setdefault(group, set()).add(output)
+    kept = {output for output, job in jobs.by_output.items() if job.rule in leaving}
+    forgotten: set[str] = set()
+    for output, job in jobs.by_output.items():
+        if job.rule == "evaluate":
+            assert members[groups[output]] <= jobs.within(output)  # it is the last member
+        elif job.rule in forgetting:
+            assert not kept & members[groups[output]].intersection(job.inputs)
+        else:
+            continue
+        forgotten.update(job.inputs)
+    assert kept
+    assert kept <= forgotten
+
+
+def group_of(job: Job) -> str:
+    """The group of a job in the Slurm profile; its output, if it is in none."""
+    pattern = GROUPS.get(job.rule)
+    place = re.search(r"/runs/(?P<backbone>.+?)/(?P<task>.+?)/seed(?P<seed>.+?)/(?P<variant>.+?)/", job.output)
+    if pattern is None or place is None:
+        return job.output
+    round_ = re.search(r"/rounds?(?:\d+-)?(\d+)/", job.output)
+    sparsity = re.search(r"/(?:to)?(0\.\d{4})/", job.output)
+    return str(pattern.format(**place.groupdict(), round=round_ and round_[1], sparsity=sparsity and sparsity[1]))
 
 
 def command(folder: Path, output: Path, steps: int, *before: str) -> list[str]:

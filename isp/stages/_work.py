@@ -139,13 +139,16 @@ def resumable(
         stage: Name of the stage.
         version: Version of the stage.
         setup: The options that all training stages share.
-        made_from: Result of `inputs`. Files are equal if the checksums in their headers are.
+        made_from: Result of `inputs`. Files are equal if their headers, which contain digests of the tensors, differ
+            only in measurements.
         threads: Number of torch threads.
         instruction_set: Requested instruction set; None means any.
         methods: Modules whose versions are part of the checkpoint's identity.
-        grouped: Whether a cluster job may run this stage together with a later one. If the later one fails, Snakemake
-            deletes this stage's output and reruns it, so the checkpoint stays until the later stage calls
-            `checkpoints.forget`.
+        grouped: Whether a cluster job may run this stage in a group with later members. If one of them fails, Snakemake
+            deletes the outputs of the whole group and reruns it, so on a cluster the checkpoint outlives this stage.
+            Readers of the output in other groups start after this group has succeeded, and delete the checkpoint with
+            `checkpoints.forget`. No member of this group may do so, except the last one, `evaluate`. For example,
+            `prune_denoised` leaves the checkpoint of its state, because the same group may contain another mask.
         options: All other options that determine the result.
 
     Raises:
@@ -167,11 +170,29 @@ def resumable(
 
 def _checksums(named: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:
     return {
-        name: artifacts.checksum(Path(path))
-        if isinstance(path, str)
-        else [artifacts.checksum(Path(each)) for each in path]
+        name: _checksum(Path(path)) if isinstance(path, str) else [_checksum(Path(each)) for each in path]
         for name, path in named.items()
     }
+
+
+def _checksum(path: Path) -> str | None:
+    """Return a checksum of an artifact's header that does not depend on measurements; None if it is unreadable.
+
+    A restarted group makes its first outputs again, with equal contents but other seconds. Its later members must still
+    resume from their checkpoints.
+    """
+    header = lineage.read_header(path)
+    if header is None:
+        return None
+    about = _unmeasured(header["about"])
+    if isinstance(origin := about.get("origin"), dict):
+        about["origin"] = _unmeasured(origin)
+    rest = {key: value for key, value in header.items() if key != "checksum"}
+    return str(lineage.sealed({**rest, "about": about})["checksum"])
+
+
+def _unmeasured(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in about.items() if key != "measured"}
 
 
 def check_manifest(path: Path, data_root: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from isp import checkpoints
 from isp.artifacts import load_ticket, save_ticket
 from isp.costs import Measured
 from isp.families import make_method, pooled
@@ -71,3 +72,4 @@ def pool_tickets(
         best = replace(best, origin=origin)
         check_ticket(best)
         save_ticket(output, best)
+    checkpoints.forget(ticket, *candidate)

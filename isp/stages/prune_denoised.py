@@ -90,7 +90,7 @@ def prune_denoised(
     told: dict[str, Any] = {"settings": settings, "sparsity": sparsity, "round": round_, "denoisers": denoisers}
     told |= {"rule": rule, "scope": scope}
     with resumable(
-        output, "prune_denoised", VERSION, setup, made_from, threads, instruction_set, [copies], **told
+        output, "prune_denoised", VERSION, setup, made_from, threads, instruction_set, [copies], grouped=True, **told
     ) as work:
         start, about = artifacts.load_state(state)
         mask = artifacts.load_mask(within)[0] if within else artifacts.load_state_mask(state)
@@ -119,7 +119,7 @@ def prune_denoised(
         here = work.measured()
         took += replace(here, seconds=round(here.seconds - waited, 3))
         artifacts.save_mask(output, event.mask, header | spending(cost, took))
-    checkpoints.forget(state, *weak)
+    checkpoints.forget(*weak)
     if not keep_weak:
         for path in weak:
             path.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isp import artifacts
+from isp import artifacts, checkpoints
 from isp.artifacts import load_ticket
 from isp.families import iterative
 from isp.sparsity import parse_sparsity
@@ -34,3 +34,4 @@ def prune_iterative(
         took = total_measured(parent.origin) + work.measured()
         about = {"stage": "prune_iterative", "version": VERSION, "rounds": [*parent.rounds, record]}
         artifacts.save_mask(output, mask, about | made_from | spending(parent.cost, took))
+    checkpoints.forget(ticket)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isp import artifacts, masks
+from isp import artifacts, checkpoints, masks
 from isp.artifacts import save_ticket
 from isp.errors import ArtifactError
 from isp.sparsity import num_pruned, parse_sparsity
@@ -89,3 +89,4 @@ def retrain(
         )
         check_ticket(ticket)
         save_ticket(output, ticket)
+    checkpoints.forget(start, mask)

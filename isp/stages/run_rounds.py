@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isp import artifacts, copies
+from isp import artifacts, checkpoints, copies
 from isp.copies import LookAhead
 from isp.costs import Cost, Measured
 from isp.errors import IspError
@@ -111,6 +111,7 @@ def run_rounds(
         header = {"stage": "run_rounds", "version": VERSION, **setup.described(), **told, **made_from}
         header |= {"rounds": at.records, **facts_of(about), **spending(at.spent + cost, took + work.measured())}
         artifacts.save_state(output, done, header, at.mask)
+    checkpoints.forget(start, within)
 
 
 def _parse(rounds: str, until: int) -> list[tuple[int, Decimal]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isp import artifacts
+from isp import artifacts, checkpoints
 from isp.costs import Cost, Measured
 from isp.stages._options import (
     Backbone,
@@ -56,3 +56,4 @@ def train_segment(
         header |= facts_of(about)
         header |= spending(cost_before + cost, took_before + work.measured())
         artifacts.save_state(output, done, header, mask)
+    checkpoints.forget(start, within)
