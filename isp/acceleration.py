@@ -18,7 +18,6 @@ layer that was fastest alone.
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 import warnings
@@ -35,6 +34,7 @@ from torch.nn.parameter import is_lazy
 from isp.errors import ConfigError, IspError
 from isp.forms import CSR, DENSE, ONEDNN, SPARSE, Attention, Form, attends_to_itself, difference, forms_of
 from isp.prunable import is_conv1d
+from isp.tensors import copy_of
 
 Call = Callable[[], Any]
 Measure = Callable[[Mapping[str, Call]], Mapping[str, float]]
@@ -207,7 +207,7 @@ def accelerate(
     device = _check(model)
     tolerance = tolerance or max(HALF_TOLERANCES.get(dtype, TOLERANCE) for dtype in _dtypes(model))
     run = forward or _call
-    copied = _shared_copy(model)
+    copied = copy_of(model, shared=True)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         warnings.filterwarnings("ignore", message="The PyTorch API of SparseSemiStructuredTensor")
@@ -225,7 +225,7 @@ def accelerate(
         forms = {DENSE: [DENSE] * len(layers)}
         for form, variant in variants.items():
             if variant.forms not in (forms[DENSE], variants[MIXED].forms if form != MIXED else None):
-                models[form], forms[form] = _shared_copy(model), variant.forms
+                models[form], forms[form] = copy_of(model, shared=True), variant.forms
                 for name, module in variant.modules.items():
                     models[form].set_submodule(name, module)
         differences = {form: _check_outputs(each, example, run, before) for form, each in models.items()}
@@ -382,15 +382,6 @@ def _tensors(output: Any) -> Iterator[Tensor]:
         yield from (tensor for value in output for tensor in _tensors(value))
 
 
-def _shared_copy(model: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode that shares the model's tensors but needs no gradients."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    memo |= {id(buffer): buffer for buffer in model.buffers()}
-    for module in model.modules():  # for example a weight under torch.nn.utils.prune, which cannot be copied
-        memo |= {id(value): value.detach() for value in vars(module).values() if isinstance(value, Tensor)}
-    return copy.deepcopy(model, memo).eval()
-
-
 # --- the layers of a model --------------------------------------------------------------------------------------------
 
 
@@ -410,7 +401,7 @@ def _units(model: nn.Module) -> list[tuple[str, nn.Module]]:
             if type(module) is nn.MultiheadAttention and plain and not _hooked(module.out_proj):
                 units.append((name, module))
         elif (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward) or is_conv1d(module):
-            units.append((name, module))
+            units += [(name, module)] if module.weight.numel() else []
     return units
 
 

@@ -23,7 +23,7 @@ from isp.examples import Collate, Dataset, first_loss, make_examples
 from isp.families import check_function, find_tickets, make_method, patterns_of, planned_steps
 from isp.losses import default_loss
 from isp.progress import advancing
-from isp.prunable import prunable_names
+from isp.prunable import check_saved, prunable_names
 from isp.rng import forked_rng, seed_all
 from isp.seeds import integer
 from isp.seeds import seed as named_seed
@@ -105,9 +105,9 @@ def prune(
     Raises:
         ConfigError: If a setting is unknown or impossible, or data, labels or the model cannot be used for training.
             The model is unchanged. Nearly all such errors are raised before training.
-        KeyboardInterrupt: If the user interrupts; the model has its initial weights again.
-        TrainingDiverged: If the loss, a gradient or a weight is not finite. The model has its initial weights again,
-            and the error's `state` contains the last good ones.
+        KeyboardInterrupt: If the user interrupts; the model has its initial weights and buffers again.
+        TrainingDiverged: If the loss, a gradient or a weight is not finite. The model has its initial weights and
+            buffers again, and the error's `state` contains the last good ones.
     """
     chosen = make_method(method, settings)
     target = parse_sparsity(sparsity)
@@ -132,6 +132,7 @@ def prune(
     planned = planned_steps(chosen, protocol, len(examples), [target])  # refuses impossible schedules in advance
     initial, modes = state_of(model), {module: module.training for module in model.modules()}
     final = initial.weights
+    restore_buffers = _unsaved_buffers(model)
     try:
         trainer = make_trainer(model, examples, first_loss(loss, examples), protocol, names, seed)
         _warn_of_dropout(trainer)
@@ -145,6 +146,8 @@ def prune(
         raise
     finally:
         load_weights(model, final)
+        if final is initial.weights:
+            restore_buffers()
         for module, mode in modes.items():
             module.training = mode
     return replace(ticket, weights=by_all_names(final, model))
@@ -178,14 +181,52 @@ def _check_model(model: nn.Module) -> None:
         ConfigError: If a parameter or module is unsuitable; the message names it.
     """
     for name, parameter in model.named_parameters():
-        if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
+        if parameter.is_complex() and parameter.requires_grad:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"parameter {name!r} is complex ({dtype}), and isp.prune() trains only real parameters; freeze it with "
+                "requires_grad_(False), or store its real and imaginary parts in a real parameter"
+            )
+        if _is_expanded(parameter):
             raise ConfigError(f"parameter {name!r} is expanded: several weights share memory; clone it")
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True and any(p.requires_grad for p in module.parameters(recurse=False)):
             raise ConfigError(f"module {name!r} has sparse gradients, which AdamW cannot use; set its sparse to False")
-    broken = first_not_finite({name: p for name, p in model.named_parameters() if p.requires_grad})
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    check_saved(model, trained)
+    broken = first_not_finite(trained)
     if broken is not None:
         raise ConfigError(f"parameter {broken!r} contains NaN or infinite values; start from finite weights")
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _unsaved_buffers(model: nn.Module) -> Callable[[], None]:
+    """Copy the buffers that are not persistent, which no state contains, and return a function that restores them."""
+
+    def copied(buffer: Tensor | None) -> Tensor | None:
+        plain = buffer is not None and buffer.layout == torch.strided and not _is_expanded(buffer)
+        return (
+            buffer.detach().clone() if buffer is not None and plain else None
+        )  # sparse or expanded ones stay as they are
+
+    copies = [
+        (module, name, buffer, copied(buffer))
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if name in module._non_persistent_buffers_set
+    ]
+
+    def restore() -> None:
+        for module, name, buffer, value in copies:
+            module._buffers[name] = buffer  # the forward pass may have assigned another one
+            if buffer is not None and value is not None:
+                with torch.no_grad():
+                    buffer.copy_(value)
+
+    return restore
 
 
 def _warn_of_dropout(trainer: Trainer) -> None:

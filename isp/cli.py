@@ -163,11 +163,14 @@ def run(
     prunes, variant = traits_of(registry.load("method", method)).prunes, Path(method).stem
     if prunes == "never" and sparsity:
         raise ConfigError(f"--sparsity {sparsity[0]}: method {method!r} does not prune; omit the option")
+    training, in_epochs = module.TRAINING.model_dump(), settings["training"].get("epochs") is not None
+    if in_epochs:
+        del training["steps"]  # the two are alternatives; steps that are set as well are refused
     values: dict[str, Any] = {
         "device": device,
         "threads": threads,
         **({} if instruction_set is None else {"instruction_set": instruction_set}),
-        "training": {backbone: module.TRAINING.model_dump() | settings["training"]},
+        "training": {backbone: training | settings["training"]},
         "tasks": {task: settings["task"]},
         "variants": {variant: {"method": method, "settings": settings["method"], **settings["initial"]}},
         "grid": [
@@ -185,8 +188,10 @@ def run(
     asked = sparsity or (["0.9"] if prunes == "always" else [])
     values["grid"][0]["sparsities"] = sorted({str(parse_sparsity(s)) for s in asked})
     study = parse_study({"study": f"run-{digest}", "data_root": str(data_root), **values}, "isp run")
-    folder = Path("results") / study.study
-    files.write_bytes(folder / "study.yaml", yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False).encode())
+    folder, content = Path("results") / study.study, study.model_dump(mode="json")
+    if in_epochs:
+        del content["training"][backbone]["steps"]
+    files.write_bytes(folder / "study.yaml", yaml.safe_dump(content, sort_keys=False).encode())
     status = subprocess.run([*command, "--configfile", str(folder / "study.yaml")], check=False).returncode
     if status:
         raise SystemExit(status)

@@ -80,7 +80,9 @@ class Dataset:
         return item
 
 
-def make_examples(data: Any, model: nn.Module, what: str, collate: Collate | None = None) -> Examples:
+def make_examples(
+    data: Any, model: nn.Module, what: str, collate: Collate | None = None, *, by_item: bool = False
+) -> Examples:
     """Make examples from any form of data that users may pass.
 
     NumPy arrays, and objects that convert to them, become tensors on the model's device. NumPy's default dtype float64
@@ -91,18 +93,20 @@ def make_examples(data: Any, model: nn.Module, what: str, collate: Collate | Non
         model: Model to train, whose device and dtype arrays get.
         what: Name of the argument in error messages.
         collate: Function from a list of items of a map-style dataset to a batch; None: `default_collate`.
+        by_item: Whether `data` is the dataset of a DataLoader, which collates the items even of a tensor or a list of
+            tensors instead of using them as columns.
 
     Raises:
         ConfigError: If the data cannot be used; the message says what to pass instead.
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    examples = _make(data, like, what, collate)
+    examples = _make(data, like, what, collate, by_item)
     if not len(examples):
         raise ConfigError(f"{what}: contains no examples")
     return examples
 
 
-def _make(data: Any, like: Tensor, what: str, collate: Collate | None) -> Examples:
+def _make(data: Any, like: Tensor, what: str, collate: Collate | None, by_item: bool) -> Examples:
     if isinstance(data, DataLoader):
         raise ConfigError(
             f"{what}: must not be a DataLoader, because batches are formed here in a reproducible order; pass its "
@@ -113,6 +117,8 @@ def _make(data: Any, like: Tensor, what: str, collate: Collate | None) -> Exampl
             f"{what}: a {type(data).__name__} cannot be indexed by number; pass a list of its examples, list({what}), "
             "or a map-style dataset"
         )
+    if by_item and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return Dataset(data, collate, like, what)
     if _is_array(data):
         return Columns([_column(data, "the array", like, what)], what)
     if isinstance(data, Mapping) and data:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import io
 import json
@@ -30,7 +29,7 @@ from isp.files import new_folder, write_bytes
 from isp.masks import check_fits, num_kept, num_weights
 from isp.model_card import Facts, model_card
 from isp.tasks import ImageTask
-from isp.tensors import by_all_names, tensors_of, unwrapped
+from isp.tensors import by_all_names, by_first_name, copy_of, saved_names, tensors_of, unwrapped
 from isp.tickets import Ticket
 from isp.training import load_weights
 from isp.workflow_tickets import WorkflowTicket
@@ -252,7 +251,7 @@ def _encoded(pixels: np.ndarray) -> bytes:
 def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> _Subject:
     path = None if isinstance(ticket, Ticket) else Path(ticket)
     ticket_ = ticket if isinstance(ticket, Ticket) else artifacts.load_ticket(ticket)
-    holder = copy.deepcopy(model).eval().cpu()
+    holder = copy_of(model).cpu()
     load_weights(holder, ticket_.weights, f"the weights of the ticket {path}" if path else "the ticket's weights")
     for tensor in (*holder.parameters(), *holder.buffers()):
         tensor.data = tensor.data.contiguous()  # on the order of memory, the bits of a product may depend
@@ -262,7 +261,12 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
     for each, kept in ticket_.mask.items():
         if ticket_.weights[each][~kept].any():
             raise ConfigError(f"the ticket's weights: {each!r} has masked weights that are not zero")
-    ticket_ = replace(ticket_, weights=by_all_names(tensors_of(holder), holder))
+    saved, mask = saved_names(holder), by_first_name(ticket_.mask, holder, "the ticket's mask")
+    ticket_ = replace(  # with the names of the state dict, into which the folder is loaded
+        ticket_,
+        mask={saved[each]: kept for each, kept in mask.items()},
+        weights={saved[each]: tensor for each, tensor in by_all_names(tensors_of(holder), holder).items()},
+    )
     header = (lineage.read_header(path) or {}) if path else {}
     name = type(model).__name__
     facts = {

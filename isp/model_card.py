@@ -202,7 +202,7 @@ def _sparsity(facts: Facts) -> str:
     ticket = facts.ticket
     total, kept = masks.num_weights(ticket.mask), masks.num_kept(ticket.mask)
     size = sum(tensor.nbytes for tensor in ticket.weights.values())
-    pruned = sum(ticket.weights[name].nbytes // mask.numel() * int((~mask).sum()) for name, mask in ticket.mask.items())
+    pruned = sum(ticket.weights[name].element_size() * int((~mask).sum()) for name, mask in ticket.mask.items())
     compact = size - pruned + -(-total // 8)
     share = f"{(total - kept) / total:.4%}" if total else "0 %"
     return (

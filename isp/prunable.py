@@ -27,7 +27,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from isp.errors import ConfigError, unknown
 from isp.rng import forked_rng
-from isp.tensors import extent, first_names, overlap
+from isp.tensors import extent, first_names, overlap, saved_names
 
 WARN_ABOVE = 0.01
 REFUSE_ABOVE = 0.2
@@ -61,43 +61,66 @@ def prunable_names(model: nn.Module, patterns: Sequence[str] | None = None, excl
     (`get_output_embeddings`), tied or not. Every other linear layer is pruned, including a classifier or pooler.
     Trainable matrices of any other module are left out, with a warning if they have more than 1 % of the weights in
     trainable matrices (except embeddings and norms), and with an error above 20 %. A warning also names frozen layers
-    if they have more weights than the chosen ones.
+    if they have more weights than the chosen ones. Parameters without entries are never chosen. Complex ones are not
+    either, and the default counts them like matrices of other modules.
 
     Args:
         model: Any module.
         patterns: Shell-style patterns over parameter names ("encoder.*.weight"), each of which must match a trainable
-            parameter of two or more dimensions. None: the default.
+            parameter of two or more dimensions, with real entries. None: the default.
         exclude: Patterns of names that are always left out, such as "head.*".
 
     Raises:
         ConfigError: If a pattern matches nothing or only another name of a tied parameter, nothing is left to prune,
             the default leaves out too much or includes LoRA adapters, a chosen parameter is pruned by
-            `torch.nn.utils.prune`, or another trainable parameter uses its memory.
+            `torch.nn.utils.prune`, another trainable parameter uses its memory, or it is missing in the model's state
+            dict.
     """
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise ConfigError(f"parameter {lazy[0]!r} has no shape yet; call the model once on a batch before pruning it")
     parameters, names = _parameters(model)
-    matrices = [name for name, parameter in parameters.items() if parameter.requires_grad and parameter.dim() >= 2]
-    _check_patterns("exclude", exclude, list(parameters), parameters, names)
+    trained = [name for name, parameter in parameters.items() if parameter.requires_grad and _is_matrix(parameter)]
+    matrices = [name for name in trained if not parameters[name].is_complex()]
+    _check_patterns("exclude", exclude, list(parameters), parameters, names, model)
     excluded = [name for name in parameters if _matches(exclude, names[name])]
     roles = _roles(model, names)
     if patterns is None:
         layers = [name for name in matrices if roles.get(name) == "weight"]
     else:
-        _check_patterns("prunable", patterns, matrices, parameters, names)
+        _check_patterns("prunable", patterns, matrices, parameters, names, model)
         layers = [name for name in matrices if _matches(patterns, names[name])]
     chosen = [name for name in layers if name not in excluded]
     if not chosen:
         raise ConfigError(f"no prunable parameter is left: {_inventory(parameters, roles, excluded)}")
     if patterns is None:
         _check_adapters(chosen)
-        left_out = [name for name in matrices if name not in roles and name not in excluded]
+        left_out = [
+            name
+            for name in trained
+            if name not in excluded and (name not in roles or (name not in matrices and roles[name] == "weight"))
+        ]
         _check_share(parameters, layers, left_out, model)
         _warn_of_frozen(parameters, chosen, _frozen_layers(parameters, roles, excluded))
     _check_torch_pruning(model, chosen, names)
     _check_memory(parameters, chosen, model)
+    check_saved(model, chosen)
     return chosen
+
+
+def check_saved(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse parameters that the model's state dict does not contain, which a ticket could not contain either.
+
+    Raises:
+        ConfigError: If there is one; the message names it.
+    """
+    saved = first_names(model)
+    for name in names:
+        if name not in saved:
+            raise ConfigError(
+                f"parameter {name!r} is trained, but the model's state_dict() does not contain it, so a ticket could "
+                "not either; use a model whose state_dict() returns each parameter itself, under any name"
+            )
 
 
 def input_dims(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
@@ -142,7 +165,14 @@ def _parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, li
     for name, parameter in model.named_parameters(remove_duplicate=False):
         parameters.setdefault(first.get(name, name), parameter)
         names[first.get(name, name)].append(name)
+    for name, saved in saved_names(model).items():
+        if saved != name and name in first and first[name] in names:
+            names[first[name]].append(saved)
     return parameters, names
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    return parameter.dim() >= 2 and parameter.numel() > 0
 
 
 def _matches(patterns: Iterable[str], names: Iterable[str]) -> bool:
@@ -155,10 +185,14 @@ def _check_patterns(
     allowed: Sequence[str],
     parameters: Mapping[str, nn.Parameter],
     names: Mapping[str, list[str]],
+    model: nn.Module,
 ) -> None:
     """Refuse a pattern that matches none of the first names in `allowed`, and say why it does not."""
+    saved = saved_names(model)
+    empty = [name for name, parameter in parameters.items() if parameter.dim() >= 2 and not parameter.numel()]
+    known = [*allowed, *(saved.get(name, name) for name in allowed), *empty]  # naming an empty one does no harm
     for pattern in patterns:
-        if _matches([pattern], allowed):
+        if _matches([pattern], known):
             continue
         for first, parameter in parameters.items():
             for name in (each for each in names[first] if fnmatchcase(each, pattern)):
@@ -171,6 +205,10 @@ def _check_patterns(
                 if parameter.dim() < 2 and kind == "prunable":
                     raise ConfigError(
                         f"{where} has shape {tuple(parameter.shape)}; it must have two or more dimensions"
+                    )
+                if parameter.is_complex() and kind == "prunable":
+                    raise ConfigError(
+                        f"{where} is complex ({_dtype(parameter)}), and only real parameters are pruned; leave it out"
                     )
                 raise ConfigError(f"{where} is tied to {first!r}, so both are one parameter; use that name")
         raise ConfigError(unknown(f"{kind} pattern", pattern, allowed))
@@ -281,13 +319,15 @@ def _check_share(
     listed = ", ".join(f"{name!r} ({_owner(model, name)})" for name in largest[:5])
     listed += f" and {len(largest) - 5} others" if len(largest) > 5 else ""
     text = f"{num:,} of {total:,} weights in trainable matrices ({num / total:.1%})"
+    reason = "their layers are unknown"
+    reason += " or their weights complex" if any(parameters[name].is_complex() for name in left_out) else ""
     if num > REFUSE_ABOVE * total:
         raise ConfigError(
-            f"prunable: the default would leave out {text}, because their layers are unknown: {listed}; pass patterns "
+            f"prunable: the default would leave out {text}, because {reason}: {listed}; pass patterns "
             f"of the parameters to prune, or name these in exclude"
         )
     warnings.warn(
-        f"prunable: the default leaves out {text}, because their layers are unknown: {listed}; pass patterns of the "
+        f"prunable: the default leaves out {text}, because {reason}: {listed}; pass patterns of the "
         f"parameters to prune, or name these in exclude to silence this warning",
         stacklevel=3,
     )
@@ -316,6 +356,10 @@ def _warn_of_frozen(parameters: Mapping[str, nn.Parameter], chosen: Sequence[str
         )
 
 
+def _dtype(parameter: nn.Parameter) -> str:
+    return str(parameter.dtype).removeprefix("torch.")
+
+
 def _owner(model: nn.Module, name: str) -> str:
     return type(model.get_submodule(name.rpartition(".")[0])).__name__
 
@@ -336,6 +380,10 @@ def _inventory(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, _Role
             reason = "not trained (requires_grad is False)"
         elif parameter.dim() < 2:
             reason = "of fewer than two dimensions"
+        elif not parameter.numel():
+            reason = "without entries"
+        elif parameter.is_complex():
+            reason = "complex"
         else:
             reason = known[roles[name]] if name in roles else "of unknown layers"
         reasons[reason].append(name)

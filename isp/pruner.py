@@ -7,6 +7,7 @@ examples/plain_loop.py.
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections import Counter
@@ -26,7 +27,7 @@ from isp.copies import LookAhead, Member
 from isp.costs import Cost, StepFlops
 from isp.divergence import SLOWER, first_not_finite
 from isp.errors import ConfigError, MaskError, shown
-from isp.examples import Collate, make_examples
+from isp.examples import Collate, Dataset, make_examples
 from isp.families import (
     Method,
     attach,
@@ -73,7 +74,7 @@ KEEPS_ZEROS = (torch.optim.Adafactor, torch.optim.Adam, torch.optim.AdamW, torch
 """Optimizers whose update of a weight is zero if the weight, its gradients and its moments are, so that only a new mask
 must be applied to them, and to the gradients before every update. With any other kind, in several processes, where
 other code may add to the gradients, and after a step with a closure, weights and moments are masked again after every
-step."""
+step. `Pruner.step` does so for wrappers of optimizers, which may write to weights afterwards."""
 
 
 class Pruner:
@@ -103,7 +104,8 @@ class Pruner:
         data: Training examples, for look-aheads and for scores that need them, in any form that `isp.prune` accepts; a
             `DataLoader`, whose dataset, collate function and batch size are used; or a function of a seed that returns
             an iterable of batches, from which each copy takes its own.
-        collate: Function that forms a batch from a list of items of a map-style dataset.
+        collate: Function that forms a batch from a list of items of a map-style dataset; default for a `DataLoader`:
+            its own.
         batch_size: Number of examples of one update in one process, including accumulation. Default: the loader's.
         steps_per_epoch: Updates per epoch, the unit of ISP's segments. Default: whole batches in `data`.
         loss: Function from (model, batch) to a scalar, for scores that need it (default: that of `isp.prune`) and for
@@ -158,6 +160,7 @@ class Pruner:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self._model, self._optimizer = unwrapped(model), _unwrapped_optimizer(optimizer)
+        self._rewrites = _may_rewrite(optimizer)
         _reshard(self._model)
         self._method = make_method(method, settings)
         self._sparsity = parse_sparsity(sparsity)
@@ -198,7 +201,8 @@ class Pruner:
         self._samples = 0 if batch_size is None else training.batch_size
         self._finding, self._since = Cost(), 0  # cost until the last change of the mask, and the steps since then
         self._stepped = self._copying = self._unchecked = self._closed = self._closure = False
-        self._copy_updates = self._depth = 0
+        self._updated = False  # whether there was an update that the scaler did not skip, for methods that observe
+        self._copy_updates = 0
         self._rates: list[Any] | None = None  # rates of a copy with its own schedule
         self._unscaled: list[Any] = []
         self._gradients: dict[str, Tensor] = {}
@@ -228,8 +232,9 @@ class Pruner:
             Whether the mask changed.
 
         Raises:
-            ConfigError: If the optimizer has made no update since the last call, the pruner is closed, or the method
-                needs gradients that it did not see.
+            ConfigError: If the optimizer has made no update since the last call, the pruner is closed, the method needs
+                gradients that it did not see, or a round is overdue. After an error in a look-ahead or a ranking,
+                nothing has changed, and `step` can be called again.
         """
         if self._copying:
             return False
@@ -243,10 +248,15 @@ class Pruner:
                 f"pruner.step(): optimizer.step() was not called since the last call, after {self.steps_done} steps; "
                 "call pruner.step() once after every optimizer.step(), and pass scaler= if a GradScaler may skip some"
             )
-        self._stepped, self._depth = False, 0
-        self.steps_done += 1
-        self._since += 1
-        return self.steps_done < self.trainer.training.steps and self._look()
+        if not self._stepped:
+            self._gradients.clear()  # the scaler skipped the update, so the method must not see its gradients
+        if self._rewrites and self.mask is not None:
+            self._apply(self.mask)
+        with self._undone_by_errors():
+            self._stepped = False
+            self.steps_done += 1
+            self._since += 1
+            return self.steps_done < self.trainer.training.steps and self._look()
 
     @property
     def record(self) -> list[dict[str, Any]]:
@@ -316,12 +326,15 @@ class Pruner:
         """Continue from a result of `state_dict`, which is not changed; load the model and the optimizer as well.
 
         Raises:
-            ConfigError: If the state is not one of a pruner, or belongs to another method, settings, T, seed or model.
+            ConfigError: If the state is not one of a pruner, or belongs to another method, settings, T, seed or model,
+                or to other steps per epoch if the rounds depend on them.
             MaskError: If its mask belongs to another model.
         """
         about, content = _parts_of(state)
         ours = json.loads(json.dumps(self._identity()))
         for key in sorted({*about, *ours}):
+            if key == "steps_per_epoch" and key not in about:  # the state is older than this entry
+                continue
             if about.get(key) != ours.get(key):
                 raise ConfigError(
                     f"pruner.load_state_dict(): {key} is {about.get(key)!r} in the state and {ours.get(key)!r} here; "
@@ -382,11 +395,30 @@ class Pruner:
     # --- internals
 
     @contextmanager
+    def _undone_by_errors(self) -> Iterator[None]:
+        """Undo what `step` has changed if it raises, so that the round is not lost.
+
+        `step` can then be called again, and until it has succeeded, the next update is an error.
+        """
+        at = self._attached.at
+        # Methods change the containers of their progress in place, but not the tensors in a mask or a record.
+        progress = {each.name: copy.copy(getattr(at, each.name)) for each in fields(at)}
+        names = ("mask", "sparsity", "_dropped", "_finding", "_since", "steps_done")
+        ours = {name: getattr(self, name) for name in names}
+        try:
+            yield
+        except BaseException:
+            self._attached.at = type(at)(**progress)
+            vars(self).update(ours, _stepped=True)
+            raise
+
+    @contextmanager
     def _copy(self, settings: LookAhead, member: Member, name: str) -> Iterator[Weights]:
         """Provide the weights of a copy trained under its own protocol and data."""
         whose = f"train_step, in {name}"
         start = 0 if settings.warmup_steps else self.steps_done
-        current = [group["lr"] for group in self._optimizer.param_groups]
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        current = [rate.clone() if isinstance(rate, Tensor) else rate for rate in rates]  # schedulers write to tensors
         self.learning_rate_factor = member.learning_rate_factor
         try:
             with restored(self._model, self._optimizer, self._others, whose):
@@ -414,8 +446,9 @@ class Pruner:
 
     def _call_train_step(self, batch: Any, whose: str) -> None:
         assert self._train_step is not None
-        self._depth = 0
         self._train_step(batch)
+        if self._rewrites and self.mask is not None:
+            self._apply(self.mask)
         if self._copy_updates != 1 and not (self._copy_updates == 0 and self._scaler is not None):
             raise ConfigError(
                 f"{whose}: called optimizer.step() {self._copy_updates} times; it must make exactly one update, with "
@@ -461,6 +494,8 @@ class Pruner:
         except MaskError:
             broken = first_not_finite(self._parameters)
             if broken is None and self._attached.observes and not self._attached.at.memory:
+                if self._scaler is not None and self.steps_done and not self._updated:
+                    return False  # the scaler skipped all updates so far; wait for the next event
                 raise ConfigError(
                     f"pruner.step(): method {self._method.name!r} scores weights by their gradients, but no prunable "
                     "parameter had one when optimizer.step() was called; compute gradients before it, not in a closure"
@@ -518,7 +553,7 @@ class Pruner:
             if parameter.grad is None:
                 return
             if self.mask is not None:
-                masks.apply_({name: self.mask[name]}, {name: parameter.grad})
+                self._mask_gradient(parameter, name, self.mask[name])
             if self._attached.observes and not self._copying:
                 self._gradients[name] = parameter.grad.detach().clone()  # before it is clipped
 
@@ -526,15 +561,14 @@ class Pruner:
 
     def _before_update(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin an update at the outer of nested calls: an optimizer and its base class may both call the hooks."""
-        if self._depth == 0:
-            self._closure = any(map(callable, (*args[1:], *kwargs.values())))  # args[0] is the optimizer
-            self._mask_gradients()
-            self._begin_update()
-        self._depth += 1
+        if _is_nested(self._optimizer):
+            return
+        self._closure = any(map(callable, (*args[1:], *kwargs.values())))  # args[0] is the optimizer
+        self._mask_gradients()
+        self._begin_update()
 
     def _after_update(self, *_: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0:
+        if not _is_nested(self._optimizer):
             self._end_update()
 
     @torch.no_grad()
@@ -542,11 +576,16 @@ class Pruner:
         """Mask all gradients again; this changes those that other code has written since they were accumulated."""
         for name, kept in (self.mask or {}).items():
             parameter = self._parameters[name]
-            if parameter.grad is None:
-                continue
-            if 0 in parameter.grad.stride():  # expanded: several entries share memory
-                parameter.grad = parameter.grad.clone(memory_format=torch.contiguous_format)
-            masks.apply_({name: kept}, {name: parameter.grad})
+            if parameter.grad is not None:
+                self._mask_gradient(parameter, name, kept)
+
+    def _mask_gradient(self, parameter: Tensor, name: str, kept: Tensor) -> None:
+        """Mask the gradient of a parameter, in place unless other tensors share its memory."""
+        gradient = parameter.grad
+        assert gradient is not None
+        if 0 in gradient.stride() or (self._layout is None and _is_shared(gradient)):
+            parameter.grad = gradient = gradient.clone(memory_format=torch.contiguous_format)
+        masks.apply_({name: kept}, {name: gradient})
 
     def _begin_update(self) -> None:
         if self._copying:
@@ -559,7 +598,7 @@ class Pruner:
         if self._stepped:
             raise ConfigError(
                 f"optimizer.step(): called again after {self.steps_done} steps without pruner.step(), which must be "
-                "called once after every update; call pruner.close() to stop pruning"
+                "called once after every update, and again if it raised an error; call pruner.close() to stop pruning"
             )
         if self._unchecked:
             self._check_loaded()
@@ -586,6 +625,10 @@ class Pruner:
 
         A gradient that was assigned instead of accumulated is shown as it is before the update.
         """
+        if getattr(self._optimizer, "found_inf", None):  # a scaler leaves it to fused optimizers to skip the update
+            self._gradients.clear()
+            return
+        self._updated = True
         scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         clipped = {name: parameter.grad for name, parameter in self._parameters.items()}
         if not self._gradients and all(gradient is None for gradient in clipped.values()):
@@ -630,6 +673,7 @@ class Pruner:
 
     def _identity(self) -> dict[str, Any]:
         """Return the values that a state and the pruner that loads it must have in common."""
+        scheduled = isinstance(self._method.settings, LookAhead)  # in rounds that are measured in epochs
         return {
             "version": VERSION,
             "method": self._method.name,
@@ -639,6 +683,7 @@ class Pruner:
             "seed": self.trainer.seed,
             "world_size": self._ranks.size,
             "prunable": sorted(self._parameters),
+            **({"steps_per_epoch": self.steps_per_epoch} if scheduled else {}),
         }
 
     def _origin(self) -> dict[str, Any]:
@@ -657,16 +702,20 @@ class Pruner:
     def _examples(self, data: Any, collate: Collate | None, batch_size: int | None) -> tuple[Examples, int | None]:
         """Return indexable examples, if there are any, and the number of examples in an update."""
         if data is None or self._source is not None:
+            _check_collate(collate, data)
             return _NoExamples(self._method.name, (batch_size or 1) * self._ranks.size), batch_size
         if isinstance(data, DataLoader):
             if batch_size is None and data.batch_size is None:
                 raise ConfigError("data: a DataLoader with a batch_sampler also needs batch_size=")
             batch_size = data.batch_size if batch_size is None else batch_size
             collate = collate or data.collate_fn
-            data = data.dataset
-        elif batch_size is None:
+            return make_examples(data.dataset, self._model, "data", collate, by_item=True), batch_size
+        if batch_size is None:
             raise ConfigError("batch_size: missing; it is the number of examples of data= in one update")
-        return make_examples(data, self._model, "data", collate), batch_size
+        examples = make_examples(data, self._model, "data", collate)
+        if not isinstance(examples, Dataset):
+            _check_collate(collate, data)
+        return examples, batch_size
 
     def _trainer(
         self,
@@ -748,6 +797,13 @@ def _own_schedule(current: Sequence[Any], member: Member, warmup: int, step: int
     return [rate * member.learning_rate_factor * share for rate in current]
 
 
+def _check_collate(collate: Collate | None, data: Any) -> None:
+    """Refuse a collate function for data without items that it could collate."""
+    if collate is not None:
+        kind = "nothing" if data is None else f"a {type(data).__name__}"
+        raise ConfigError(f"collate: data must be a map-style dataset or a DataLoader, got {kind}")
+
+
 class _NoExamples:
     """Placeholder for missing training examples."""
 
@@ -785,6 +841,46 @@ def _unwrapped_optimizer(optimizer: Any) -> torch.optim.Optimizer:
             raise ConfigError(f"optimizer: must be a torch.optim.Optimizer, got a {type(optimizer).__name__}")
         optimizer = inner
     return optimizer
+
+
+def _is_shared(gradient: Tensor) -> bool:
+    """Return whether a gradient may share its whole memory with that of another parameter.
+
+    Autograd gives parameters that were viewed and then added views of one gradient. Parts of a larger buffer are not
+    shared in this sense: they belong to one parameter each, and the buffer's owner (DDP, for example) relies on them.
+    """
+    if gradient.layout != torch.strided:
+        return False
+    storage = gradient.untyped_storage()
+    whole = storage.nbytes() == gradient.numel() * gradient.element_size()
+    return whole and torch._C._storage_Use_Count(storage._cdata) > 2  # the gradient and `storage`
+
+
+def _is_nested(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether the caller, a hook of `optimizer.step`, is called within another `step` of the same optimizer.
+
+    The stack of calls tells, and not a counter of both kinds of hooks, because torch omits the hook after an update if
+    the update raises.
+    """
+    hooked = sys._getframe(2)  # torch's function around `step`, which calls the hooks
+    frame = hooked.f_back
+    while frame is not None:
+        if frame.f_code is hooked.f_code and any(value is optimizer for value in frame.f_locals.values()):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _may_rewrite(optimizer: Any) -> bool:
+    """Return whether an optimizer is a wrapper that may write to weights after the update of the one that it contains.
+
+    Those of torch and accelerate do not; Lookahead and averages of weights do.
+    """
+    while (inner := getattr(optimizer, "optimizer", None)) is not None:
+        if type(optimizer).__module__.partition(".")[0] not in ("torch", "accelerate"):
+            return True
+        optimizer = inner
+    return False
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:

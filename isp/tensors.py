@@ -2,11 +2,16 @@
 
 A parameter that several modules share (tied embeddings and output layers, repeated blocks) has several names in a
 model's state dict. This package always uses the first of them, the one in `named_parameters`.
+
+A wrapper of modules may give its tensors other names in the state dict than in `named_parameters`, as torch's
+`checkpoint_wrapper` does. This package uses those of `named_parameters` and accepts both.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +22,32 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+_CHECKPOINTED = "_checkpoint_wrapped_module."
+"""Part of the names in `named_parameters` of what torch's `checkpoint_wrapper` contains, but not in a state dict."""
+
+
 def first_names(model: nn.Module) -> dict[str, str]:
-    """Return the first name of each tensor of the model's state dict, by every name that it has there."""
+    """Return the first name of each tensor of the model's state dict, by each of its names in `named_parameters`."""
     names: dict[Any, str] = {}
     return {name: names.setdefault(_identity(tensor), name) for name, tensor in _state(model).items()}
+
+
+def saved_names(model: nn.Module) -> dict[str, str]:
+    """Return the name of each tensor in the model's state dict, by its name in `named_parameters` or `named_buffers`.
+
+    The two differ only in modules that rename their state. Tensors are therefore compared by identity.
+    """
+    state = _saved(model)
+    own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    own |= dict(model.named_buffers(remove_duplicate=False))
+    renamed: dict[int, list[str]] = defaultdict(list)
+    for name, tensor in own.items():
+        if name not in state:
+            renamed[id(tensor)].append(name)
+    return {
+        renamed[id(tensor)].pop(0) if name not in own and renamed.get(id(tensor)) else name: name
+        for name, tensor in state.items()
+    }
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -32,7 +59,8 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
     """Return tensors of the model's parameters (weights, a mask) under the first name of each parameter only.
 
-    Names that the model lacks stay unchanged.
+    Names of its state dict are accepted as well, also those with the prefix of a `checkpoint_wrapper` that the model
+    does not have. Other names that the model lacks stay unchanged.
 
     Args:
         tensors: Tensors by name; a tied parameter may be present under one or several of its names.
@@ -43,10 +71,11 @@ def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) ->
         ConfigError: If the tensors under two names of one parameter differ; the message names both.
     """
     first = first_names(model)
+    first = {saved: first[name] for name, saved in saved_names(model).items()} | first
     merged: dict[str, Tensor] = {}
     source: dict[str, str] = {}
     for name, tensor in tensors.items():
-        key = first.get(name, name)
+        key = first.get(name) or first.get(name.replace(_CHECKPOINTED, ""), name)
         other = merged.setdefault(key, tensor)
         if other is not tensor and not torch.equal(other, tensor.to(other.device)):
             raise ConfigError(
@@ -58,7 +87,10 @@ def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) ->
 
 
 def by_all_names(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return tensors under every name of the model's state dict, as `nn.Module.load_state_dict` expects them."""
+    """Return tensors under every name in `named_parameters`.
+
+    These are the names that `nn.Module.load_state_dict` expects, unless modules rename their state.
+    """
     return {name: tensors[first] for name, first in first_names(model).items()}
 
 
@@ -111,7 +143,34 @@ def is_dtensor(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def copy_of(model: nn.Module, shared: bool = False) -> nn.Module:
+    """Return a copy in evaluation mode, also of a model whose modules hold computed tensors.
+
+    Examples are a weight under `torch.nn.utils.weight_norm` or `torch.nn.utils.prune`, which cannot be copied as it is.
+
+    Args:
+        model: Model to copy.
+        shared: Whether the copy shares all tensors with the model; its parameters then need no gradients.
+    """
+    memo: dict[int, Any] = {}
+    if shared:
+        memo |= {id(p): torch.nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+        memo |= {id(buffer): buffer for buffer in model.buffers()}
+    for module in model.modules():
+        held = [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+        if shared:
+            memo |= {id(value): value.detach() for value in held}
+        else:
+            memo |= {id(value): value.detach().clone() for value in held if not value.is_leaf}
+    return copy.deepcopy(model, memo).eval()
+
+
 def _state(model: nn.Module) -> dict[str, Tensor]:
+    state = _saved(model)
+    return {name: state[saved] for name, saved in saved_names(model).items()}
+
+
+def _saved(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
 
 

@@ -394,7 +394,7 @@ class Trainer:
             has_buffers = any(True for _ in self.model.buffers())
             read_every = self._read_every(device) if observe is None and prune is None else 1
             unread: list[_Unread] = []  # steps not yet checked for finite values
-            broken = torch.zeros((), device=device)
+            broken = torch.zeros((), dtype=torch.float32, device=device)  # as fused AdamW reads it
             for step in range(state.step, until):
                 try:
                     with torch.no_grad():

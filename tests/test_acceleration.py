@@ -361,6 +361,21 @@ def test_mappings_and_forward_functions() -> None:
     assert report.choices == {CSR: 1}
 
 
+def test_a_layer_without_weights_stays() -> None:
+    class Empty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.empty = linear(16, 4), nn.Linear(0, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) + self.empty(x[:, :0])
+
+    model, x = Empty(), torch.randn(3, 16)
+    fast, report = isp.accelerate(model, x, measure=measure_as(CSR))
+    assert [layer.name for layer in report.layers] == ["layer"]
+    assert torch.allclose(fast(x), model(x), atol=1e-6)
+
+
 def test_hooked_and_derived_layers_stay() -> None:
     class Derived(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

@@ -291,3 +291,69 @@ def test_a_bar_is_drawn_for_whoever_watches(
     assert text.count("one_shot, sparsity 50%: 100%") >= drawn
     assert ("3/3" in text) == bool(drawn)
     assert bool(text) == bool(drawn)
+
+
+# --- unusual parameters and buffers -----------------------------------------------------------------------------------
+
+
+class Unusual(nn.Module):
+    """A linear layer beside one with complex weights, one without weights, and a mean that no state contains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.empty = nn.Linear(8, 32), nn.Linear(32, 3), nn.Linear(0, 32)
+        self.wave = nn.Linear(1, 1, dtype=torch.cfloat)
+        self.register_buffer("mean", torch.zeros(32), persistent=False)
+        self.register_buffer("count", torch.zeros(()), persistent=False)
+        self.register_buffer("links", torch.eye(2).to_sparse(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x) + self.empty(x[:, :0])
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * hidden.detach().mean(0)
+            self.count += 1
+        return self.head(torch.relu(hidden - self.mean)) * self.wave(x[:, :1].to(torch.cfloat)).abs()
+
+
+UNUSUAL = (DATA.inputs[:, 0], DATA.labels)
+
+
+def test_trained_complex_parameters_are_refused_and_frozen_ones_are_not() -> None:
+    model = Unusual()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(
+        ConfigError, match=r"parameter 'wave.weight' is complex \(complex64\), and isp.prune\(\) trains"
+    ):
+        isp.prune(model, UNUSUAL, sparsity=0.5, method="one_shot", **SHORT)
+    assert equal(before, dict(model.state_dict()))
+    model.wave.requires_grad_(False)
+    ticket = isp.prune(model, UNUSUAL, sparsity=0.5, method="one_shot", **SHORT)
+    assert torch.equal(ticket.weights["wave.weight"], before["wave.weight"])
+
+
+@pytest.mark.parametrize("method", ["synflow", "wanda", "gradual"])
+def test_a_layer_without_weights_is_left_out(method: str) -> None:
+    model = Unusual()
+    model.wave.requires_grad_(False)
+    ticket = isp.prune(model, UNUSUAL, sparsity=0.5, method=method, **SHORT)
+    assert list(ticket.mask) == ["body.weight", "head.weight"]
+    assert float(sum((~kept).sum() for kept in ticket.mask.values())) == (8 * 32 + 32 * 3) / 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TrainingDiverged])
+def test_a_failure_restores_buffers_that_no_state_contains(error: type[BaseException]) -> None:
+    def interrupt(done: int) -> None:
+        raise KeyboardInterrupt
+
+    model = Unusual()
+    model.wave.requires_grad_(False)
+    mean = model.mean
+    changes: dict[str, Any] = (
+        {"progress": interrupt} if error is KeyboardInterrupt else {"learning_rate": 1e30, "steps": 10}
+    )
+    with pytest.raises(error):
+        isp.prune(model, UNUSUAL, sparsity=0.5, **{**SHORT, "method": "gradual", **changes})
+    assert model.mean is mean
+    assert not model.mean.any()
+    assert not model.count

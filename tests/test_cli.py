@@ -11,11 +11,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from isp import artifacts, cli, registry, stages
+from isp.config import load_study
 from isp.errors import IspError
 from isp.stages.finetune_dense import finetune_dense
 from isp.stages.initialise import initialise
@@ -165,6 +167,23 @@ def test_a_run_without_snakemake_writes_nothing(
     assert run("run", "--task", "digits") == 2
     assert "Snakemake is not installed" in capsys.readouterr().err
     assert list(here.iterdir()) == []
+
+
+def test_the_length_of_a_run_in_epochs(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It replaces the backbone's steps, and the workflow can read the study; digits: 900 / 32 = 28 whole batches."""
+    monkeypatch.setattr(cli, "_snakemake", lambda: ["snakemake"])
+    failed = subprocess.CompletedProcess([], returncode=1)
+    monkeypatch.setattr(cli, "subprocess", Mock(run=lambda *_, **__: failed))
+    options = ["run", "--task", "digits", "--method", "dense", "--set"]
+    assert run(*options, "training.epochs=2") == 1  # as if Snakemake failed
+    (path,) = here.rglob("study.yaml")
+    assert load_study(path).protocol("clip_tiny", "digits").steps == 2 * 28
+    assert run(*options, "training.epochs=null") == 1
+    assert len(list(here.rglob("study.yaml"))) == 2  # the backbone's steps
+    assert run(*options, "training.epochs=2", "--set", "training.steps=9") == 2
+    assert "steps, epochs: a protocol must have exactly one of them" in capsys.readouterr().err
 
 
 def test_errors_do_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

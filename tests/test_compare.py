@@ -175,6 +175,47 @@ def test_study_json_is_read(tmp_path: Path) -> None:
     assert side.metrics == [row()]
 
 
+def test_every_setting_that_scores_depend_on_is_compared(tmp_path: Path) -> None:
+    """A task without limits has those of `TaskLimits`; what only one side has counts if both sides ran its owner."""
+    ours: dict[str, Any] = {
+        "study": {"device": "cpu", "training": {"b": {"steps": 200}}, "define": {"tasks": {"t": {"files": ["x"]}}}},
+        "tasks": {"t": {"summary": "ours", "num_train": 900, "steps": {"b": 200}}},
+        "variants": {
+            "isp": {"settings": {"rate": 0.2}, "initial": "pretrained", "steps_of": None, "by_backbone": {}},
+            "alone": {"settings": {"rate": 0.2}},
+        },
+        "provenance": {"commit": "abc"},
+    }
+    theirs = json.loads(json.dumps(ours))
+    theirs["tasks"]["t"]["summary"] = "theirs"
+    theirs["study"]["tasks"] = {"t": {"num_train": None, "num_validation": None, "augmentation": "crop"}}
+    del theirs["variants"]["alone"]
+
+    def reasons(**study: Any) -> str:
+        write_json(put(tmp_path / "run", [row(test=1)]) / "study.json", ours)
+        write_json(put(tmp_path / "reference", [row()]) / "study.json", theirs | study)
+        return explain(compare(read_side(tmp_path / "run"), read_side(tmp_path / "reference")))
+
+    assert reasons() == "CPU, versions, commit and settings are the same in both study.json."
+    isp = theirs["variants"]["isp"]
+    study = theirs["study"]
+    task = theirs["tasks"]["t"]
+    for changed, reason in (
+        ({"study": study | {"device": "cuda"}}, "device cpu (reference: cuda)"),
+        ({"study": study | {"tasks": {"t": {"augmentation": "none"}}}}, "tasks.t.augmentation crop (reference: none)"),
+        ({"tasks": {"t": task | {"num_train": 300}}}, "tasks.t.num_train 900 (reference: 300)"),
+        ({"study": study | {"define": {}}}, "define.tasks.t.files ['x'] (reference: not set)"),
+        ({"variants": {"isp": isp | {"initial": "random"}}}, "variants.isp.initial pretrained (reference: random)"),
+        ({"variants": {"isp": isp | {"steps_of": "lth"}}}, "variants.isp.steps_of None (reference: lth)"),
+        (
+            {"variants": {"isp": isp | {"by_backbone": {"b": {"denoisers": 16}}}}},
+            "variants.isp.by_backbone.b.denoisers not set (reference: 16)",
+        ),
+        ({"variants": {"isp": isp | {"settings": {}}}}, "variants.isp.rate 0.2 (reference: not set)"),
+    ):
+        assert reasons(**changed) == f"Bits may differ because of: {reason}."
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ from isp.data.glyphs import FONTS, GLYPHS, CaptionedGlyphs, captions, render
 from isp.data.images import Images, normalise, random_crop, resized, to_pixels
 from isp.data.sources import Digits, HubDataset, check, decode, manifest
 from isp.data.splits import Rule, carve
+from isp.definitions import task_of
 from isp.errors import DataError
 from isp.files import write_json
 from isp.preparation import limited, split
@@ -292,6 +293,56 @@ def test_frames_of_one_traffic_sign_stay_together(tmp_path: Path) -> None:
     nameless = [{**picture, "path": None} for picture in pictures]
     parquet.write_table(pa.table({"image": nameless, "label": labels}), folder / "train-00000-of-00001.parquet")
     assert task.source.labels(tmp_path).groups is None
+
+
+SCANS = {
+    "kind": "pictures",
+    "id": "me/scans",
+    "num_examples": 40,
+    "num_validation": 10,
+    "classes": ["healthy", "ill"],
+    "metrics": ["accuracy"],
+    "split": "groups",
+    "group": r"patient(\d+)_",
+}
+"""Ten patients, each with two scans of either class; the names of the files say whose they are."""
+
+
+def scans(data_root: Path, names: list[str]) -> None:
+    folder = data_root / "me/scans/data"
+    folder.mkdir(parents=True)
+    pictures = [{"bytes": png(np.zeros((8, 8, 3), np.uint8)), "path": name} for name in names]
+    table = pa.table({"image": pictures, "label": [index // 2 % 2 for index in range(len(names))]})
+    parquet.write_table(table, folder / "train-00000-of-00001.parquet")
+
+
+def test_images_of_several_classes_stay_together_if_their_names_say_so(tmp_path: Path) -> None:
+    scans(tmp_path, [f"patient{index // 4:03d}_{index % 4}.png" for index in range(40)])
+    parts, rule = split("scans", task_of(json.dumps(SCANS)), tmp_path)
+    assert rule == "groups"
+    assert (len(parts.train), len(parts.validation)) == (30, 8)
+    assert not set(parts.train // 4) & set(parts.validation // 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("Patient003_0.png", r"patient(\d+)_"), ("", r"patient(\d+)_"), ("patient_0.png", r"patient(\d+)?_")],
+)
+def test_a_file_name_without_a_group_is_an_error_of_a_definition(tmp_path: Path, name: str, pattern: str) -> None:
+    names = [f"patient{index // 4:03d}_{index % 4}.png" for index in range(40)]
+    scans(tmp_path, [*names[:12], name, *names[13:30], "another", *names[31:]])
+    with pytest.raises(DataError) as caught:
+        split("scans", task_of(json.dumps(SCANS | {"group": pattern})), tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"me/scans: the file name {name!r} (example 12 of split 'train') has no text for")
+    assert repr(pattern) in message
+
+
+def test_jobs_of_a_definition_with_groups_rerun_after_the_split_changed() -> None:
+    """Version 1 split the images of a group by class; definitions without groups have the jobs that they had."""
+    assert task_of(json.dumps(SCANS)).version == 2
+    assert task_of(json.dumps(SCANS | {"split": "stratified", "group": ""})).version == 1
+    assert registry.load("task", "gtsrb").TASK.version == 1
 
 
 def test_limits_take_the_first_and_never_move_an_example_to_the_other_side() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -458,7 +459,7 @@ def test_drawn_regimes_by_hand(tmp_path: Path) -> None:
     assert {text.get_text() for text in below.texts} == {"isp"}
     assert drawing.render(figure, "png") == drawing.render(figure, "png")
     table = regime.table(drawn)
-    assert table.startswith("| b on t, minus lth | T = 1.9 | T = 3.8 | T = 22.1 |")
+    assert table.startswith("| b on t, 90 %, minus lth | T = 1.9 | T = 3.8 | T = 22.1 |")
     assert "| isp_n0 | −4.00 (−6.48 to −1.52) |" in table
 
 
@@ -476,6 +477,84 @@ def test_only_studies_that_differ_in_epochs_alone_are_a_line(tmp_path: Path) -> 
     assert "No two studies" in figure.texts[0].get_text()
 
 
+def altered(study: Results, change: Callable[[dict[str, Any]], Any]) -> Results:
+    """The study with another study.json."""
+    description = copy.deepcopy(dict(study.description))
+    change(description)
+    return replace(study, description=description)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["study"]["training"]["b"].update(clip_norm=None),
+        lambda d: d["study"]["training"]["b"].update(warmup_steps=50),
+        lambda d: d["study"].update(tasks={"t": {"augmentation": "none"}}),
+        lambda d: d["study"].update(define={"tasks": {"t": {"classes": ["x"]}}}),
+        lambda d: d["tasks"]["t"].update(num_train=101),
+        lambda d: d["variants"]["lth"].update(settings={"rate": 0.5}),
+        lambda d: d["variants"]["gradual"].update(initial="random"),
+        lambda d: d["variants"]["gradual"].update(steps_of="isp"),
+        lambda d: d["variants"]["isp_n0"].update(by_backbone={"b": {"look_ahead_steps": 10}}),
+    ],
+)
+def test_a_study_of_another_protocol_is_not_on_the_line(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    first, second, third = lines_of(tmp_path)
+    assert {row["study"] for row in regime.differences([first, second, altered(third, change)])} == {"t02", "t04"}
+    lengths = [altered(each, change) for each in (first, second, third)]
+    assert {row["study"] for row in regime.differences(lengths)} == {"t02", "t04", "t22"}
+
+
+def test_what_follows_from_the_length_or_is_not_drawn_may_differ(tmp_path: Path) -> None:
+    def change(description: dict[str, Any]) -> None:
+        description["study"]["training"]["b"].update(epochs=22.0, steps=0)
+        description["study"]["tasks"] = {"t": {"num_train": 100, "num_validation": None, "augmentation": "crop"}}
+        description["variants"]["isp"]["settings"]["segment_fraction"] = 0.1
+        description["variants"]["dense"]["settings"] = {"undrawn": True}
+
+    first, _, third = lines_of(tmp_path)
+    drawn = regime.differences([first, altered(third, change)])
+    assert {(row["line"], row["epochs"]) for row in drawn} == {(1, 1.9), (1, 22.0)}
+
+
+def test_studies_of_other_sparsities_are_lines_of_their_own(tmp_path: Path) -> None:
+    studies = [*lines_of(tmp_path / "a"), *lines_of(tmp_path / "b", sparsity="0.5000")]
+    assert regime.differences([studies[0], studies[4]]) == []
+    figure, drawn = regime.regime(studies)
+    assert {(row["line"], row["sparsity"]) for row in drawn} == {(1, "0.9000"), (2, "0.5000")}
+    assert [title for axes in figure.axes if (title := axes.get_title(loc="left"))] == ["b on t, 90 %", "b on t, 50 %"]
+    table = regime.table(drawn)
+    assert "| b on t, 90 %, minus lth |" in table
+    assert "| b on t, 50 %, minus lth |" in table
+
+
+def test_lines_of_one_sparsity_are_told_apart_by_their_numbers(tmp_path: Path) -> None:
+    other = [
+        altered(study, lambda d: d["study"]["training"]["b"].update(clip_norm=2.0)) for study in lines_of(tmp_path)
+    ]
+    figure, drawn = regime.regime([*lines_of(tmp_path), *other])
+    titles = [title for axes in figure.axes if (title := axes.get_title(loc="left"))]
+    assert titles == ["b on t, 90 %, line 1", "b on t, 90 %, line 2"]
+    assert "| b on t, 90 %, line 2, minus isp_n0 |" in regime.table(drawn)
+
+
+def test_of_studies_of_equal_length_the_one_with_the_most_drawn_variants_counts(tmp_path: Path) -> None:
+    """One with more seeds, or with more variants that are not drawn, has more rows but no more to draw."""
+    first, second, _ = lines_of(tmp_path)
+    scores = {"lth": [90.0] * 9, "isp": [91.0] * 9, "x": [1.0] * 9, "y": [1.0] * 9, "z": [1.0] * 9}
+    partial = results(tmp_path / "partial", {"t": {"dense": [95.0] * 9, **scores}}, 6)
+    for studies in ([partial, first, second], [first, second, partial]):
+        assert {row["study"] for row in regime.differences(studies)} == {"t02", "t04"}
+    without = results(tmp_path / "t22", {"t": {"dense": [95.0] * 3, "lth": [90.0] * 3, "isp": [91.0] * 3}}, 69)
+    drawn = regime.differences([first, without])
+    assert {(row["study"], row["variant"]) for row in drawn if row["reference"] == "lth"} == {
+        *(("t02", variant) for variant in ("isp_n0", "isp", "gradual")),
+        ("t22", "isp"),
+    }
+
+
 def test_the_committed_regime_is_that_of_the_committed_results(tmp_path: Path) -> None:
     """If not, run `isp regime`."""
     drawn = regime.differences(evidence.read_results(REFERENCE))
@@ -485,6 +564,8 @@ def test_the_committed_regime_is_that_of_the_committed_results(tmp_path: Path) -
         write_csv(tmp_path / "regime.csv", drawn, regime.COLUMNS)
         assert list(read_csv(committed, "regime")) == list(read_csv(tmp_path / "regime.csv", "regime"))
         assert committed.with_suffix(".png").exists()
+        page = (ROOT / "docs" / "explanation" / "regime.md").read_text(encoding="utf-8")
+        assert f"<!-- regime:begin -->\n{regime.table(drawn)}<!-- regime:end -->" in page
 
 
 def test_the_command_of_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

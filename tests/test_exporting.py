@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import isp
 from isp import artifacts, cli, exported, exporting, masks, prediction, read_ticket, registry
@@ -281,6 +282,52 @@ def test_any_module_becomes_plain_weights(
     assert equal(read.mask, ticket.mask)
     with pytest.raises(ConfigError, match="out: contains the weights of your own model, without a task or labels"):
         prediction.load_predictor(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_a_weight_that_a_norm_computes_is_exported(
+    norm: Callable[[nn.Module], nn.Module], compact: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)  # a row without weights has no norm
+    model = nn.Sequential(norm(nn.Linear(8, 6)), nn.Linear(6, 3))
+    data = (torch.randn(32, 8), torch.arange(32) % 3)
+    ticket = isp.prune(model, data, method="one_shot", sparsity=0.3, steps=2, learning_rate=1e-2, batch_size=8)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    done = isp.export(ticket, model, tmp_path / "out", compact=compact)
+    assert done.num_tensors == len(ticket.weights)
+    assert equal(before, model.state_dict())
+    if not compact:
+        assert equal(load_file(tmp_path / "out/model.safetensors"), dict(ticket.weights))
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_checkpointed_block_is_exported_under_the_names_of_its_state(compact: bool, tmp_path: Path) -> None:
+    model = nn.Sequential(checkpoint_wrapper(nn.Sequential(nn.Linear(8, 6))), nn.Linear(6, 3))
+    plain = nn.Sequential(nn.Sequential(nn.Linear(8, 6)), nn.Linear(6, 3))
+    data = (torch.randn(32, 8), torch.arange(32) % 3)
+    ticket = isp.prune(model, data, method="one_shot", sparsity=0.5, steps=2, learning_rate=1e-2, batch_size=8)
+    for number, each in enumerate((model, plain)):
+        out = tmp_path / f"out{number}"
+        done = isp.export(ticket, each, out, compact=compact)
+        assert done.zero_weights == 33
+        if compact:
+            assert list(isp.load_ticket(out / "ticket.safetensors").mask) == ["0.0.weight", "1.weight"]
+            isp.load_ticket(out / "ticket.safetensors", plain)
+        else:
+            plain.load_state_dict(load_file(out / "model.safetensors"))
+        assert equal(plain.state_dict(), model.state_dict())
+
+
+@pytest.mark.usefixtures("inside")
+def test_the_card_of_a_ticket_with_an_empty_mask(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"a": nn.Linear(8, 6), "b": nn.Linear(0, 6)})
+    ticket = ticket_of(model, ("a.weight", "b.weight"))
+    isp.export(ticket, model, tmp_path / "out")
+    assert "24 of 48 prunable weights" in (tmp_path / "out/README.md").read_text()
 
 
 @pytest.mark.usefixtures("inside")

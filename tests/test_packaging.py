@@ -100,6 +100,7 @@ def test_what_is_installed_is_what_is_locked(name: str) -> None:
         ("soups", "soups", "scores"),
         ("code", "code", "scores"),
         ("protocol_bert_mrpc", "protocol", "paper"),
+        ("protocol_bert_cola", "protocol", "paper"),
     ],
 )
 def test_pages_show_the_reference_results(study: str, page: str, table: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from isp import registry
 from isp.config import load_study
-from isp.reporting import paper, paper_figures, published
+from isp.reporting import figures, paper, paper_figures, published
 from tests.support.records import Rows, only, overlap, record
 
 FOLDER = Path(published.__file__).parent
@@ -191,6 +191,59 @@ def test_a_match_is_no_less_than_the_dense_mean_less_a_deviation(tmp_path: Path)
     pruned = [*scored("a", "0.5000", 95.99), *scored("b", "0.5000", 96.0)]
     found = paper.csv_rows(rows_of([*dense, *pruned], tmp_path))
     assert [row["matches_dense"] for row in found] == ["", "", "yes"]
+
+
+def each_task_its_dense_model() -> list[dict[str, Any]]:
+    """Task t1 has `dense` of 96 ± 1, t2 has `dense_long` of 86 ± 1; `isp` matches each of them."""
+    return [
+        own
+        for task, dense, score in (("t1", "dense", 96.0), ("t2", "dense_long", 86.0))
+        for own in (
+            *scored(dense, "0.0000", score - 1, score, score + 1, task=task, method="dense"),
+            *scored("isp", "0.9000", score - 0.5, score, score, task=task),
+            *scored("lth", "0.9000", score - 3, score - 2, score - 1, task=task),
+        )
+    ]
+
+
+def test_each_task_has_its_own_dense_model(tmp_path: Path) -> None:
+    records = each_task_its_dense_model()
+    found = paper.csv_rows(rows_of(records, tmp_path))
+    assert {(row["task"], row["variant"]) for row in found if row["matches_dense"]} == {("t1", "isp"), ("t2", "isp")}
+    guessing = [own for own in records if own["task"] == "t2"]
+    for own in guessing:
+        own["test"] = own["test"] | {"majority": 90.0}
+    found = paper.csv_rows(rows_of(records, tmp_path))
+    assert {(row["task"], row["variant"]) for row in found if row["matches_dense"]} == {("t1", "isp")}
+    assert "No marks for b on t2," in paper.markdown(rows_of(records, tmp_path))
+
+
+def test_above_ablations_is_the_dense_model_of_their_task(tmp_path: Path) -> None:
+    records = [own for own in each_task_its_dense_model() if own["variant"] != "lth"]
+    records += [own for sparsity in ("0.5", "0.6", "0.7") for own in scored("isp", sparsity + "000", 9.0, task="t2")]
+    made = paper.markdown(rows_of([*records, *scored("n2", "0.9000", 91.0, task="t2", method="isp")], tmp_path))
+    ablation = made.split("\n\n")[1]
+    assert [line.split(" | ")[0] for line in ablation.splitlines()[2:]] == ["| dense_long", "| isp", "| n2"]
+
+
+def test_figures_show_the_dense_model_of_each_task(tmp_path: Path) -> None:
+    records = each_task_its_dense_model()
+    one_shot = [own | {"variant": "one_shot", "method": "one_shot"} for own in records if own["variant"] == "lth"]
+    rows = Rows([*records, *one_shot], tmp_path, both=5)
+    figure, _ = paper_figures.paper_figure_1(rows.metrics)
+    levels = [[*line.get_xdata()] for axes in figure.axes for line in axes.get_lines()]
+    assert [96.0, 96.0] in levels
+    assert [86.0, 86.0] in levels
+    assert "across all rows: dense or dense_long" in figure.get_suptitle().replace("\n", " ")
+    figure, _ = figures.score_by_sparsity(rows.metrics)
+    across = [any([*line.get_ydata()] == [0, 1] for line in axes.get_lines()) for axes in figure.axes]
+    assert across == [True, True]
+    assert "across all rows: dense or dense_long" in figure.get_suptitle().replace("\n", " ")
+    assert figures.references_of(rows.metrics) == ["dense", "dense_long", "lth"]
+    _, drawn = paper_figures.paper_figure_3(rows.metrics, rows.similarity)
+    assert {(row["task"], row["variant"]) for row in drawn if not float(row["sparsity"])} == {
+        *(("t1", "dense"), ("t2", "dense_long"))
+    }
 
 
 def test_a_match_of_two_dense_seeds_is_no_less_than_the_lower_one(tmp_path: Path) -> None:

@@ -11,13 +11,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
+from pyarrow import parquet
 
 from isp.backbones import _bert as bert
 from isp.config import load_study, parse_study
 from isp.errors import DataError
 from isp.reporting import plan_tables
+from isp.training import state_of
+from isp.workflow import measuring
 from isp.workflow.jobs import Job, Jobs
 from isp.workflow.measuring import measure_rates, rates_at, time_overhead
 from isp.workflow.plan import Plan
@@ -92,6 +96,17 @@ def test_steps_and_sharing_by_hand() -> None:
     assert (lth["steps"], lth["steps_alone"]) == (300, 200 + 300)
     assert found["total"]["steps"] == 100 + 9 + 200 + 388
     assert found["without_sharing"]["steps"] == 100 + 500 + 500
+
+
+def test_savings_by_hand() -> None:
+    """Of 100 + 500 + 500 steps alone, sharing leaves 697; comparisons of masks are not part of the cost of a ticket."""
+    costs = plan().as_json()["with_sharing"]
+    assert (costs["jobs"], costs["seconds"]) == (12, 697 + 2 * 12)  # 2 s of each of 18 jobs but 5 evaluations and one
+    rates = replace(RATES, step_seconds=1e-4, example_seconds=0.0, job_seconds=0.0)
+    quick = replace(plan(), rates={("clip_tiny", "digits"): rates}).as_json()
+    assert quick["with_sharing"]["seconds"] == pytest.approx(0.0697)
+    assert quick["without_sharing"]["seconds"] == pytest.approx(0.11)
+    assert "sharing saves 37%" in plan_tables.lines(quick)  # 1 - 0.0697 / 0.11
 
 
 def test_flops_seconds_and_bytes_by_hand() -> None:
@@ -364,6 +379,39 @@ def test_a_backbone_of_ones_own_is_measured_by_its_files_below_data_root(tmp_pat
     assert unknown.step_flops > found.step_flops
     text = (ROOT / "workflow/rules/report.smk").read_text()
     assert 'isp plan {params.study} --data-root "$ISP_DATA_ROOT"' in text
+
+
+def test_the_timed_steps_are_of_the_texts_whose_flops_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts that are not prepared yet: six words and two marks make eight tokens, of at most 16."""
+    bert_folder(tmp_path / "me/mine", bert.build(SMALL_BERT, 3).state_dict())
+    folder = tmp_path / "me/short/data"
+    folder.mkdir(parents=True)
+    texts = pa.table({"text": ["one two three four five six"] * 40, "label": [0, 1] * 20})
+    parquet.write_table(texts, folder / "train-00000-of-00001.parquet")
+    short = {"kind": "texts", "id": "me/short", "inputs": ["text"], "classes": ["a", "b"], "num_examples": 40}
+    tasks = {"short": short | {"metrics": ["accuracy"]}}
+    study = {
+        **STUDY,
+        "data_root": str(tmp_path),
+        "define": {"backbones": {"mine": {"family": "bert", "id": "me/mine", "max_length": 16}}, "tasks": tasks},
+        "training": {"mine": {"steps": 20, "batch_size": 4, "learning_rate": 1e-3}},
+        "variants": {"dense": {"method": "dense"}},
+        "grid": [{"backbone": "mine", "tasks": ["short"], "variants": ["dense"], "seeds": [0]}],
+    }
+    timed: dict[str, Any] = {}
+    monkeypatch.setattr(
+        measuring,
+        "_add_times",
+        lambda rates, trainer, scored: timed.update(trainer=trainer, scored=scored) or rates,
+    )
+    found = measure_rates(parse_study(study, "test"), "mine", "short", 3.0)
+    assert found.known_lengths
+    assert timed["scored"].lengths.tolist() == [8] * 36
+    trainer = timed["trainer"]
+    _, cost = trainer.run(state_of(trainer.model), 2)
+    assert cost.flops * 4 // measuring.COUNTED == 2 * found.step_flops  # it is told the FLOPs of a smaller batch
 
 
 def test_a_plan_beside_its_run() -> None:

@@ -243,3 +243,32 @@ def test_frozen_layers_that_outweigh_the_chosen_ones_are_named() -> None:
         UserWarning, match=r"30 weights of 1 layers, such as '1.weight', .* only 12 others, .*'0.weight'"
     ):
         prunable_names(model, exclude=["2.*"])
+
+
+def test_complex_parameters_are_not_pruned() -> None:
+    model = nn.ModuleDict({"wave": nn.Linear(2, 3, dtype=torch.cfloat), "body": nn.Linear(40, 40)})
+    assert prunable_names(model) == ["body.weight"]
+    assert prunable_names(model, ["*.weight"]) == ["body.weight"]
+    with pytest.raises(
+        ConfigError, match=r"pattern 'wave.\*': parameter 'wave.weight' is complex \(complex64\), and only"
+    ):
+        prunable_names(model, ["wave.*"])
+    with pytest.raises(ConfigError, match=r"1 complex \(such as 'wave.weight'\).*1 excluded"):
+        prunable_names(nn.ModuleDict({"wave": model["wave"], "body": nn.Linear(4, 4, bias=False)}), exclude=["body.*"])
+    model["wave"] = nn.Linear(40, 40, dtype=torch.cfloat)
+    message = r"leave out 1,600 of 3,200 weights .*unknown or their weights complex: 'wave.weight' \(Linear\)"
+    with pytest.raises(ConfigError, match=message):
+        prunable_names(model)
+    assert prunable_names(model, exclude=["wave.*"]) == ["body.weight"]
+
+
+def test_parameters_without_entries_are_not_pruned() -> None:
+    model = nn.ModuleDict({"empty": nn.Linear(0, 4), "body": nn.Linear(4, 4)})
+    assert prunable_names(model) == ["body.weight"]
+    assert prunable_names(model, ["*.weight"]) == ["body.weight"]
+    with pytest.raises(
+        ConfigError, match=r"no prunable parameter is left: .* 1 without entries \(such as 'empty.weight'\)"
+    ):
+        prunable_names(model, ["empty.*"])
+    with pytest.raises(ConfigError, match=r"no prunable parameter is left: .*1 without entries \(such as 'weight'\)"):
+        prunable_names(nn.Linear(0, 4, bias=False))

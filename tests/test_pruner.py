@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -191,6 +192,166 @@ def test_masking_gradients_again_changes_no_bit() -> None:
         assert not parameter.grad.view(torch.int32)[~kept].any()
 
 
+class Lookahead(torch.optim.Optimizer):
+    """Moves the weights toward slow ones after every second update of another optimizer (Zhang et al., 2019)."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer.param_groups, optimizer.defaults)
+        self.optimizer, self.param_groups, self.updates = optimizer, optimizer.param_groups, 0
+        self.slow = [(p, p.detach().clone()) for group in self.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        self.optimizer.step(closure)
+        self.updates += 1
+        for parameter, slow in self.slow if self.updates % 2 == 0 else []:
+            parameter.copy_(slow.lerp_(parameter, 0.5))
+
+
+@pytest.mark.parametrize("method", ["gradual", "isp"])
+def test_weights_to_which_a_wrapper_of_the_optimizer_writes_are_zero_after_every_step(method: str) -> None:
+    in_copies = []
+
+    def step(batch: Any) -> None:
+        if loop.pruner._copying and loop.pruner._revived():
+            in_copies.append(loop.pruner._revived())  # of the previous step, since the copy has begun
+        loop.train_step(batch)
+
+    loop = looped(method, optimizer=lambda parameters: Lookahead(OPTIMIZERS["AdamW"](parameters)), train_step=step)
+    for until in range(1, STEPS + 1):
+        loop.run(until)
+        assert loop.pruner._revived() is None
+    assert not in_copies
+    loop.pruner.ticket()
+
+
+class Viewed(nn.Module):
+    """Adds views of two weights, to which autograd gives views of one gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 8, 1, bias=False), nn.Conv1d(4, 8, 1, bias=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return nn.functional.linear(inputs, self.first.weight.view(8, 4) + self.second.weight.view(8, 4))
+
+
+@pytest.mark.parametrize("assigned", [False, True])
+def test_a_gradient_that_shares_memory_with_another_one_is_masked_alone(assigned: bool) -> None:
+    torch.manual_seed(0)
+    model = Viewed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = isp.Pruner(model, optimizer, method="one_shot", sparsity=0.5, steps=4, exclude=["second.*"])
+    first, second = model.first.weight, model.second.weight
+    model(torch.randn(16, 4)).square().mean().backward()
+    if assigned:
+        first.grad = second.grad.view_as(first)
+        optimizer.step()
+    assert second.grad.all()
+    assert torch.equal(first.grad != 0, (pruner.mask or {})["first.weight"])
+
+
+def test_a_gradient_that_is_part_of_a_buffer_stays_there() -> None:
+    """DDP and loops with flat gradients read the buffer."""
+    loop = looped("one_shot")
+    weights = list(loop.pruner._parameters.values())
+    buffer = torch.ones(sum(weight.numel() for weight in weights))
+    for weight, part in zip(weights, buffer.split([weight.numel() for weight in weights]), strict=True):
+        weight.grad = part.view_as(weight)
+    loop.pruner._mask_gradients()
+    assert int(buffer.sum()) == masks.num_kept(loop.pruner.mask or {})
+
+
+# --- errors inside a step ---------------------------------------------------------------------------------------------
+
+
+class Unreliable(torch.optim.AdamW):
+    """Raises before an update on demand."""
+
+    fails = False
+
+    def step(self, closure: Any = None) -> Any:
+        if self.fails:
+            self.fails = False
+            raise KeyboardInterrupt
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("where", ["optimizer", "closure"])
+def test_an_error_in_an_update_leaves_the_pruner_usable(where: str) -> None:
+    model = tiny_model()
+    optimizer = Unreliable(model.parameters(), lr=PEAK)
+    pruner = isp.Pruner(model, optimizer, method="one_shot", sparsity=0.5, steps=4, exclude=HEAD)
+    failures = [where == "closure"]
+
+    def closure() -> Tensor:
+        if failures.pop():
+            raise KeyboardInterrupt
+        optimizer.zero_grad()
+        loss = default_loss(model, DATA.batch(torch.arange(BATCH)))
+        loss.backward()
+        return loss
+
+    optimizer.fails = where == "optimizer"
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    for step in range(1, 5):
+        failures.append(False)
+        optimizer.step(closure)
+        pruner.step()
+        assert pruner.steps_done == step
+        assert pruner._revived() is None
+    pruner.ticket()
+
+
+def test_a_round_whose_look_ahead_raises_can_be_repeated() -> None:
+    expected = looped("isp").run().pruner.ticket()
+    calls: list[int] = []
+
+    def step(batch: Any) -> None:
+        if loop.pruner._copying:
+            calls.append(len(calls))
+            if len(calls) == 5:  # in the second copy of the first round, after the first has contributed
+                raise torch.cuda.OutOfMemoryError
+        loop.train_step(batch)
+
+    loop = looped("isp", train_step=step)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        loop.run()
+    done = loop.pruner.steps_done
+    with pytest.raises(ConfigError, match=f"called again after {done} steps without .* again if it raised an error"):
+        loop.optimizer.step()
+    assert loop.pruner.step()
+    assert loop.pruner.steps_done == done + 1
+    same(loop.run().pruner.ticket(), expected)
+
+
+def test_a_round_that_is_overdue_is_an_error_at_once() -> None:
+    """As after loading a state without its steps per epoch, from a run with more of them."""
+    first = looped("isp", steps_per_epoch=5).run(2)
+    state = first.pruner.state_dict()
+    loop = looped("isp", steps_per_epoch=10)
+    with pytest.raises(ConfigError, match="steps_per_epoch is 5 in the state and 10 here"):
+        loop.pruner.load_state_dict(state)
+    about = json.loads(state["about"])
+    assert about.pop("steps_per_epoch") == 5
+    older = {**state, "about": json.dumps(about)}
+    again = looped("isp", steps_per_epoch=5)
+    again.pruner.load_state_dict(older)
+    for part, other in ((again.model, first.model), (again.optimizer, first.optimizer), (again, first)):
+        part.load_state_dict(copy.deepcopy(other.state_dict()))
+    same(again.run().pruner.ticket(), looped("isp", steps_per_epoch=5).run().pruner.ticket())
+    late = looped("isp", steps_per_epoch=5)
+    late.pruner.steps_done = 1
+    with pytest.raises(ConfigError, match="round 0 should have pruned after 1 updates, but 2 were made without it"):
+        late.run()
+
+
+def test_steps_per_epoch_may_change_if_the_schedule_does_not_depend_on_it() -> None:
+    first = looped("gradual", steps_per_epoch=5)
+    looped("gradual", steps_per_epoch=10).pruner.load_state_dict(first.pruner.state_dict())
+
+
 # --- gradient scalers and gradients -----------------------------------------------------------------------------------
 
 
@@ -211,6 +372,25 @@ def test_a_step_that_the_scaler_skips_counts() -> None:
     assert equal(before, dict(loop.model.state_dict()))
     loop.pruner.step()
     assert loop.pruner.steps_done == 4
+    loop.run()
+    assert loop.pruner.ticket().sparsity == Decimal("0.8")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("skipped", [0, 5])
+def test_movement_adds_nothing_in_a_step_that_the_scaler_skips(fused: bool, skipped: int) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=PEAK, fused=fused)
+
+    loop = looped("movement", optimizer=make, scaler=scaler).run(skipped)
+    before = copy.deepcopy(loop.pruner._attached.at.memory)
+    loop.train_step((torch.full((BATCH, 5, 8), torch.inf), torch.zeros(BATCH, dtype=torch.long)))
+    changed = loop.pruner.step()
+    assert equal(loop.pruner._attached.at.memory, before)
+    assert not loop.pruner._gradients
+    assert changed == (skipped > 0)  # without any scores, the method waits for the next event
     loop.run()
     assert loop.pruner.ticket().sparsity == Decimal("0.8")
 
@@ -343,7 +523,7 @@ def same_tree(a: Any, b: Any) -> bool:
         return torch.equal(a, b)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same_tree(a[key], b[key]) for key in a)
-    if isinstance(a, list):
+    if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same_tree, a, b))
     return bool(a == b)
 
@@ -363,6 +543,63 @@ def test_data_may_be_a_loader_or_a_function_of_a_seed() -> None:
     loop = looped("isp", data=batches, loss=None, steps_per_epoch=5).run()
     assert loop.pruner.ticket().rounds[0]["changed"] > 0
     assert len(set(seeds)) == len(seeds) == 2 * len(loop.pruner.record)
+
+
+ROWS = torch.arange(24.0).view(8, 3)
+LOADERS: dict[str, Any] = {
+    "tensor": torch.utils.data.DataLoader(ROWS, batch_size=2),
+    "list": torch.utils.data.DataLoader(list(ROWS), batch_size=2),
+    "collated": torch.utils.data.DataLoader(list(ROWS), batch_size=2, collate_fn=lambda rows: {"x": torch.stack(rows)}),
+    "dicts": torch.utils.data.DataLoader([{"x": row} for row in ROWS], batch_size=2),
+    "pairs": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(ROWS, ROWS), batch_size=2),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_batches_of_a_loader_are_those_that_it_gives(kind: str) -> None:
+    pruner = looped("gradual", data=LOADERS[kind], batch_size=None, loss=None).pruner
+    ours, theirs = pruner.trainer.examples.batch(torch.tensor([0, 1])), next(iter(LOADERS[kind]))
+    assert type(ours) is type(theirs)
+    assert same_tree(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [((DATA.inputs, DATA.labels), "a tuple"), (None, "nothing"), (lambda seed: iter(()), "a function")],
+)
+def test_a_collate_function_without_items_is_refused(data: Any, got: str) -> None:
+    with pytest.raises(ConfigError, match=f"collate: data must be a map-style dataset or a DataLoader, got {got}"):
+        looped("gradual", data=data, collate=list, steps_per_epoch=5, loss=None)
+
+
+def rates_of_copies(kind: Callable[[float], Any]) -> list[float]:
+    """Return the rates of copies with their own schedule, where the run's scheduler writes to a rate of this kind."""
+    rates: list[float] = []
+
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(parameters, lr=kind(PEAK))
+        optimizer.register_step_pre_hook(lambda *_: rates.extend(map(float, loop.pruner._rates or ())))
+        return optimizer
+
+    def step(batch: Any) -> None:
+        default_loss(loop.model, batch).backward()
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+        schedule.step()
+
+    settings = {**SETTINGS["isp"], "warmup_steps": 2, "look_ahead_steps": 4}
+    loop = looped("isp", optimizer=make, settings=settings, train_step=step, scheduler=None)
+    loop.train_step = step  # type: ignore[method-assign]
+    schedule = torch.optim.lr_scheduler.ExponentialLR(loop.optimizer, 0.5)
+    loop.pruner._others = {"scheduler": schedule}
+    loop.run(5)
+    return rates
+
+
+def test_a_learning_rate_in_a_tensor_gives_copies_the_rates_of_a_number() -> None:
+    rates = rates_of_copies(float)
+    assert any(rates)
+    assert rates == pytest.approx(rates_of_copies(torch.tensor), rel=1e-6)
 
 
 def test_factors_of_learning_rates_are_applied_and_taken_back() -> None:

@@ -127,7 +127,11 @@ def test_the_way_of_a_ticket_leaves_out_other_targets(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(999, "999"), (1.95e14, "195 T"), (2e9, "2 G"), (1.234e18, "1.23 E"), (0, "0")]
+    ("value", "text"),
+    [
+        *[(999, "999"), (1.95e14, "195 T"), (2e9, "2 G"), (1.234e18, "1.23 E"), (0, "0")],
+        *[(1000, "1 k"), (123_456, "123 k"), (999.6, "1 k"), (999_499, "999 k"), (999_500, "1 M"), (999.6e12, "1 P")],
+    ],
 )
 def test_counts(value: float, text: str) -> None:
     assert tables.si(value) == text

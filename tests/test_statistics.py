@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 from pathlib import Path
@@ -267,11 +268,33 @@ def test_an_ablation_takes_no_rank_from_the_others(tmp_path: Path) -> None:
         ({"r": "abcd", "x": "abc", "y": "a"}, (["r", "x"], "abc")),  # three instead of two
         ({"r": "abcd", "x": "ab", "y": "a"}, (["r", "x"], "ab")),  # two each: more cells
         ({"r": "abcdefgh", "x": "axy", "y": "a", "z": "a"}, (["r", "x", "y", "z"], "a")),  # three; r alone has none
+        ({"r": "abcde", "x": "abc", "y": "abd", "z": "abe"}, (["r", "x", "y", "z"], "ab")),  # no variant's own: six
+        ({"r": "abcd", "x": "abc", "y": "abd", "z": "acd", "w": "bcd"}, (["r", "x", "y"], "ab")),  # four, not three
         ({}, ([], "")),
     ],
 )
 def test_the_largest_block(cells: dict[str, str], block: tuple[list[str], str]) -> None:
     assert s.largest_block(cells, "r") == (block[0], set(block[1]))
+
+
+def test_no_subset_of_variants_has_a_larger_block() -> None:
+    draw = random.Random(0)
+    for _ in range(50):
+        cells = {"r": {*range(12)}} | {name: {*draw.sample(range(12), draw.randint(1, 9))} for name in "abcdef"}
+        subsets = [own for size in range(1, 7) for own in itertools.combinations("abcdef", size)]
+        most = max(len(own) * len(set[int].intersection(*(cells[name] for name in own))) for own in subsets)
+        variants, shared = s.largest_block(cells, "r")
+        assert (len(variants) - 1) * len(shared) == most
+        assert all(shared <= cells[name] for name in variants)
+
+
+def test_many_variants_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2^n intersections only some are tried, but always the variants' own cells."""
+    monkeypatch.setattr(s, "_CANDIDATES", 8)
+    cells = {str(index): {*range(16)} - {index} for index in range(16)} | {"r": {*range(16)}, "z": {*range(16)}}
+    variants, shared = s.largest_block(cells, "r")
+    assert len(shared) * (len(variants) - 1) >= 30  # z and one other share 15 cells
+    assert s.largest_block(cells, "r") == (variants, shared)
 
 
 def test_dense_variants_are_compared_where_nothing_is_pruned(tmp_path: Path) -> None:

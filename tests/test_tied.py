@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import isp
 from isp import masks
@@ -17,7 +18,7 @@ from isp.errors import ConfigError
 from isp.examples import make_examples
 from isp.losses import default_loss
 from isp.prunable import prunable_names
-from isp.tensors import by_all_names, by_first_name, first_names, overlap, tensors_of
+from isp.tensors import by_all_names, by_first_name, first_names, overlap, saved_names, tensors_of
 from isp.training import Training, TrainingDiverged, load_weights, make_trainer, state_of
 from tests.support.models import DATA, WIDTH, WORDS, TiedHead, equal
 
@@ -194,3 +195,67 @@ def test_memory_that_tensors_share() -> None:
     assert overlap(whole[:, :4], whole[:, 3:])
     assert not overlap(whole, torch.zeros(4, 6))
     assert not overlap(whole[:0], whole)
+
+
+# --- modules that rename their state ----------------------------------------------------------------------------------
+
+
+def checkpointed(wrap: Callable[[nn.Module], nn.Module] = checkpoint_wrapper) -> nn.Sequential:
+    """Two layers, the first of them in a block that saves memory by computing its activations twice."""
+    torch.manual_seed(0)
+    return nn.Sequential(wrap(nn.Sequential(nn.Linear(8, 16), nn.ReLU())), nn.Linear(16, 3))
+
+
+INPUTS = (torch.randn(64, 8, generator=torch.Generator().manual_seed(2)), torch.arange(64) % 3)
+HALF: dict[str, Any] = {"sparsity": 0.5, "steps": 6, "learning_rate": 1e-2, "batch_size": 16}
+
+
+def test_names_of_a_checkpointed_block() -> None:
+    names = saved_names(checkpointed())
+    assert names["0._checkpoint_wrapped_module.0.weight"] == "0.0.weight"
+    assert names["1.weight"] == "1.weight"
+    assert list(names.values()) == list(checkpointed().state_dict())
+    assert list(names) == list(dict(checkpointed().named_parameters()))
+
+
+@pytest.mark.parametrize("method", ["gradual", "one_shot", "synflow", "snip", "wanda", "movement"])
+def test_a_checkpointed_block_is_pruned_like_a_plain_one(method: str, tmp_path: Path) -> None:
+    model, plain = checkpointed(), checkpointed(lambda block: block)
+    ticket, expected = (isp.prune(each, INPUTS, method=method, **HALF) for each in (model, plain))
+    assert list(ticket.mask) == prunable_names(model) == ["0._checkpoint_wrapped_module.0.weight", "1.weight"]
+    assert ticket.mask.keys() <= ticket.weights.keys()
+    assert equal(by_first_name(ticket.mask, plain, "the mask"), dict(expected.mask))
+    assert equal(model.state_dict(), plain.state_dict())
+
+    isp.save_ticket(tmp_path / "ticket", ticket)
+    isp.save_ticket(tmp_path / "plain", expected)
+    for path in (tmp_path / "ticket", tmp_path / "plain"):
+        for wrap in (checkpoint_wrapper, lambda block: block):
+            other = checkpointed(wrap)
+            nn.init.zeros_(other[1].weight)
+            read = isp.load_ticket(path, other)
+            assert equal(other.state_dict(), plain.state_dict())
+            assert list(read.mask) == prunable_names(other)
+
+
+def test_a_checkpointed_block_is_excluded_by_either_name() -> None:
+    for pattern in ("0.0.*", "0._checkpoint_wrapped_module.0.*"):
+        assert prunable_names(checkpointed(), exclude=[pattern]) == ["1.weight"]
+        assert prunable_names(checkpointed(), [pattern]) == ["0._checkpoint_wrapped_module.0.weight"]
+
+
+class Forgetful(nn.Linear):
+    """A layer whose state dict lacks its weight."""
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        del destination[f"{prefix}weight"]
+
+
+@pytest.mark.parametrize("exclude", [[], ["0.*"]])
+def test_a_trained_parameter_that_no_state_contains_is_refused(exclude: list[str]) -> None:
+    model = nn.Sequential(Forgetful(8, 8), nn.Linear(8, 3))
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ConfigError, match=r"parameter '0.weight' is trained, but the model's state_dict\(\) does not"):
+        isp.prune(model, INPUTS, exclude=exclude, method="gradual", **HALF)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

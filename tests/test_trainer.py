@@ -264,6 +264,22 @@ def test_scaled_losses_change_no_bit(tmp_path: Path) -> None:
     assert equal(tickets[0].weights, tickets[1].weights)
 
 
+def test_copies_train_on_collated_items_of_a_list_of_tensors(tmp_path: Path) -> None:
+    """As the Trainer does; such a list is not a list of columns."""
+
+    def collate(rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"input_ids": torch.stack(rows)[:, :-1], "labels": torch.stack(rows)[:, -1]}
+
+    rows = [torch.tensor([*each["input_ids"], each["labels"]]) for each in DATA]
+    results = []
+    for data, trainer in ((DATA, None), (rows, {"data_collator": collate})):
+        callback = pruning()
+        make(tmp_path, callback, data=data, trainer=trainer, remove_unused_columns=False).train()
+        results.append(callback.ticket())
+    assert equal(results[0].mask, results[1].mask)
+    assert equal(results[0].weights, results[1].weights)
+
+
 # --- T, logs ----------------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from isp.errors import ConfigError, MaskError
 from isp.losses import check_labels, default_loss
 from isp.seeds import seed as named_seed
 from isp.training import BatchOrder, State, Trainer, Training, TrainingDiverged, learning_rate, load_weights, state_of
-from tests.support.models import Noisy, same, tiny_model
+from tests.support.models import Noisy, Still, same, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -677,3 +677,16 @@ def test_on_a_gpu_a_compiled_model_ends_near_an_eager_one(make: MakeTrainer) -> 
     for name, weight in eager.weights.items():
         torch.testing.assert_close(compiled.weights[name], weight, rtol=1e-3, atol=1e-3)
     assert not any(compiled.weights[name][~kept].any() for name, kept in mask.items())
+
+
+def test_deferred_checks_work_in_double_precision_by_default(make: MakeTrainer) -> None:
+    """The flag that skips updates is fp32, as fused AdamW requires, and not of torch's default type."""
+    trainer = replace(make(), examples=Still())  # noise would be drawn in the default type
+    initial = state_of(trainer.model)
+    expected, _ = trainer.run(initial, 3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        state, _ = replace(trainer, read_every=20).run(initial, 3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same(state, expected)

@@ -99,7 +99,10 @@ class HubDataset:
         label: Name of the column of labels.
         train: Name of the official training split.
         test: Name of the official test split.
-        group: Pattern over an image's file name; images of one class whose first groups match must stay together.
+        group: Pattern over an image's file name; images whose names have the same text in its first group must stay
+            together.
+        group_within_class: Whether equal texts mean the same only within a class, as numbers that restart in each.
+        group_optional: Whether there are no groups if a name does not match, instead of an error.
     """
 
     id: str
@@ -110,6 +113,8 @@ class HubDataset:
     train: str = "train"
     test: str = "test"
     group: str = ""
+    group_within_class: bool = False
+    group_optional: bool = False
 
     def __post_init__(self) -> None:
         if self.train == self.test:
@@ -119,7 +124,7 @@ class HubDataset:
         """Return labels and groups of the training split, without columns; images and texts are not read.
 
         Raises:
-            DataError: If a file is missing, truncated or lacks a column.
+            DataError: If a file is missing, truncated or lacks a column, or an image's name does not match `group`.
         """
         names = [f"{self.inputs[0]}.path"] if self.group else []
         (*paths, labels), classes = self._columns("train", [*names, self.label], data_root)
@@ -179,11 +184,18 @@ class HubDataset:
 
         return _found_or_fetched("dataset", self.id, self.revision, patterns, data_root, find)
 
-    def _groups(self, paths: list[str], labels: list[Any]) -> np.ndarray | None:
-        matches = [match[1] for path in paths if (match := re.search(self.group, path))]
-        if len(matches) != len(labels):
-            return None
-        together = [f"{label} {name}" for label, name in zip(labels, matches, strict=True)]
+    def _groups(self, names: list[str], labels: list[Any]) -> np.ndarray | None:
+        together: list[str] = []
+        for index, (name, label) in enumerate(zip(names, labels, strict=True)):
+            match = re.search(self.group, name)
+            if match is None or match[1] is None:  # an optional group may take no part in a match
+                if self.group_optional:
+                    return None
+                raise DataError(
+                    f"{self.id}: the file name {name!r} (example {index} of split {self.train!r}) has no text for the "
+                    f"first group of the pattern {self.group!r}; correct `group`, or choose another `split`"
+                )
+            together.append(f"{label} {match[1]}" if self.group_within_class else match[1])
         return np.unique(together, return_inverse=True)[1]
 
     def _files(self, split: str, data_root: Path) -> list[Path]:

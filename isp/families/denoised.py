@@ -456,10 +456,21 @@ class Run:
         """Do nothing; the loop never calls this."""
 
     def prune(self, step: int, parameters: Mapping[str, Tensor]) -> Mask | None:
-        """Return the mask of the round that ends after `step` updates, or None if no round ends there."""
-        if step != self._rounds.stop:
+        """Return the mask of the round that ends after `step` updates, or None if no round ends there.
+
+        Raises:
+            ConfigError: If the round should have ended earlier.
+        """
+        stop = self._rounds.stop
+        if stop is None or step < stop:
             return None
         at, trainer = self.at, self._loop.trainer
+        if step > stop:
+            raise ConfigError(
+                f"pruner.step(): round {at.round} should have pruned after {stop} updates, but {step} were made "
+                "without it, so the target would not be reached; continue from an earlier state, with the "
+                "steps_per_epoch with which the run began"
+            )
         superposed, count = self._rounds.event()
         weights = {name: parameters[name].detach() for name in trainer.prunable}
         members = {

@@ -24,6 +24,7 @@ from torch.utils.data import IterableDataset
 from isp.artifacts import load_checkpoint, save_checkpoint
 from isp.copies import LookAhead
 from isp.errors import ArtifactError, ConfigError
+from isp.examples import Dataset
 from isp.families import make_method
 from isp.pruner import Pruner
 from isp.sparsity import parse_sparsity
@@ -198,6 +199,8 @@ class PruningCallback(TrainerCallback):
             assert collate is not None
             return [collate(items[start : start + micro]) for start in range(0, len(items), micro)]
 
+        # The Trainer's loader collates the items of a list of tensors, which Pruner would use as columns.
+        data = Dataset(dataset, cut, next(trainer.model.parameters()), "train_dataset") if by_number else None
         updates = math.ceil(len(loader) / args.gradient_accumulation_steps) if by_number else None
         return Pruner(
             trainer.model,
@@ -210,8 +213,7 @@ class PruningCallback(TrainerCallback):
             exclude=self._exclude,
             seed=args.seed if self._seed is None else self._seed,
             train_step=self._train_step if by_number else None,
-            data=dataset if by_number else None,
-            collate=cut if by_number else None,
+            data=data,
             batch_size=size,
             steps_per_epoch=updates,
             loss=self._loss if by_number else None,

@@ -101,16 +101,25 @@ def flow(
     """
     args, kwargs = inputs
     weights = {name: (state[name] * kept[name]).requires_grad_() for name in kept}
-    with torch.enable_grad(), positive_functions():
-        held = {place: {**state, **weights}[name] for place, name in first_names_by_place(model).items()}
-        outputs = torch.func.functional_call(model, held, args, kwargs, tie_weights=False)
+    every = {**state, **weights}
+
+    def slopes() -> tuple[Tensor, ...]:
+        outputs = model(*args, **kwargs)
         outputs = getattr(outputs, "logits", outputs)
         if not isinstance(outputs, torch.Tensor):
             raise ConfigError(
                 f"method 'synflow': the model's output must be a tensor, or an object with a tensor `logits`, got a "
                 f"{type(outputs).__name__}"
             )
-        gradients = torch.autograd.grad(outputs.sum(), list(weights.values()), materialize_grads=True)
+        return torch.autograd.grad(outputs.sum(), list(weights.values()), materialize_grads=True)
+
+    # The backward pass needs these weights as well, because a checkpointed block then repeats its forward pass.
+    calling = torch.nn.Module()
+    calling.model = model
+    calling.forward = slopes
+    with torch.enable_grad(), positive_functions():
+        held = {f"model.{place}": every[name] for place, name in first_names_by_place(model).items()}
+        gradients = torch.func.functional_call(calling, held, (), tie_weights=False)
     return {name: (weights[name] * slope).abs().detach() for name, slope in zip(weights, gradients, strict=True)}
 
 

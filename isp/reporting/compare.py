@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -33,6 +33,7 @@ from isp.reporting.statistics import LEVEL, prediction_interval
 from isp.reporting.tables import Table, over_seeds, title
 from isp.reporting.tabular import CELL, OVER_SEEDS, Row, cell, deviation, distinct, group, numbers
 from isp.shapes import Description
+from isp.tasks import TaskLimits
 
 Verdict = Literal["equal", "within", "outside", "unjudged"]
 VERDICTS: dict[Verdict, str] = {
@@ -63,7 +64,8 @@ class Side:
         name: Its folder, as the user named it.
         metrics: Rows of metrics.csv.
         provenance: Type of CPU, versions of packages and commit, by name; empty if study.json does not exist.
-        settings: Training protocols and settings of variants by their path, such as "training.clip_tiny.steps".
+        settings: Device, training protocols, settings of tasks and variants, and definitions, by their path, such as
+            "training.clip_tiny.steps".
     """
 
     name: str
@@ -159,14 +161,46 @@ def _provenance(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _settings(description: Mapping[str, Any]) -> dict[str, str]:
-    training = (description.get("study") or {}).get("training") or {}
-    variants = {name: each.get("settings") or {} for name, each in (description.get("variants") or {}).items()}
-    return {
-        f"{kind}.{name}.{key}": str(value)
-        for kind, by_name in (("training", training), ("variants", variants))
-        for name, values in by_name.items()
-        for key, value in values.items()
+    """Return the settings that scores may depend on, by their path.
+
+    Summaries are prose, and steps of tasks follow from other settings, so both are left out.
+    """
+    study = description.get("study") or {}
+    device = {"device": study["device"]} if "device" in study else {}
+    content = {
+        **device,
+        "training": study.get("training") or {},
+        "tasks": _tasks(study.get("tasks") or {}, description.get("tasks") or {}),
+        "variants": {name: _variant_settings(each) for name, each in (description.get("variants") or {}).items()},
+        "define": study.get("define") or {},
     }
+    return dict(_flat(content))
+
+
+def _tasks(limits: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings of each task: its limits, or those of a task without any, and its size."""
+    return {
+        name: {
+            **TaskLimits().model_dump(),
+            **(limits.get(name) or {}),
+            **{key: value for key, value in each.items() if key in ("num_train", "metrics")},
+        }
+        for name, each in described.items()
+    }
+
+
+def _variant_settings(described: Mapping[str, Any]) -> dict[str, Any]:
+    more = {key: described[key] for key in ("initial", "steps_of", "by_backbone") if key in described}
+    return {**(described.get("settings") or {}), **more}
+
+
+def _flat(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each value that is not a mapping."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", str(value)
 
 
 def compare(run: Side, reference: Side) -> Comparison:
@@ -263,9 +297,7 @@ def explain(comparison: Comparison) -> str:
     if unknown:
         return f"It is not known why bits differ: {' and '.join(unknown)} has no provenance in a study.json."
     differing = _differences(run.provenance, reference.provenance, {**run.provenance, **reference.provenance})
-    settings = _differences(
-        run.settings, reference.settings, [key for key in run.settings if key in reference.settings]
-    )
+    settings = _differences(run.settings, reference.settings, _comparable(run, reference), "not set")
     more = [f"{len(settings) - _SETTINGS} more settings"] if len(settings) > _SETTINGS else []
     differing += [*settings[:_SETTINGS], *more]
     if not differing:
@@ -273,9 +305,35 @@ def explain(comparison: Comparison) -> str:
     return f"Bits may differ because of: {'; '.join(differing)}."
 
 
-def _differences(run: Mapping[str, str], reference: Mapping[str, str], keys: Iterable[str]) -> list[str]:
+def _comparable(run: Side, reference: Side) -> list[str]:
+    """Return the settings to compare: those of both sides, and those of one side about what both sides ran."""
+    shared = {
+        axis: {*distinct(run.metrics, axis)} & {*distinct(reference.metrics, axis)}
+        for axis in ("variant", "task", "backbone")
+    }
+    owners = tuple(
+        f"{kind}.{name}."
+        for kind, axis in (
+            ("variants", "variant"),
+            ("tasks", "task"),
+            ("define.tasks", "task"),
+            ("define.backbones", "backbone"),
+        )
+        for name in shared[axis]
+    )
     return [
-        f"{key} {run.get(key, 'unknown')} (reference: {reference.get(key, 'unknown')})"
+        key
+        for key in {**run.settings, **reference.settings}
+        if (key in run.settings and key in reference.settings) or key.startswith(owners)
+    ]
+
+
+def _differences(
+    run: Mapping[str, str], reference: Mapping[str, str], keys: Iterable[str], lacking: str = "unknown"
+) -> list[str]:
+    """Name the keys whose values differ, with both values; `lacking` is the text of a value that does not exist."""
+    return [
+        f"{key} {run.get(key, lacking)} (reference: {reference.get(key, lacking)})"
         for key in keys
         if run.get(key) != reference.get(key)
     ]

@@ -45,14 +45,14 @@ def score_by_sparsity(metrics: Sequence[Row]) -> Drawing:
     drawn = _scores(metrics)
     if not drawn:
         return drawing.message("No tickets to show."), drawn
-    styles, level = looks(methods_of(metrics)), tabular.dense(metrics) or ""
+    styles, levels = looks(methods_of(metrics)), levels_of(metrics)
     note, chosen = tabular.seeds_note(drawn, "bars"), _chosen_note(drawn)
     if dots.few(drawn):
         cells = [
-            dots.Cell(title=f"{backbone} on {task}", panels=_dots_of_scores(rows, level))
+            dots.Cell(title=f"{backbone} on {task}", panels=_dots_of_scores(rows, levels[task, backbone]))
             for (task, backbone), rows in drawing.cells_of(drawn).items()
         ]
-        return dots.draw(cells, styles, *dots.notes(drawn, level, band=True), chosen), drawn
+        return dots.draw(cells, styles, *dots.notes(drawn, levels_text(levels), band=True), chosen), drawn
     with drawing.style():
         shares = drawing.shares(drawn, styles, references_of(metrics))
         figure, panels = drawing.panels(len(shares), 2.6)
@@ -71,7 +71,17 @@ def _set_up(axes: Axes, share: drawing.Share) -> bool:
     return set_score_scale(axes, share.cell, "validation")
 
 
-def _dots_of_scores(rows: Sequence[dict[str, Any]], level: str) -> list[dots.Panel]:
+def levels_of(metrics: Sequence[Row]) -> dict[tuple[str, ...], str | None]:
+    """Return the variant that represents the dense model, by task and backbone."""
+    return {names: tabular.dense(rows) for names, rows in tabular.group(metrics, *tabular.CELL).items()}
+
+
+def levels_text(levels: Mapping[tuple[str, ...], str | None]) -> str:
+    """Return the names of the dense models that lines across dot plots show; empty if there are none."""
+    return " or ".join(dict.fromkeys(level for level in levels.values() if level))
+
+
+def _dots_of_scores(rows: Sequence[dict[str, Any]], level: str | None) -> list[dots.Panel]:
     """Return the panels of one task and backbone."""
     label = f"validation {rows[0]['metric']} (%)"
 
@@ -84,8 +94,8 @@ def _dots_of_scores(rows: Sequence[dict[str, Any]], level: str) -> list[dots.Pan
 
 
 def references_of(metrics: Sequence[Row]) -> list[str]:
-    """Return the variants that every panel of lines repeats: the dense model and lottery tickets."""
-    found = (tabular.variant_of(metrics, method) for method in ("dense", "lth"))
+    """Return the variants that every panel of lines repeats: the dense models of all cells, and lottery tickets."""
+    found = dict.fromkeys([*levels_of(metrics).values(), tabular.variant_of(metrics, "lth")])
     return [variant for variant in found if variant]
 
 

@@ -63,7 +63,7 @@ def csv_rows(metrics: Sequence[Row]) -> Cells:
     lines = []
     for (backbone,), of_backbone in tabular.group(metrics, "backbone").items():
         cells = [_cell(rows, names) for rows in tabular.tickets(of_backbone).values()]
-        _mark(cells, tabular.dense(of_backbone))
+        _mark(cells)
         run = {(row["task"], row["sparsity"], name) for row in cells for name in names[row["variant"]]}
         lines += cells
         lines += [
@@ -109,18 +109,18 @@ def _beside(cell: published.Published) -> dict[str, Any]:
     }
 
 
-def _mark(cells: Cells, dense: str | None) -> None:
+def _mark(cells: Cells) -> None:
     """Mark the best scores and those that match the dense model among the cells of a backbone.
 
     The best scores of a task and sparsity are the highest one and those equal to it as printed, if any score is lower.
     Dense models are marked only if several are compared. A score matches if it is at least `tabular.matching_level`.
     Nothing is marked on a task on which the dense model only guesses.
     """
-    guessed, levels = _guessed(cells, dense), _levels(cells, dense)
+    guessed, levels, dense = _guessed(cells), _levels(cells), _dense_of(cells)
     known = [cell for cell in cells if cell["task"] not in guessed]
     _mark_best([cell for cell in known if float(cell["sparsity"]) or cell["task"] in _with_dense_models(cells)])
     for cell in known:
-        if cell["test_mean"] != "" and cell["variant"] != dense:
+        if cell["test_mean"] != "" and cell["variant"] != dense[cell["task"]]:
             matches = cell["test_mean"] >= levels.get(cell["task"], float("inf"))
             cell["matches_dense"] = "yes" if matches else ""
 
@@ -133,16 +133,30 @@ def _mark_best(cells: Cells) -> None:
             cell["best"] = "yes" if best else ""
 
 
-def _levels(cells: Cells, dense: str | None) -> dict[str, float]:
+def _dense_of(cells: Cells) -> dict[str, str | None]:
+    """Return the variant of each task that represents the dense model, by `tabular.dense`."""
+    return {task: tabular.dense(own) for (task,), own in tabular.group(cells, "task").items()}
+
+
+def _cells_of_dense(cells: Cells) -> Cells:
+    """Return the cells of each task's dense model."""
+    dense = _dense_of(cells)
+    return [cell for cell in cells if cell["variant"] == dense[cell["task"]] and not float(cell["sparsity"])]
+
+
+def _levels(cells: Cells) -> dict[str, float]:
     """Return the lowest mean that matches the dense model, by task."""
-    of_dense = [cell for cell in cells if cell["variant"] == dense and cell["test_mean"] != ""]
-    return {cell["task"]: tabular.matching_level(tabular.split(cell["test_values"])) for cell in of_dense}
+    return {
+        cell["task"]: tabular.matching_level(tabular.split(cell["test_values"]))
+        for cell in _cells_of_dense(cells)
+        if cell["test_mean"] != ""
+    }
 
 
-def _guessed(cells: Cells, dense: str | None) -> list[str]:
+def _guessed(cells: Cells) -> list[str]:
     """Return the tasks on which the dense model scores no better than always answering the most frequent label."""
-    of_dense = [cell for cell in cells if cell["variant"] == dense and "" not in (cell["test_mean"], cell["majority"])]
-    return [cell["task"] for cell in of_dense if cell["test_mean"] <= cell["majority"]]
+    known = [cell for cell in _cells_of_dense(cells) if "" not in (cell["test_mean"], cell["majority"])]
+    return [cell["task"] for cell in known if cell["test_mean"] <= cell["majority"]]
 
 
 def _with_dense_models(cells: Cells) -> set[str]:
@@ -200,7 +214,7 @@ def _tables(metrics: Sequence[Row]) -> list[_Table]:
     run = [row for row in csv_rows(metrics) if row["variant"]]
     for backbone in tabular.distinct(run, "backbone"):
         cells = [row for row in run if row["backbone"] == backbone]
-        guessed = _guessed(cells, tabular.dense(cells))
+        guessed = _guessed(cells)
         for above, lines, own in (_pruned(cells), *_ablations(cells), _dense(cells)):
             if lines:
                 above, lines = ([_with_published(c, names, _source(own)) for c in part] for part in (above, lines))
@@ -226,7 +240,7 @@ def _ablations(cells: Cells) -> Iterator[_Parts]:
 
     The dense model is above them. A table has the columns in which the same of these variants were run.
     """
-    narrow, dense = _narrow(cells), tabular.dense(cells)
+    narrow, dense = _narrow(cells), _cells_of_dense(cells)
     for method in dict.fromkeys(cell["method"] for cell in cells if cell["variant"] in narrow):
         tables_of: dict[tuple[str, ...], Cells] = {}
         for same in _by_place([c for c in cells if c["method"] == method and float(c["sparsity"])]).values():
@@ -235,8 +249,7 @@ def _ablations(cells: Cells) -> Iterator[_Parts]:
                 tables_of.setdefault(variants, []).extend(same)
         for lines in tables_of.values():
             tasks = {cell["task"] for cell in lines}
-            above = [c for c in cells if c["variant"] == dense and not float(c["sparsity"]) and c["task"] in tasks]
-            yield above, lines, [cell for cell in lines if cell["variant"] in narrow]
+            yield [c for c in dense if c["task"] in tasks], lines, [cell for cell in lines if cell["variant"] in narrow]
 
 
 def _dense(cells: Cells) -> _Parts:

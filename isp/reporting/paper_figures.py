@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from isp.reporting import dots, drawing, paper, published, tables, tabular
 from isp.reporting.axes import COARSE, Places, cosines, limits, log_ticks, over_sparsities, set_score_scale
 from isp.reporting.drawing import Drawing
-from isp.reporting.figures import references_of
+from isp.reporting.figures import levels_of, levels_text, references_of
 from isp.reporting.looks import Look, looks, methods_of
 from isp.reporting.tabular import Row
 
@@ -39,8 +39,9 @@ def paper_figure_1(metrics: Sequence[Row]) -> Drawing:
         return drawing.message("No pruned tickets to show."), []
     styles, note = looks(methods_of(metrics)), tabular.seeds_note(drawn, "bars")
     if dots.few(drawn):
-        cells = [_dots_of_cell(rows, metrics) for rows in drawing.cells_of(drawn).values()]
-        return dots.draw(cells, styles, *dots.notes(drawn, tabular.dense(metrics) or "", band=True)), drawn
+        levels = levels_of(metrics)
+        cells = [_dots_of_cell(rows, levels[names]) for names, rows in drawing.cells_of(drawn).items()]
+        return dots.draw(cells, styles, *dots.notes(drawn, levels_text(levels), band=True)), drawn
     with drawing.style():
         shares = drawing.shares(drawn, styles, references_of(metrics))
         figure, panels = drawing.panels(2 * len(shares), 2.6)
@@ -59,9 +60,8 @@ def paper_figure_1(metrics: Sequence[Row]) -> Drawing:
     return figure, drawn
 
 
-def _dots_of_cell(rows: Sequence[dict[str, Any]], metrics: Sequence[Row]) -> dots.Cell:
+def _dots_of_cell(rows: Sequence[dict[str, Any]], level: str | None) -> dots.Cell:
     """Return the panels of one task and backbone: scores by sparsity, then FLOPs by sparsity."""
-    level = tabular.dense(metrics)
     dense = next((row for row in rows if row["variant"] == level and not float(row["sparsity"])), None)
 
     def score(sparsity: str, own: dict[str, dict[str, Any]]) -> dots.Panel:
@@ -118,7 +118,7 @@ def _scores(metrics: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _lth_and_one_shot(metrics: Sequence[Row], similarity: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows of both variants and of the dense one, for the tasks on which both are compared."""
-    dense, chosen = tabular.dense(metrics), [tabular.variant_of(metrics, method) for method in ("one_shot", "lth")]
+    dense, chosen = levels_of(metrics), [tabular.variant_of(metrics, method) for method in ("one_shot", "lth")]
     alike = {
         (row["task"], row["backbone"], row["sparsity"]): row
         for row in tables.similarity_csv(similarity)
@@ -128,8 +128,9 @@ def _lth_and_one_shot(metrics: Sequence[Row], similarity: Sequence[Row]) -> list
     theirs = {(own.task, own.backbone, own.sparsity): own.score / 100 for own in published.cosines()}
     drawn = []
     for row in _scores(metrics):
-        if row["variant"] in (dense, *chosen) and (row["task"], row["backbone"]) in compared:
-            place = (row["task"], row["backbone"], row["sparsity"])
+        names = (row["task"], row["backbone"])
+        if names in compared and row["variant"] in (dense[names], *chosen):
+            place = (*names, row["sparsity"])
             masks: dict[str, Any] = dict.fromkeys(_COSINE, "")
             if row["variant"] == chosen[1] and place in alike:
                 masks |= {column: alike[place][column] for column in _COSINE[:-1]}

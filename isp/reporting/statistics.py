@@ -72,6 +72,8 @@ CELLS_LEGEND = (
     "they show no spread to judge by. p values are those of single comparisons: of twenty without any difference, one "
     "is below 0.05 by chance. The csv has the same for validation scores."
 )
+_CANDIDATES = 4096
+"""Largest number of sets of cells that `largest_block` tries, apart from those of the variants."""
 _Cell = TypeVar("_Cell")
 
 
@@ -132,16 +134,23 @@ def largest_block(cells: Mapping[str, Collection[_Cell]], reference: str) -> tup
 
     The number of comparisons is that of the other variants times that of the cells. If all variants were ranked, a
     variant with few cells would leave hardly any common ones. Of equal blocks, the one with more cells is used, then
-    the first.
+    the first. Candidates are the cells of each variant and all their intersections, up to `_CANDIDATES`.
 
     Args:
         cells: Cells of each variant.
         reference: Variant that is in every block.
     """
-    blocks = []
-    for own in cells.values():
-        shared = set(own) & set(cells[reference])
-        blocks.append(([variant for variant, theirs in cells.items() if shared <= set(theirs)], shared))
+    candidates: dict[frozenset[_Cell], None] = {}
+    singles = dict.fromkeys(frozenset(own) & frozenset(cells[reference]) for own in cells.values())
+    for own in singles:
+        # the cells of a largest block are those that all of its variants have, so no other sets need to be tried
+        new = [each for each in (own, *(own & other for other in candidates)) if each not in candidates]
+        candidates |= dict.fromkeys(list(dict.fromkeys(new))[: max(_CANDIDATES - len(candidates), 0)])
+    sets = {variant: set(own) for variant, own in cells.items()}
+    blocks = [
+        ([variant for variant, own in sets.items() if shared <= own], set(shared))
+        for shared in singles | candidates  # the variants' own cells first, whatever the limit
+    ]
     return max(blocks, key=lambda block: ((len(block[0]) - 1) * len(block[1]), len(block[1])), default=([], set()))
 
 

@@ -66,15 +66,16 @@ _NAMED = 12  # layers that a warning names
 _FINDING, _RETRAINING = "finding_steps", "retraining_steps"
 
 
-PREFIXES = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6}
+PREFIXES = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 """Prefixes that `si` writes."""
 
 
 def si(value: float) -> str:
     """Format a count with three digits and an SI prefix: 1.95e14 is "195 T"."""
     for prefix, unit in PREFIXES.items():
-        if value >= unit:
-            return f"{value / unit:.3g} {prefix}"
+        text = f"{value / unit:.3g}"
+        if float(text) >= 1:  # as written, because 999.6 M is "1 G"
+            return f"{text} {prefix}"
     return f"{value:.3g}"
 
 

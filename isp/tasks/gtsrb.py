@@ -13,6 +13,8 @@ TASK = ImageTask(
         revision="ea889fff70dda7b09e94a4b207dded438deca549",
         folder="data",
         group=r"(\d{5})_\d{5}\.\w+$",
+        group_within_class=True,  # the numbers of tracks restart in every class
+        group_optional=True,  # copies of the dataset may lack the names
     ),
     num_examples=26_640,
     classes=(

@@ -138,7 +138,7 @@ def rates_at(study: Study, backbone: str, task: str, throughput: float, overhead
 def measure_rates(study: Study, backbone: str, task: str, overhead: float) -> Rates:
     """Measure the rates on this machine, with the study's device and threads.
 
-    The weights are random. Prepared examples are used if they exist.
+    The weights are random. Prepared examples are used if they exist, and otherwise texts of estimated lengths.
 
     Args:
         study: The study.
@@ -149,7 +149,8 @@ def measure_rates(study: Study, backbone: str, task: str, overhead: float) -> Ra
     definition, training = study.backbone(backbone), study.protocol(backbone, task)
     shape = _shape(study.defined("backbone", backbone), study.defined("task", task), study.data_root)
     torch.set_num_threads(study.threads)
-    tensors = _prepared(study, backbone, task)
+    tensors = _prepared(study, backbone, task) or _estimated(study, backbone, task, shape)
+    rates = _counted(study, backbone, task, shape, tensors)
     if tensors is None:
         times = -(-training.batch_size // len(shape.tensors["labels"]))
         tensors = {name: torch.cat([tensor] * times) for name, tensor in shape.tensors.items()}
@@ -158,7 +159,7 @@ def measure_rates(study: Study, backbone: str, task: str, overhead: float) -> Ra
     examples = definition.examples(tensors, shape.architecture, study.limits(task).augmentation)
     trainer = make_trainer(model, examples, default_loss, training, list(shape.prunable), 0, flops=shape.flops)
     scored = definition.examples(limited(tensors, SCORED), shape.architecture, "none")
-    return _add_times(replace(count_rates(study, backbone, task, task), job_seconds=overhead), trainer, scored)
+    return _add_times(replace(rates, job_seconds=overhead), trainer, scored)
 
 
 def count_rates(study: Study, backbone: str, task: str, of: str, prepared: bool = True) -> Rates:
@@ -168,14 +169,21 @@ def count_rates(study: Study, backbone: str, task: str, of: str, prepared: bool 
     assumed to have the maximum length.
     """
     shape = _shape(study.defined("backbone", backbone), study.defined("task", of), study.data_root)
-    training, tensors = study.protocol(backbone, task), _prepared(study, backbone, task) if prepared else None
+    tensors = (_prepared(study, backbone, task) or _estimated(study, backbone, task, shape)) if prepared else None
+    return _counted(study, backbone, task, shape, tensors)
+
+
+def _counted(study: Study, backbone: str, task: str, shape: _Shape, tensors: Mapping[str, Tensor] | None) -> Rates:
+    """Count FLOPs and sizes at the lengths of the given examples; None: at the maximum length."""
+    training = study.protocol(backbone, task)
     examples = study.backbone(backbone).examples(tensors or shape.tensors, shape.architecture, "none")
-    lengths, known = lengths_of(examples), None
+    lengths = lengths_of(examples)
     if lengths is None:
         of_batches = {0: 1}
+    elif tensors is None:
+        of_batches = {int(lengths.max()): 1}
     else:
-        known = lengths if tensors is not None else _estimated_lengths(study, backbone, task) if prepared else None
-        of_batches = {int(lengths.max()): 1} if known is None else _lengths_of_batches(known, training.batch_size)
+        of_batches = _lengths_of_batches(lengths, training.batch_size)
     flops, _ = shape.flops.steps(of_batches)
     step_flops = flops * training.batch_size // COUNTED // sum(of_batches.values())
     weights = shape.model.state_dict()
@@ -190,7 +198,7 @@ def count_rates(study: Study, backbone: str, task: str, of: str, prepared: bool 
         prunable=sum(weights[name].numel() for name in shape.prunable),
         activations=shape.activations,
         example=sum(tensor.nbytes // len(tensor) for tensor in shape.tensors.values()),
-        known_lengths=lengths is None or known is not None,
+        known_lengths=lengths is None or tensors is not None,
     )
 
 
@@ -214,6 +222,15 @@ def _estimated_lengths(study: Study, backbone: str, task: str) -> Tensor | None:
     sample = estimate_lengths(columns, some, max_length)
     generator = torch.Generator().manual_seed(0)
     return sample[torch.randint(len(sample), (study.num_train(task),), generator=generator)]
+
+
+def _estimated(study: Study, backbone: str, task: str, shape: _Shape) -> Mapping[str, Tensor] | None:
+    """Return training examples of estimated lengths, all of one text; None if lengths are unknown or do not exist."""
+    if "length" not in shape.tensors or (lengths := _estimated_lengths(study, backbone, task)) is None:
+        return None
+    repeated = {name: tensor[:1].expand(len(lengths), *tensor.shape[1:]) for name, tensor in shape.tensors.items()}
+    lengths = lengths.to(shape.tensors["length"].dtype)
+    return {**repeated, "length": lengths, "second": lengths}
 
 
 def _prepared(study: Study, backbone: str, task: str) -> Mapping[str, Tensor] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from math import fsum
 from typing import Any
 
 from isp.config import Study
@@ -108,7 +109,8 @@ class Plan:
         """Return the plan as written and shown: by rule, by variant and in total."""
         jobs = self.jobs.by_output.values()
         total = self._sum(jobs)
-        alone = self._variants()
+        records = self.jobs.dag.records()
+        apart = self._sum(_costs(job for path in records for job in self._needed(path)))
         return {
             "study": self.jobs.study.study,
             "throughput": self.throughput,
@@ -118,15 +120,13 @@ class Plan:
             "unknown_lengths": ["/".join(place) for place, rate in self.rates.items() if not rate.known_lengths],
             "rules": [{"rule": name, **self._sum(own)} for name, own in _by(jobs, lambda job: job.rule).items()],
             "shared_jobs": dict(self.jobs.shared),
-            "variants": alone,
+            "variants": self._variants(),
             "total": {**total, "all_jobs": total["jobs"] + self.jobs.shared.total()},
             "hours": total["seconds"] / 3600,
             "wall_hours": total["seconds"] / 3600 / self.parallel,
             "selection_hours": sum(map(self.selection_seconds, jobs)) / 3600,
             "with_sharing": self._sum(_costs(jobs)),
-            "without_sharing": {
-                key: sum(row[f"{key}_alone"] for row in alone) for key in ("steps", "flops", "seconds")
-            },
+            "without_sharing": {key: apart[key] for key in ("steps", "flops", "seconds")},
             "disk": self._disk(),
             **({"starts": self._starts(self.starts)} if self.starts else {}),
         }
@@ -147,16 +147,21 @@ class Plan:
             "overhead_seconds_on_cluster": cluster,
         }
 
+    def _needed(self, output: str) -> list[Job]:
+        """Return the jobs within the ticket of a record."""
+        return [self.jobs.by_output[path] for path in self.jobs.within(output)]
+
     def _sum(self, jobs: Iterable[Job]) -> dict[str, Any]:
+        """Return the totals of jobs, with seconds to the microsecond, as small studies take less than one."""
         jobs_ = list(jobs)
         return {
             "jobs": len(jobs_),
             "steps": sum(job.steps for job in jobs_),
             "selections": sum(job.selections for job in jobs_),
             "flops": sum(map(self.flops, jobs_)),
-            "seconds": round(sum(map(self.seconds, jobs_)), 1),
-            "start_seconds": round(sum(map(self._processes, jobs_)) * (self.starts.here if self.starts else 0), 1),
-            "overhead_seconds": round(sum(map(self.overhead_seconds, jobs_)), 1),
+            "seconds": round(fsum(map(self.seconds, jobs_)), 6),  # equal for equal jobs, in whatever order
+            "start_seconds": round(sum(map(self._processes, jobs_)) * (self.starts.here if self.starts else 0), 6),
+            "overhead_seconds": round(fsum(map(self.overhead_seconds, jobs_)), 6),
         }
 
     def _variants(self) -> list[dict[str, Any]]:
@@ -166,7 +171,7 @@ class Plan:
         for (backbone, variant), own in _by(
             (by_output[path] for path in records), lambda job: (job.place[0], job.variant)
         ).items():
-            closures = [[by_output[path] for path in self.jobs.within(job.output)] for job in own]
+            closures = [self._needed(job.output) for job in own]
             needed = {job.output: job for closure in closures for job in closure}
             apart = self._sum(_costs(job for closure in closures for job in closure))
             together = self._sum(_costs(needed.values()))
@@ -213,7 +218,10 @@ class Plan:
 
 
 def _costs(jobs: Iterable[Job]) -> Iterator[Job]:
-    """Return the jobs that count as cost: not evaluations, nor rewind points, which the dense run passes anyway."""
+    """Return the jobs that count as cost: not evaluations and comparisons, nor rewind points.
+
+    The dense run passes a rewind point anyway.
+    """
     return (job for job in jobs if RULES[job.rule].is_cost)
 
 

@@ -71,6 +71,7 @@ COMPARE_MASKS = Rule(
     inputs=lambda dag, w: {"tickets": [path for by in dag.compared(w).values() for path in by.values()]},
     settings=lambda dag, w: dag.options(tickets=dag.compared(w), cell=_run_of(w)),
     memory=lambda sizes: sizes.inputs * sizes.prunable,  # all masks of one sparsity
+    is_cost=False,
 )
 EVALUATE = Rule(
     name="evaluate",
