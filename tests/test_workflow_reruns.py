@@ -171,11 +171,13 @@ def edited(smoke: Path, tmp_path: Path) -> tuple[Path, Callable[..., subprocess.
     """A copy of the smoke study's folder, and a Snakemake in it with a stage of which the code was edited."""
     folder, clone = tmp_path / "study", tmp_path / "clone"
     link_results(smoke, folder)
-    for part in ("isp", "workflow", "snakemake_logger_plugin_isp"):
+    for part in ("isp", "workflow", "config", "snakemake_logger_plugin_isp"):
         shutil.copytree(ROOT / part, clone / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "environment.yml", clone)
 
-    def run(*options: str, study: Path = SMOKE, version: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        *options: str, study: Path = clone / "config" / SMOKE.name, version: int = 0
+    ) -> subprocess.CompletedProcess[str]:
         stage = clone / "isp" / "stages" / "prune_denoised.py"
         text = f"{stage.read_text()}\n# edited\n"
         stage.write_text(re.sub(r"^VERSION = \d+$", f"VERSION = {version}", text, flags=re.M) if version else text)
