@@ -400,8 +400,10 @@ def _units(model: nn.Module) -> list[tuple[str, nn.Module]]:
             plain = module._qkv_same_embed_dim and module.bias_k is None and not module.add_zero_attn
             if type(module) is nn.MultiheadAttention and plain and not _hooked(module.out_proj):
                 units.append((name, module))
-        elif (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward) or is_conv1d(module):
-            units += [(name, module)] if module.weight.numel() else []
+        elif (
+            (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward) or is_conv1d(module)
+        ) and module.weight.numel():
+            units.append((name, module))
     return units
 
 

@@ -207,10 +207,9 @@ def _unsaved_buffers(model: nn.Module) -> Callable[[], None]:
     """Copy the buffers that are not persistent, which no state contains, and return a function that restores them."""
 
     def copied(buffer: Tensor | None) -> Tensor | None:
-        plain = buffer is not None and buffer.layout == torch.strided and not _is_expanded(buffer)
-        return (
-            buffer.detach().clone() if buffer is not None and plain else None
-        )  # sparse or expanded ones stay as they are
+        if buffer is None or buffer.layout != torch.strided or _is_expanded(buffer):
+            return None  # the values of sparse and expanded ones are not restored
+        return buffer.detach().clone()
 
     copies = [
         (module, name, buffer, copied(buffer))

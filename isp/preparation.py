@@ -32,7 +32,7 @@ Part = Literal["train", "validation", "test"]
 def split(name: str, task: Task, data_root: Path) -> tuple[Parts, Rule]:
     """Return training and validation examples of a task, both from its official training split, and the rule used.
 
-    If the files do not identify groups, the rule "groups" is replaced by "stratified".
+    If the source allows files that do not identify groups, the rule "groups" is then replaced by "stratified".
 
     Raises:
         DataError: If files are missing or damaged, the number of examples differs, or a label is not a class.
