@@ -29,7 +29,7 @@ from isp.seeds import integer
 from isp.seeds import seed as named_seed
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
-from isp.tensors import by_all_names, by_first_name, unwrapped
+from isp.tensors import by_all_names, by_first_name, is_expanded, remember_buffers, unwrapped
 from isp.tickets import Ticket, Validation
 from isp.training import (
     Examples,
@@ -132,7 +132,7 @@ def prune(
     planned = planned_steps(chosen, protocol, len(examples), [target])  # refuses impossible schedules in advance
     initial, modes = state_of(model), {module: module.training for module in model.modules()}
     final = initial.weights
-    restore_buffers = _unsaved_buffers(model)
+    restore_buffers = remember_buffers(model, unsaved_only=True)
     try:
         trainer = make_trainer(model, examples, first_loss(loss, examples), protocol, names, seed)
         _warn_of_dropout(trainer)
@@ -187,7 +187,7 @@ def _check_model(model: nn.Module) -> None:
                 f"parameter {name!r} is complex ({dtype}), and isp.prune() trains only real parameters; freeze it with "
                 "requires_grad_(False), or store its real and imaginary parts in a real parameter"
             )
-        if _is_expanded(parameter):
+        if is_expanded(parameter):
             raise ConfigError(f"parameter {name!r} is expanded: several weights share memory; clone it")
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True and any(p.requires_grad for p in module.parameters(recurse=False)):
@@ -197,35 +197,6 @@ def _check_model(model: nn.Module) -> None:
     broken = first_not_finite(trained)
     if broken is not None:
         raise ConfigError(f"parameter {broken!r} contains NaN or infinite values; start from finite weights")
-
-
-def _is_expanded(tensor: Tensor) -> bool:
-    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-
-
-def _unsaved_buffers(model: nn.Module) -> Callable[[], None]:
-    """Copy the buffers that are not persistent, which no state contains, and return a function that restores them."""
-
-    def copied(buffer: Tensor | None) -> Tensor | None:
-        if buffer is None or buffer.layout != torch.strided or _is_expanded(buffer):
-            return None  # the values of sparse and expanded ones are not restored
-        return buffer.detach().clone()
-
-    copies = [
-        (module, name, buffer, copied(buffer))
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if name in module._non_persistent_buffers_set
-    ]
-
-    def restore() -> None:
-        for module, name, buffer, value in copies:
-            module._buffers[name] = buffer  # the forward pass may have assigned another one
-            if buffer is not None and value is not None:
-                with torch.no_grad():
-                    buffer.copy_(value)
-
-    return restore
 
 
 def _warn_of_dropout(trainer: Trainer) -> None:

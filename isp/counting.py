@@ -20,6 +20,7 @@ from isp.costs import Cost, StepFlops
 from isp.memory import Memory
 from isp.replacing import replaced, weight_norm_as
 from isp.rng import forked_rng
+from isp.tensors import remember_buffers
 
 
 def count_step_flops(
@@ -34,7 +35,7 @@ def count_step_flops(
     weights = {name: parameter for name, parameter in model.named_parameters() if name in set(prunable)}
     memory = Memory(weights)
     forward, backward = _WeightFlops(memory, follow=True), _WeightFlops(memory)
-    buffers = [buffer.clone() for buffer in model.buffers()]
+    restore_buffers = remember_buffers(model)
     device = next(model.parameters()).device
     with forked_rng(device), _plain_operations(model), _flop_counter() as counter:
         with forward:
@@ -42,8 +43,7 @@ def count_step_flops(
         with backward:
             value.backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
-    for buffer, saved in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(saved)
+    restore_buffers()
     for name in weights:
         if forward.readers[name] and not forward.flops[name]:
             warnings.warn(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from isp.errors import ConfigError
@@ -163,6 +163,43 @@ def copy_of(model: nn.Module, shared: bool = False) -> nn.Module:
         else:
             memo |= {id(value): value.detach().clone() for value in held if not value.is_leaf}
     return copy.deepcopy(model, memo).eval()
+
+
+def remember_buffers(model: nn.Module, unsaved_only: bool = False) -> Callable[[], None]:
+    """Copy the model's buffers and return a function that restores them, also if others were assigned since.
+
+    The values of sparse and of expanded buffers, in which elements share memory, are not copied.
+
+    Args:
+        model: The model.
+        unsaved_only: Whether only buffers that are not persistent are copied, which no state dict contains.
+    """
+
+    def copied(buffer: Tensor | None) -> Tensor | None:
+        if buffer is None or buffer.layout != torch.strided or is_expanded(buffer):
+            return None
+        return buffer.detach().clone()
+
+    copies = [
+        (module, name, buffer, copied(buffer))
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if not unsaved_only or name in module._non_persistent_buffers_set
+    ]
+
+    def restore() -> None:
+        for module, name, buffer, value in copies:
+            module._buffers[name] = buffer
+            if buffer is not None and value is not None:
+                with torch.no_grad():
+                    buffer.copy_(value)
+
+    return restore
+
+
+def is_expanded(tensor: Tensor) -> bool:
+    """Return whether elements of the tensor share memory, as `expand` makes them."""
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

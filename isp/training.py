@@ -25,7 +25,7 @@ from isp.rng import forked_rng, seed_all, seed_step
 from isp.seeds import integer
 from isp.seeds import seed as named_seed
 from isp.settings import Settings
-from isp.tensors import by_first_name, is_half, tensors_of
+from isp.tensors import by_first_name, is_half, remember_buffers, tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -264,12 +264,12 @@ class Checkpoint(Protocol):
 
 @dataclass(frozen=True)
 class _Unread:
-    """A step not yet checked for finite values, and the model's buffers before it."""
+    """A step not yet checked for finite values, and what restores the model's buffers before it."""
 
     step: int
     loss: Tensor
     norm: Tensor
-    buffers: list[Tensor]
+    restore_buffers: Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,7 +391,6 @@ class Trainer:
             model: Any = self.model
             if training.compile:  # with the random numbers of an eager model
                 model = torch.compile(self.model, options={"fallback_random": True})
-            has_buffers = any(True for _ in self.model.buffers())
             read_every = self._read_every(device) if observe is None and prune is None else 1
             unread: list[_Unread] = []  # steps not yet checked for finite values
             broken = torch.zeros((), dtype=torch.float32, device=device)  # as fused AdamW reads it
@@ -410,8 +409,7 @@ class Trainer:
                 seed_step(self.seed, step)
                 indices = order(step)
                 batch = self.examples.batch(indices)
-                # The forward pass of a norm changes its buffers.
-                buffers = [buffer.clone() for buffer in self.model.buffers()] if has_buffers else []
+                restore_buffers = remember_buffers(self.model)  # the forward pass of a norm changes its buffers
                 with cast():
                     loss = self.loss(model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -424,7 +422,7 @@ class Trainer:
                 if observe is not None:
                     observe(parameters)
                 norm = torch.nn.utils.clip_grad_norm_(parameters.values(), limit)
-                unread.append(_Unread(step, loss.detach(), norm, buffers))
+                unread.append(_Unread(step, loss.detach(), norm, restore_buffers))
                 if read_every > 1:  # prevent updates after a step that is not finite until it is noticed
                     broken = torch.maximum(broken, 1 - torch.isfinite(loss.detach() + norm).all().float())
                     optimizer.found_inf = broken  # type: ignore[attr-defined]
@@ -473,7 +471,7 @@ class Trainer:
         seed_step(self.seed, first.step)
         indices = self.order(first.step)
         cause, advice = explain(self.model, self.examples.batch(indices), indices)
-        _restore(self.model, first.buffers)
+        first.restore_buffers()
         done = self._leave(optimizer, parameters, first.step)
         values = f"loss {first.loss.item()}, gradient norm {first.norm.item()}"
         problem = f"training diverged at step {first.step}: {values}{cause}"
@@ -638,11 +636,6 @@ def holding(weights: Mapping[str, Tensor], make: Callable[[], Model], what: str 
 
 def _on(device: torch.device, mask: Mask) -> Mask:
     return {name: kept.to(device) for name, kept in mask.items()}
-
-
-def _restore(model: nn.Module, buffers: list[Tensor]) -> None:
-    for buffer, saved in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(saved)
 
 
 def _bf16_autocast(device: torch.device) -> Callable[[], Any]:

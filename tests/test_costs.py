@@ -41,6 +41,29 @@ def test_flops_of_a_first_layer_whose_input_needs_no_gradient() -> None:
     assert flops.steps({0: 1}, nothing) == (480, 0)
 
 
+class Growing(nn.Module):
+    """A network that assigns a larger table of positions when it first needs one, beside an expanded buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.register_buffer("table", torch.zeros(1), persistent=False)
+        self.register_buffer("scale", torch.ones(1).expand(2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.table) < len(x):
+            self.table = torch.arange(float(len(x)))
+        return self.layer(x) * self.scale + self.table[: len(x), None]
+
+
+def test_counting_restores_buffers_that_the_forward_pass_replaces() -> None:
+    model = Growing()
+    before = model.table
+    count_step_flops(model, default_loss, (torch.randn(5, 3), torch.zeros(5, dtype=torch.int64)), ["layer.weight"])
+    assert model.table is before
+    assert torch.equal(before, torch.zeros(1))
+
+
 def test_counting_leaves_the_buffers_of_norms_alone() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     count_step_flops(model, default_loss, (torch.randn(5, 3), torch.zeros(5, dtype=torch.int64)), [])

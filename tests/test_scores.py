@@ -622,3 +622,14 @@ def test_wanda_tells_weights_in_one_storage_apart() -> None:
     vector = nn.utils.parameters_to_vector(together.model.parameters()).detach()
     nn.utils.vector_to_parameters(vector, together.model.parameters())
     assert equal(score(apart, "wanda")[0], score(together, "wanda")[0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_default_type_of_torch_changes_no_mask(name: str) -> None:
+    trainer, method = mlp(), make_method(name, {})
+    expected = find(trainer, method, "0.5")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert equal(find(trainer, method, "0.5"), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -107,7 +107,7 @@ def distort(images: Tensor) -> Tensor:
     num = len(images)
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.empty(num).uniform_(low, high)
+        return torch.empty(num, dtype=torch.float32).uniform_(low, high)
 
     angle, shear = uniform(-0.25, 0.25), uniform(-0.35, 0.35)
     scale_x, scale_y = uniform(0.75, 1.35), uniform(0.75, 1.35)

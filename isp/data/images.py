@@ -118,13 +118,11 @@ def random_crop(images: Tensor, size: int) -> Tensor:
     Returns:
         Images (n, channels, size, size) in [0, 1].
     """
-    num, device = len(images), images.device
-    area = torch.empty(num, device=device).uniform_(0.9, 1.0)
-    aspect = torch.empty(num, device=device).uniform_(-1.0, 1.0).mul_(float(np.log(4 / 3))).exp_()
+    num = len(images)
+    area = images.new_empty(num).uniform_(0.9, 1.0)
+    aspect = images.new_empty(num).uniform_(-1.0, 1.0).mul_(float(np.log(4 / 3))).exp_()
     width, height = (area * aspect).sqrt().clamp_(max=1), (area / aspect).sqrt().clamp_(max=1)
-    centre_x, centre_y = (
-        torch.empty(num, device=device).uniform_(-1.0, 1.0) * (1 - extent) for extent in (width, height)
-    )
+    centre_x, centre_y = (images.new_empty(num).uniform_(-1.0, 1.0) * (1 - extent) for extent in (width, height))
     across = _bicubic_weights(centre_x, width, images.shape[-1], size)
     down = _bicubic_weights(centre_y, height, images.shape[-2], size)
     return (down[:, None] @ images @ across[:, None].mT).clamp_(0, 1)

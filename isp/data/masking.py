@@ -40,7 +40,7 @@ class MaskedTexts:
     def make(cls, sentences: Sequence[str], vocabulary: Sequence[str], max_length: int) -> MaskedTexts:
         """Tokenize all sentences once."""
         tensors = to_tokens([sentences], range(len(sentences)), vocabulary, True, max_length)
-        return cls(Texts(**tensors, labels=torch.zeros(len(sentences))), tuple(vocabulary))
+        return cls(Texts(**tensors, labels=torch.zeros(len(sentences), dtype=torch.float32)), tuple(vocabulary))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -55,8 +55,8 @@ class MaskedTexts:
         inputs, _ = self.texts.batch(indices, length)
         tokens = inputs["input_ids"]
         special = torch.tensor([self.vocabulary.index(word) for word in ("[PAD]", "[CLS]", "[SEP]")])
-        chosen = ~torch.isin(tokens, special) & (torch.rand(tokens.shape) < MASK_RATE)
-        how = torch.rand(tokens.shape)
+        chosen = ~torch.isin(tokens, special) & (torch.rand(tokens.shape, dtype=torch.float32) < MASK_RATE)
+        how = torch.rand(tokens.shape, dtype=torch.float32)
         hidden = torch.where(chosen & (how < 0.8), self.vocabulary.index("[MASK]"), tokens)
         replacement = torch.randint(5, len(self.vocabulary), tokens.shape)
         hidden = torch.where(chosen & (how >= 0.9), replacement, hidden)

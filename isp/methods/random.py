@@ -24,5 +24,5 @@ def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
     scores = {}
     for name, weight in probe.weights.items():
         generator = torch.Generator().manual_seed(named_seed("random mask", seed=seed, parameter=name))
-        scores[name] = torch.rand(weight.shape, generator=generator).to(weight.device)
+        scores[name] = torch.rand(weight.shape, dtype=torch.float32, generator=generator).to(weight.device)
     return scores

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType, SimpleNamespace
+from types import CodeType, MappingProxyType, SimpleNamespace
 from typing import Any
 
 from isp.config import Study
@@ -83,14 +83,14 @@ class _Workflow:
         self.study = study.study
         self.known = {"dag": self.dag, "paths": paths, "study": study, "temp": str, "unpack": lambda function: function}
         self.read = {
-            name: {
-                block: eval(f"_arguments({body})", {**self.known, "_arguments": _arguments})
-                for block, body in blocks.items()
-            }
+            name: {block: eval(_code(body), {**self.known, "_arguments": _arguments}) for block, body in blocks.items()}
             for name, blocks in rules()[0].items()
         }
         self.patterns = [
-            (name, _compiled(output, {**paths.WILDCARDS, **blocks.get("wildcard_constraints", ((), {}))[1]}))
+            (
+                name,
+                _compiled(output, (*paths.WILDCARDS.items(), *blocks.get("wildcard_constraints", ((), {}))[1].items())),
+            )
             for name, blocks in self.read.items()
             for output in [*blocks["output"][0], *blocks["output"][1].values()]
         ]
@@ -125,7 +125,14 @@ def _called(value: Any, w: Any, inputs: Files) -> Any:
     return value(w, input=inputs) if "input" in inspect.signature(value).parameters else value(w)
 
 
-def _compiled(pattern: str, kinds: Mapping[str, str]) -> re.Pattern[str]:
+@cache
+def _code(arguments: str) -> CodeType:
+    return compile(f"_arguments({arguments})", "rule", "eval")
+
+
+@cache
+def _compiled(pattern: str, kinds: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
+    constraints = dict(kinds)
     seen: set[str] = set()
 
     def wildcard(match: re.Match[str]) -> str:
@@ -133,7 +140,7 @@ def _compiled(pattern: str, kinds: Mapping[str, str]) -> re.Pattern[str]:
         if name in seen:
             return f"(?P={name})"
         seen.add(name)
-        return f"(?P<{name}>{kinds.get(name, '[^/]+')})"
+        return f"(?P<{name}>{constraints.get(name, '[^/]+')})"
 
     escaped = re.sub(r"\\{(\w+)\\}", r"{\1}", re.escape(pattern))
     return re.compile(re.sub(r"{(\w+)}", wildcard, escaped))
