@@ -29,7 +29,7 @@ from isp.seeds import integer
 from isp.seeds import seed as named_seed
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
-from isp.tensors import by_all_names, by_first_name, is_expanded, remember_buffers, unwrapped
+from isp.tensors import by_all_names, by_first_name, check_dtypes, has_gaps, is_expanded, remember_buffers, unwrapped
 from isp.tickets import Ticket, Validation
 from isp.training import (
     Examples,
@@ -162,15 +162,17 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
 
     Raises:
         ArtifactError: If the file is missing, truncated or altered.
-        ConfigError: If the ticket belongs to another model, or has two values for a parameter that is tied in the
-            model; the model is unchanged.
+        ConfigError: If the ticket belongs to another model, has a tensor of another type than the model's, or has two
+            values for a parameter that is tied in the model; the model is unchanged.
     """
     ticket = artifacts.load_ticket(path)
     if model is None:
         return ticket
     model = unwrapped(model)
     mask = by_first_name(ticket.mask, model, f"the mask of {path}")
-    load_weights(model, ticket.weights, f"the weights of the ticket {path}")
+    what = f"the weights of the ticket {path}"
+    check_dtypes(model, ticket.weights, what)
+    load_weights(model, ticket.weights, what)
     return replace(ticket, mask=mask)
 
 
@@ -189,6 +191,12 @@ def _check_model(model: nn.Module) -> None:
             )
         if is_expanded(parameter):
             raise ConfigError(f"parameter {name!r} is expanded: several weights share memory; clone it")
+        if parameter.requires_grad and has_gaps(parameter):
+            raise ConfigError(
+                f"parameter {name!r} is part of a larger tensor (shape {tuple(parameter.shape)}, strides "
+                f"{parameter.stride()}), beside whose weights torch's fused AdamW would write; replace it by "
+                "torch.nn.Parameter(parameter.detach().contiguous())"
+            )
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True and any(p.requires_grad for p in module.parameters(recurse=False)):
             raise ConfigError(f"module {name!r} has sparse gradients, which AdamW cannot use; set its sparse to False")
@@ -221,14 +229,19 @@ def _validation(trainer: Trainer, chooses: Any, collate: Collate | None) -> Vali
     def score(weights: Mapping[str, Tensor]) -> float:
         load_weights(model, weights)
         model.eval()
-        return float(chooses(model)) if given else -_mean_loss(trainer, examples)
+        value = chooses(model) if given else -_mean_loss(trainer, examples)
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):  # of a tensor of several numbers
+            raise ConfigError(f"validation: must return a number, got {type(value).__name__} {value!r:.80}") from None
+        if math.isnan(number):
+            raise ConfigError("validation: the score of a model is NaN, so it cannot be used to choose")
+        return number
 
     given = callable(chooses)
     examples = trainer.examples if given else make_examples(chooses, model, "validation", collate)
     with counting(model) as counter:
-        initial = score(state_of(model).weights)
-    if math.isnan(initial):
-        raise ConfigError("validation: the score of the initial model is NaN, so it cannot be used to choose")
+        score(state_of(model).weights)
     return Validation(score=score, cost=counter.cost())
 
 

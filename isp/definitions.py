@@ -175,7 +175,7 @@ class TaskDefinition(Settings):
             key: getattr(self, key) for key in ("num_examples", "classes", "metrics", "num_validation", "split")
         }
         # Version 1 let training and validation share a group if its images were of different classes.
-        common["version"] = 2 if self.split == "groups" else 1
+        common["version"] = 3 if self.split == "groups" else 1
         if self.kind == "texts":
             return TextTask(source=source, **common)
         return ImageTask(source=source, templates=self.templates, **common)

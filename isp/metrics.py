@@ -29,19 +29,22 @@ def matthews(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Return the Pearson correlation, or 0 if all outputs are equal. Outputs (n,) or (n, 1), labels (n,)."""
+    """Return the Pearson correlation, or 0 if all outputs or labels are equal. Outputs (n,) or (n, 1), labels (n,)."""
     from scipy.stats import pearsonr
 
-    if np.ptp(outputs) == 0:
+    if np.ptp(outputs) == 0 or np.ptp(labels) == 0:
         return 0.0
     return float(pearsonr(outputs.reshape(-1), labels).statistic)
 
 
 def spearman(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Return the Spearman rank correlation, or 0 if all outputs are equal. Outputs (n,) or (n, 1), labels (n,)."""
+    """Return the Spearman rank correlation, or 0 if all outputs or labels are equal.
+
+    Outputs (n,) or (n, 1), labels (n,).
+    """
     from scipy.stats import spearmanr
 
-    if np.ptp(outputs) == 0:
+    if np.ptp(outputs) == 0 or np.ptp(labels) == 0:
         return 0.0
     return float(spearmanr(outputs.reshape(-1), labels).statistic)
 

@@ -94,6 +94,29 @@ def by_all_names(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, T
     return {name: tensors[first] for name, first in first_names(model).items()}
 
 
+def check_dtypes(model: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Check that tensors have the types of those of the model, so that none is rounded when it is copied there.
+
+    Tensors that the model lacks are not checked.
+
+    Args:
+        model: Model to which they belong.
+        tensors: Tensors by name, see `by_first_name`.
+        what: Description of `tensors` for the error message.
+
+    Raises:
+        ConfigError: If one has another type; the message names it and both types.
+    """
+    own = tensors_of(model)
+    for name, tensor in by_first_name(tensors, model, what).items():
+        if name in own and own[name].dtype != tensor.dtype:
+            given, has = (str(each.dtype).removeprefix("torch.") for each in (tensor, own[name]))
+            way = f": model.to(torch.{given})" if tensor.is_floating_point() or tensor.is_complex() else ""
+            raise ConfigError(
+                f"{what}: {name!r} is {given}, but {has} in the model; first convert the model, or its tensor{way}"
+            )
+
+
 def first_names_by_place(model: nn.Module) -> dict[str, str]:
     """Return the first name of each parameter and buffer, by the name of each module attribute that refers to it.
 
@@ -195,6 +218,12 @@ def remember_buffers(model: nn.Module, unsaved_only: bool = False) -> Callable[[
                     buffer.copy_(value)
 
     return restore
+
+
+def has_gaps(tensor: Tensor) -> bool:
+    """Return whether memory between the tensor's elements belongs to others, as in a slice of columns."""
+    begin, end = extent(tensor)[1:]
+    return 0 < tensor.numel() * tensor.itemsize < end - begin
 
 
 def is_expanded(tensor: Tensor) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sys
 from collections import UserDict
 from decimal import Decimal
@@ -339,6 +340,25 @@ def test_a_layer_without_weights_is_left_out(method: str) -> None:
     ticket = isp.prune(model, UNUSUAL, sparsity=0.5, method=method, **SHORT)
     assert list(ticket.mask) == ["body.weight", "head.weight"]
     assert float(sum((~kept).sum() for kept in ticket.mask.values())) == (8 * 32 + 32 * 3) / 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([None], "validation: must return a number, got NoneType None"),
+        (["high"], "validation: must return a number, got str 'high'"),
+        ([torch.ones(2)], r"validation: must return a number, got Tensor tensor\(\[1., 1.\]\)"),
+        ([math.nan], "validation: the score of a model is NaN"),
+        ([0.5, 0.7, math.nan, 0.6], "validation: the score of a model is NaN"),
+    ],
+)
+def test_validation_scores_that_cannot_choose(values: list[Any], message: str) -> None:
+    given = iter(values)
+    model = tiny_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ConfigError, match=message):
+        isp.prune(model, DATA, sparsity=0, method="greedy_soup", validation=lambda model: next(given), **SHORT)
+    assert equal(before, dict(model.state_dict()))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TrainingDiverged])

@@ -275,6 +275,17 @@ def test_a_split_is_disjoint_and_of_the_size_that_was_asked_for(counts: list[int
         assert not set(split.train // 3) & set(split.validation // 3)
 
 
+def test_whole_groups_keep_the_shares_of_the_classes() -> None:
+    """As in GTSRB: tracks of 30 frames, 5 to 40 tracks a class; every class is within one track of its share."""
+    tracks = np.array([5, 5, 6, 7, 7, 8, 10, 14, 20, 26, 33, 40])
+    labels = np.repeat(np.repeat(np.arange(12), tracks), 30)
+    split = carve(labels, 540, "groups", groups=np.arange(len(labels)) // 30)
+    held = np.bincount(labels[split.validation], minlength=12)
+    assert held.sum() == 540
+    assert held.min() >= 30
+    assert np.abs(held - tracks * 30 * 540 / len(labels)).max() < 30
+
+
 def test_frames_of_one_traffic_sign_stay_together(tmp_path: Path) -> None:
     """GTSRB: names are <track>_<frame>, track numbers restart in every class."""
     task = registry.load("task", "gtsrb").TASK
@@ -339,10 +350,13 @@ def test_a_file_name_without_a_group_is_an_error_of_a_definition(tmp_path: Path,
 
 
 def test_jobs_of_a_definition_with_groups_rerun_after_the_split_changed() -> None:
-    """Version 1 split the images of a group by class; definitions without groups have the jobs that they had."""
-    assert task_of(json.dumps(SCANS)).version == 2
+    """Version 1 split the images of a group by class, version 2 ignored the shares of the classes.
+
+    Definitions without groups have the jobs that they had.
+    """
+    assert task_of(json.dumps(SCANS)).version == 3
     assert task_of(json.dumps(SCANS | {"split": "stratified", "group": ""})).version == 1
-    assert registry.load("task", "gtsrb").TASK.version == 1
+    assert registry.load("task", "gtsrb").TASK.version == 2
 
 
 def test_limits_take_the_first_and_never_move_an_example_to_the_other_side() -> None:

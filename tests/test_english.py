@@ -134,6 +134,15 @@ def test_english_of_pages(page: Path) -> None:
     assert [fault for fault in seen if not fault.endswith(repr(FORBIDDEN[WHAT]))] == []
 
 
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))], ids=str)
+def test_code_on_pages_follows_the_style(page: Path) -> None:
+    """A reader copies it into files to which these rules apply."""
+    assert [fault for code in BLOCK.findall(page.read_text(encoding="utf-8")) for fault in faults(code)] == []
+
+
 @pytest.mark.parametrize(
     ("source", "fault"),
     [

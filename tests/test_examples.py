@@ -182,6 +182,12 @@ def with_lazy() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
 
 
+def with_gaps() -> nn.Module:
+    layer = nn.Linear(40, 3)
+    layer.weight = nn.Parameter(torch.rand(3, 50)[:, :40])
+    return nn.Sequential(nn.Flatten(), layer)
+
+
 def with_expanded() -> nn.Module:
     layer = nn.Linear(40, 3)
     layer.weight = nn.Parameter(torch.rand(1, 40).expand(3, 40))
@@ -242,6 +248,7 @@ class Extra(nn.Linear):
     [
         (with_lazy, "'1.weight' has no shape yet"),
         (with_expanded, "'1.weight' is expanded"),
+        (with_gaps, r"'1.weight' is part of a larger tensor \(shape \(3, 40\), strides \(50, 1\)\)"),
         (with_nan, "'up.bias' contains NaN or infinite values"),
         (with_quantized, "'table' is a sparse_coo tensor"),
         (lambda: nn.Sequential(nn.Flatten(), Extra(40, 3)), r"1: has extra state \(get_extra_state, a dict\)"),

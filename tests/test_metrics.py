@@ -65,9 +65,10 @@ def test_majority_by_hand() -> None:
     assert majority("pearson", np.array([1.0, 2.0]), 1) == 0
 
 
-def test_outputs_that_are_all_the_same_correlate_with_nothing() -> None:
+def test_outputs_or_labels_that_are_all_the_same_correlate_with_nothing() -> None:
     for metric in ("pearson", "spearman"):
         assert score(metric, np.ones((4, 1)), np.arange(4.0)) == 0
+        assert score(metric, np.arange(4.0)[:, None], np.ones(4)) == 0
 
 
 def test_what_a_task_may_be_scored_by() -> None:

@@ -633,3 +633,15 @@ def test_the_default_type_of_torch_changes_no_mask(name: str) -> None:
         assert equal(find(trainer, method, "0.5"), expected)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["snip", "grasp", "wanda"])
+def test_scores_in_half_precision_are_near_those_of_the_same_weights(name: str, dtype: torch.dtype) -> None:
+    """Weights and examples are the same; hardly any score vanishes."""
+    inputs, trained = drawn(40, 5, 8).to(dtype), attentive().model.to(dtype)
+    half = score(trainer_of(trained, Fixed(inputs)), name)[0]
+    exact = score(trainer_of(copy.deepcopy(trained).double(), Fixed(inputs.double())), name)[0]
+    for key, expected in exact.items():
+        assert torch.cosine_similarity(half[key].double().flatten(), expected.flatten(), dim=0) > 0.97
+        assert half[key].count_nonzero() >= 0.98 * expected.count_nonzero()

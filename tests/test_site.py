@@ -28,7 +28,6 @@ from tools.docs import (
     navigation,
     outputs,
     pages,
-    results,
     study_file,
 )
 
@@ -171,13 +170,6 @@ def test_every_output_is_described(page: Callable[[str], str]) -> None:
     tables = re.findall(r'"(\w+)\.md"|for name in \(("scores".*?)\)', (ROOT / "workflow/rules/report.smk").read_text())
     names = {name for single, several in tables for name in [single, *re.findall(r'"(\w+)"', several)] if name}
     assert names | {"plan"} == set(re.findall(r"^\| `tables/(\w+)` \|", text, re.MULTILINE))
-
-
-def test_an_excerpt_of_scores_has_the_rows_of_its_variants() -> None:
-    scores = (
-        "| a on b | 0 |\n| --- | --- |\n| dense | 1 |\n| isp | 2 |\n| isp_n0 | 3 |\n\n| c on d | 0 |\n| --- | --- |\n"
-    )
-    assert results.excerpt(scores, ["isp"]) == "| a on b | 0 |\n| --- | --- |\n| isp | 2 |"
 
 
 # --- Markdown, links, navigation --------------------------------------------------------------------------------------

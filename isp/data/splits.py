@@ -11,7 +11,8 @@ from isp.errors import DataError
 
 Rule = Literal["random", "stratified", "groups"]
 """Rule by which validation examples are chosen: at random; with the shares of the classes preserved; or by whole groups
-(such as the frames of one physical traffic sign), so that nothing in validation has a near-duplicate in training."""
+(such as the frames of one physical traffic sign), so that nothing in validation has a near-duplicate in training, and
+the shares of the classes preserved as far as whole groups can."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def carve(
     """Carve off a validation split by a permutation from a fixed seed (0, as in task vectors), the same for all seeds.
 
     Args:
-        labels: Labels of the official training split, (n,); only the rule "stratified" uses them.
+        labels: Labels of the official training split, (n,); the rule "random" does not use them.
         num_validation: Number of validation examples; None: min(10 %, 5000).
         rule: Rule by which they are chosen. "groups" takes whole groups as long as they fit, so it may give slightly
             fewer. The training part always has n - `num_validation` examples.
@@ -57,7 +58,7 @@ def carve(
     elif groups is None:
         raise DataError("the split rule 'groups' needs a source that provides the group of each example")
     else:
-        held = _whole_groups(groups[order], size)
+        held = _whole_groups(labels[order], groups[order], size)
         if not held.any():
             raise DataError(
                 f"num_validation = {size}: smaller than every group; must be at least the size of one group"
@@ -77,12 +78,31 @@ def _share_of_each(labels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(rank < quota[of])
 
 
-def _whole_groups(groups: np.ndarray, size: int) -> np.ndarray:
-    """Choose the first groups that fit into `size` together; bool (n,)."""
+def _whole_groups(labels: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
+    """Choose groups that fit into `size` together, classes in proportion as far as possible; bool (n,).
+
+    The next group is always the first one that fits of the class that lacks most of its share. Classes of several
+    groups that have none come first. A group of several classes is one of its most frequent class.
+    """
     _, first, of, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    _, classes = np.unique(labels, return_inverse=True)
+    held = np.zeros((len(counts), classes.max() + 1), dtype=int)  # examples by group and class
+    np.add.at(held, (of, classes), 1)
+    lacking = held.sum(0) * size / len(labels)
     chosen = np.zeros(len(counts), dtype=bool)
+    waiting: dict[int, list[int]] = {number: [] for number in range(len(lacking))}
     for group in np.argsort(first):
-        if counts[group] <= size:
-            chosen[group] = True
-            size -= counts[group]
+        waiting[int(held[group].argmax())].append(int(group))
+    without = {number for number, of_class in waiting.items() if len(of_class) > 1}
+    while waiting:
+        number = max(waiting, key=lambda each: (each in without, lacking[each]))
+        group = next((each for each in waiting[number] if counts[each] <= size), None)
+        if group is None:
+            del waiting[number]
+            continue
+        waiting[number].remove(group)
+        without.discard(number)
+        chosen[group] = True
+        size -= counts[group]
+        lacking -= held[group]
     return np.asarray(chosen[of])

@@ -14,8 +14,11 @@ well, which shrinks them relative to their targets; temperature 1 scores the tru
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -45,6 +48,9 @@ def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
     Raises:
         ConfigError: If the temperature is not 1 and the model has no logits to divide.
     """
+    # A power of two changes no bit of the result, and in fp16 gradients of divided logits would vanish without it.
+    scale = 2.0 ** round(math.log2(settings.temperature))
+    probe = replace(probe, loss=partial(_scaled, probe.loss, scale))
     weights = list(probe.weights.values())
     total = {name: torch.zeros_like(weight, dtype=sum_type(weight)) for name, weight in probe.weights.items()}
     with tempered(probe.model, settings.temperature):
@@ -56,7 +62,12 @@ def scores(probe: Probe, settings: Settings, seed: int) -> dict[str, Tensor]:
             products = torch.autograd.grad(flow, weights, materialize_grads=True)  # type: ignore[arg-type]
             for name, product in zip(total, products, strict=True):
                 total[name] += product
-    return {name: (weight * total[name]).detach() / settings.batches for name, weight in probe.weights.items()}
+    divisor = settings.batches * scale**2
+    return {name: (weight * total[name]).detach() / divisor for name, weight in probe.weights.items()}
+
+
+def _scaled(loss: Callable[[nn.Module, Any], Tensor], scale: float, model: nn.Module, batch: Any) -> Tensor:
+    return loss(model, batch) * scale
 
 
 @contextmanager

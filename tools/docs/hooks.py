@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tools.docs import links, navigation, pages, results  # noqa: E402
+from tools.docs import links, navigation, pages  # noqa: E402
 
 _REMOTE = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=["']?(?:https?:)?//[^>]*>""")
 _log = logging.getLogger("mkdocs.hooks")  # a warning there fails a strict build
 VERDICT = "<!-- verdict -->"
 """The place on the start page of the table that `isp verdict` writes to docs/verdict.md."""
-TUTORIAL = re.compile(r"<!-- table: (.*?) -->")
-"""The place in the tutorial of its table: rows of the default study, which has the same settings."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -37,14 +35,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Include tables, and change links that lead out of the site."""
+    """Include the verdict, and change links that lead out of the site."""
     if page.file.src_uri == "index.md":
         verdict = files.get_file_from_path("verdict.md")
         markdown = markdown.replace(VERDICT, _section(verdict.content_string) if verdict else "")
-    scores = ROOT / "docs" / "results" / "quick" / "tables" / "scores.md"
-    for variants in TUTORIAL.findall(markdown):
-        table = results.excerpt(scores.read_text(encoding="utf-8"), variants.split(", "))
-        markdown = markdown.replace(f"<!-- table: {variants} -->", table)
     if "/tables/" in page.file.src_uri:
         page.meta["search"] = {"exclude": True}
     known = {file.src_uri for file in files}

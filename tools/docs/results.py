@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -39,14 +39,3 @@ def page(folder: Path) -> str:
     parts += ["## Files", f"Tables: {', '.join(links)}." if links else ""]
     parts.append(f"Data: {', '.join(f'[{name}]({name})' for name in files)}.")
     return "\n\n".join(part for part in parts if part)
-
-
-def excerpt(scores: str, variants: Collection[str]) -> str:
-    """Return the first table of a `scores.md`, with the rows of some variants only.
-
-    Args:
-        scores: Content of the file.
-        variants: Names of the variants to keep.
-    """
-    header, rule, *rows = scores.split("\n\n")[0].splitlines()
-    return "\n".join([header, rule, *(row for row in rows if row.split("|")[1].strip() in variants)])
