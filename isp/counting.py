@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -79,14 +80,26 @@ class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **(kwargs or {}))
         packet = getattr(func, "_overloadpacket", func)
         if packet in self.formulas:
-            flops = self.formulas[packet](*args, **(kwargs or {}), out_val=out)
-            for arg in args:
-                if flops and (owner := self.memory.owner(arg)):
-                    self.flops[owner[0]] += flops
+            for place, arg in enumerate(args):
+                if owner := self.memory.owner(arg):
+                    reading = _reading(place, packet, args)
+                    self.flops[owner[0]] += self.formulas[packet](*reading, **(kwargs or {}), out_val=out)
         elif self.follow and packet not in _LOOKUPS:
             for name in self.memory.follow(packet, args, out):
                 self.readers[name].add(str(packet))
         return out
+
+
+def _reading(place: int, packet: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments of an operation without the products that do not read the argument at `place`.
+
+    The backward pass of a convolution is one operation of two products: the gradient of its input (argument 1) reads
+    the weight (argument 2), and that of the weight reads the input.
+    """
+    if packet is not _aten.convolution_backward:
+        return args
+    *others, gradients = args
+    return (*others, [wanted and place != of for of, wanted in enumerate(gradients, start=1)])
 
 
 class WorkCounter:
@@ -164,12 +177,26 @@ def _grouped_mm_flops(a_shape: torch.Size, b_shape: torch.Size, *_: Any, **__: A
     return int(2 * groups * a_shape[-2] * a_shape[-1] * b_shape[-1])
 
 
+def _convolution_backward_flops(
+    gradient_shape: torch.Size, in_shape: torch.Size, weight_shape: torch.Size, *settings: Any, **__: Any
+) -> int:
+    """Return the FLOPs of the gradients of a convolution: each costs as much as its forward pass.
+
+    There, every weight is multiplied once at every position of the output, or of the input if it is transposed. Torch's
+    own formula overcounts the gradient of the weight by the number of groups.
+    """
+    *_, transposed, _, _, (of_input, of_weight, _) = settings
+    batch, _, *positions = in_shape if transposed else gradient_shape
+    return int(2 * (of_input + of_weight) * batch * math.prod(positions) * math.prod(weight_shape))
+
+
 def _flop_counter() -> FlopCounterMode:
-    """Return torch's counter with a formula that it lacks, and without its tracking of modules.
+    """Return torch's counter with formulas that it lacks or has wrong, and without its tracking of modules.
 
     The hooks of that tracking fail where a module computes weights.
     """
-    counter = FlopCounterMode(display=False, custom_mapping={_aten._grouped_mm: _grouped_mm_flops})
+    formulas = {_aten._grouped_mm: _grouped_mm_flops, _aten.convolution_backward: _convolution_backward_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
     counter.mod_tracker = _Untracked()  # type: ignore[assignment]
     return counter
 

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, rnn
+from torch.utils.checkpoint import checkpoint
 
 from isp.costs import Cost
 from isp.counting import count_step_flops, counting
 from isp.losses import default_loss
+from isp.masks import Mask
 from tests.support.models import Noisy, tiny_model
 
 
@@ -97,6 +101,124 @@ def test_flops_of_vit_b32_by_hand() -> None:
     attention = 12 * 12 * 2 * (2 * 50 * 50 * 64)  # layers, heads, two products
     patches = 2 * 49 * 768 * 3 * 32 * 32  # the images need no gradient
     assert flops.total == (3 * (blocks + attention + projection) + 2 * patches,)
+
+
+CONVOLUTIONS = {
+    1: (nn.Conv1d, nn.ConvTranspose1d),
+    2: (nn.Conv2d, nn.ConvTranspose2d),
+    3: (nn.Conv3d, nn.ConvTranspose3d),
+}
+PASSES: list[tuple[bool, dict[str, int], int, int]] = [
+    (False, {}, 9, 7),
+    (False, {"stride": 2}, 5, 2),
+    (False, {"padding": 1}, 11, 11),
+    (False, {"dilation": 2}, 7, 3),
+    (False, {"stride": 2, "padding": 1, "dilation": 2}, 5, 2),
+    (True, {}, 11, 13),
+    (True, {"stride": 2, "padding": 1, "output_padding": 1}, 11, 22),
+    (True, {"dilation": 2}, 11, 15),
+]
+"""Whether two convolutions with kernels of width 3 are transposed, their settings, and at how many positions each
+multiplies its kernel, if inputs have width 11: positions of the output, or of the input if it is transposed."""
+
+
+def masked(model: nn.Module, names: Iterable[str], kept: int) -> Mask:
+    """Keep the weights of the first outputs, or inputs if the layer is transposed."""
+    mask = {name: torch.zeros_like(model.get_parameter(name)).bool() for name in names}
+    for each in mask.values():
+        each[:kept] = True
+    return mask
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("transposed", "settings", "first", "second"), PASSES)
+def test_flops_of_convolutions_by_hand(
+    dims: int, groups: int, transposed: bool, settings: dict[str, int], first: int, second: int
+) -> None:
+    """Batch 2, 4 channels to 8 to 4; with 4 groups, each channel is convolved alone.
+
+    A weight is multiplied at each position of each example: forward, for its gradient, and in the second layer for that
+    of its input.
+    """
+    layer = CONVOLUTIONS[dims][transposed]
+    model = nn.Sequential(layer(4, 8, 3, groups=groups, **settings), layer(8, 4, 3, groups=groups, **settings))
+    flops = count_step_flops(model, squares, torch.randn(2, 4, *[11] * dims), ["0.weight", "1.weight"])
+    once = [2 * 2 * positions**dims * (4 * 8 // groups) * 3**dims for positions in (first, second)]
+    assert flops.by_weight == {"0.weight": (2 * once[0],), "1.weight": (3 * once[1],)}
+    assert flops.total == (2 * once[0] + 3 * once[1],)
+    executed = flops.total[0]
+    assert flops.steps({0: 1}, masked(model, flops.by_weight, 0)) == (executed, 0)
+    assert flops.steps({0: 1}, masked(model, flops.by_weight, 8)) == (executed, executed)
+    assert 0 < flops.steps({0: 1}, masked(model, flops.by_weight, 1))[1] < executed / 2
+
+
+def test_flops_of_a_separable_network_by_hand() -> None:
+    """A depthwise and a pointwise convolution of 8 x 8 pixels, normalised; 5 examples, 32 channels, a linear head."""
+    model = nn.Sequential(
+        nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 16, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+    )
+    names = ["0.weight", "3.weight", "6.weight"]
+    flops = count_step_flops(model, squares, torch.randn(5, 32, 8, 8), names)
+    depthwise, pointwise, head = 2 * 5 * 64 * 32 * 9, 2 * 5 * 64 * 32 * 16, 2 * 5 * 16 * 4
+    assert flops.by_weight == {names[0]: (2 * depthwise,), names[1]: (3 * pointwise,), names[2]: (3 * head,)}
+    assert flops.total == (2 * depthwise + 3 * pointwise + 3 * head,)
+
+
+def test_flops_of_convolutions_that_need_only_one_gradient() -> None:
+    """2 examples of 4 x 4 positions; two groups of 4 weights."""
+    model, inputs = nn.Conv2d(4, 4, 1, groups=2, bias=False), torch.randn(2, 4, 4, 4)
+    once = 2 * 2 * 16 * 8
+    for trained, differentiable in [(True, False), (False, True), (True, True)]:
+        model.weight.requires_grad_(trained)
+        with counting(model) as counter:
+            squares(model, inputs.detach().requires_grad_(differentiable)).backward()
+        assert counter.cost().flops == (1 + trained + differentiable) * once
+
+
+def convolved(inputs: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(inputs, weight, padding=1).tanh()
+
+
+def convolved_internally(inputs: Tensor, weight: Tensor) -> Tensor:
+    return torch._convolution(inputs, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, False, False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("convolve", "passes"),
+    [
+        (convolved, 2),
+        (convolved_internally, 2),
+        (lambda inputs, weight: F.conv2d(inputs, weight, padding="same", dilation=2), 2),
+        (lambda inputs, weight: convolved(inputs[0], weight), 2 / 2),
+        (lambda inputs, weight: convolved(inputs, 2 * weight), 2),
+        (lambda inputs, weight: convolved(inputs.bfloat16(), weight.bfloat16()), 2),
+        (lambda inputs, weight: checkpoint(convolved, inputs, weight, use_reentrant=False), 3),
+        (lambda inputs, weight: convolved(weight, inputs), 2),
+    ],
+    ids=["padded", "internal", "same", "unbatched", "scaled", "cast", "checkpointed", "as input"],
+)
+def test_flops_of_convolutions_in_other_ways(convolve: Callable[[Tensor, Tensor], Tensor], passes: float) -> None:
+    """2 images of 3 x 3 pixels under 2 kernels: forward and one gradient; a checkpoint repeats the forward pass."""
+
+    class Convolving(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 3, 3, 3))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return convolve(inputs, self.weight)
+
+    model = Convolving()
+    flops = count_step_flops(model, squares, torch.randn(2, 3, 3, 3), ["weight"])
+    assert flops.total == (passes * 2 * 2 * 9 * 54,)
+    assert flops.by_weight == {"weight": flops.total}
 
 
 class Recurrent(nn.Module):
