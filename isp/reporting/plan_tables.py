@@ -117,6 +117,13 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
     ]
     if "starts" in plan:
         found.append(_starts(plan))
+    elif total["overhead_seconds"]:
+        here = total["overhead_seconds"]
+        found.append(
+            f"Of the hours, {here / 3600:,.2f} ({here / total['seconds']:.0%}) are overhead: starts, reading and "
+            f"writing, with the same seconds assumed for every job. --calibrate measures it on this machine, where it "
+            f"is often far less."
+        )
     if total["selections"]:
         found.append(
             f"Runs that prune during training select {total['selections']:,} masks, which takes "
