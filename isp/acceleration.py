@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from isp.errors import ConfigError, IspError
+from isp.errors import ConfigError, IspError, reason
 from isp.forms import CSR, DENSE, ONEDNN, SPARSE, Attention, Form, attends_to_itself, difference, forms_of
 from isp.prunable import is_conv1d
 from isp.tensors import copy_of
@@ -365,8 +365,7 @@ def _run(model: nn.Module, example: Any, run: Callable[[nn.Module, Any], Any]) -
     except IspError:
         raise
     except Exception as error:  # any error of the model's code
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"example: the model does not accept it ({type(error).__name__}: {reason:.300})") from error
+        raise ConfigError(f"example: the model does not accept it ({reason(error)})") from error
     tensors = list(_tensors(output))
     if not tensors:
         raise ConfigError(f"example: the model must return a tensor, got {type(output).__name__}")

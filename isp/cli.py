@@ -25,13 +25,17 @@ from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from isp import files, registry, stages
-from isp.errors import ArtifactError, ConfigError, IspError
+from isp.errors import ArtifactError, ConfigError, IspError, unknown
 from isp.parsing import load_yaml
 from isp.runtime.instructions import InstructionSet
 from isp.untrusted import printable
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from isp.config import Study
+    from isp.families import Method
+    from isp.training import Training
 
 out = Console()
 err = Console(stderr=True)
@@ -57,6 +61,8 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command to call: the stage itself."""
+        if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
+            raise ConfigError(unknown("command", args[0], self.list_commands(ctx)))
         if args[0] not in stages.NAMES:
             return super().resolve_command(ctx, args)
         one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -116,7 +122,11 @@ def run(
         str, typer.Option(help="Name of the method, or path of its file; see `isp list methods`.")
     ] = "isp_mean",
     sparsity: Annotated[
-        list[str] | None, typer.Option(help="Fraction of prunable weights that are zero, in [0, 1); may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Fraction of prunable weights that are zero, in [0, 1); may be repeated. Default: 0.9 for a method "
+            "that always prunes, otherwise 0."
+        ),
     ] = None,
     backbone: Annotated[
         str | None,
@@ -150,10 +160,11 @@ def run(
     """Run one method on one task through the workflow, as a study of one cell, and print its table.
 
     The study file, its tickets and its tables are written to results/run-<hash of the settings>/ below the current
-    folder. Finished jobs are not rerun.
+    folder. Finished jobs are not rerun. If the rounds of ISP at the default `segment_fraction` take longer than the
+    training, `segment_fraction` is lowered until they fit, and a line says so.
     """
     from isp.config import parse_study
-    from isp.families import traits_of
+    from isp.families import make_method, traits_of
     from isp.sparsity import parse_sparsity
 
     command, settings = _snakemake(), _settings(set_ or [])
@@ -183,10 +194,24 @@ def run(
             }
         ],
     }
-    # Not part of the digest: further sparsities use the same folder and share finished jobs.
+    asked = sorted({parse_sparsity(value) for value in sparsity or (["0.9"] if prunes == "always" else [])})
+    if asked:
+        dense = {"variants": {"dense": {"method": "dense"}}, "grid": [{**values["grid"][0], "variants": ["dense"]}]}
+        protocol = parse_study({"study": "run", **values, **dense}, "isp run")
+        chosen = make_method(method, settings["method"], f"isp run: variants.{variant}")
+        training_ = protocol.protocol(backbone, task)
+        if (lowered := _fitting_segments(chosen, training_, protocol.num_train(task), asked[-1])) is not None:
+            settings["method"]["segment_fraction"] = lowered
+            err.print(
+                f"isp run: segment_fraction is lowered to {lowered:.4g}, so that the rounds to sparsity {asked[-1]} "
+                f"fit into {training_.steps} steps; choose it by --set method.segment_fraction=VALUE, or more steps by "
+                "--set training.steps=VALUE",
+                highlight=False,
+                soft_wrap=True,
+            )
+    # Sparsities are not part of the digest: further ones use the same folder and share finished jobs.
     digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=4).hexdigest()
-    asked = sparsity or (["0.9"] if prunes == "always" else [])
-    values["grid"][0]["sparsities"] = sorted({str(parse_sparsity(s)) for s in asked})
+    values["grid"][0]["sparsities"] = [str(value) for value in asked]
     study = parse_study({"study": f"run-{digest}", "data_root": str(data_root), **values}, "isp run")
     folder, content = Path("results") / study.study, study.model_dump(mode="json")
     if in_epochs:
@@ -199,6 +224,23 @@ def run(
         f"{(folder / 'tables/costs.txt').read_text(encoding='utf-8')}\n"
         f"Tables, figures, tickets, report.html: {folder}/\nTry a ticket: {_try_ticket(study)}"
     )
+
+
+def _fitting_segments(method: Method, training: Training, num_train: int, target: Decimal) -> float | None:
+    """Return the `segment_fraction` for a method whose rounds exceed T at the default one; None: keep the setting.
+
+    It is the largest one with which the rounds end within four fifths of T, so that a fifth is left for the final mask.
+    """
+    from isp.methods import isp
+
+    settings, steps_per_epoch = method.settings, num_train // training.batch_size
+    if not isinstance(settings, isp.Settings) or "segment_fraction" in settings.model_fields_set or not steps_per_epoch:
+        return None
+    count = len(isp.sparsities(settings, target))
+    if not settings.chained or isp.steps_until(settings, count - 1, steps_per_epoch) < training.steps:
+        return None
+    unit = max(1, 4 * training.steps // 5 // (count * (count + 1) // 2))
+    return unit / steps_per_epoch if unit < isp.segment_unit(settings, steps_per_epoch) else None
 
 
 def _try_ticket(study: Study) -> str:
@@ -274,6 +316,8 @@ def compare(
         out.print(escape(printable(notes)), highlight=False)
 
 
+REFERENCE = Path("docs/results")
+"""Results of the repository; the pages about them are only written from these."""
 Reference = Annotated[
     Path, typer.Option(help="Folder of studies' results; those with metrics.csv and study.json are read.")
 ]
@@ -281,35 +325,74 @@ Reference = Annotated[
 
 @app.command()
 def verdict(
-    results: Reference = Path("docs/results"),
-    output: Annotated[Path, typer.Option(help="Page to write.")] = Path("docs/verdict.md"),
+    results: Reference = REFERENCE,
+    output: Annotated[
+        Path | None, typer.Option(help="Page to write. Default: docs/verdict.md if the results are docs/results.")
+    ] = None,
     readme: Annotated[
-        Path,
-        typer.Option(help="Page with the comments verdict:begin and verdict:end, between which the table is written."),
-    ] = Path("README.md"),
+        Path | None,
+        typer.Option(
+            help="Page with the comments verdict:begin and verdict:end, between which the table is written. Default: "
+            "README.md if the results are docs/results."
+        ),
+    ] = None,
 ) -> None:
-    """Write the verdict table: each claim of the paper, its figure, ours, and whether it was reproduced.
+    """Print the verdict table: each claim of the paper, its figure, ours, and whether it was reproduced.
 
-    All figures are computed from the CSV files of the studies and of the paper's tables. The page also has the rules by
-    which each claim is decided; the README gets the table only.
+    All figures are computed from the CSV files of the studies and of the paper's tables. A page also has the rules by
+    which each claim is decided; the README gets the table only. Without --results, both pages of the repository are
+    written. With other results, only the pages that --output and --readme name are.
     """
     from isp.reporting import evidence
 
     lines = evidence.verdict_lines(evidence.read_results(results))
-    block = evidence.table(lines, readme.parent, legend=False)
-    text = evidence.insert(files.read_text(readme), "verdict", block, readme)
-    files.write_bytes(output, evidence.page(lines, output.parent).encode())
-    files.write_bytes(readme, text.encode())
+    if _same(results, REFERENCE):
+        output, readme = output or Path("docs/verdict.md"), readme or Path("README.md")
+    texts: dict[Path, str] = {}
+    if readme:
+        texts[readme] = evidence.insert(
+            _read_page(readme), "verdict", evidence.table(lines, readme.parent, legend=False), readme
+        )
+    if output:
+        texts[output] = evidence.page(lines, output.parent)
+    for path, text in texts.items():
+        files.write_bytes(path, text.encode())
+    if not texts:
+        typer.echo(printable(evidence.plain(lines)), nl=False)
+        return
     for line in lines:
         typer.echo(f"{line.verdict:>14}  {line.claim.statement}")
 
 
+def _same(first: Path, second: Path) -> bool:
+    """Return whether two paths are the same folder."""
+    return first.resolve() == second.resolve()
+
+
+def _read_page(path: Path) -> str:
+    """Read a page into which a table is inserted.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        return files.read_text(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing page") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8; save it as UTF-8") from None
+
+
 @app.command()
 def regime(
-    results: Reference = Path("docs/results"),
-    output: Annotated[Path, typer.Option(help="Path of the png and csv to write, without the suffix.")] = Path(
-        "docs/regime"
-    ),
+    results: Reference = REFERENCE,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Path of the png and csv to write, without the suffix. Default: docs/regime if the results are "
+            "docs/results."
+        ),
+    ] = None,
     page: Annotated[
         Path | None,
         typer.Option(help="Page with the comments regime:begin and regime:end, between which the table is written."),
@@ -317,7 +400,8 @@ def regime(
 ) -> None:
     """Draw the gap to lottery tickets and the gain by denoisers against the length of training, from several studies.
 
-    Studies belong to one line if they differ in the number of epochs only. Without --page, no table is written.
+    Studies belong to one line if they differ in the number of epochs only. Without --page, no table is written. With
+    other results than docs/results, only what --output and --page name is written; without both, the table is printed.
     """
     from isp.reporting import drawing, evidence
     from isp.reporting import regime as regimes
@@ -325,13 +409,19 @@ def regime(
     figure, rows = regimes.regime(evidence.read_results(results))
     if not rows:
         raise ConfigError(f"{results}: no two studies differ in the epochs of training only; run more of config/regime")
-    text = page and evidence.insert(files.read_text(page), "regime", regimes.table(rows), page)
-    picture, table = (output.with_name(f"{output.name}.{suffix}") for suffix in ("png", "csv"))
-    files.write_bytes(picture, drawing.render(figure, "png"))
-    files.write_csv(table, rows, regimes.COLUMNS)
+    text = page and evidence.insert(_read_page(page), "regime", regimes.table(rows), page)
+    if _same(results, REFERENCE):
+        output = output or Path("docs/regime")
+    written = []
+    if output:
+        picture, table = (output.with_name(f"{output.name}.{suffix}") for suffix in ("png", "csv"))
+        files.write_bytes(picture, drawing.render(figure, "png"))
+        files.write_csv(table, rows, regimes.COLUMNS)
+        written += [picture, table]
     if page and text:
         files.write_bytes(page, text.encode())
-    typer.echo(f"{picture}, {table}{f', {page}' if page else ''}")
+        written.append(page)
+    typer.echo(", ".join(map(str, written)) or printable(regimes.table(rows)))
 
 
 @app.command()

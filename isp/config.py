@@ -8,6 +8,7 @@ A study file is complete and inherits nothing. The keys of a method's settings a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +36,15 @@ RESERVED = ("initial", "similarity.json", "similarity.log")
 """Other names in the folder of a run or of its logs, besides those of variants; `dense` is also the dense run's."""
 CHAIN = ".rounds"
 """Suffix of the workflow's own variants, the chains of rounds of pooled ones; variants of a study must not have it."""
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Begin the message of a ConfigError with the place in the study file."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 class Variant(Settings):
@@ -170,14 +180,17 @@ class Study(Settings):
                 "after another; use 'together' or leave it out"
             )
         for backbone, protocol in self.training.items():
-            self.backbone(backbone)
+            with _naming(f"training.{backbone}"):
+                self.backbone(backbone)
             if protocol.compile and self.device == "cpu":
                 raise ConfigError(f"training.{backbone}: {COMPILED_ON_A_GPU}; set device to cuda, or leave it out")
         for index, block in enumerate(self.grid):
             where = f"grid.{index}"
-            inputs = self.backbone(block.backbone).inputs
+            with _naming(f"{where}.backbone"):
+                inputs = self.backbone(block.backbone).inputs
             for name in block.tasks:
-                has = self.task(name).inputs
+                with _naming(f"{where}.tasks"):
+                    has = self.task(name).inputs
                 if has != inputs:
                     raise ConfigError(
                         f"{where}: task {name!r} has {has}, but backbone {block.backbone!r} takes {inputs}"
@@ -207,7 +220,8 @@ class Study(Settings):
             if variant.steps_of is not None:
                 self._check_steps_of(name, variant.steps_of)
         for name in self.tasks:
-            self.task(name)
+            with _naming(f"tasks.{name}"):
+                self.task(name)
         used = {name for block in self.grid for name in block.variants}
         used |= {variant.steps_of for variant in self.variants.values() if variant.steps_of}
         for name in self.variants.keys() - used:
@@ -224,16 +238,12 @@ class Study(Settings):
 
     def _check_schedule(self, group: Group) -> None:
         """Refuse a schedule that cannot run, such as rounds that exceed the budget."""
-        try:
+        with _naming(f"tasks.{group.task}"):
             num_train = self.num_train(group.task)
-        except ConfigError as error:
-            raise ConfigError(f"tasks.{group.task}: {error}") from None
-        try:
+        with _naming(f"variants.{group.variant}, on task {group.task!r}"):
             for sparsity in group.sparsities:
                 protocol = self.protocol(group.backbone, group.task, group.variant, sparsity)
                 planned_steps(self.method(group.variant, group.backbone), protocol, num_train, [sparsity])
-        except ConfigError as error:
-            raise ConfigError(f"variants.{group.variant}, on task {group.task!r}: {error}") from None
 
     def _check_steps_of(self, name: str, other: str) -> None:
         """Refuse equal budgets unless the method trains in one run and the other's steps are known in advance."""
@@ -320,7 +330,8 @@ class Study(Settings):
     def groups(self) -> Iterator[Group]:
         """Yield groups of cells that differ only in sparsity, which a family computes together, in the file's order."""
         for index, block in enumerate(self.grid):
-            asked = [parse_sparsity(value) for value in block.sparsities]
+            with _naming(f"grid.{index}.sparsities"):
+                asked = [parse_sparsity(value) for value in block.sparsities]
             for task in block.tasks:
                 for seed in block.seeds:
                     for variant in block.variants:
@@ -358,17 +369,22 @@ def read_study_file(path: Path) -> dict[str, Any]:
     """Read the keys and values of a YAML file.
 
     Raises:
-        ConfigError: If the file does not exist, is not a regular file, is huge, is not YAML, has a duplicate key (of
-            which YAML would use the last), or is not a mapping.
+        ConfigError: If the file does not exist, is not a regular file, is huge, is not UTF-8 or YAML, has a duplicate
+            key (of which YAML would use the last), or is not a mapping.
     """
     try:
-        values = load_yaml(read_text(path, limit=LARGEST_STUDY))
+        values = load_yaml(read_text(path, limit=LARGEST_STUDY), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not UTF-8 (byte {error.object[error.start]:#04x} at position {error.start}); save it as UTF-8"
+        ) from None
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a study file must be a mapping of keys to values, got {type(values).__name__}")
+        kind = "an empty file" if values is None else type(values).__name__
+        raise ConfigError(f"{path}: a study file must be a mapping of keys to values, got {kind}")
     return values
 
 

@@ -63,3 +63,8 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name)[:LONGEST], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {shown(name)}{hint} (allowed: {', '.join(names) or 'none'})"
+
+
+def reason(error: Exception) -> str:
+    """Return the type and message of another library's error in one line of at most some 300 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"

@@ -114,7 +114,7 @@ def _read_ticket(folder: Path) -> dict[str, Tensor]:
     return {name: _tensor(array, stored[f"weights/{name}"]) for name, array in weights.items()}
 
 
-_BITS = {
+BITS = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
@@ -132,7 +132,7 @@ def _tensor(array: Any, stored: str) -> Tensor:
         stored: Name of their type in safetensors.
     """
     tensor = torch.from_numpy(array.copy())
-    return tensor.view(_BITS[stored]) if stored in _BITS else tensor
+    return tensor.view(BITS[stored]) if stored in BITS else tensor
 
 
 def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None, attention: str | None) -> Predictor:
@@ -152,7 +152,7 @@ def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None, atten
     else:
         if attention:
             config._attn_implementation = attention
-        model = (cls.from_config if classifies else cls)(config).to(config.dtype)
+        model = (cls.from_config if classifies else cls._from_config)(config)  # both in the dtype of the configuration
         unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
         if unexpected:
             raise ValueError(f"{folder / TICKET}: {unexpected[0]!r} is not a tensor of {name}")
@@ -160,10 +160,12 @@ def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None, atten
 
     readable = classifies and (folder / TOKENIZER).is_file()
     tokenizer = AutoTokenizer.from_pretrained(folder, **local) if readable else None
+    longest = _longest(model, tokenizer.model_max_length) if tokenizer is not None else None
 
     def prepare(columns: Sequence[Sequence[str]]) -> dict[str, Tensor]:
         assert tokenizer is not None
-        return dict(tokenizer(*map(list, columns), padding=True, truncation=True, return_tensors="pt"))
+        options = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+        return dict(tokenizer(*map(list, columns), **options))
 
     columns = getattr(config, "input_columns", None)
     multi_label = config.problem_type == "multi_label_classification"
@@ -179,6 +181,23 @@ def _from_transformers(folder: Path, weights: Mapping[str, Tensor] | None, atten
         state=model.state_dict(),
         multi_label=multi_label,
     )
+
+
+def _longest(model: Any, limit: int) -> int | None:
+    """Return how many tokens a text may have: no more than the tokenizer allows and the model has positions.
+
+    Args:
+        model: Model of transformers.
+        limit: Limit of the tokenizer, which is huge if it has none.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:  # RoBERTa counts positions from this one on
+            positions = module.num_embeddings - padding - 1
+    if positions > 0:  # XLNet has -1, without a limit
+        limit = min(limit, positions)
+    return limit if limit < sys.maxsize else None
 
 
 def _from_open_clip(folder: Path, weights: Mapping[str, Tensor] | None) -> Predictor:

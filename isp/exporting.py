@@ -23,13 +23,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from isp import artifacts, exported, lineage, read_ticket
-from isp.errors import ConfigError, IspError
+from isp.errors import ConfigError, IspError, reason
 from isp.exported import PLAIN, READER, TICKET, Library
 from isp.files import new_folder, write_bytes
 from isp.masks import check_fits, num_kept, num_weights
 from isp.model_card import Facts, model_card
 from isp.tasks import ImageTask
-from isp.tensors import by_all_names, by_first_name, copy_of, saved_names, tensors_of, unwrapped
+from isp.tensors import by_all_names, by_first_name, check_dtypes, copy_of, saved_names, tensors_of, unwrapped
 from isp.tickets import Ticket
 from isp.training import load_weights
 from isp.workflow_tickets import WorkflowTicket
@@ -123,7 +123,8 @@ def export(
         Summary of the written and compared content.
 
     Raises:
-        ConfigError: If the ticket belongs to another model, or arguments contradict each other.
+        ConfigError: If the ticket belongs to another model or has a tensor of another type than the model's, the
+            library cannot save the model, or arguments contradict each other.
         MaskError: If the mask of the ticket belongs to another model.
         ArtifactError: If the ticket or the pre-trained backbone is missing or damaged.
         IspError: If the folder exists or cannot be written, or its content differs from the ticket. Nothing is left
@@ -164,7 +165,8 @@ def _write(subject: _Subject, folder: Path, compact: bool) -> None:
         write_bytes(folder / READER, inspect.getsource(read_ticket).encode())
     elif subject.library == "safetensors":
         save_file(_separate(subject.ticket.weights), folder / PLAIN)
-    facts = Facts(ticket=subject.ticket, library=subject.library, compact=compact, **subject.facts)
+    tokenizer = (folder / exported.TOKENIZER).is_file()
+    facts = Facts(ticket=subject.ticket, library=subject.library, compact=compact, tokenizer=tokenizer, **subject.facts)
     card = folder / CARD
     write_bytes(card, model_card(facts).encode())
     for path in folder.iterdir():
@@ -252,7 +254,9 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
     path = None if isinstance(ticket, Ticket) else Path(ticket)
     ticket_ = ticket if isinstance(ticket, Ticket) else artifacts.load_ticket(ticket)
     holder = copy_of(model).cpu()
-    load_weights(holder, ticket_.weights, f"the weights of the ticket {path}" if path else "the ticket's weights")
+    what = f"the weights of the ticket {path}" if path else "the ticket's weights"
+    check_dtypes(holder, ticket_.weights, what)
+    load_weights(holder, ticket_.weights, what)
     for tensor in (*holder.parameters(), *holder.buffers()):
         tensor.data = tensor.data.contiguous()  # on the order of memory, the bits of a product may depend
     check_fits(
@@ -284,9 +288,14 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
 
     def write(folder: Path, plain: bool) -> None:
         config.architectures, config.dtype = [name], next(holder.parameters()).dtype
-        (holder if plain else config).save_pretrained(folder)  # type: ignore[operator]
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+        try:
+            (holder if plain else config).save_pretrained(folder)  # type: ignore[operator]
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+        except (OSError, SafetensorError):
+            raise
+        except Exception as error:
+            raise ConfigError(f"the model: a {name} that transformers cannot save ({reason(error)})") from None
 
     reads_tokens = holder.main_input_name == "input_ids"  # transformers' dummy inputs are tokens
     tensors = _dummy_inputs(holder) if reads_tokens else {}
@@ -294,10 +303,9 @@ def _of_model(ticket: Ticket | str | Path, model: nn.Module, tokenizer: Any) -> 
     try:
         expected = exported.outputs(predictor, tensors) if tensors else {}
     except Exception as error:
-        reason = " ".join(str(error).split())
         raise ConfigError(
             f"the model: a {name} that cannot compute transformers' dummy inputs, 5 tokens each, whose outputs are "
-            f"compared ({type(error).__name__}: {reason:.300})"
+            f"compared ({reason(error)})"
         ) from None
     return _Subject(
         ticket=ticket_,

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from isp import masks, registry
+from isp.artifacts import is_stored_as_bytes
 from isp.costs import Cost
-from isp.exported import Library
+from isp.exported import BITS, Library
 from isp.metrics import value_range
 from isp.reporting import tabular
 from isp.reporting.statistics import interval
@@ -22,22 +24,20 @@ from isp.untrusted import printable
 
 USE: dict[tuple[str, bool], str] = {
     ("transformers", True): """\
-from transformers import {cls}, AutoTokenizer
+from transformers import {classes}
 
 folder = "."  # the folder of this file
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {cls}.from_pretrained(folder)
+{tokenizer}model = {cls}.from_pretrained(folder)
 """,
     ("transformers", False): """\
 import torch
 from read_ticket import read_ticket  # in this folder; needs only NumPy
-from transformers import {cls}, AutoConfig, AutoTokenizer
+{imports}from transformers import {classes}
 
 folder = "."  # the folder of this file
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {make}(AutoConfig.from_pretrained(folder)).eval()
+{tokenizer}model = {make}(AutoConfig.from_pretrained(folder)).eval()
 weights, mask = read_ticket(f"{{folder}}/ticket.safetensors")
-model.load_state_dict({{name: torch.tensor(array) for name, array in weights.items()}})
+{tensors}model.load_state_dict(tensors)
 """,
     ("open_clip", True): """\
 import json
@@ -59,13 +59,12 @@ import open_clip
 import torch
 from PIL import Image
 from read_ticket import read_ticket  # in this folder; needs only NumPy
-
+{imports}
 folder = "."  # the folder of this file
 model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folder}}", load_weights=False)
 weights, mask = read_ticket(f"{{folder}}/ticket.safetensors")
-weights = {{name: torch.tensor(array) for name, array in weights.items()}}
-head = weights.pop("head")
-model.visual.load_state_dict({{name.removeprefix("visual."): tensor for name, tensor in weights.items()}})
+{tensors}head = tensors.pop("head")
+model.visual.load_state_dict({{name.removeprefix("visual."): tensor for name, tensor in tensors.items()}})
 model.eval()
 """,
     ("safetensors", True): """\
@@ -77,13 +76,21 @@ model.load_state_dict(load_file(f"{{folder}}/model.safetensors"))
     ("safetensors", False): """\
 import torch
 from read_ticket import read_ticket  # in this folder; needs only NumPy
-
+{imports}
 folder = "."  # the folder of this file
 weights, mask = read_ticket(f"{{folder}}/ticket.safetensors")
-model.load_state_dict({{name: torch.tensor(array) for name, array in weights.items()}})
+{tensors}model.load_state_dict(tensors)
 """,
 }
 """Code that loads a folder with its library, by (library, whether the weights are plain)."""
+TENSORS = """\
+tensors = {name: torch.tensor(array) for name, array in weights.items()}
+"""
+TENSORS_OF_BITS = """\
+stored = load_file(f"{folder}/ticket.safetensors")  # for the types, because NumPy lacks some and has bits instead
+types = {name.removeprefix("kept/"): tensor.dtype for name, tensor in stored.items()}
+tensors = {name: torch.tensor(array).view(types[f"weights/{name}"]) for name, array in weights.items()}
+"""
 LABEL_TEXTS = """\
 inputs = tokenizer({texts}, truncation=True, return_tensors="pt")
 print({result})
@@ -108,6 +115,7 @@ class Facts:
         title: Headline.
         library: Library for which the folder was exported.
         cls: Class of transformers that loads the folder; empty for other libraries.
+        tokenizer: Whether the folder has a tokenizer of transformers.
         compact: Whether the folder contains kept values and bits instead of plain weights.
         digest: Digest of the tensors of the ticket.
         made_with: Versions of packages and the type of CPU that made it.
@@ -122,6 +130,7 @@ class Facts:
     title: str
     library: Library
     cls: str = ""
+    tokenizer: bool = False
     compact: bool
     digest: str
     made_with: Mapping[str, str]
@@ -157,8 +166,16 @@ def _front_matter(facts: Facts) -> str:
 
 def _use(facts: Facts) -> str:
     """Return code that loads the folder and, if the ticket has a task, classifies."""
-    make = f"{facts.cls}.from_config" if facts.cls.startswith("Auto") else facts.cls
-    load = USE[facts.library, not facts.compact].format(cls=facts.cls, make=make)
+    classes = [facts.cls, *["AutoConfig"] * facts.compact, *["AutoTokenizer"] * facts.tokenizer]
+    bits = any(tensor.dtype in BITS.values() for tensor in facts.ticket.weights.values())
+    load = USE[facts.library, not facts.compact].format(
+        cls=facts.cls,
+        classes=", ".join(classes),
+        tokenizer="tokenizer = AutoTokenizer.from_pretrained(folder)\n" if facts.tokenizer else "",
+        make=f"{facts.cls}.from_config" if facts.cls.startswith("Auto") else f"{facts.cls}._from_config",
+        imports="from safetensors.torch import load_file\n" if bits else "",
+        tensors=(TENSORS_OF_BITS if bits else TENSORS) + _of_bytes(facts.ticket.weights),
+    )
     if facts.inputs == "texts":
         texts = ", ".join(json.dumps(name, ensure_ascii=False) for name in facts.task["inputs"])
         logits = "model(**inputs).logits"
@@ -167,6 +184,15 @@ def _use(facts: Facts) -> str:
     else:
         label = LABEL_IMAGES if facts.inputs == "pictures" else ""
     return load + label
+
+
+def _of_bytes(weights: Mapping[str, Tensor]) -> str:
+    """Return code that gives tensors their type and shape of which a file has only the bytes."""
+    return "".join(
+        f"tensors[{name!r}] = tensors[{name!r}].view({tensor.dtype}).reshape({tuple(tensor.shape)})\n"
+        for name, tensor in weights.items()
+        if is_stored_as_bytes(tensor)
+    )
 
 
 def _scores(facts: Facts) -> str:

@@ -14,11 +14,15 @@ MOST_DIGITS = 100
 """Largest number of characters of an integer."""
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str, name: str = "the text") -> Any:
     """Return the value that a YAML or JSON text describes.
 
     JSON goes through Python's own reader, which is a hundred times faster and joins the surrogate pairs with which JSON
     escapes characters beyond the Basic Multilingual Plane (YAML would leave them separate).
+
+    Args:
+        text: The text.
+        name: Its name in error messages, such as the path of its file.
 
     Raises:
         yaml.YAMLError: If the text is not YAML, repeats a key in a mapping, has a value that contains itself, or has
@@ -31,6 +35,7 @@ def load_yaml(text: str) -> Any:
         except (ValueError, RecursionError):
             pass
     loader = _Loader(text)
+    loader.name = name
     try:
         node = loader.get_single_node()
         if node is None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from isp import artifacts, exported
 from isp.acceleration import Report, accelerate
-from isp.errors import ConfigError, DataError, IspError
+from isp.errors import ConfigError, DataError, IspError, reason
 from isp.exported import Predictor
 from isp.files import check_regular
 from isp.workflow_tickets import WorkflowTicket
@@ -42,9 +42,14 @@ def predict(
     Raises:
         ConfigError: If the model takes other inputs.
         DataError: If a file is not an image.
+        IspError: If the model cannot compute the inputs.
     """
-    columns = _columns(predictor, texts, seconds, images)
-    logits = predictor.logits(predictor.prepare(columns)).float()
+    inputs = predictor.prepare(_columns(predictor, texts, seconds, images))
+    try:
+        logits = predictor.logits(inputs).float()
+    except Exception as error:  # any error of the library's code
+        name = type(predictor.model).__name__
+        raise IspError(f"the model: a {name} that cannot compute these inputs ({reason(error)})") from None
     if not predictor.labels:
         return [[(VALUE, float(row[0]))] for row in logits]
     shares = logits.sigmoid() if predictor.multi_label else logits.softmax(dim=-1)
@@ -155,8 +160,7 @@ def _named(source: Path, library: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise IspError(f"{source}: {library} cannot use it ({type(error).__name__}: {reason:.300})") from None
+        raise IspError(f"{source}: {library} cannot use it ({reason(error)})") from None
 
 
 def _of_ticket(source: WorkflowTicket, weights: Path | None) -> Predictor:

@@ -10,6 +10,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 
 from isp.errors import ConfigError, shown, unknown
 
+IN_WORDS = {
+    r"^[a-z0-9][a-z0-9_.-]*$": "must be lower-case letters, digits, _, . and -, and begin with a letter or digit",
+    r"^[a-z0-9_]+$": "must be lower-case letters, digits and _",
+    r"^(cpu|cuda(:\d+)?)$": "must be cpu, cuda, or cuda:N with the number N of a GPU, such as cuda:0",
+    r"^([\w.-]+/[\w.-]+)?$": "must be owner/name, each of letters, digits, _, . and -",
+    r"^[\w.-]+/[\w.-]+$": "must be owner/name, each of letters, digits, _, . and -",
+    r"^[\w.-]+$": "must be letters, digits, _, . and -",
+    r"^\w[\w./-]*$": "must be letters, digits, _, ., - and /, and begin with a letter, digit or _",
+}
+"""What a text must be, by the pattern of the field."""
+_NO_BOOLEAN = "must not be a boolean (YAML reads yes, no, on and off as booleans unless they are in quotes)"
+
 
 class Settings(BaseModel):
     """Frozen, keyword-only settings; an unknown key is an error."""
@@ -34,7 +46,7 @@ class Settings(BaseModel):
         if cls.model_fields[str(info.field_name)].annotation is bool:
             return value
         if isinstance(value, bool) or (isinstance(value, list) and any(isinstance(item, bool) for item in value)):
-            raise ValueError(f"{info.field_name} = {shown(value)}: must not be a boolean")
+            raise ValueError(f"{info.field_name} = {shown(value)}: {_NO_BOOLEAN}")
         return value
 
 
@@ -83,10 +95,21 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
             clauses.append(f"missing key {key!r}")
         elif problem["type"] in ("value_error", "assertion_error"):
             text = str(problem["ctx"]["error"])
-            clauses.append(text if not key or text.startswith(str(problem["loc"][-1])) else f"{key}: {text}")
+            if key and text.startswith(str(problem["loc"][-1])):
+                key = ".".join(map(str, problem["loc"][:-1]))
+                clauses.append(f"{key}.{text}" if key else text)
+            else:
+                clauses.append(f"{key}: {text}" if key else text)
         else:
-            message = problem["msg"][0].lower() + problem["msg"][1:]
-            clauses.append(f"{key} = {shown(problem['input'])}: {message}")
+            value, message = problem["input"], problem["msg"][0].lower() + problem["msg"][1:]
+            if problem["type"] == "string_pattern_mismatch":
+                message = IN_WORDS.get(problem["ctx"]["pattern"], message)
+            elif problem["type"] == "string_type" and isinstance(value, bool):
+                message = _NO_BOOLEAN
+            if problem["loc"][-1:] == ("[key]",):  # a key of a mapping, which the place before it repeats
+                clauses.append(f"{'.'.join(map(str, problem['loc'][:-2]))}: the name {shown(value)} {message}")
+            else:
+                clauses.append(f"{key} = {shown(value)}: {message}")
     return "; ".join(clauses)
 
 

@@ -20,7 +20,7 @@ from isp.backbones._bert import BertBackbone
 from isp.backbones._classifiers import ImageClassifier, TextClassifier
 from isp.backbones._open_clip import ClipBackbone
 from isp.data.sources import HubModel
-from isp.definitions import backbone_of
+from isp.definitions import backbone_of, task_of
 from isp.errors import ConfigError, DataError
 from isp.losses import default_loss
 from isp.prunable import input_dims, prunable_names
@@ -253,6 +253,19 @@ def test_files_of_another_clip(tmp_path: Path) -> None:
     (tmp_path / "more" / clip.CONFIG).write_text("{}")
     with pytest.raises(DataError, match=r"open_clip_config.json: not an open_clip configuration"):
         ClipBackbone(architecture=None).convert(tmp_path / "more")
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "name"), [("bert", "half_order", bert.CONFIG), ("clip", "digits", clip.CONFIG)]
+)
+def test_a_plan_of_a_model_that_is_not_downloaded_yet(tmp_path: Path, family: str, task: str, name: str) -> None:
+    """The message has the command that downloads it, and no advice to download it "again"."""
+    backbone = backbone_of(f"{{family: {family}, id: a/b}}")
+    with pytest.raises(DataError) as caught:
+        backbone.blank(task_of(task), 4, tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'a/b' / name}: no such file. A model of the hub that")
+    assert "`snakemake --configfile FILE --until download`" in str(caught.value)
+    assert "again" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,11 +18,14 @@ import pytest
 import torch
 
 from isp import artifacts, cli, registry, stages
-from isp.config import load_study
+from isp.config import Study, load_study
 from isp.errors import IspError
+from isp.methods.isp import Settings as IspSettings
+from isp.methods.isp import rounds
 from isp.stages.finetune_dense import finetune_dense
 from isp.stages.initialise import initialise
 from isp.workflow import running
+from isp.workflow.jobs import Jobs
 from isp.workflow.rules import RULES
 from tests.support.data import PARTS, prepared, write_mnist
 
@@ -145,6 +149,12 @@ def test_collecting_and_reporting_need_no_torch() -> None:
         ("compare_masks --tickets '{0.5: {a: x}}' --cell '{}' --output out", "x: no such ticket file; make it first"),
         ("collect --runs none --cells '[]' --similarity none --output out", "none: no such file; make it first (stage"),
         ("list things", "the kind must be one of methods, tasks, backbones, got 'things'"),
+        ("plann", "unknown command 'plann'; did you mean 'plan'? (allowed: average_members, "),
+        ("predictt", "unknown command 'predictt'; did you mean 'predict'?"),
+        ("find_tickets", "unknown command 'find_tickets'; did you mean 'find_ticket'?"),
+        ("run --task cola --set method.segment_fraction=0.075", "the rounds exceed the budget"),
+        ("run --task cola --sparsity 0.99", "the rounds exceed the budget"),
+        ("run --task cola --set method.segment_fractio=1", "isp run: variants.isp_mean: settings of method 'isp_mean'"),
     ],
 )
 def test_errors_are_one_line_without_a_traceback(
@@ -184,6 +194,50 @@ def test_the_length_of_a_run_in_epochs(
     assert len(list(here.rglob("study.yaml"))) == 2  # the backbone's steps
     assert run(*options, "training.epochs=2", "--set", "training.steps=9") == 2
     assert "steps, epochs: a protocol must have exactly one of them" in capsys.readouterr().err
+
+
+def written_by(here: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> Study:
+    """The study that `isp run` hands to Snakemake."""
+    monkeypatch.setattr(cli, "_snakemake", lambda: ["snakemake"])
+    failed = subprocess.CompletedProcess([], returncode=1)
+    monkeypatch.setattr(cli, "subprocess", Mock(run=lambda *_, **__: failed))
+    assert run("run", *options) == 1  # as if Snakemake failed
+    (path,) = here.rglob("study.yaml")
+    return load_study(path)
+
+
+@pytest.mark.parametrize("task", registry.names("task"))
+def test_the_defaults_of_a_run_work_for_every_task(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    """The only required option is --task; the rounds fit into T and leave at least a fifth of it, without data."""
+    study = written_by(here, monkeypatch, "--task", task)
+    (group,) = study.groups()
+    assert (group.variant, group.sparsities) == ("isp_mean", (Decimal("0.9"),))
+    jobs = Jobs(study)
+    assert {"prune_denoised", "retrain", "evaluate"} <= {RULES[job.rule].run for job in jobs.by_output.values()}
+    settings = study.method("isp_mean").settings
+    assert isinstance(settings, IspSettings)
+    training = study.protocol(group.backbone, task)
+    last = rounds(settings, Decimal("0.9"), study.num_train(task) // training.batch_size, training.steps)[-1]
+    lowered = settings.segment_fraction < 0.075
+    assert lowered == ("segment_fraction is lowered to" in capsys.readouterr().err) == (task not in ("digits", "wnli"))
+    assert lowered or study.variants["isp_mean"].settings == {}  # the digest that names the folder is as ever
+    assert last.stop <= 0.8 * training.steps or not lowered
+
+
+@pytest.mark.parametrize("method", registry.names("method"))
+@pytest.mark.parametrize("task", ["digits", "half_order", "word_order"])
+def test_the_defaults_of_every_method_work_for_the_tasks_without_download(
+    here: Path, monkeypatch: pytest.MonkeyPatch, method: str, task: str
+) -> None:
+    assert len(list(written_by(here, monkeypatch, "--task", task, "--method", method).groups())) == 1
+
+
+def test_a_segment_fraction_that_is_given_is_kept(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--task", "cola", "--set", "method.segment_fraction=0.01", "--set", "training.steps=500")
+    study = written_by(here, monkeypatch, *options)
+    assert study.variants["isp_mean"].settings == {"segment_fraction": 0.01}
 
 
 def test_errors_do_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

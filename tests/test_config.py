@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from isp.config import CHAIN, load_study, parse_study
+from isp.config import CHAIN, Study, load_study, parse_study
 from isp.errors import ConfigError
 from isp.families import make_method
+from isp.settings import IN_WORDS
 from isp.workflow.rules import make_dag
 
 GOOD: dict[str, Any] = {
@@ -106,14 +107,14 @@ MALFORMED = [
     # names
     ("sutdy", "x", "unknown key 'sutdy'; did you mean 'study'? (allowed: data_root"),
     ("study", ..., "missing key 'study'"),
-    ("study", "a/b", "study = 'a/b': string should match pattern"),
+    ("study", "a/b", "study = 'a/b': must be lower-case letters, digits, _, . and -, and begin"),
     ("study", 7, "study = 7: input should be a valid string"),
     (
         "variants.more",
         {"method": "lth"},
         "variants.more: no block of the grid uses it; add it to one, or leave it out",
     ),
-    ("variants.Bad Name", {"method": "isp"}, "variants.Bad Name.[key] = 'Bad Name': string should match pattern"),
+    ("variants.Bad Name", {"method": "isp"}, "variants: the name 'Bad Name' must be lower-case letters, digits, "),
     ("variants.isp.method", "ips", "unknown method 'ips'; did you mean 'isp'? (allowed: dense, "),
     ("variants.isp.method", ..., "missing key 'variants.isp.method'"),
     (
@@ -122,13 +123,21 @@ MALFORMED = [
         "unknown key variants.isp 'setings'; did you mean 'settings'? (allowed: by_backbone, ",
     ),
     ("variants.dense.initial", "imagenet", "variants.dense.initial = 'imagenet': input should be 'pretrained' or"),
-    (f"{BLOCK}.backbone", "clip_tyni", "unknown backbone 'clip_tyni'; did you mean 'clip_tiny'? (allowed: "),
-    (f"{BLOCK}.tasks", ["minst"], "unknown task 'minst'; did you mean 'mnist'? (allowed: cars, "),
+    (
+        f"{BLOCK}.backbone",
+        "clip_tyni",
+        "grid.0.backbone: unknown backbone 'clip_tyni'; did you mean 'clip_tiny'? (allowed",
+    ),
+    (f"{BLOCK}.tasks", ["minst"], "grid.0.tasks: unknown task 'minst'; did you mean 'mnist'? (allowed: cars, "),
     (f"{BLOCK}.variants", ["isp", "lth"], "grid.0: unknown variant 'lth' (allowed: dense, isp)"),
     (f"{BLOCK}.sparsity", ["0.9"], "unknown key grid.0 'sparsity'; did you mean 'sparsities'?"),
-    ("training.clip_tyni", {"steps": 1, "learning_rate": 1}, "unknown backbone 'clip_tyni'; did you mean 'clip_tiny'"),
+    (
+        "training.clip_tyni",
+        {"steps": 1, "learning_rate": 1},
+        "training.clip_tyni: unknown backbone 'clip_tyni'; did you mean 'clip_tiny'",
+    ),
     (TRAINING, ..., "grid.0: unknown backbone under training 'clip_tiny' (allowed: none)"),
-    ("tasks", {"digit": {}}, "unknown task 'digit'; did you mean 'digits'? (allowed: cars, "),
+    ("tasks", {"digit": {}}, "tasks.digit: unknown task 'digit'; did you mean 'digits'? (allowed: cars, "),
     # types
     ("threads", "two", "threads = 'two': input should be a valid integer"),
     ("threads", True, "threads = True: must not be a boolean"),
@@ -136,13 +145,18 @@ MALFORMED = [
     ("grid", {"backbone": "clip_tiny"}, "grid = {'backbone': 'clip_tiny'}: input should be a valid list"),
     (f"{BLOCK}.tasks", "digits", "grid.0.tasks = 'digits': input should be a valid list"),
     (f"{BLOCK}.seeds", [0.5], "grid.0.seeds.0 = 0.5: input should be a valid integer"),
-    (f"{BLOCK}.seeds", [True], "seeds = [True]: must not be a boolean"),
+    (f"{BLOCK}.seeds", [True], "grid.0.seeds = [True]: must not be a boolean (YAML reads yes, no, on and off as"),
+    ("study", False, "study = False: must not be a boolean (YAML reads yes, no, on and off as booleans unless they"),
+    ("study", None, "study = None: input should be a valid string"),
+    (f"{BLOCK}.variants", ["dense", False], "grid.0.variants = ['dense', False]: must not be a boolean (YAML reads"),
+    ("variants.isp.method", True, "variants.isp.method = True: must not be a boolean (YAML"),
+    ("define.tasks.mine", {**OWN_TASK, "id": "b"}, "define.tasks.mine.id = 'b': must be owner/name"),
     (f"{BLOCK}.sparsities", ["high"], "sparsity 'high': not a number; allowed: a decimal in [0, 1)"),
     (f"{TRAINING}.steps", "many", "training.clip_tiny.steps = 'many': input should be a valid integer"),
     (f"{ISP}.weight_decays", 0.1, "weight_decays = 0.1: input should be a valid tuple"),
     # ranges
     ("threads", 0, "threads = 0: input should be greater than or equal to 1"),
-    ("device", "tpu", "device = 'tpu': string should match pattern '^(cpu|cuda"),
+    ("device", "tpu", "device = 'tpu': must be cpu, cuda, or cuda:N with the number N of a GPU"),
     (f"{TRAINING}.step", 3, "unknown key training.clip_tiny 'step'; did you mean 'steps'? (allowed: batch_size, "),
     (f"{TRAINING}.learning_rate", 0, "training.clip_tiny.learning_rate = 0: input should be greater than 0"),
     (f"{TRAINING}.learning_rate", float("nan"), "learning_rate = nan: input should be a finite number"),
@@ -161,8 +175,8 @@ MALFORMED = [
     (f"{ISP}.look_ahead_steps", 0, "look_ahead_steps = 0: input should be greater than or equal to 1"),
     (f"{ISP}.learning_rate_factors", [2, 1], "learning_rate_factors = [2.0, 1.0]: must be two numbers with 0 <"),
     ("variants.dense.settings", {"rate": 0.1}, "settings of method 'dense': unknown key 'rate' (allowed: none)"),
-    (f"{BLOCK}.sparsities", [1.0], "sparsity 1.0: outside [0, 1)"),
-    (f"{BLOCK}.sparsities", [-0.1], "sparsity -0.1: outside [0, 1)"),
+    (f"{BLOCK}.sparsities", [1.0], "grid.0.sparsities: sparsity 1.0: outside [0, 1)"),
+    (f"{BLOCK}.sparsities", [-0.1], "grid.0.sparsities: sparsity -0.1: outside [0, 1)"),
     (f"{BLOCK}.sparsities", ["0.12345"], "sparsity 0.12345: more than four decimals; the nearest allowed one is"),
     (f"{BLOCK}.sparsities", [0.0], "grid.0: method 'isp' prunes: give sparsities above 0"),
     (f"{BLOCK}.sparsities", [], "grid.0: method 'isp' prunes: give sparsities above 0"),
@@ -215,7 +229,11 @@ MALFORMED = [
     ("define.backbones.mine", {"family": "bert", "id": "a/b", "case": "upper"}, "mine.case = 'upper': input should be"),
     ("define.backbones.mine", {"family": "bert", "ids": "a/b"}, "'ids'; did you mean 'id'? (allowed: architecture"),
     ("define.backbones.clip_tiny", {"family": "bert", "id": "a/b"}, "a backbone of this name exists; choose another"),
-    ("define.backbones.Mine", {"family": "bert", "id": "a/b"}, "= 'Mine': string should match pattern"),
+    (
+        "define.backbones.Mine",
+        {"family": "bert", "id": "a/b"},
+        "backbones: the name 'Mine' must be lower-case letters, digits and _",
+    ),
     ("define.tasks.digits", OWN_TASK, "define.tasks.digits: a task of this name exists; choose another one"),
     ("define.tasks.mine", {**OWN_TASK, "metrics": ["f2"]}, "unknown metric for 2 classes 'f2'; did you mean 'f1'?"),
     ("define.backbones.mine", {"family": "clip", "id": "a/b", "architecture": "ViT-B-3"}, "did you mean 'ViT-B-32'?"),
@@ -286,6 +304,26 @@ def test_variants_that_would_be_a_file_of_the_run(name: str) -> None:
     study["variants"][name] = {"method": "random"}
     with pytest.raises(ConfigError, match=f"variants.{name}: this name is reserved for files of a run"):
         parse_study(study, "here")
+
+
+@pytest.mark.parametrize("place", ["variants", "training", "tasks", "define.backbones", "define.tasks"])
+def test_a_name_that_yaml_reads_as_a_boolean(place: str) -> None:
+    """`no: {method: isp}` is a variant named False for a YAML reader; the message says how to name it "no"."""
+    study = change(place, {False: {}})
+    with pytest.raises(ConfigError) as caught:
+        parse_study(study, "here")
+    assert f"{place}: the name False must not be a boolean (YAML reads yes, no, on and off" in str(caught.value)
+    assert "[key]" not in str(caught.value)
+
+
+def test_every_pattern_of_a_study_file_is_told_in_words() -> None:
+    def patterns(schema: Any) -> set[str]:
+        values = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+        keys = schema if isinstance(schema, dict) else {}
+        own = {each for each in (keys.get("pattern"), *keys.get("patternProperties", ())) if isinstance(each, str)}
+        return own.union(*map(patterns, values))
+
+    assert patterns(Study.model_json_schema()) == IN_WORDS.keys()
 
 
 def test_values_in_messages_are_cut() -> None:
@@ -398,9 +436,11 @@ def test_files(tmp_path: Path) -> None:
     twice = b"study: a\nvariants: {}\nvariants: {}\n"
     for text, message in (
         (twice, r"not YAML \(the key 'variants' occurs twice in .* line 3"),
-        (b"a: [", "not YAML"),
-        (b"\xff\xfe", "not YAML"),
-        (b"- a", "a mapping of keys to values"),
+        (b"a: [", 'not YAML .*study.yaml", line 1, column 5'),
+        (b"a: 1\n\tb: 2", 'not YAML .*study.yaml", line 2, column 1'),
+        (b"a: \xff\xfe", r"not UTF-8 \(byte 0xff at position 3\); save it as UTF-8"),
+        (b"- a", "a mapping of keys to values, got list"),
+        (b"# nothing", "a mapping of keys to values, got an empty file"),
     ):
         path.write_bytes(text)
         with pytest.raises(ConfigError, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from scipy import stats
 
 from isp import cli
 from isp.errors import ConfigError
-from isp.files import read_csv, write_csv
+from isp.files import read_csv, write_csv, write_json
 from isp.parsing import load_yaml
 from isp.reporting import claims, drawing, evidence, published, regime
 from isp.reporting.claims import CLAIMS, decide
@@ -204,7 +205,7 @@ def test_studies_that_decide_nothing_exist_and_are_named() -> None:
     assert [names.count(name) for name in claims.VARIED] == [1] * len(claims.VARIED)
     assert len(set(claims.VARIED)) == len(claims.VARIED)
     page = evidence.table(evidence.verdict_lines([]), ROOT)
-    assert f"do not count: {', '.join(f'`{name}`' for name in claims.VARIED)}. A run is a seed" in page
+    assert f"do not count: {', '.join(f'`{name}`' for name in claims.VARIED)}.\n" in page
 
 
 def test_costs_are_ratios_of_all_flops(tmp_path: Path) -> None:
@@ -387,7 +388,7 @@ def test_the_command_writes_page_and_readme(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("a\n<!-- verdict:begin -->\nold\n<!-- verdict:end -->\nb\n", encoding="utf-8")
     with pytest.raises(SystemExit) as end:
-        cli.main(["verdict", "--results", str(REFERENCE), "--output", "docs/verdict.md"])
+        cli.main(["verdict", "--results", str(REFERENCE), "--output", "docs/verdict.md", "--readme", "README.md"])
     assert not end.value.code
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert text.startswith("a\n<!-- verdict:begin -->\n| claim | paper | ours |")
@@ -395,6 +396,71 @@ def test_the_command_writes_page_and_readme(
     assert "old" not in text
     assert (tmp_path / "docs/verdict.md").read_text(encoding="utf-8").startswith("# The paper's claims")
     assert capsys.readouterr().out.count("\n") == len(CLAIMS)
+
+
+def test_results_of_ones_own_change_no_page_that_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`isp verdict --results DIR` in a clone rewrote its README and docs; `isp regime` its figure."""
+    results_, clone = tmp_path / "results", tmp_path / "clone"
+    for study in lines_of(results_):
+        write_json(study.folder / "study.json", dict(study.description))
+    clone.mkdir()
+    monkeypatch.chdir(clone)
+    (clone / "README.md").write_text("<!-- verdict:begin -->\nold\n<!-- verdict:end -->\n", encoding="utf-8")
+    before = {path: path.read_bytes() for path in clone.rglob("*") if path.is_file()}
+    for command, printed in (("verdict", "ISP costs a fraction of LTH\n  verdict  "), ("regime", "| isp_n0 | −4.00")):
+        with pytest.raises(SystemExit) as end:
+            cli.main([command, "--results", str(results_)])
+        assert not end.value.code
+        assert printed in capsys.readouterr().out
+        assert {path: path.read_bytes() for path in clone.rglob("*") if path.is_file()} == before
+    with pytest.raises(SystemExit) as end:
+        cli.main(["verdict", "--results", str(results_), "--output", "mine.md"])
+    assert not end.value.code
+    assert (clone / "mine.md").read_text(encoding="utf-8").startswith("# The paper's claims")
+    assert {path for path in clone.rglob("*") if path.is_file()} == {*before, clone / "mine.md"}
+
+
+def test_results_of_the_repository_are_written_to_its_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for study in lines_of(tmp_path / "docs/results"):
+        write_json(study.folder / "study.json", dict(study.description))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("<!-- verdict:begin -->\nold\n<!-- verdict:end -->\n", encoding="utf-8")
+    for options in ([], ["--results", str(tmp_path / "docs/results")]):
+        for path in (tmp_path / "docs").glob("*.*"):
+            path.unlink()
+        for command in ("verdict", "regime"):
+            with pytest.raises(SystemExit) as end:
+                cli.main([command, *options])
+            assert not end.value.code
+        assert "old" not in (tmp_path / "README.md").read_text(encoding="utf-8")
+        assert sorted(path.name for path in (tmp_path / "docs").glob("*.*")) == [
+            "regime.csv",
+            "regime.png",
+            "verdict.md",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(None, r"cannot be read \(No such file"), (b"\xff\xfe", "not UTF-8; save it as UTF-8"), (b"a", "must have the l")],
+)
+@pytest.mark.parametrize("command", [["verdict", "--readme"], ["regime", "--page"]])
+def test_a_page_that_cannot_take_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], content: bytes | None, problem: str
+) -> None:
+    """Its name is in the message, and nothing is written."""
+    for study in lines_of(tmp_path / "results"):
+        write_json(study.folder / "study.json", dict(study.description))
+    page, output = tmp_path / "page.md", tmp_path / "output"
+    if content is not None:
+        page.write_bytes(content)
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command, str(page), "--results", str(tmp_path / "results"), "--output", str(output)])
+    assert end.value.code == 2
+    assert re.search(f"page.md: {problem}", capsys.readouterr().err.replace("\n", " "))
+    assert not list(tmp_path.glob("output*"))
 
 
 @pytest.mark.parametrize("text", ["", "<!-- v:begin -->", "<!-- v:end --><!-- v:begin -->", "<!-- v:begin -->" * 2])
@@ -569,8 +635,6 @@ def test_the_committed_regime_is_that_of_the_committed_results(tmp_path: Path) -
 
 
 def test_the_command_of_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from isp.files import write_json
-
     for study in lines_of(tmp_path / "results"):
         write_json(study.folder / "study.json", dict(study.description))
     page = tmp_path / "page.md"

@@ -142,13 +142,9 @@ def test_the_lines_of_a_card_label_an_input(
 ) -> None:
     source: Path = request.getfixturevalue(kind)
     isp.export(source, None, tmp_path / "out", compact=compact)
-    code = (tmp_path / "out/README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     image = picture(tmp_path / "out/image.png")
-    monkeypatch.chdir(tmp_path / "out")
-    monkeypatch.syspath_prepend(tmp_path / "out")
-    monkeypatch.delitem(sys.modules, "read_ticket", raising=False)
     printed: list[str] = []
-    exec(code, {"print": printed.append})
+    run_card(tmp_path / "out", monkeypatch, print=printed.append)
     predictor = prediction.load_predictor(tmp_path / "out")
     given: Any = {"texts": ["first"], "seconds": ["second"]} if kind == "texts" else {"images": [image]}
     ((best, *_),) = prediction.predict(predictor, **given)
@@ -382,6 +378,237 @@ def test_a_compiled_model_is_the_one_inside(tmp_path: Path) -> None:
     assert equal(state_of(other).weights, ticket.weights)
 
 
+def small_t5() -> Any:
+    """Its dummy inputs have one tensor under two names."""
+    import transformers
+
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
+    return transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes))
+
+
+def small_bert(cls: str = "BertModel", attention: str = "sdpa", **options: Any) -> Any:
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**{**SMALL_BERT, **options})
+    return getattr(transformers, cls)._from_config(config, attn_implementation=attention)
+
+
+def code_of(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+
+
+def run_card(folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> dict[str, Any]:
+    """Run the lines of a model card in its folder, and return their variables."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "read_ticket", raising=False)
+    variables: dict[str, Any] = {"print": lambda text: None, **given}
+    exec(code_of(folder), variables)
+    return variables
+
+
+def dtypes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.dtype]:
+    return {name: tensor.dtype for name, tensor in tensors.items()}
+
+
+def small_vit() -> Any:
+    import transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    return transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=16, patch_size=8))
+
+
+def small_resnet() -> Any:
+    """Its buffers have floats and integers."""
+    import transformers
+
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1]}
+    return transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes))
+
+
+def small_llama() -> Any:
+    """Its buffers are not saved, and float32 in a model of any type."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, vocab_size=100))
+
+
+LAYER = "encoder.layer.0.output.dense.weight"
+KINDS: dict[str, tuple[Callable[[], Any], str]] = {
+    "module": (TinyModel, "up.weight"),
+    "tied module": (TiedHead, "embedding.weight"),
+    "bert": (small_bert, LAYER),
+    "classifier": (partial(small_bert, "BertForSequenceClassification"), f"bert.{LAYER}"),
+    "tied bert": (partial(small_bert, "BertForMaskedLM"), f"bert.{LAYER}"),
+    "t5": (small_t5, "encoder.block.0.layer.0.SelfAttention.q.weight"),
+    "llama": (small_llama, "model.layers.0.mlp.up_proj.weight"),
+    "vit": (small_vit, "classifier.weight"),
+    "resnet": (small_resnet, "classifier.1.weight"),
+}
+"""Models of one's own and a prunable weight of each; they have no tokenizer."""
+LOADED = [
+    (kind, dtype)
+    for kind in KINDS
+    for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    if (kind, dtype) != ("t5", torch.float16)  # transformers loads some of its layers in float32
+]
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize(("kind", "dtype"), LOADED)
+def test_the_lines_of_a_card_load_the_ticket_to_the_bit(
+    kind: str, dtype: torch.dtype, compact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the types of the ticket, and with buffers that are not saved like those of the model."""
+    torch.manual_seed(0)
+    make, prunable = KINDS[kind]
+    model, other = made(make, dtype), made(make, dtype)
+    for each in other.parameters():
+        each.data.fill_(1)
+    ticket = ticket_of(model, (prunable,))
+    isp.export(ticket, model, tmp_path / "out", compact=compact)
+    assert "okenizer" not in code_of(tmp_path / "out")
+    loaded = run_card(tmp_path / "out", monkeypatch, model=other)["model"]
+    assert type(loaded) is type(model)
+    assert dtypes(loaded.state_dict()) == dtypes(model.state_dict())
+    assert equal(state_of(loaded).weights, ticket.weights)
+    if exported.library_of(tmp_path / "out") == "transformers":
+        weights = exported._read_ticket(tmp_path / "out") if compact else None
+        for each in (loaded, exported.load(tmp_path / "out", weights).model):
+            assert not each.training
+            assert dtypes(dict(each.named_buffers())) == dtypes(dict(model.named_buffers()))
+
+
+def made(make: Callable[[], Any], dtype: torch.dtype) -> Any:
+    """Return a model that was built in a type, as `from_pretrained` does."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return make().eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("kind", ["texts", "pictures"])
+def test_the_lines_of_a_card_load_a_ticket_of_the_workflow(
+    kind: str, compact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    source: Path = request.getfixturevalue(kind)
+    isp.export(source, None, tmp_path / "out", compact=compact)
+    picture(tmp_path / "out/image.png")
+    variables = run_card(tmp_path / "out", monkeypatch)
+    loaded = {**variables["model"].state_dict(), **{name: variables[name] for name in ("head",) if name in variables}}
+    weights = artifacts.load_ticket(source).weights
+    assert equal({name: loaded[name] for name in weights}, weights)
+    assert dtypes({name: loaded[name] for name in weights}) == dtypes(weights)
+    assert ("tokenizer" in variables) == (kind == "texts")
+
+
+@pytest.mark.usefixtures("inside")
+def test_the_lines_of_a_card_load_every_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types that NumPy lacks arrive as bits, and those that safetensors lacks as bytes."""
+    torch.manual_seed(0)
+    model, other = AllKinds(), AllKinds()
+    for each in (model, other):
+        each.register_buffer("phase", torch.randn(2, 3, dtype=torch.complex128))
+        each.register_buffer("scalar", torch.randn((), dtype=torch.complex128))
+    ticket = ticket_of(model, ("conv.weight", "head.weight"))
+    isp.export(ticket, model, tmp_path / "out", compact=True)
+    run_card(tmp_path / "out", monkeypatch, model=other)
+    for name, tensor in other.state_dict().items():
+        assert exporting._equal(tensor, ticket.weights[name]), name
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("compact", [False, True])
+def test_the_lines_of_a_card_load_a_tokenizer_if_there_is_one(
+    compact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_bert()
+    isp.export(ticket_of(model, (LAYER,)), model, tmp_path / "out", tokenizer=small_tokenizer(), compact=compact)
+    assert run_card(tmp_path / "out", monkeypatch)["tokenizer"]("a a")["input_ids"] == [2, 4, 4, 3]
+
+
+def small_tokenizer(*words: str) -> Any:
+    """A tokenizer of a few words, without a limit of length."""
+    import transformers
+
+    words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", *words)
+    return transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize(
+    ("given", "has"),
+    [
+        (torch.float32, torch.float16),
+        (torch.float32, torch.bfloat16),
+        (torch.float32, torch.float64),
+        (torch.float16, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+    ],
+)
+@pytest.mark.parametrize("kind", ["module", "tied module", "bert", "tied bert"])
+def test_a_model_of_another_type_is_refused(kind: str, given: torch.dtype, has: torch.dtype, tmp_path: Path) -> None:
+    """A copy would be rounded, or silently be of another type than what the ticket has."""
+    torch.manual_seed(0)
+    make, prunable = KINDS[kind]
+    ticket = ticket_of(make().to(given), (prunable,))
+    model = make().to(has)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    isp.save_ticket(tmp_path / "ticket", ticket)
+    old, new = (str(each).removeprefix("torch.") for each in (given, has))
+    says = rf"'.*' is {old}, but {new} in the model; first convert the model, or its tensor: model\.to\(torch\.{old}\)"
+    with pytest.raises(ConfigError, match=f"the weights of the ticket .*ticket: {says}"):
+        isp.load_ticket(tmp_path / "ticket", model)
+    for compact in (False, True):
+        with pytest.raises(ConfigError, match=f"the ticket's weights: {says}"):
+            isp.export(ticket, model, tmp_path / "out", compact=compact)
+        with pytest.raises(ConfigError, match=f"the weights of the ticket .*ticket: {says}"):
+            isp.export(tmp_path / "ticket", model, tmp_path / "out", compact=compact)
+    assert equal(model.state_dict(), before)
+    assert names(tmp_path) == {"ticket"}
+    isp.load_ticket(tmp_path / "ticket", model.to(given))
+    assert equal(state_of(model).weights, ticket.weights)
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_single_tensor_of_another_type_is_refused(tmp_path: Path) -> None:
+    """A large running variance in a half model, and a counter."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    ticket = ticket_of(model, ("0.weight",))
+    isp.save_ticket(tmp_path / "ticket", ticket)
+    for name, other in (("running_var", torch.float16), ("num_batches_tracked", torch.int32)):
+        changed = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        changed[1].register_buffer(name, changed[1].get_buffer(name).to(other))
+        with pytest.raises(ConfigError, match=f"ticket: '1.{name}' is .*, but {str(other).removeprefix('torch.')} in"):
+            isp.load_ticket(tmp_path / "ticket", changed)
+        with pytest.raises(ConfigError, match=f"the ticket's weights: '1.{name}' is"):
+            isp.export(ticket, changed, tmp_path / "out")
+    assert names(tmp_path) == {"ticket"}
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_model_that_transformers_cannot_save_is_named(tmp_path: Path) -> None:
+    """One whose configuration of generation is invalid, and a number in place of a tokenizer."""
+    torch.manual_seed(0)
+    model = small_t5()
+    ticket = ticket_of(model, (KINDS["t5"][1],))
+    for compact in (False, True):
+        with pytest.raises(ConfigError, match=r"a T5ForC.* that transformers cannot save \(AttributeError: 'int' obj"):
+            isp.export(ticket, model, tmp_path / "out", tokenizer=1, compact=compact)
+    model.generation_config.update(temperature=0.5, do_sample=False)
+    with pytest.raises(ConfigError, match=r"that transformers cannot save \(ValueError: .*temperature"):
+        isp.export(ticket, model, tmp_path / "out")
+    assert names(tmp_path) == set()
+
+
 class AllKinds(nn.Module):
     """Weights in other orders of memory, and buffers of types that NumPy lacks or that are empty."""
 
@@ -420,22 +647,6 @@ def test_types_that_safetensors_lacks_need_a_compact_folder(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"'phase' is complex128, .* export with `compact=True`"):
         isp.export(ticket, model, tmp_path / "out")
     assert isp.export(ticket, model, tmp_path / "out", compact=True).num_tensors == 3
-
-
-def small_t5() -> Any:
-    """Its dummy inputs have one tensor under two names."""
-    import transformers
-
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
-    return transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes))
-
-
-def small_bert(cls: str = "BertModel", attention: str = "sdpa", **options: Any) -> Any:
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.BertConfig(**{**SMALL_BERT, **options})
-    return getattr(transformers, cls)._from_config(config, attn_implementation=attention)
 
 
 @pytest.mark.usefixtures("inside")
@@ -807,6 +1018,57 @@ def test_probabilities_of_several_labels_and_of_one_output(
     capsys.readouterr()
     assert run("predict", tmp_path / "out", "--text", "a a") == 0
     assert ("%" in capsys.readouterr().out) == bool(predictor.labels)
+
+
+def classifier_of_words(kind: str, **options: Any) -> Any:
+    """A classifier with 20 positions, if its family counts them."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {**SMALL_BERT, "max_position_embeddings": 20, **options}
+    if kind == "GPT2":
+        sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 20, "vocab_size": 5, "pad_token_id": 0}
+    elif kind == "XLNet":
+        sizes = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16, "vocab_size": 5}
+    elif kind == "Roberta":
+        sizes |= {"pad_token_id": 1}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    return getattr(transformers, f"{kind}ForSequenceClassification")(config)
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("limit", [None, 11, 512])
+@pytest.mark.parametrize(("kind", "positions"), [("Bert", 20), ("Roberta", 18), ("GPT2", 20), ("XLNet", 302)])
+def test_a_text_is_cut_to_what_the_model_reads(
+    kind: str, positions: int, limit: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the smaller of the limits of the tokenizer, which may have none, and of the model."""
+    model, tokenizer = classifier_of_words(kind), small_tokenizer()
+    if limit is not None:
+        tokenizer.model_max_length = limit
+    name = next(name for name, each in model.named_parameters() if each.dim() == 2 and "embed" not in name)
+    isp.export(ticket_of(model, (name,)), model, tmp_path / "out", tokenizer=tokenizer)
+    inputs = prediction.load_predictor(tmp_path / "out").prepare([["a " * 300, "a"]])
+    assert inputs["input_ids"].shape == (2, min(limit or 302, positions))
+    assert run("predict", tmp_path / "out", "--text", "a " * 300, "--text", "a") == 0
+    assert "LABEL_0" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("compact", [False, True])
+def test_inputs_that_a_model_cannot_compute_are_named(
+    compact: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tokenizer has a word that the vocabulary of the model lacks."""
+    model = classifier_of_words("Bert", vocab_size=5)
+    ticket = ticket_of(model, (f"bert.{LAYER}",))
+    isp.export(ticket, model, tmp_path / "out", tokenizer=small_tokenizer("b"), compact=compact)
+    assert run("predict", tmp_path / "out", "--text", "a") == 0
+    capsys.readouterr()
+    assert run("predict", tmp_path / "out", "--text", "b") == 2
+    done = " ".join(capsys.readouterr().err.split())
+    assert "the model: a BertForSequenceClassification that cannot compute these inputs (IndexError: " in done
+    assert "Traceback" not in done
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
     ("definition", "message"),
     [
         ("kind: sounds", "kind = 'sounds': input should be 'pictures' or"),
-        ("id: b", "id = 'b': string should match pattern"),
+        ("id: b", "id = 'b': must be owner/name, each of letters, digits, _, . and -"),
         ("classes: [a]", "classes: must be two or more, or none for a regression"),
         ("metrics: [acuracy]", "unknown metric for 2 classes 'acuracy'; did you mean 'accuracy'?"),
         ("metrics: [pearson]", "unknown metric for 2 classes 'pearson' (allowed: accuracy, f1, matthews)"),
@@ -142,7 +142,7 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
         ("split: groups", "group: needs split: groups, and vice versa, and works only for kind 'pictures'"),
         ("kind: pictures, split: groups, group: '('", "group: '(' is not a regular expression"),
         ("kind: pictures, split: groups, group: 'a'", "group: 'a' has no group, such as"),
-        ("folder: ''", "folder = '': string should match pattern"),
+        ("folder: ''", "folder = '': must be letters, digits, _, ., - and /, and begin with"),
         ("{kind", "not YAML"),
     ],
 )

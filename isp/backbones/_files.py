@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 
-from isp.errors import ConfigError, DataError
+from isp.errors import ConfigError, DataError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,11 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file. A model of the hub that is not downloaded yet is downloaded by `snakemake "
+            "--configfile FILE --until download`; a model in a folder of its own must have this file"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); run stage download again") from None
     if not isinstance(config, dict):
@@ -58,5 +63,4 @@ def buildable(path: Path, build: Callable[[], T]) -> T:
     except ConfigError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: no model can be built from it ({type(error).__name__}: {reason:.300})") from None
+        raise ConfigError(f"{path}: no model can be built from it ({reason(error)})") from None

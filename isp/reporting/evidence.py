@@ -32,22 +32,27 @@ _ORDERED = 5
 _NOTE = "`isp verdict` writes this page from the reference results; do not edit it."
 HEADER = ["claim", "paper", "ours", "by task", "n", "detectable", "where", "verdict"]
 _ONLY_ON_PAGE = ("by task", "detectable")
-LEGEND = (
-    "Test scores. paper: mean over the cells of its tables that have the comparison, in brackets the least and the "
-    "greatest (for the dense score: over the cells that we have). ours: differences in points of each task's own "
-    "metric, costs as a ratio of executed FLOPs, orders as Kendall's tau. Where several studies have a task, the one "
-    "whose dense run executes the most FLOPs counts, because it is the nearest to the paper's scale; one of fewer "
-    "than three seeds counts only if no other has the task. Studies that repeat another one at a different learning "
-    "rate do not count: {varied}. A run is a seed, its value a mean over sparsities."
-    " With three or more tasks the sample is the means of the tasks (runs of one "
-    "task are not independent), with its 95 % interval (Student's t). With fewer, each task is judged by the interval"
-    " over its own seeds, and all must agree. Two values are shown themselves and decide nothing. Costs are exact, so"
-    " they have no interval: each task is judged by its ratio, and all must agree (in brackets the least and the "
-    "greatest). by task: the mean of each of three or more tasks. detectable: the smallest true difference that the "
-    "comparison finds with 80 % power at the 5 % level. "
-    "A claim is *reproduced* or *not reproduced* if the whole interval is on one side of its limit; it is *open* if "
-    "it is not, or if no study has the data. Limits: {rules}."
-)
+LEGEND = """\
+All figures are of test scores.
+
+- **paper**: mean over the cells of its tables that have the comparison, in brackets the least and the greatest (for the
+  dense score: over the cells that we have).
+- **ours**: differences in points of each task's own metric, costs as a ratio of executed FLOPs, orders as Kendall's
+  tau. A run is a seed, its value a mean over sparsities. **by task**: the mean of each of three or more tasks.
+- **Which studies count**: where several have a task, the one whose dense run executes the most FLOPs, because it is the
+  nearest to the paper's scale; one of fewer than three seeds counts only if no other has the task. Studies that repeat
+  another one at a different learning rate do not count: {varied}.
+- **Three or more tasks**: the sample is their means, since runs of one task are not independent, with its 95 % interval
+  (Student's t).
+- **Fewer tasks**: each is judged by the interval over its own seeds, and all must agree. Of two seeds both values are
+  shown, and the row stays open.
+- **Costs** are exact and have no interval. Each task is judged by its ratio, and all must agree; brackets contain the
+  lowest and the highest.
+- **detectable**: the smallest true difference that the comparison finds with 80 % power at the 5 % level.
+- **verdict**: *reproduced* or *not reproduced* if the whole interval is on one side of the limit; *open* if it is not,
+  or if no study has the data.
+
+Limits: {rules}."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +208,19 @@ def table(lines: Sequence[Line], place: Path, legend: bool = True) -> str:
     texts = [f"row{'s' * (len(rows) > 1)} {', '.join(rows)}: {text}" for text, rows in rules.items()]
     varied = ", ".join(f"`{name}`" for name in claims.VARIED)
     return tables.markdown([(HEADER, body)], LEGEND.format(rules="; ".join(texts), varied=varied))
+
+
+def plain(lines: Sequence[Line]) -> str:
+    """Return the verdict table for a terminal."""
+    header = ["verdict", "paper", "ours", "n", "where"]
+    parts = []
+    for line in lines:
+        values = [
+            *(line.verdict, _published_text(line), line.ours or _MISSING),
+            *(_count(line.evidence), _where(line.evidence, None)),
+        ]
+        parts.append("\n".join([line.claim.statement, *map("  {:>7}  {}".format, header, values)]) + "\n")
+    return "\n".join(parts)
 
 
 def insert(text: str, name: str, content: str, path: Path) -> str:
