@@ -35,10 +35,14 @@ line: number of the line of studies, from 1; lines of one task and backbone diff
 """
 
 PANELS = (
-    ("lth", ("isp_n0", "isp", "isp_mean", "gradual", "gradual_equal", "movement")),
+    ("lth", ("isp_n0", "isp", "isp_mean", "gradual", "movement")),
+    ("lth", ("gradual_equal",)),
     ("isp_n0", ("isp", "isp_mean")),
 )
-"""References, and the variants that are compared with each."""
+"""References, and the variants that are compared with each in one panel.
+
+`gradual_equal` has a panel of its own, because its lead in short trainings would set the scale of all others.
+"""
 _DRAWN = tuple(dict.fromkeys(name for reference, variants in PANELS for name in (reference, *variants)))
 """Variants on which the studies of a line agree."""
 _LABELS = {"lth": "test score minus LTH's\n(points)", "isp_n0": "gain over isp_n0\n(points)"}
@@ -49,25 +53,30 @@ LEGEND = (
 
 
 def regime(studies: Sequence[Results]) -> Drawing:
-    """Gap to LTH (above) and gain over isp_n0 (below) against epochs, a column of panels for each backbone and task."""
+    """Gaps to LTH and, below, gains over isp_n0 against epochs, a column of panels for each backbone and task."""
     drawn = differences(studies)
     if not drawn:
         return drawing.message("No two studies differ in the epochs of training only."), drawn
     with drawing.style():
         lines = _by_line(drawn)
         styles = looks({variant: method for study in studies for variant, method in methods_of(study.metrics).items()})
-        figure, panels = drawing.panels(len(lines), 2.5, len(PANELS))
+        parts = [panel for panel in PANELS if any(_belongs(row, *panel) for row in drawn)]
+        figure, panels = drawing.panels(len(lines), 2.5, len(parts))
         for index, (title, rows) in enumerate(lines.items()):
-            for (reference, _), axes in zip(PANELS, panels[len(PANELS) * index :], strict=False):
-                own = [row for row in rows if row["reference"] == reference]
+            column = panels[len(parts) * index : len(parts) * (index + 1)]
+            for (reference, variants), axes in zip(parts, column, strict=True):
+                own = [row for row in rows if _belongs(row, reference, variants)]
                 _panel(axes, own, sorted({row["epochs"] for row in rows}), styles)
                 axes.set_ylabel(_LABELS[reference])
-                if reference == PANELS[0][0]:
-                    axes.set_title(title, loc="left")
-                if reference == PANELS[-1][0]:
-                    axes.set_xlabel("length of training T (epochs)")
+            column[0].set_title(title, loc="left")
+            column[-1].set_xlabel("length of training T (epochs)")
         drawing.annotate(figure, _seeds(drawn), "bars: 95 % interval of the paired differences (of two seeds: both)")
     return figure, drawn
+
+
+def _belongs(row: Mapping[str, Any], reference: str, variants: Sequence[str]) -> bool:
+    """Return whether a row is drawn in the panel of a reference and variants."""
+    return row["reference"] == reference and row["variant"] in variants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +269,7 @@ def table(drawn: Sequence[dict[str, Any]]) -> str:
     made: list[tables.Table] = []
     for title, rows in _by_line(drawn).items():
         lengths = sorted({row["epochs"] for row in rows})
-        for reference, _ in PANELS:
+        for reference in dict.fromkeys(reference for reference, _ in PANELS):
             own = [row for row in rows if row["reference"] == reference]
             header = [f"{title}, minus {reference}", *(f"T = {length:g}" for length in lengths)]
             body = []
