@@ -41,7 +41,7 @@ PANELS = (
 )
 """References, and the variants that are compared with each in one panel.
 
-`gradual_equal` has a panel of its own, because its lead in short trainings would set the scale of all others.
+`gradual_equal` has its own panel, because its lead in short trainings would set the scale of all others.
 """
 _DRAWN = tuple(dict.fromkeys(name for reference, variants in PANELS for name in (reference, *variants)))
 """Variants on which the studies of a line agree."""
