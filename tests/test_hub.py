@@ -114,6 +114,42 @@ def test_what_is_there_but_wrong_is_replaced(server: HubServer, tmp_path: Path) 
     assert len(server.downloads) == 3 + 2
 
 
+def test_a_download_that_fails_leaves_another_revision_whole(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(TOWER, ["*"], tmp_path)
+    monkeypatch.setattr(server, "repos", {("model", TOWER.id): {name: b"later " + old for name, old in MODEL.items()}})
+    bring, brought = hub._Hub.bring, []
+
+    def fail_at_last(self: hub._Hub, name: str, *rest: Any) -> None:
+        brought.append(name)
+        if len(brought) == len(MODEL):
+            raise DataError("the network is gone")
+        bring(self, name, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hub._Hub, "bring", fail_at_last)
+        with pytest.raises(DataError, match="the network is gone"):
+            fetch(TOWER, ["*"], tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in MODEL} == MODEL
+    fetch(TOWER, ["*"], tmp_path)
+    assert all((tmp_path / name).read_bytes() == b"later " + content for name, content in MODEL.items())
+    assert len(server.downloads) == 2 * len(MODEL)  # what had arrived is not transferred again
+
+
+@pytest.mark.parametrize("error", [ImportError("install socksio"), FileNotFoundError(2, "No such file", "ca.pem")])
+def test_a_connection_that_cannot_be_opened(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(hub._Hub, "asked", refuse)
+    monkeypatch.setenv("SSL_CERT_FILE", "ca.pem")
+    with pytest.raises(DataError, match=r"no connection can be opened \(\w+: .*\).*certificates \(.*SSL_CERT_FILE"):
+        fetch(TOWER, ["*"], tmp_path)
+
+
 def test_the_token_is_sent(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     fetch(DIGITS, ["README.md"], tmp_path)
@@ -203,7 +239,7 @@ def test_a_corrupt_file_is_fetched_once_more(server: HubServer, tmp_path: Path, 
     text = str(caught.value)
     assert all(part in text for part in (name, repo.id, server.commit(repo.kind, repo.id), f"{len(content)} bytes"))
     assert len(set(re.findall(r"checksum (\w+)", text))) == 2
-    assert not file.path.exists()
+    assert file.path.read_bytes() == b"other"  # what was there stays
     assert not kept(tmp_path)
 
 

@@ -414,6 +414,20 @@ def test_markers_and_logs_that_are_hostile(here: Path, capsys: pytest.CaptureFix
 # --- progress of a stage ----------------------------------------------------------------------------------------------
 
 
+def test_runs_on_another_disk_are_seen(here: Path, tmp_path: Path) -> None:
+    """Their folder is a link; one that leads back to the study is not followed again."""
+    study_ = load_study(here / "tiny.yaml")
+    elsewhere = tmp_path / "scratch"
+    runs = Path(INITIAL).parents[4]
+    elsewhere.mkdir()
+    runs.parent.mkdir(parents=True, exist_ok=True)
+    runs.symlink_to(elsewhere)
+    Path(INITIAL).parent.mkdir(parents=True)
+    Path(INITIAL).touch()
+    (elsewhere / "again").symlink_to(runs.parent.absolute())
+    assert {path for path in look(study_).files if path.endswith(Path(INITIAL).name)} == {INITIAL}
+
+
 def test_a_stage_shows_itself_while_it_works(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "RENEW_SECONDS", 0.01)
     monkeypatch.setenv("SLURM_JOB_ID", "88")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import shutil
 import signal
 import subprocess
@@ -18,6 +21,8 @@ import yaml
 
 from isp import artifacts
 from isp.config import load_study, parse_study
+from isp.errors import IspError
+from isp.workflow import running as running_
 from tests.support.reruns import jobs
 from tests.support.workflow import (
     COMMAND,
@@ -210,6 +215,21 @@ def test_two_at_once_are_refused(
     assert "isp: another run is making the same files in this folder" in second.stderr
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=120)
+
+
+def test_a_file_system_without_locks_runs_studies_and_cleans_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fcntl, "lockf", unknown)
+    (tmp_path / ".snakemake/locks").mkdir(parents=True)
+    running_.unlock_if_abandoned()
+    assert (tmp_path / ".snakemake/locks").exists()  # perhaps of a living Snakemake
+    with pytest.raises(IspError, match=r"its file system has no locks \(Function not implemented\)"), running_.alone():
+        pass
 
 
 @pytest.mark.process

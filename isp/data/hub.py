@@ -38,6 +38,11 @@ _CACHE = ".cache"
 """Folder for partial files, the same as the library's. No name in a repository may clash with it or with `COMMITS`."""
 _LONGEST_LISTING = 10**8  # bytes; 200,000 files take 45 MB
 _LONGEST_REASON = 10**4  # bytes that are read of an error's text
+_CONNECTION = (
+    *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+)
+"""Variables that decide how the HTTP library connects."""
 _PIECE = 2**20  # bytes that are decompressed at a time
 _T = TypeVar("_T")
 
@@ -72,7 +77,8 @@ class Fetched:
 def fetch(repo: Repo, patterns: Sequence[str], folder: Path) -> tuple[str, list[Fetched]]:
     """Download the files of a repository that match any of the patterns into a folder, and verify them.
 
-    Existing files with the right size and checksum are kept; other files with these names are replaced.
+    Existing files with the right size and checksum are kept. Other files with these names are replaced once all have
+    arrived, so a download that fails leaves those of another revision as they were.
 
     Args:
         repo: Repository and its revision.
@@ -91,7 +97,15 @@ def fetch(repo: Repo, patterns: Sequence[str], folder: Path) -> tuple[str, list[
         shown = re.sub(r"^(\w+://)?.*@", r"\1", endpoint, flags=re.DOTALL)  # without a password
         raise DataError(f"HF_ENDPOINT must be an address such as https://hub.example.org, got {shown!r}")
     hub = _Hub(repo, folder, endpoint)
-    commit, listed = hub.persist(hub.listing, patterns)
+    try:
+        commit, listed = hub.persist(hub.listing, patterns)
+    except (ImportError, OSError) as error:  # of the HTTP library, such as a missing file of certificates
+        cause = hub.line(f"{type(error).__name__}: {error}")
+        variables = ", ".join(name for name in _CONNECTION if os.environ.get(name)) or "none is set"
+        raise DataError(
+            f"{repo}: no connection can be opened ({cause}); correct the variables of proxies and certificates "
+            f"({variables})"
+        ) from None
     selected: dict[str, _File] = {}
     for pattern in patterns:
         matching = {name: entry for name, entry in listed.items() if fnmatchcase(name, pattern)}
@@ -107,6 +121,8 @@ def fetch(repo: Repo, patterns: Sequence[str], folder: Path) -> tuple[str, list[
     missing = sorted(name for name, file in selected.items() if not file.is_at(folder / name))
     for number, name in enumerate(missing):
         pinned.bring(name, selected[name], missing[number:])
+    for name in missing:
+        pinned.settle(name, selected[name])
     return commit, [file.fetched(folder / name) for name, file in sorted(selected.items())]
 
 
@@ -218,7 +234,36 @@ class _Hub:
         return commit, files
 
     def bring(self, name: str, file: _File, missing: Sequence[str]) -> None:
-        """Download a file, resuming an earlier attempt, and give it its name after its checksum has matched."""
+        """Download a file under a partial name, resuming an earlier attempt, until its checksum matches."""
+        with self._locked(name, file) as (path, partial):
+            if file.is_at(path):  # another process was faster
+                return
+            if partial.is_symlink():
+                partial.unlink()
+            for _ in range(2):
+                self.persist(lambda: self._stream(name, partial, file.bytes), missing)
+                if file.is_at(partial):
+                    return
+                received = f"{partial.stat().st_size} bytes with checksum {file.checksum_of(partial)}"
+                partial.unlink()
+        raise DataError(
+            f"{name} of {self.repo}: {self.shown} sent corrupt content twice (expected {file.bytes} bytes with "
+            f"checksum {file.checksum}, got {received}); none of it was kept"
+        )
+
+    def settle(self, name: str, file: _File) -> None:
+        """Give a downloaded file its name."""
+        with self._locked(name, file) as (path, partial):
+            if partial.exists() or not file.is_at(path):  # otherwise another process has named it
+                os.replace(partial, path)
+
+    @contextmanager
+    def _locked(self, name: str, file: _File) -> Iterator[tuple[Path, Path]]:
+        """Keep other processes from a file, and yield its path and that of its partial download.
+
+        Raises:
+            IspError: If a file cannot be written.
+        """
         from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
         path, cache = self.folder / name, self.folder / _CACHE / "huggingface/download"
@@ -227,24 +272,9 @@ class _Hub:
             for folder in (path.parent, partial.parent):
                 folder.mkdir(parents=True, exist_ok=True)
             with WeakFileLock(cache / f"{name}.lock"):
-                if file.is_at(path):  # another process was faster
-                    return
-                path.unlink(missing_ok=True)
-                if partial.is_symlink():
-                    partial.unlink()
-                for _ in range(2):
-                    self.persist(lambda: self._stream(name, partial, file.bytes), missing)
-                    if file.is_at(partial):
-                        os.replace(partial, path)
-                        return
-                    received = f"{partial.stat().st_size} bytes with checksum {file.checksum_of(partial)}"
-                    partial.unlink()
+                yield path, partial
         except OSError as error:
             raise IspError(f"{path}: cannot be written ({error.strerror or error}); no part of it was saved") from None
-        raise DataError(
-            f"{name} of {self.repo}: {self.shown} sent corrupt content twice (expected {file.bytes} bytes with "
-            f"checksum {file.checksum}, got {received}); none of it was kept"
-        )
 
     def _stream(self, name: str, partial: Path, size: int) -> None:
         """Append to `partial` the bytes that it lacks, but none beyond the size that the hub lists."""

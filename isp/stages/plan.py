@@ -68,7 +68,7 @@ def plan(
     study_ = load_study(configfile) if configfile else parse_study(study or {}, "--study")
     if data_root:
         study_ = study_.model_copy(update={"data_root": data_root})
-    side_by_side = parallel or (1 if study_.device != "cpu" else max(1, (os.cpu_count() or 1) // study_.threads))
+    side_by_side = parallel or (1 if study_.device != "cpu" else max(1, _usable_cores() // study_.threads))
     beside: float | Starts = FLAT if overhead is None else overhead
     if calibrate and overhead is None:
         beside = measure_starts(study_, configfile)
@@ -82,3 +82,8 @@ def plan(
         files.ready(output)
         files.write_json(output, content)
     print(lines(content))
+
+
+def _usable_cores() -> int:
+    """Return how many cores this process may use, which an allocation or taskset may limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

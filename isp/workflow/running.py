@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import math
@@ -170,7 +171,8 @@ def unlock_if_abandoned(on_this_machine: bool = True) -> None:
         with suppress(OSError):  # another Snakemake is alive
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(".snakemake/locks", ignore_errors=True)
-    fcntl.lockf(file, fcntl.LOCK_SH)
+    with suppress(OSError):  # a file system without locks
+        fcntl.lockf(file, fcntl.LOCK_SH)
 
 
 @contextmanager
@@ -183,7 +185,12 @@ def alone() -> Iterator[None]:
     with _open_lock() as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise IspError(
+                    f"{Path.cwd()}: its file system has no locks ({error.strerror}), so whether a Snakemake works in "
+                    f"this folder is unknown"
+                ) from None
             raise IspError(
                 f"{Path.cwd()}: a Snakemake process works in this folder; wait until it has finished, or stop it"
             ) from None
@@ -226,7 +233,8 @@ def start(workflow: Any, study: Study) -> None:
                 "effect; pass it as --workflow-profile, not as --profile, which also loads the profile of this machine"
             )
         return
-    check_device(study.device)
+    if any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs()):  # none to download on another machine
+        check_device(study.device)
     if study.served_instructions == "avx2":
         instructions.check_supported("instruction_set: native in the study")
     _warm_start(study.served_instructions, deployed=_is_deployed(workflow))

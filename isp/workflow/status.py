@@ -320,9 +320,14 @@ class _Times:
 
 def look(study: Study) -> Seen:
     """Read the folders of a study and `resources/` below the current folder."""
-    now, there = time.time(), set[str]()
+    now, there, seen = time.time(), set[str](), set[tuple[int, int]]()
     for folder in (paths.STUDY.format(study=study.study), "resources"):
-        for where, folders, names in os.walk(folder):
+        for where, folders, names in os.walk(folder, followlinks=True):  # runs/ may be a link to a larger disk
+            about = os.stat(where)
+            if (place := (about.st_dev, about.st_ino)) in seen:  # a link to a folder around it
+                folders.clear()
+                continue
+            seen.add(place)
             if where == "resources":
                 folders[:] = [name for name in folders if name != "data"]  # whole datasets
             there.update(f"{where}/{name}" for name in names)
