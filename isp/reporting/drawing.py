@@ -11,11 +11,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from isp.files import write_bytes
 from isp.metrics import value_range
@@ -68,6 +69,14 @@ def render(figure: Figure, format: Literal["png", "pdf"]) -> bytes:
     with style():
         figure.savefig(content, format=format, dpi=DPI, metadata=metadata[format])
     figure.set_layout_engine("none")  # a second layout would differ slightly from the first
+    return _in_a_palette(content) if format == "png" else content.getvalue()
+
+
+def _in_a_palette(png: BinaryIO) -> bytes:
+    """Return an image with the 256 colours nearest to its own, which takes a third of the space."""
+    palette = Image.open(png).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    content = io.BytesIO()
+    palette.save(content, "png", optimize=True, dpi=(DPI, DPI))
     return content.getvalue()
 
 
