@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import warnings
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from colorsys import rgb_to_hls
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -231,6 +233,24 @@ def test_dots_for_three_sparsities_lines_for_four() -> None:
     assert dots.few(rows)
     assert not dots.few([*rows, {"task": "t", "backbone": "b", "sparsity": "0.9500"}])
     assert dots.few([*rows, {"task": "u", "backbone": "b", "sparsity": "0.9500"}])
+
+
+def test_a_picture_has_a_palette_that_looks_like_the_figure() -> None:
+    """No pixel of a figure with lines and a colour map differs by more than a 25th of the scale."""
+    figure = drawing.message("Nothing to draw.")
+    axes = figure.add_subplot()
+    axes.plot(np.sin(np.linspace(0, 9, 200)), color="#d55e00")
+    axes.imshow(np.linspace(0, 1, 64).reshape(8, 8), extent=(0, 200, -1, 1), aspect="auto", alpha=0.5)
+    plain = io.BytesIO()
+    with drawing.style():
+        figure.savefig(plain, dpi=drawing.DPI)
+    content = drawing.render(figure, "png")
+    with Image.open(io.BytesIO(content)) as picture, Image.open(plain) as expected:
+        assert picture.mode == "P"
+        assert picture.size == expected.size
+        difference = np.abs(np.array(picture.convert("RGB"), int) - np.array(expected.convert("RGB"), int))
+    assert difference.max() <= 10
+    assert len(content) < len(plain.getvalue()) / 2
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("**/*.png")), ids=lambda path: str(path.relative_to(ROOT)))

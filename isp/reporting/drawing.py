@@ -74,7 +74,8 @@ def render(figure: Figure, format: Literal["png", "pdf"]) -> bytes:
 
 def _in_a_palette(png: BinaryIO) -> bytes:
     """Return an image with the 256 colours nearest to its own, which takes a third of the space."""
-    palette = Image.open(png).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    flat, method = Image.open(png).convert("RGB"), Image.Quantize.MAXCOVERAGE
+    palette = flat.quantize(256, method, kmeans=1, dither=Image.Dither.NONE)
     content = io.BytesIO()
     palette.save(content, "png", optimize=True, dpi=(DPI, DPI))
     return content.getvalue()

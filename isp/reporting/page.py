@@ -33,8 +33,6 @@ LONGEST = 400
 """Maximum number of rows of a part of a table that is shown; longer parts are only linked."""
 OPEN = 200
 """Maximum number of rows of a table that is shown unfolded."""
-COLORS = 128
-"""Number of colours of an image, which suffices for lines and for the steps of a colour map."""
 SCREEN = 96
 """Resolution in pixels per inch that browsers assume."""
 
@@ -350,7 +348,9 @@ class _Page:
         yield left
 
     def _picture(self, name: str) -> Picture:
-        content, (width, height) = _reduced(self._contents.figures[name])
+        content = self._contents.figures[name]
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
         source = f"data:image/png;base64,{_base64(content)}"
         shown = (round(width * SCREEN / DPI), round(height * SCREEN / DPI))
         text = alt.describe(name, self._contents.drawn.get(name, ()))
@@ -396,12 +396,3 @@ def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         for key, value in values.items()
         if value is not None
     ]
-
-
-def _reduced(png: bytes) -> tuple[bytes, tuple[int, int]]:
-    """Reduce an image to `COLORS` colours, which takes a third of the bytes; return it and its size in pixels."""
-    with Image.open(io.BytesIO(png)) as picture:
-        flat = picture.convert("RGB").quantize(COLORS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    content = io.BytesIO()
-    flat.save(content, format="PNG", optimize=True)
-    return content.getvalue(), flat.size
