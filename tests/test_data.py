@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -25,6 +26,7 @@ from isp import registry
 from isp.backbones._open_clip import tokenize
 from isp.backbones.clip_tiny import BACKBONE
 from isp.config import Study, parse_study
+from isp.data import sources
 from isp.data.glyphs import FONTS, GLYPHS, CaptionedGlyphs, captions, render
 from isp.data.images import Images, normalise, random_crop, resized, to_pixels
 from isp.data.sources import Digits, HubDataset, check, decode, manifest
@@ -381,6 +383,19 @@ def test_files_are_held_to_their_manifest(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match="missing, or changed"):
         check(recorded, tmp_path)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_mnist(tmp_path, "train", [1, 2])
+    recorded = manifest([path], tmp_path)
+
+    def refuse(_: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(sources, "sha256", refuse)
+    for read in (lambda: manifest([path], tmp_path), lambda: check(recorded, tmp_path)):
+        with pytest.raises(DataError, match=r"train-00000-of-00001.parquet: cannot be read \(Permission denied\)"):
+            read()
 
 
 def test_what_is_reused_is_said_and_other_files_in_its_place_are_refused(

@@ -336,10 +336,14 @@ class Digits:
 
 
 def manifest(paths: Sequence[Path], data_root: Path) -> list[dict[str, Any]]:
-    """Return path (below `data_root`, or absolute), size and SHA-256 (the hub's name for a large file) of files."""
+    """Return path (below `data_root`, or absolute), size and SHA-256 (the hub's name for a large file) of files.
+
+    Raises:
+        DataError: If a file cannot be read.
+    """
     names = [path.relative_to(data_root) if path.is_relative_to(data_root) else path.absolute() for path in paths]
     return [
-        {"file": str(name), "bytes": path.stat().st_size, "sha256": sha256(path)}
+        {"file": str(name), "bytes": path.stat().st_size, "sha256": _checksum(path)}
         for name, path in zip(names, paths, strict=True)
     ]
 
@@ -348,7 +352,7 @@ def check(recorded: Sequence[Mapping[str, Any]], data_root: Path) -> None:
     """Verify files against their manifest.
 
     Raises:
-        DataError: If a file is missing or has changed since it was downloaded.
+        DataError: If a file is missing, has changed since it was downloaded, or cannot be read.
     """
     for entry in recorded:
         if not Path(entry["file"]).is_absolute():  # a file of a local folder
@@ -357,8 +361,15 @@ def check(recorded: Sequence[Mapping[str, Any]], data_root: Path) -> None:
             except ValueError as error:
                 raise DataError(f"manifest: {error}; fetch it again (stage: download)") from None
         path = data_root / entry["file"]
-        if not path.is_file() or path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+        if not path.is_file() or path.stat().st_size != entry["bytes"] or _checksum(path) != entry["sha256"]:
             raise DataError(f"{path}: missing, or changed since it was downloaded; fetch it again (stage: download)")
+
+
+def _checksum(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 # --- names of classes ------------------------------------------------------------------------------------------------
