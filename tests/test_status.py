@@ -428,6 +428,21 @@ def test_runs_on_another_disk_are_seen(here: Path, tmp_path: Path) -> None:
     assert {path for path in look(study_).files if path.endswith(Path(INITIAL).name)} == {INITIAL}
 
 
+def test_folders_that_disappear_meanwhile_are_left_out(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = str(Path(INITIAL).parent)
+    Path(INITIAL).parent.mkdir(parents=True)
+    Path(INITIAL).touch()
+    stat = os.stat
+
+    def vanished(path: Any, **options: Any) -> os.stat_result:
+        if path == gone:
+            raise FileNotFoundError(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", vanished)
+    assert INITIAL not in look(load_study(here / "tiny.yaml")).files
+
+
 def test_a_stage_shows_itself_while_it_works(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "RENEW_SECONDS", 0.01)
     monkeypatch.setenv("SLURM_JOB_ID", "88")

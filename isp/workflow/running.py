@@ -189,7 +189,7 @@ def alone() -> Iterator[None]:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise IspError(
                     f"{Path.cwd()}: its file system has no locks ({error.strerror}), so whether a Snakemake works in "
-                    f"this folder is unknown"
+                    f"this folder is unknown; make sure that none does, and delete files by hand"
                 ) from None
             raise IspError(
                 f"{Path.cwd()}: a Snakemake process works in this folder; wait until it has finished, or stop it"

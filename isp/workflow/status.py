@@ -323,7 +323,10 @@ def look(study: Study) -> Seen:
     now, there, seen = time.time(), set[str](), set[tuple[int, int]]()
     for folder in (paths.STUDY.format(study=study.study), "resources"):
         for where, folders, names in os.walk(folder, followlinks=True):  # runs/ may be a link to a larger disk
-            about = os.stat(where)
+            try:
+                about = os.stat(where)
+            except FileNotFoundError:  # deleted meanwhile
+                continue
             if (place := (about.st_dev, about.st_ino)) in seen:  # a link to a folder around it
                 folders.clear()
                 continue
