@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,11 +19,11 @@ from typing import Any
 import pytest
 import yaml
 
-from isp import cli, registry
+from isp import cli, copies, registry
 from isp.config import load_study, parse_study
 from isp.workflow.jobs import Jobs
 from tests.support.reruns import Job, jobs, reruns
-from tests.support.studies import ROOT
+from tests.support.studies import ROOT, STUDY
 from tests.support.workflow import RUN, SMOKE, changed, link_results, snakemake
 
 
@@ -161,6 +163,68 @@ def test_a_raised_version_reruns_its_stage_and_what_is_made_of_it(monkeypatch: p
     assert by_rule["prune_denoised"] == {path for path, job in before.items() if job.rule == "prune_denoised"}
     assert by_rule.keys() == {"prune_denoised", "train_segment", "retrain", "compare_masks", "evaluate"}
     assert all("/round0/" not in path for path in by_rule["train_segment"])
+
+
+def own_jobs(folder: Path, method: str, family: str) -> dict[str, Job]:
+    """The jobs of a variant whose method is a file outside the package, under names that do not differ by its path."""
+    settings = {"denoised": {"rate": 0.5, "segment_fraction": 0.1}, "souped": {"members": 2}}.get(family, {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        variants = {"mine": {"method": f"{method}.py", "settings": settings}}
+        grid = [{**STUDY["grid"][0], "variants": ["mine"]}]
+        return jobs(parse_study({**STUDY, "variants": variants, "grid": grid}, "tiny"))
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "rerun"),
+    [
+        ("random", ["mine", "prune_one_shot", "training", "isp"], "prune_one_shot"),
+        ("gradual", ["mine", "find_ticket", "training"], "find_ticket"),
+        ("isp_mean", ["mine", "prune_denoised", "isp", "training"], "prune_denoised"),
+        ("greedy_soup", ["mine", "choose_members", "isp", "uniform_soup"], "choose_members"),
+    ],
+)
+def test_an_edited_file_reruns_its_jobs_whatever_its_name(
+    source: str, names: list[str], rerun: str, tmp_path: Path
+) -> None:
+    """The version of a file named like another key of a job's versions was lost among them."""
+    content = (ROOT / "isp" / "methods" / f"{source}.py").read_text()
+    family = str(registry.load("method", source).FAMILY)
+    for name in names:
+        file = tmp_path / f"{name}.py"
+        file.write_text(content)
+        before = own_jobs(tmp_path, name, family)
+        file.write_text(f"{content}\n# edited\n")
+        assert rerun in reruns(before, own_jobs(tmp_path, name, family)), name
+
+
+@pytest.mark.parametrize("name", ["mine", "isp"])
+def test_a_file_replaces_no_version_of_the_code_it_uses(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A denoised method in a file isp.py replaced that of the look-aheads."""
+    (tmp_path / f"{name}.py").write_bytes((ROOT / "isp" / "methods" / "isp_mean.py").read_bytes())
+    before = own_jobs(tmp_path, name, "denoised")
+    assert reruns(before, own_jobs(tmp_path, name, "denoised")) == {}
+    monkeypatch.setattr(copies, "VERSION", 99)
+    assert "prune_denoised" in {
+        job.rule
+        for path, job in own_jobs(tmp_path, name, "denoised").items()
+        if job.params.get("version") != before[path].params.get("version")
+    }
+
+
+def test_the_versions_of_a_finished_study_with_a_file_keep_their_keys(tmp_path: Path) -> None:
+    """Only a file whose stem is another key gets its own key, with a prefix."""
+    content = (ROOT / "isp" / "methods" / "random.py").read_bytes()
+    checksum = hashlib.sha256(content).hexdigest()[:12]
+    for name, key in (("gradient", "gradient"), ("prune_one_shot", "method prune_one_shot")):
+        (tmp_path / f"{name}.py").write_bytes(content)
+        (job,) = [job for job in own_jobs(tmp_path, name, "one_shot").values() if "/0.5000/mask." in job.outputs[0]]
+        assert json.loads(job.params["version"]) == {
+            "prune_one_shot": registry.stage_version("prune_one_shot"),
+            key: f"isp_method_{name}_{checksum}",
+        }
 
 
 # --- a real Snakemake -------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -278,9 +278,13 @@ class RuleOfStudy:
     def version(self, w: Wildcards) -> str:
         """Return the versions of the code that determines a job's results; the job reruns when they change."""
         stage = self.rule.run
+        by_source = {name: _VERSIONS[name](self.dag, w) for name in self.rule.versions}
+        if "method" in by_source and self.dag.method_of(w).source.endswith(".py"):
+            others = {stage, *(key for name, of_one in by_source.items() if name != "method" for key in of_one)}
+            by_source["method"] = _renamed(by_source["method"], others)
         versions: dict[str, Any] = {stage: registry.stage_version(stage)}
-        for name in self.rule.versions:
-            for key, version in _VERSIONS[name](self.dag, w).items():
+        for of_source in by_source.values():
+            for key, version in of_source.items():
                 versions.setdefault(key, version)
         return json.dumps(versions)
 
@@ -289,6 +293,14 @@ def _of_method(dag: Dag, w: Wildcards) -> dict[str, Any]:
     """Return the version of a method; for a user's file, the name of its module, which ends in the file's checksum."""
     method = dag.method_of(w)
     return {method.name: method.module.__name__ if method.source.endswith(".py") else method.module.VERSION}
+
+
+def _renamed(versions: Mapping[str, Any], others: Container[str]) -> dict[str, Any]:
+    """Return the versions of a user's file, whose stem may be any of the other keys, under keys that differ from them.
+
+    All other keys are kept, because a changed key reruns the jobs of finished studies.
+    """
+    return {f"method {key}" if key in others else key: version for key, version in versions.items()}
 
 
 _VERSIONS: Mapping[str, Callable[[Dag, Wildcards], Mapping[str, Any]]] = {
