@@ -202,6 +202,7 @@ class Pruner:
         self._finding, self._since = Cost(), 0  # cost until the last change of the mask, and the steps since then
         self._stepped = self._copying = self._unchecked = self._closed = self._closure = False
         self._updated = False  # whether there was an update that the scaler did not skip, for methods that observe
+        self._observed = False  # whether a method that observes has seen gradients
         self._copy_updates = 0
         self._rates: list[Any] | None = None  # rates of a copy with its own schedule
         self._unscaled: list[Any] = []
@@ -487,19 +488,19 @@ class Pruner:
 
     def _look(self) -> bool:
         """Let the method look at the weights, and apply the mask that it may return."""
+        if self._updated and not self._observed:
+            raise ConfigError(
+                f"pruner.step(): method {self._method.name!r} scores weights by their gradients, but no prunable "
+                "parameter had one when optimizer.step() was called; compute gradients before it, not in a closure"
+            )
         try:
             if self._attached.observes:
                 self._ranks.average(self._attached.at.memory)
             pruned = self._attached.prune(self.steps_done, self._parameters)
         except MaskError:
             broken = first_not_finite(self._parameters)
-            if broken is None and self._attached.observes and not self._attached.at.memory:
-                if self._scaler is not None and self.steps_done and not self._updated:
-                    return False  # the scaler skipped all updates so far; wait for the next event
-                raise ConfigError(
-                    f"pruner.step(): method {self._method.name!r} scores weights by their gradients, but no prunable "
-                    "parameter had one when optimizer.step() was called; compute gradients before it, not in a closure"
-                ) from None
+            if broken is None and self._attached.observes and self._scaler is not None and not self._observed:
+                return False  # the scaler skipped all updates so far; wait for the next event
             if broken is None:
                 raise
             raise MaskError(
@@ -642,6 +643,7 @@ class Pruner:
                 if gradient is not None:
                     parameter.grad = gradient / scale if scaled and scale != 1.0 else gradient
             self._attached.observe(self._parameters)
+            self._observed = True
         finally:
             for name, parameter in self._parameters.items():
                 parameter.grad = clipped[name]

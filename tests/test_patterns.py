@@ -299,9 +299,11 @@ def test_single_pass_methods_by_hand(name: str) -> None:
     settings: dict[str, Any] = {"early_bird": {"interval": 0.5}, "progressive": {"rate": 0.5, "period": 0.3}}.get(
         name, {"every": 5, "end": 0.9}
     )
+    if name == "movement":
+        settings["begin"] = 0
     method = make_method(name, {**settings, "scope": "1:4"})
     weights = row(9, 8, 7, 6, 4, 3, 2, 1)
-    memory = {key: tensor.clone() for key, tensor in weights.items()} if name == "movement" else {}
+    memory = {f"score {key}": tensor.clone() for key, tensor in weights.items()} if name == "movement" else {}
     within, kept = None, []
     for step in method.module.events(method.settings, QUARTERS, 10):
         event = Event(step=step, steps=10, sparsity=QUARTERS, weights=weights, within=within, memory=memory)

@@ -397,23 +397,29 @@ def test_movement_adds_nothing_in_a_step_that_the_scaler_skips(fused: bool, skip
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_movement_sees_the_whole_gradient_before_it_is_clipped(accumulate: int) -> None:
-    """Against scores that are added up beside the loop, from gradients that a copy of the model gives."""
-    loop = looped("movement", clip_norm=1e-3, accumulate=accumulate, settings={"every": 5, "end": 0.5})
-    order, expected = isp.BatchOrder(len(DATA), BATCH, 0), {}
+    """Against Adam beside the loop, from gradients that a copy of the model gives."""
+    settings = {"every": 5, "begin": 0, "end": 0.5}
+    loop = looped("movement", clip_norm=1e-3, accumulate=accumulate, settings=settings)
+    order = isp.BatchOrder(len(DATA), BATCH, 0)
+    names = loop.pruner.trainer.prunable
+    scores = {name: torch.nn.Parameter(torch.zeros_like(loop.model.get_parameter(name))) for name in names}
+    adam = torch.optim.Adam(scores.values(), lr=1)
     for step in range(14):
         model = copy.deepcopy(loop.model)
         isp.seed_step(0, step)
         inputs, labels = DATA.batch(order(step))
         for part in zip(inputs.chunk(accumulate), labels.chunk(accumulate), strict=True):
             (default_loss(model, part) / accumulate).backward()
-        for name in loop.pruner.trainer.prunable:
+        for name in names:
             weight = model.get_parameter(name)
             kept = 1 if loop.pruner.mask is None else loop.pruner.mask[name]
-            expected[name] = expected.get(name, 0) - weight.grad * kept * weight.detach()
+            scores[name].grad = weight.grad * kept * weight.detach()
+        adam.step()
         loop.run(step + 1)
-        scores = {name: expected[name] for name in loop.pruner.trainer.prunable}
-    for name, score in loop.pruner._attached.at.memory.items():
-        torch.testing.assert_close(score, scores[name])
+    memory = loop.pruner._attached.at.memory
+    for name in names:
+        torch.testing.assert_close(memory[f"score {name}"], scores[name].detach())
+        assert int(memory[f"updates {name}"]) == 14
 
 
 def test_movement_sees_gradients_that_are_assigned() -> None:

@@ -63,11 +63,18 @@ def schedule(settings: Settings, sparsity: Decimal, steps: int) -> Mapping[int, 
     Raises:
         ConfigError: If T is a single step.
     """
-    last = last_event(settings.end, steps)
+    return ramp(sparsity, settings.every, 0, last_event(settings.end, steps))
+
+
+def ramp(sparsity: Decimal, every: int, first: int, last: int) -> Mapping[int, Decimal]:
+    """Return the sparsity after each prune event of a cubic ramp from step `first` to step `last`, by its step.
+
+    There is an event at every `every` steps after `first` and at `last`, except those that would prune nothing.
+    """
     events: dict[int, Decimal] = {}
     before = Decimal(0)
-    for step in (*range(settings.every, last, settings.every), last):
-        reached = (sparsity * (1 - (1 - Decimal(step) / last) ** 3)).quantize(PLACES)
+    for step in (*range(first + every, last, every), last):
+        reached = (sparsity * (1 - (1 - Decimal(step - first) / (last - first)) ** 3)).quantize(PLACES)
         if reached > before:
             events[step] = before = reached
     return events
