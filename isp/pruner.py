@@ -494,8 +494,6 @@ class Pruner:
                 "parameter had one when optimizer.step() was called; compute gradients before it, not in a closure"
             )
         try:
-            if self._attached.observes:
-                self._ranks.average(self._attached.at.memory)
             pruned = self._attached.prune(self.steps_done, self._parameters)
         except MaskError:
             broken = first_not_finite(self._parameters)
@@ -631,17 +629,20 @@ class Pruner:
             return
         self._updated = True
         scale = 1.0 if self._scaler is None else self._scaler.get_scale()
-        clipped = {name: parameter.grad for name, parameter in self._parameters.items()}
-        if not self._gradients and all(gradient is None for gradient in clipped.values()):
-            return
         # A scaler leaves it to fused optimizers to divide gradients during the update.
         still_scaled = getattr(self._optimizer, "grad_scale", None) is not None
+        clipped = {name: parameter.grad for name, parameter in self._parameters.items()}
+        gradients: dict[str, Tensor] = {}
+        for name, gradient in (clipped | self._gradients).items():
+            if gradient is not None:
+                scaled = scale != 1.0 and (name in self._gradients or still_scaled)
+                gradients[name] = gradient / scale if scaled else gradient
         try:
+            gradients = self._ranks.average(gradients, self._parameters)
+            if not gradients:
+                return
             for name, parameter in self._parameters.items():
-                gradient = self._gradients.get(name, parameter.grad)
-                scaled = name in self._gradients or still_scaled
-                if gradient is not None:
-                    parameter.grad = gradient / scale if scaled and scale != 1.0 else gradient
+                parameter.grad = gradients.get(name)
             self._attached.observe(self._parameters)
             self._observed = True
         finally:

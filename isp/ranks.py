@@ -57,14 +57,23 @@ class Ranks:
 
             check_same_everywhere(mask)
 
-    def average(self, memory: Mapping[str, Tensor]) -> None:
-        """Replace each floating-point tensor by its mean over the ranks, in place, except sharded ones."""
-        if self.size == 1 or is_sharded(memory):
-            return
-        for name in sorted(memory):
-            if memory[name].is_floating_point():
-                dist.all_reduce(memory[name])
-                memory[name] /= self.size
+    def average(self, gradients: Mapping[str, Tensor], parameters: Weights) -> dict[str, Tensor]:
+        """Return the mean of each gradient over the ranks; one that is missing on some of them counts there as 0.
+
+        Gradients of sharded parameters are means already, and are returned as they are.
+        """
+        if self.size == 1 or is_sharded(parameters):
+            return dict(gradients)
+        first = next(iter(parameters.values()))
+        anywhere = torch.tensor([name in gradients for name in parameters], dtype=torch.uint8, device=first.device)
+        dist.all_reduce(anywhere, dist.ReduceOp.MAX)
+        means: dict[str, Tensor] = {}
+        for name, found in zip(parameters, anywhere.tolist(), strict=True):
+            if found:
+                mean = gradients[name].clone() if name in gradients else torch.zeros_like(parameters[name])
+                dist.all_reduce(mean)
+                means[name] = mean / self.size
+        return means
 
     def fail_together(self, error: Exception | None) -> None:
         """Raise on every rank if one of them failed, so that no rank waits for it.
