@@ -8,18 +8,27 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
+import json
+import os
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from isp.errors import ConfigError, unknown
+from isp.errors import ConfigError, shown, unknown
+from isp.settings import Settings
 
 Kind = Literal["method", "task", "backbone"]
 KINDS: tuple[Kind, ...] = ("method", "task", "backbone")
 _FOLDERS = {"method": "methods", "task": "tasks", "backbone": "backbones", "family": "families", "stage": "stages"}
 _stand_ins: dict[str, ModuleType] = {}
+PINNED = "ISP_METHODS"
+"""Environment variable with the modules of the methods' files with which a study was started: JSON, by absolute path.
+
+It is not a parameter of jobs, so that a study that was started elsewhere or by an earlier commit does not rerun.
+"""
 
 
 @cache
@@ -64,8 +73,40 @@ def stage_version(name: str) -> int:
     return version
 
 
+def pin(sources: Iterable[str]) -> None:
+    """Make this process and its children keep to the content that the methods' files have now.
+
+    This process uses the modules that it has loaded, whatever becomes of the files. A child that starts when a file has
+    another content refuses it, because Snakemake records the version that this process has loaded for all jobs.
+
+    Args:
+        sources: Methods of a study; names of the package's own methods are ignored.
+
+    Raises:
+        ConfigError: If a method's file cannot be loaded.
+    """
+    unpin()
+    modules = {os.path.abspath(each): load("method", each).__name__ for each in sources if each.endswith(".py")}
+    if modules:
+        os.environ[PINNED] = json.dumps(modules)
+
+
+def unpin() -> None:
+    """Forget the content of methods' files with which an earlier study was started."""
+    os.environ.pop(PINNED, None)
+
+
+def _pinned_module(path: Path) -> str:
+    """Return the name of the module with which the study of this process was started; "" if it is unknown."""
+    text = os.environ.get(PINNED)
+    return str(json.loads(text).get(os.path.abspath(path), "")) if text else ""
+
+
 def _load_file(path: Path) -> ModuleType:
     """Load a method from a file, once as long as the file does not change."""
+    pinned = _pinned_module(path)
+    if pinned in sys.modules:
+        return sys.modules[pinned]
     if path.exists() and not path.is_file():  # reading a device or a FIFO may never end
         raise ConfigError(f"method {str(path)!r}: not a regular file")
     try:
@@ -73,22 +114,49 @@ def _load_file(path: Path) -> ModuleType:
     except OSError as error:
         raise ConfigError(f"method {str(path)!r}: cannot be read ({error.strerror})") from None
     name = f"isp_method_{path.stem}_{hashlib.sha256(content).hexdigest()[:12]}"
+    if pinned not in ("", name):
+        raise ConfigError(
+            f"method {str(path)!r}: was edited while the study runs (its SHA-256 began with {pinned[-12:]} when the "
+            f"study was started, and begins with {name[-12:]} now); run the same command again, which repeats the jobs "
+            "that the edit affects, or restore the file before you do"
+        )
     if name in sys.modules:
         return sys.modules[name]
     module = ModuleType(name)
     sys.modules[name] = module  # where pydantic looks for the names in annotations
     try:
-        # Run exactly the bytes that were read: Python's own loader may use old byte code and writes some to the folder.
-        exec(compile(content, str(path), "exec"), module.__dict__)
-        missing = [each for each in ("FAMILY", "VERSION", "Settings") if not hasattr(module, each)]
-        if missing:
-            raise ConfigError(f"method {str(path)!r}: must define {' and '.join(missing)}")
-        if module.FAMILY not in names("family"):
-            raise ConfigError(f"method {str(path)!r}: {unknown('family', module.FAMILY, names('family'))}")
-    except ConfigError:
-        del sys.modules[name]
+        _run(content, path, module)
+        _check(module, path)
+    except BaseException:
+        sys.modules.pop(name, None)
         raise
-    except Exception as error:
-        del sys.modules[name]
-        raise ConfigError(f"method {str(path)!r}: cannot be loaded ({type(error).__name__}: {error})") from None
     return module
+
+
+def _run(content: bytes, path: Path, module: ModuleType) -> None:
+    """Run exactly the bytes that were read: Python's own loader may use old byte code and writes some to the folder."""
+    try:
+        exec(compile(content, str(path), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        problem = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ConfigError(f"method {str(path)!r}: cannot be loaded ({problem})") from None
+
+
+def _check(module: ModuleType, path: Path) -> None:
+    """Refuse a module without the definitions of every method; `isp.families.make_method` checks those of its family.
+
+    Raises:
+        ConfigError: If a definition is missing or of the wrong kind. The message names the file and the definition.
+    """
+    where = f"method {str(path)!r}"
+    missing = [each for each in ("FAMILY", "VERSION", "Settings") if not hasattr(module, each)]
+    if missing:
+        raise ConfigError(f"{where}: must define {' and '.join(missing)}")
+    if module.FAMILY not in names("family"):
+        raise ConfigError(f"{where}: {unknown('family', module.FAMILY, names('family'))}")
+    if type(module.VERSION) not in (int, str):
+        raise ConfigError(f"{where}: VERSION = {shown(module.VERSION)}: must be an integer or a text")
+    if not (isinstance(module.Settings, type) and issubclass(module.Settings, Settings)):
+        raise ConfigError(
+            f"{where}: Settings must be a class derived from isp.settings.Settings, got {shown(module.Settings)}"
+        )

@@ -335,8 +335,9 @@ def test_a_study_is_known_with_the_look_aheads_of_its_last_run(here: Path, monke
 
 
 METHODS = {
-    "one_shot": "from isp.methods import Scored\nclass Settings(Scored):\n    batches: int = 3\n",
-    "single_pass": "from isp.settings import Settings\ndef events(settings, sparsity, steps):\n    return (3, 5)\n",
+    "one_shot": "from isp.methods import Scored\nclass Settings(Scored):\n    batches: int = 3\ndef scores(): ...\n",
+    "single_pass": "from isp.settings import Settings\ndef events(settings, sparsity, steps):\n    return (3, 5)\n"
+    "def prune(): ...\n",
     "iterative": "from isp.methods.lth import Settings as Base\nclass Settings(Base):\n    extra: int = 1\n",
     "denoised": "from isp.methods.isp import Settings as Base\nclass Settings(Base):\n    denoisers: int = 3\n",
     "souped": "from isp.methods.uniform_soup import Settings\n",

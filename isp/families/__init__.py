@@ -44,6 +44,7 @@ class Traits:
         mathematics: Version of the code that its methods share, under the name that workflow jobs use for it.
         route: Function from a method to the name of the workflow rules for its tickets; None: the family's name.
         patterns: Whether its tickets can have N:M sparsity.
+        defines: Functions that a method must define, each as the names of which it must define at least one.
     """
 
     settings: type[Settings] = Settings
@@ -53,6 +54,7 @@ class Traits:
     mathematics: Mapping[str, int] = field(default_factory=dict)
     route: Callable[[Method], str] | None = None
     patterns: bool = False
+    defines: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,8 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None, where: str
     """Load a method by name or by the path of its file, and validate its settings.
 
     Raises:
-        ConfigError: If the method or a setting is unknown, or a value is invalid.
+        ConfigError: If the method or a setting is unknown, a value is invalid, or the method's file lacks a definition
+            that its family needs.
     """
     if not isinstance(name, str):
         raise ConfigError(
@@ -120,6 +123,7 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None, where: str
             f"settings = {shown(settings)}: must be a dict from names of settings of method {name!r} to values"
         )
     module = registry.load("method", name)
+    check_definitions(module, name)
     where = f"{where}: settings of method {name!r}" if where else f"settings of method {name!r}"
     method = Method(name=Path(name).stem, source=name, module=module, settings=parse(module.Settings, settings, where))
     if parse_scope(scope_of(method)) and not method.traits.patterns:
@@ -128,6 +132,29 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None, where: str
             "several models, which do not share an N:M pattern"
         )
     return method
+
+
+def check_definitions(module: ModuleType, name: str) -> None:
+    """Refuse a method's module without the definitions that its family needs.
+
+    Args:
+        module: Module of the method.
+        name: Name or path of the method, for messages.
+
+    Raises:
+        ConfigError: If a definition is missing or of the wrong kind; the message names it and the family.
+    """
+    traits, where = traits_of(module), f"method {name!r} (family {module.FAMILY!r})"
+    missing = [
+        " or ".join(functions)
+        for functions in traits.defines
+        if not any(callable(getattr(module, function, None)) for function in functions)
+    ]
+    if missing:
+        raise ConfigError(f"{where}: must define the function {' and '.join(missing)}")
+    base = traits.settings
+    if not issubclass(module.Settings, base):
+        raise ConfigError(f"{where}: Settings must be a class derived from {base.__module__}.{base.__qualname__}")
 
 
 def patterns_of(key: str, value: Any) -> tuple[str, ...]:
@@ -173,7 +200,8 @@ def describe_method(family: str) -> ModuleType:
         model_config = ConfigDict(extra="allow")
 
     module = ModuleType(f"isp_method_of_family_{family}")
-    vars(module).update(FAMILY=family, VERSION=0, Settings=Described, events=lambda *_: ())
+    functions = {first: lambda *_: () for first, *_ in load_family(family).TRAITS.defines}
+    vars(module).update(FAMILY=family, VERSION=0, Settings=Described, **functions)
     return module
 
 

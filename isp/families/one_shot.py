@@ -29,7 +29,7 @@ from isp.training import State, Trainer, Training, load_weights, state_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TRAITS = Traits(settings=Scored, one_run=True, patterns=True)
+TRAITS = Traits(settings=Scored, one_run=True, patterns=True, defines=(("scores", "mask"),))
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from isp.training import State, Trainer, Training
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TRAITS = Traits(one_run=True, route=lambda method: "one_job", patterns=True)
+TRAITS = Traits(one_run=True, route=lambda method: "one_job", patterns=True, defines=(("events",), ("prune",)))
 
 RECORDED = 10
 """Approximate number of prune events in the record of a run, including the first and the last."""

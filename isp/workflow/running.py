@@ -17,6 +17,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from isp import registry
 from isp.config import Study, parse_study, read_study_file
 from isp.costs import check_device
 from isp.errors import IspError
@@ -43,9 +44,13 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
         ConfigError: A setting is invalid. The message names the key, the value and the allowed values.
     """
     paths = [Path(path) for path in workflow.configfiles]
+    if workflow.is_main_process:  # all others inherit how the study was started
+        registry.unpin()
     for path in paths:
         read_study_file(path)  # refuses duplicate keys, which Snakemake does not notice
     study = parse_study(config, ", ".join(_short(path, [Path.cwd()]) for path in paths) or "the configuration")
+    if workflow.is_main_process:
+        registry.pin(variant.method for variant in study.variants.values())
     os.environ["ISP_STUDY"] = study.study  # for the progress lines
     # Not a parameter of jobs, so that datasets can be moved without any rerun.
     os.environ["ISP_DATA_ROOT"] = str(study.data_root)

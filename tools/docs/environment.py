@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from isp.checkpoints import SECONDS
+from isp.registry import PINNED
 from isp.runtime.instructions import SERVED, VARIABLES
 from tools.docs.markdown import code, table
 
@@ -58,6 +59,11 @@ TABLE = (
         "none",
     ),
     Variable("ISP_DATA_ROOT", "isp", "the study's `data_root`, for the jobs of a run"),
+    Variable(
+        PINNED,
+        "isp",
+        "contents of methods' files with which a study was started; its jobs refuse a file that was edited since",
+    ),
     Variable("ISP_OWNER", "isp", "PID of the process with which a job, or the fork server, ends"),
     Variable("ISP_STARTED", "isp", "time at which a stage's process began, for its `startup_seconds`"),
     Variable("ISP_STUDY", "isp", "name of the study, for the lines that a run prints"),
