@@ -50,14 +50,15 @@ def spearman(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def majority(metric: str, labels: np.ndarray, num_outputs: int) -> float:
-    """Return the baseline of a metric, in percent: always predicting the most frequent label, or the mean.
+    """Return the baseline of a metric, in percent: always predicting the label that scores best, or the mean.
 
-    Correlations with a constant are 0 here, as Matthews' is by convention.
+    For accuracy that is the most frequent label, for F1 the positive one, even if it is rare. Correlations with a
+    constant are 0 here, as Matthews' is by convention.
     """
     if num_outputs == 1:
         return 0.0
-    counts = np.bincount(labels, minlength=num_outputs)
-    return score(metric, np.broadcast_to(counts, (len(labels), num_outputs)), labels)
+    label = 1 if metric == "f1" else np.bincount(labels, minlength=num_outputs).argmax()
+    return score(metric, np.broadcast_to(np.eye(num_outputs)[label], (len(labels), num_outputs)), labels)
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

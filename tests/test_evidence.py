@@ -24,7 +24,7 @@ from tools import differences
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "results"
-UNION = {"rule": "union", "scope": "global", "look_ahead_steps": 50}
+UNION = {"rule": "union", "scope": "global", "adjust": "rounds", "rounds": "nominal", "look_ahead_steps": 50}
 METHODS = {"isp_n0": "isp", "isp_c200": "isp", "isp_c10": "isp", "n4": "isp", "n16": "isp", "isp_mean": "isp_mean"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "isp": {**UNION, "denoisers": 5},
@@ -231,6 +231,34 @@ def test_roles_are_those_of_the_settings(tmp_path: Path) -> None:
     assert found == ["isp", "isp_n0", "isp_mean", "isp_c10", "isp", "isp_c200", "n4", "n16", "dense", None]
     false = results(tmp_path / "s", {"t": {"n4": [80.0]}}, settings={"n4": {**UNION, "denoisers": 3}})
     assert evidence.role_of(false, "b", "denoisers=4") is None
+
+
+@pytest.mark.parametrize(
+    ("variant", "settings", "role"),
+    [
+        ("isp", {**UNION, "denoisers": 0}, "isp"),
+        ("isp_n0", {**UNION, "denoisers": 4}, "isp_without_denoiser"),
+        ("isp", {**UNION, "adjust": "target"}, "isp"),
+        ("isp", {**UNION, "rounds": "measured"}, "isp"),
+    ],
+)
+def test_isp_with_other_rounds_or_copies_has_no_role(
+    tmp_path: Path, variant: str, settings: dict[str, Any], role: str
+) -> None:
+    study = results(tmp_path / "s", {"t": {variant: [80.0]}}, settings={variant: settings})
+    assert evidence.role_of(study, "b", role) is None
+
+
+@pytest.mark.parametrize(("named", "other"), [("progressive", "progressive_late"), ("early", "progressive")])
+def test_progressive_is_the_one_that_prunes_up_to_the_end(
+    tmp_path: Path, named: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the variants are called; `end` is None in the paper's."""
+    monkeypatch.setitem(METHODS, named, "progressive")
+    monkeypatch.setitem(METHODS, other, "progressive")
+    settings = {named: {"end": 0.4}, other: {"end": None}}
+    study = results(tmp_path / "s", {"t": {named: [80.0], other: [70.0]}}, settings=settings)
+    assert evidence.role_of(study, "b", "progressive") == other
 
 
 def test_the_dense_score_is_compared_at_the_papers_sparsities(tmp_path: Path) -> None:

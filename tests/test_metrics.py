@@ -62,6 +62,7 @@ def test_majority_by_hand() -> None:
     assert majority("accuracy", labels, 2) == 75
     assert majority("matthews", labels, 2) == 0
     assert majority("f1", labels, 2) == pytest.approx(100 * 2 * 0.75 / 1.75)
+    assert majority("f1", 1 - labels, 2) == pytest.approx(100 * 2 * 0.25 / 1.25)  # of the positive label, the rarer one
     assert majority("pearson", np.array([1.0, 2.0]), 1) == 0
 
 

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isp.errors import ConfigError
-from isp.metrics import value_range
 from isp.reporting import evidence, statistics, tables, tabular
 from isp.reporting.collected import read
 from isp.reporting.tabular import Row
@@ -46,7 +45,7 @@ Samples = list[list[float]]
 def rows(metrics: Sequence[Row], reference: str, variants: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of text, see `samples`."""
     header, body = samples(metrics, reference, variants)
-    low, high = value_range(tabular.cell(metrics[0], "metric"))
+    low, high = statistics.widest_range(metrics)
     limits = (low - high, high - low)
     return header, [
         [", ".join(f"`{name}`" for name in names), *(_text(sample, limits) for sample in row)] for names, row in body

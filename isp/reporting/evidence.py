@@ -140,8 +140,9 @@ def role_of(results: Results, backbone: str, role: str) -> str | None:
     """Return the variant of a study that has a role in a claim; None if the study has none.
 
     A role is the name of a published row ("isp", "isp_without_denoiser", "denoisers=4", "look_ahead=50", a method), or
-    of a variant. A variant of the method `isp` counts only if it has the paper's rule, the union of masks, and the
-    number of denoisers and look-ahead steps that the role names.
+    of a variant. A variant of the method `isp` counts only if it has the paper's rounds and rule, the union of masks,
+    and the number of denoisers and look-ahead steps that the role names. `progressive` is the variant that prunes up to
+    the end of T, as the paper's does, whatever its name.
     """
     rows = [row for row in results.metrics if tabular.cell(row, "backbone") == backbone]
     if role == "dense":
@@ -150,20 +151,32 @@ def role_of(results: Results, backbone: str, role: str) -> str | None:
     variants = (results.description.get("variants") or {}).items()
     altered = {name for name, known in variants if known.get("steps_of") or known.get("initial") == "random"}
     for variant, method in methods.items():
-        if variant in altered or role not in (variant, *published.names(variant, methods)):
-            continue
         settings = settings_of(results, variant, backbone)
-        wanted: dict[str, Any] = {}
-        if method == "isp":
-            wanted = {"rule": "union", "scope": "global"}
-            name, _, count = role.partition("=")
-            if count:
-                wanted[{"denoisers": "denoisers", "look_ahead": "look_ahead_steps"}[name]] = int(count)
-        elif role in ("isp", "isp_without_denoiser") or "=" in role:
+        if variant in altered:
             continue
-        if all(settings.get(key) == value for key, value in wanted.items()):
+        if role == method == "progressive":
+            if settings.get("end") is None:
+                return variant
+        elif role not in (variant, *published.names(variant, methods)):
+            continue
+        elif method == "isp":
+            if _is_the_papers(settings, role):
+                return variant
+        elif role not in ("isp", "isp_without_denoiser") and "=" not in role:
             return variant
     return None
+
+
+def _is_the_papers(settings: Mapping[str, Any], role: str) -> bool:
+    """Return whether settings of the method `isp` are the paper's, with the copies that a role names."""
+    wanted: dict[str, Any] = {"rule": "union", "scope": "global", "adjust": "rounds", "rounds": "nominal"}
+    name, _, count = role.partition("=")
+    if count:
+        wanted[{"denoisers": "denoisers", "look_ahead": "look_ahead_steps"}[name]] = int(count)
+    copies = settings.get("denoisers", 0)
+    return all(settings.get(key) == value for key, value in wanted.items()) and (
+        copies == 0 if role in ("isp_without_denoiser", "denoisers=0") else copies > 0
+    )
 
 
 def verdict_lines(studies: Sequence[Results]) -> list[Line]:

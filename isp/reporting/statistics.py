@@ -176,7 +176,7 @@ def cells_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
 
 def runs_csv(metrics: Sequence[Row], reference: str) -> list[dict[str, Any]]:
     """Return one row per part and variant that shares cells with the reference, with the columns `COLUMNS`."""
-    limits = _widest(metrics)
+    limits = widest_range(metrics)
     methods = {tabular.cell(row, "variant"): tabular.cell(row, "method") for row in metrics}
     lines = []
     for part in PARTS:
@@ -281,7 +281,7 @@ def over_runs(metrics: Sequence[Row], variant: str, reference: str, part: Part) 
     return differences
 
 
-def _widest(metrics: Sequence[Row]) -> tuple[float, float]:
+def widest_range(metrics: Sequence[Row]) -> tuple[float, float]:
     """Return the smallest range that contains the ranges of all metrics of a study."""
     ranges = [value_range(metric) for metric in tabular.distinct(metrics, "metric")]
     return min((low for low, _ in ranges), default=0.0), max((high for _, high in ranges), default=0.0)
