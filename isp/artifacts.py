@@ -529,10 +529,10 @@ def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[st
     try:
         check_regular(path)
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such {kind} file; make it first", kind) from None
+        raise ArtifactError(f"{path}: no such {kind} file; make it first", kind, path) from None
     except (OSError, ValueError) as error:  # a folder, a pipe, or a path with NUL
         reason = getattr(error, "strerror", None) or error
-        raise ArtifactError(f"{path}: must be a {kind} file ({reason}); {REMAKE}", kind) from None
+        raise ArtifactError(f"{path}: must be a {kind} file ({reason}); {REMAKE}", kind, path) from None
     try:
         content = verified.identity(path)
         with safe_open(path, "pt") as file:
@@ -541,19 +541,21 @@ def _read(path: Path, kind: Kind, only: Set[str] | None = None) -> tuple[dict[st
             names = [name for name in file.keys() if only is None or name in only]  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {REMAKE}", kind) from None
+        raise ArtifactError(f"{path}: truncated or not a safetensors file ({error}); {REMAKE}", kind, path) from None
     if header is None:
-        raise ArtifactError(f"{path}: a safetensors file that isp did not write; must be a {kind} file", kind)
+        raise ArtifactError(f"{path}: a safetensors file that isp did not write; must be a {kind} file", kind, path)
     shared = kind in _SHARED and only is None
     known = shared and verified.is_known(content) and _is_still(path, content)
     if not (isinstance(header, dict) and _is_whole(path, header, tensors, only is not None or known)):
-        raise ArtifactError(f"{path}: altered or damaged, because its checksum does not match; {REMAKE}", kind)
+        raise ArtifactError(f"{path}: altered or damaged, because its checksum does not match; {REMAKE}", kind, path)
     if shared and not known and _is_still(path, content):
         verified.remember(content)
     if header["isp"] != kind:
-        raise ArtifactError(f"{path}: contains {header['isp']}, but {kind} is needed here", kind)
+        raise ArtifactError(f"{path}: contains {header['isp']}, but {kind} is needed here", kind, path)
     if header["format"] not in (FORMAT, BORROWING, *EARLIER):
-        raise ArtifactError(f"{path}: format must be {FORMAT} for this version, got {header['format']}; {REMAKE}", kind)
+        raise ArtifactError(
+            f"{path}: format must be {FORMAT} for this version, got {header['format']}; {REMAKE}", kind, path
+        )
     for name, (dtype, shape) in header.get("as_bytes", {}).items():
         if name in tensors:
             aligned = tensors[name].clone()  # in the file, bytes start at any address, for complex128 at 16 n only

@@ -635,7 +635,7 @@ def _made_by(error: IspError) -> str:
         return ""
     from isp.workflow.rules import made_by
 
-    return f" (stage: {made_by(error.kind)})"
+    return f" (stage: {made_by(error.kind, error.path)})"
 
 
 def main(arguments: list[str] | None = None) -> None:

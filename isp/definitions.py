@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -150,6 +151,9 @@ class TaskDefinition(Settings):
             raise ValueError("kind 'pictures' needs one column of inputs and two or more classes")
         if len(self.classes) == 1:
             raise ValueError("classes: must be two or more, or none for a regression")
+        repeated = [name for name, number in Counter(self.classes).items() if number > 1]
+        if repeated:
+            raise ValueError(f"classes: each name must occur once, got {', '.join(map(shown, repeated))} repeatedly")
         for template in self.templates:
             if template.count("{}") != 1:
                 raise ValueError(f"templates: {shown(template)} needs one {{}}")

@@ -26,10 +26,11 @@ class ArtifactError(IspError):
 
     Attributes:
         kind: Kind of the required artifact if remaking it helps, otherwise "".
+        path: Path of the required artifact, which may tell which stage makes it.
     """
 
-    def __init__(self, problem: str, kind: str = "") -> None:
-        self.kind = kind
+    def __init__(self, problem: str, kind: str = "", path: object = "") -> None:
+        self.kind, self.path = kind, str(path)
         super().__init__(problem)
 
 
@@ -44,6 +45,8 @@ def remake(made_by: str) -> str:
 
 LONGEST = 200
 """Largest number of characters of a value in a message."""
+SHORT = 4
+"""Largest number of letters of a name whose half is enough for a suggestion: `f1` for `f2`."""
 
 
 def shown(value: object) -> str:
@@ -60,7 +63,9 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
     import difflib  # not at the top, because every client of the fork server imports this module
 
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(name)[:LONGEST], names, n=1, cutoff=0.5)
+    text = str(name)[:LONGEST]
+    # Half of the letters of a long name also occur in names that have nothing to do with it.
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.5 if len(text) <= SHORT else 0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {shown(name)}{hint} (allowed: {', '.join(names) or 'none'})"
 

@@ -227,6 +227,7 @@ class LogHandler(LogHandlerBase):
         self._study = ""
         self._in_run = False  # never for --lint, --summary, --unlock …, whose messages are their result
         self._planned: dict[str, int] = {}
+        self._up_to_date = False
         self._started = 0.0
         self._done = self._total = 0
         self._stopped = self._interrupted = False
@@ -310,6 +311,9 @@ class LogHandler(LogHandlerBase):
         self._planned = {rule: jobs for rule, jobs in vars(record)["stats"].items() if rule != "total"}
         self._started = record.created
         self._total = sum(self._planned.values())
+        if not self._planned:  # all jobs that an option chose are done; Snakemake counts others, so it does not say so
+            self._say_up_to_date()
+            return
         if self.common_settings.dryrun or self._quiet:
             return
         self._say(f"{self._of_study()}{count(self._total, 'job')} to run")
@@ -365,7 +369,7 @@ class LogHandler(LogHandlerBase):
     def _on_text(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if text.startswith(NOTHING_TO_DO):
-            self._say(f"{self._of_study()}Nothing to do: all results are up to date.")
+            self._say_up_to_date()
         elif text.startswith(COMPLETE_LOG):
             self._complete_log = text.removeprefix(COMPLETE_LOG)
         elif text.startswith((INTERRUPTED, GRACEFUL)):
@@ -380,6 +384,14 @@ class LogHandler(LogHandlerBase):
                 self._say(without_frames(self.format(record)))
         elif self.common_settings.verbose or not (self._in_run or text.startswith(BEFORE_A_RUN)):
             self._say_record(record)
+
+    def _say_up_to_date(self) -> None:
+        """Say once that there is nothing to do; a dry run may report it twice."""
+        if not self._up_to_date:
+            self._up_to_date = True
+            option = chosen_by(sys.argv[1:])
+            chosen = f"results with {option}" if option else "results"
+            self._say(f"{self._of_study()}Nothing to do: all {chosen} are up to date.")
 
     def _fail(self, fields: Mapping[str, Any], logs: Sequence[str], record: logging.LogRecord) -> None:
         rule, number = fields["rule_name"], fields["jobid"]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from isp import artifacts, files, masks
+from isp import artifacts, cli, files, masks
 from isp.backbones import Pretrained
 from isp.data.splits import Split
 from isp.errors import ArtifactError, IspError, MaskError
@@ -658,6 +658,21 @@ def test_the_stages_that_make_a_kind_of_artifact() -> None:
     assert made_by("backbone") == "pretrain or convert"
     assert made_by("examples") == "prepare"
     assert made_by("checkpoint") == ""
+    run = "results/smoke/runs/clip_tiny/digits/seed0"
+    assert made_by("ticket", f"{run}/dense/pretrained.safetensors") == "finetune_dense"
+    assert made_by("state", f"/work/{run}/isp/round1/state.safetensors") == "train_segment"
+    assert made_by("mask", f"{run}/isp/round1/to0.5000/mask.safetensors") == "prune_denoised or prune_iterative"
+    assert made_by("mask", "copied/mask.safetensors") == made_by("mask")
+
+
+def test_a_damaged_dense_ticket_names_the_stage_that_makes_it(tmp_path: Path) -> None:
+    """The message listed all seven stages that make tickets."""
+    path = tmp_path / "results/smoke/runs/clip_tiny/digits/seed0/dense/pretrained.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"damaged")
+    with pytest.raises(ArtifactError) as caught:
+        artifacts.load_ticket(path)
+    assert cli._made_by(caught.value) == " (stage: finetune_dense)"
 
 
 EXAMPLES = {"labels": torch.arange(300), "pixels": torch.arange(900).reshape(300, 3).to(torch.uint8)}

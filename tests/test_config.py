@@ -105,6 +105,7 @@ ISP, TRAINING, BLOCK = "variants.isp.settings", "training.clip_tiny", "grid.0"
 
 MALFORMED = [
     # names
+    ("sparsites", ["0.5"], "unknown key 'sparsites' (allowed: data_root"),
     ("sutdy", "x", "unknown key 'sutdy'; did you mean 'study'? (allowed: data_root"),
     ("study", ..., "missing key 'study'"),
     ("study", "a/b", "study = 'a/b': must be lower-case letters, digits, _, . and -, and begin"),

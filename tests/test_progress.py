@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from snakemake.exceptions import LockException
+from snakemake_interface_logger_plugins.common import LogEvent
 
 import snakemake_logger_plugin_isp as plugin
 
@@ -145,6 +147,24 @@ def test_an_error_is_shown_without_pythons_frames() -> None:
 )
 def test_the_option_that_chooses_jobs(arguments: list[str], option: str) -> None:
     assert plugin.chosen_by(arguments) == option
+
+
+@pytest.mark.parametrize(
+    ("dryrun", "arguments", "chosen"), [(True, ["--until", "a"], "results with --until"), (False, [], "results")]
+)
+def test_no_chosen_job_is_left(
+    dryrun: bool, arguments: list[str], chosen: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dry run of jobs that an option chose and that were done printed nothing, another run "0 jobs to run"."""
+    monkeypatch.setattr("sys.argv", ["snakemake", *arguments])
+    settings = SimpleNamespace(stdout=True, quiet=None, dryrun=dryrun, verbose=False, printshellcmds=False)
+    handler = plugin.LogHandler(settings, None)
+    record = logging.LogRecord("snakemake", logging.INFO, "", 0, "Job stats", None, None)
+    vars(record).update(event=LogEvent.RUN_INFO, stats={"total": 0})
+    handler.emit(record)
+    handler.emit(record)
+    handler.close()
+    assert capsys.readouterr().out == f"Nothing to do: all {chosen} are up to date.\n"
 
 
 WORKFLOW = """

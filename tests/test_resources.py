@@ -248,4 +248,11 @@ def test_files_without_a_record_of_their_settings_are_named(
     known = SimpleNamespace(metadata=lambda path: {"recorded": "yes"}.get(path))
     workflow = SimpleNamespace(local_exec=False, dag=dag, persistence=known, global_resources={"turn": 1})
     start(workflow, parse_study(STUDY, "test"))
-    assert "Snakemake has no record of the settings of 1 existing files, such as orphan:" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "Snakemake has no record of the settings of 1 existing file, such as orphan. " in printed
+    assert "A change of settings would not remake it. If it belongs to the study as it is now, " in printed
+    known.metadata = lambda path: None
+    start(workflow, parse_study(STUDY, "test"))
+    printed = capsys.readouterr().err
+    assert "Snakemake has no record of the settings of 2 existing files, such as orphan. " in printed
+    assert "A change of settings would not remake them. If they belong to the study as it is now, " in printed

@@ -127,6 +127,7 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
         ("kind: sounds", "kind = 'sounds': input should be 'pictures' or"),
         ("id: b", "id = 'b': must be owner/name, each of letters, digits, _, . and -"),
         ("classes: [a]", "classes: must be two or more, or none for a regression"),
+        ("classes: [a, b, a, c, b]", "classes: each name must occur once, got 'a', 'b' repeatedly"),
         ("metrics: [acuracy]", "unknown metric for 2 classes 'acuracy'; did you mean 'accuracy'?"),
         ("metrics: [pearson]", "unknown metric for 2 classes 'pearson' (allowed: accuracy, f1, matthews)"),
         ("metrics: [f1], classes: [a, b, c]", "unknown metric for 3 classes 'f1' (allowed: accuracy, matthews)"),

@@ -223,11 +223,12 @@ def start(workflow: Any, study: Study) -> None:
         slurm.refuse_twice(Path.cwd())
     unwatched = _unwatched(workflow)
     if unwatched:
+        files, them, they = ("file", "it", "it belongs") if len(unwatched) == 1 else ("files", "them", "they belong")
         print(
-            f"Snakemake has no record of the settings of {len(unwatched)} existing files, such as "
-            f"{printable(unwatched[0])}: they were copied, or finished after Snakemake had been killed. A change of "
-            "settings would not remake them. If they belong to the study as it is now, record that by running the same "
-            "command with --touch --forceall.",
+            f"Snakemake has no record of the settings of {len(unwatched)} existing {files}, such as "
+            f"{printable(unwatched[0])}. This happens if files are copied, or are finished after Snakemake was killed. "
+            f"A change of settings would not remake {them}. If {they} to the study as it is now, record that by "
+            "running the same command with --touch --forceall.",
             file=sys.stderr,
             flush=True,
         )

@@ -9,6 +9,7 @@ A file defines its rules (`isp.workflow.rule.Rule`) and optionally:
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -17,6 +18,7 @@ from types import ModuleType
 
 from isp import lineage
 from isp.config import Study, Variant
+from isp.workflow import paths
 from isp.workflow.dag import Dag
 from isp.workflow.rule import Retraining, Rule, Rules
 
@@ -58,7 +60,25 @@ def _hidden_variants(study: Study) -> dict[str, Variant]:
     return hidden
 
 
-def made_by(kind: str) -> str:
-    """Return the names of the stages that make a kind of artifact, for messages."""
-    stages = list(dict.fromkeys(rule.run for rule in RULES.values() if rule.makes == kind))
+def made_by(kind: str, path: str = "") -> str:
+    """Return the names of the stages that make a kind of artifact, for messages.
+
+    Args:
+        kind: Kind of artifact.
+        path: Path of the artifact. If it is a path of the workflow, only the stages that make it are returned.
+    """
+    rules = [rule for rule in RULES.values() if rule.makes == kind]
+    fitting = [rule for rule in rules if _ending(rule.output).search(path)]
+    stages = list(dict.fromkeys(rule.run for rule in fitting or rules))
     return " or ".join(filter(None, [", ".join(stages[:-1]), *stages[-1:]]))
+
+
+@cache
+def _ending(output: str) -> re.Pattern[str]:
+    """Return the pattern of the end of the paths of an output."""
+
+    def wildcard(match: re.Match[str]) -> str:
+        return f"(?:{paths.WILDCARDS.get(match[1], '[^/]+')})"
+
+    escaped = re.escape(output)
+    return re.compile("(?:^|/)" + re.sub(r"\\{(\w+)\\}", wildcard, escaped) + "$")
