@@ -102,6 +102,40 @@ def test_the_environment_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert os.environ["PYTHONSAFEPATH"] == "1"
 
 
+TEN_JOBS = """
+import threading
+from isp.workflow.running import select_only_after_jobs
+
+rule all:
+    input: [f"{n}.txt" for n in range(10)]
+
+rule one:
+    output: "{n}.txt"
+    shell: "touch {output}"
+
+onstart:
+    select_only_after_jobs(workflow)
+
+onsuccess:
+    print("timers:", sum(isinstance(each, threading.Timer) for each in threading.enumerate()))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("options", "timers"), [([], 0), (["--max-jobs-per-timespan", "200/2s"], 1)])
+def test_snakemake_selects_jobs_only_after_jobs(tmp_path: Path, options: list[str], timers: int) -> None:
+    """Every timer causes another selection of jobs, and another timer; a limit that is given stays."""
+    (tmp_path / "Snakefile").write_text(TEN_JOBS)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--scheduler", "greedy", *options]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = re.findall(r"timers: (\d+)", done.stdout + done.stderr)
+    assert (int(found) > 0) == (timers > 0)
+
+
 @pytest.mark.process
 def test_a_study_file_inherits_nothing(tmp_path: Path) -> None:
     nameless = yaml.safe_load(SMOKE.read_text())

@@ -33,6 +33,8 @@ LOCK = Path(".snakemake/isp.lock")
 OPTIONS = Path(".snakemake/isp-options")
 LONGEST_OPTIONS = 50_000
 """Maximum bytes of a part of a command line. A command is one argument of a shell, which Linux limits to 128 KiB."""
+DEFAULT_LIMIT = (100, 1)
+"""Snakemake's default for `--max-jobs-per-timespan`: jobs, and seconds."""
 _held: list[Any] = []
 """Keeps the lock file open while this process lives."""
 
@@ -217,6 +219,7 @@ def start(workflow: Any, study: Study) -> None:
         IspError: The device does not exist, the folder of results is not writable, jobs of an earlier run are in the
             queue of the cluster, or the cluster's profile is not in effect.
     """
+    select_only_after_jobs(workflow)
     check_writable(Path("results") / study.study)
     write_json(Path(paths.ASKED.format(study=study.study)), {"look_aheads": study.look_aheads})
     if not workflow.local_exec or slurm.LOGS.exists():
@@ -244,6 +247,18 @@ def start(workflow: Any, study: Study) -> None:
     if study.served_instructions == "avx2":
         instructions.check_supported("instruction_set: native in the study")
     _warm_start(study.served_instructions, deployed=_is_deployed(workflow))
+
+
+def select_only_after_jobs(workflow: Any) -> None:
+    """Remove Snakemake's default limit on jobs per second, which makes it busier with every job that has ended.
+
+    With a limit, each selection of jobs starts a timer for another selection, which starts a timer as well. A job that
+    ends adds one more of these chains, so Snakemake 9.27 selects 1,000 times per second after 1,000 jobs. A limit that
+    is set on the command line or in a profile stays.
+    """
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if limit is not None and (limit.max_jobs, limit.timespan) == DEFAULT_LIMIT:
+        workflow.scheduler.job_rate_limiter = None
 
 
 def _unwatched(workflow: Any) -> list[str]:
