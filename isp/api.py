@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from isp import artifacts
+from isp import artifacts, attached
 from isp.artifacts import save_ticket
 from isp.counting import counting
 from isp.divergence import first_not_finite
@@ -69,7 +69,9 @@ def prune(
             instead of an fp32 model's 16. There is no loss scaling, so bf16 is the safer type.
             Modules in evaluation mode (frozen norms) stay in it if the model as a whole is in training mode; a model
             in evaluation mode is trained entirely in training mode. One wrapped by `DistributedDataParallel` or
-            `torch.compile` is unwrapped; on a GPU, `compile=True` trains a compiled model.
+            `torch.compile` is unwrapped; on a GPU, `compile=True` trains a compiled model. Gradients that its
+            parameters have are deleted. A `Pruner` that is still attached to it is closed, with a warning if its run
+            is not complete.
         train: Training examples: a tensor or array, or a tuple, list or dict of these with equal first dimensions; a
             map-style dataset; or an object with `__len__` and `batch(indices)`. Tensors stay on their device, which
             must be that of the model. NumPy arrays are moved there; float64 arrays get the model's dtype. Random
@@ -92,7 +94,8 @@ def prune(
         seed: Seed of all random numbers.
         validation: Criterion by which `lottery_pools`, `greedy_soup` and `instant_model_soup` choose: a function that
             scores the model on its own examples (higher is better), or examples in any form accepted for `train`,
-            which are scored by their mean loss.
+            which are scored by their mean loss. The generators of torch, NumPy and `random` are seeded alike before
+            every score, and restored after it.
         progress: Function called with 1 after every training step, and with more for skipped steps; or whether to draw
             a progress bar on standard error. None: draw it in a terminal and in a notebook.
         **training: Training protocol with the keys of `isp.training.Training`; `steps` and `learning_rate` are
@@ -130,6 +133,7 @@ def prune(
     if collate is not None and not isinstance(examples, Dataset):
         raise ConfigError(f"collate: train must be a map-style dataset, got {type(train).__name__}")
     planned = planned_steps(chosen, protocol, len(examples), [target])  # refuses impossible schedules in advance
+    attached.detach(model.parameters(), "isp.prune()", stacklevel=2)
     initial, modes = state_of(model), {module: module.training for module in model.modules()}
     final = initial.weights
     restore_buffers = remember_buffers(model, unsaved_only=True)
@@ -229,7 +233,7 @@ def _validation(trainer: Trainer, chooses: Any, collate: Collate | None) -> Vali
     def score(weights: Mapping[str, Tensor]) -> float:
         load_weights(model, weights)
         model.eval()
-        value = chooses(model) if given else -_mean_loss(trainer, examples)
+        value = _seeded(trainer, chooses) if given else -_mean_loss(trainer, examples)
         try:
             number = float(value)
         except (TypeError, ValueError, RuntimeError):  # of a tensor of several numbers
@@ -243,6 +247,13 @@ def _validation(trainer: Trainer, chooses: Any, collate: Collate | None) -> Vali
     with counting(model) as counter:
         score(state_of(model).weights)
     return Validation(score=score, cost=counter.cost())
+
+
+def _seeded(trainer: Trainer, chooses: Callable[[nn.Module], Any]) -> Any:
+    """Return a user's score of the model, with the same random numbers for every model and every process."""
+    with forked_rng(next(trainer.model.parameters()).device):
+        seed_all(named_seed("validation", seed=trainer.seed))
+        return chooses(trainer.model)
 
 
 def _mean_loss(trainer: Trainer, examples: Examples) -> float:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import json
 import sys
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from decimal import Decimal
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from isp import masks, rng
+from isp import attached, masks, rng
 from isp.checkpoints import pack, unpack
 from isp.copies import LookAhead, Member
 from isp.costs import Cost, StepFlops
-from isp.divergence import SLOWER, first_not_finite
+from isp.divergence import first_not_finite
 from isp.errors import ConfigError, MaskError, shown
 from isp.examples import Collate, Dataset, make_examples
 from isp.families import (
@@ -74,7 +76,11 @@ KEEPS_ZEROS = (torch.optim.Adafactor, torch.optim.Adam, torch.optim.AdamW, torch
 """Optimizers whose update of a weight is zero if the weight, its gradients and its moments are, so that only a new mask
 must be applied to them, and to the gradients before every update. With any other kind, in several processes, where
 other code may add to the gradients, and after a step with a closure, weights and moments are masked again after every
-step. `Pruner.step` does so for wrappers of optimizers, which may write to weights afterwards."""
+step. `Pruner.step` does so for wrappers of optimizers, which may write to weights afterwards. Where `eps` is zero in
+the type of the weights, as Adam's default is in fp16, these optimizers divide zero by zero; see `_keeps_zeros`."""
+
+DIVERGED = "Return to an earlier checkpoint, and lower the optimizer's learning rate, warm it up or clip the gradients."
+"""Advice for weights that are not finite."""
 
 
 class Pruner:
@@ -87,6 +93,11 @@ class Pruner:
 
     Under FSDP2, masks and moments are sharded like the parameters, and all ranks must call the constructor, `step`,
     `ticket` and `load_state_dict`; docs/how-to/distributed.md lists the supported features.
+
+    Call `close` when the run ends, also if it ends early. A pruner that is still attached is closed as soon as another
+    `Pruner` or `isp.prune` begins on one of its parameters, or another optimizer updates one, which has then had its
+    gradients masked in that update. This warns, except at the beginning of a run if the earlier one was complete
+    (T steps, or its ticket was returned). Several pruners of disjoint parameters do not affect each other.
 
     Args:
         model: Model in training; one wrapped by `DistributedDataParallel` or `torch.compile` is unwrapped.
@@ -127,6 +138,8 @@ class Pruner:
         steps_done: Number of calls of `step` so far.
         record: Records of the rounds, as in a ticket.
         learning_rate_factor: Factor of the look-ahead copy in training; 1 outside of one.
+        optimizer: Optimizer of the run, unwrapped.
+        num_updates: Number of its updates, including those of look-aheads.
 
     Raises:
         ConfigError: If the method needs its own loop, T is too short for the schedule, the optimizer lacks prunable
@@ -159,7 +172,7 @@ class Pruner:
         look_aheads: Literal["alike", "shared"] = "alike",
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        self._model, self._optimizer = unwrapped(model), _unwrapped_optimizer(optimizer)
+        self._model, self.optimizer = unwrapped(model), _unwrapped_optimizer(optimizer)
         self._rewrites = _may_rewrite(optimizer)
         _reshard(self._model)
         self._method = make_method(method, settings)
@@ -173,7 +186,7 @@ class Pruner:
         prunable = None if prunable is None else patterns_of("prunable", prunable)
         names = prunable_names(self._model, prunable, patterns_of("exclude", exclude))
         self._parameters = {name: self._model.get_parameter(name) for name in names}
-        _check_optimizer(self._optimizer, self._parameters)
+        _check_optimizer(self.optimizer, self._parameters)
         self._layout = _layout(self._parameters)
         self._train_step, self._scaler, self._ranks = train_step, scaler, Ranks.here()
         if look_aheads not in ("alike", "shared"):
@@ -206,12 +219,16 @@ class Pruner:
         self._copy_updates = 0
         self._rates: list[Any] | None = None  # rates of a copy with its own schedule
         self._unscaled: list[Any] = []
+        self._versions: list[int] = []  # numbers of writes to the parameters, when they were last known to be masked
+        self.num_updates = 0
+        self._delivered = False  # whether a ticket was returned
         self._gradients: dict[str, Tensor] = {}
         self._check_needs(data, steps_per_epoch)
         planned_steps(_on_all_examples(self._method), training, num_examples, [self._sparsity])
         check_reachable(self._sparsity, masks.num_weights(self._parameters))
         self._attached = attach(self._method, self._sparsity, self)
         check_layers(self._method, self.trainer, State(step=0, weights=tensors_of(self._model)))
+        attached.detach(self._parameters.values(), "isp.Pruner()", stacklevel=2)
         self._handles = self._register()
         try:
             if state is None:
@@ -235,7 +252,9 @@ class Pruner:
         Raises:
             ConfigError: If the optimizer has made no update since the last call, the pruner is closed, the method needs
                 gradients that it did not see, or a round is overdue. After an error in a look-ahead or a ranking,
-                nothing has changed, and `step` can be called again.
+                nothing has changed, and `step` can be called again. Also raised if a pruned parameter was replaced, or
+                other code has written to masked weights in place.
+            MaskError: If a weight is NaN.
         """
         if self._copying:
             return False
@@ -251,13 +270,19 @@ class Pruner:
             )
         if not self._stepped:
             self._gradients.clear()  # the scaler skipped the update, so the method must not see its gradients
+        if self.steps_done & (self.steps_done - 1) == 0:  # 0, 1, 2, 4, 8, …: soon, and at no measurable cost
+            self._check_parts("pruner.step()")
         if self._rewrites and self.mask is not None:
             self._apply(self.mask)
+        else:
+            self._check_written("pruner.step()")
         with self._undone_by_errors():
             self._stepped = False
             self.steps_done += 1
             self._since += 1
-            return self.steps_done < self.trainer.training.steps and self._look()
+            changed = self.steps_done < self.trainer.training.steps and self._look()
+        self._remember_versions()
+        return changed
 
     @property
     def record(self) -> list[dict[str, Any]]:
@@ -276,8 +301,11 @@ class Pruner:
         For a sharded model, every rank gets the whole ticket.
 
         Raises:
-            ConfigError: If the mask does not have the target sparsity yet, or masked weights are not zero.
+            ConfigError: If the mask does not have the target sparsity yet, a pruned parameter was replaced, or masked
+                weights are not zero.
+            MaskError: If masked weights are NaN.
         """
+        self._check_parts("pruner.ticket()")
         wanted, dropped = self._pruned()
         if self.mask is None or dropped != wanted:
             total = masks.num_weights(self._parameters)
@@ -285,13 +313,7 @@ class Pruner:
                 f"pruner.ticket(): after {self.steps_done} of {self.trainer.training.steps} steps {dropped} of {total} "
                 f"weights are pruned, but the target is {wanted}; train further, or pass the loop's number of steps"
             )
-        if (revived := self._revived()) is not None:
-            name, alive = revived
-            raise ConfigError(
-                f"pruner.ticket(): {alive} weights of parameter {name!r} that the mask drops are not zero; other code "
-                "has written to them. Load the pruner's state together with those of the model and the optimizer "
-                "(pruner.load_state_dict), and take the ticket before any training after pruner.close()"
-            )
+        self._check_zeros("pruner.ticket()")
         retraining = self._cost(self._since)
         ticket = Ticket(
             method=self._method.name,
@@ -304,6 +326,7 @@ class Pruner:
             origin=self._origin(),
         )
         check_ticket(ticket)
+        self._delivered = True
         return ticket
 
     def state_dict(self) -> dict[str, Any]:
@@ -356,13 +379,57 @@ class Pruner:
         self._finding, self._since = content_["finding"], content_["since"]
         self._set_mask(mask)
         self.steps_done = content_["steps_done"]
-        self._stepped, self._unchecked = False, True
+        self._stepped, self._unchecked, self._versions = False, True, []
+
+    def apply(self, module: nn.Module) -> None:
+        """Set the weights that the mask drops to +0.0 in another module with parameters of the same names.
+
+        Averages of weights over several steps (EMA, SWA) contain weights from before they were dropped. Nothing
+        changes as long as there is no mask.
+
+        Args:
+            module: Copy of the model, or a `torch.optim.swa_utils.AveragedModel`; wrappers are removed as from the
+                model.
+
+        Raises:
+            ConfigError: If the module lacks a pruned parameter.
+            MaskError: If a parameter has another shape.
+        """
+        module = unwrapped(module.module if isinstance(module, AveragedModel) else unwrapped(module))
+        parameters = dict(module.named_parameters())
+        mask = self.mask or {}
+        for name in mask:
+            if name not in parameters:
+                raise ConfigError(
+                    f"pruner.apply(): the {type(module).__name__} has no parameter {name!r}; pass a copy of the model "
+                    "with the same names of parameters"
+                )
+        copies = {name: parameters[name].detach() for name in mask}
+        masks.check_fits(mask, copies)
+        masks.apply_({name: kept.to(copies[name].device) for name, kept in mask.items()}, copies)
 
     def close(self) -> None:
         """Remove the hooks from the model and the optimizer; afterwards training may revive masked weights."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._closed = [], True
+        attached.remove(self)
+
+    # --- interface for isp.attached
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has ended: after T steps, or after its ticket was returned."""
+        return self._delivered or self.steps_done >= self.trainer.training.steps
+
+    @property
+    def progress(self) -> str:
+        """Description of the run for messages."""
+        return f"method {self._method.name!r}, after {self.steps_done} of {self.trainer.training.steps} steps"
+
+    def masks_any(self, parameters: Iterable[Tensor]) -> bool:
+        """Return whether one of the parameters has a hook of this pruner."""
+        return not self._held.isdisjoint(map(id, parameters))
 
     # --- interface for a method (isp.families.Loop)
 
@@ -418,14 +485,14 @@ class Pruner:
         """Provide the weights of a copy trained under its own protocol and data."""
         whose = f"train_step, in {name}"
         start = 0 if settings.warmup_steps else self.steps_done
-        rates = [group["lr"] for group in self._optimizer.param_groups]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         current = [rate.clone() if isinstance(rate, Tensor) else rate for rate in rates]  # schedulers write to tensors
         self.learning_rate_factor = member.learning_rate_factor
         try:
-            with restored(self._model, self._optimizer, self._others, whose):
+            with restored(self._model, self.optimizer, self._others, whose):
                 self._copying = True
                 if settings.optimizer == "fresh":
-                    self._optimizer.state.clear()
+                    self.optimizer.state.clear()
                 self._set_weight_decay(member)
                 batches = self._batches(member, start)
                 seed_step = rng.seed_step if self._shared else self._ranks.seed_step
@@ -475,7 +542,7 @@ class Pruner:
     def _set_weight_decay(self, member: Member) -> None:
         """Set a copy's weight decay in groups with prunable parameters; others often have none on purpose."""
         pruned = {id(parameter) for parameter in self._parameters.values()}
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             if member.weight_decay is not None and any(id(p) in pruned for p in group["params"]):
                 group["weight_decay"] = member.weight_decay
 
@@ -503,10 +570,11 @@ class Pruner:
                 raise
             raise MaskError(
                 f"pruner: parameter {broken!r} contains NaN or infinite values after {self.steps_done} steps, so its "
-                f"weights have no rank, and nothing was pruned. Return to an earlier checkpoint. {SLOWER}"
+                f"weights have no rank, and nothing was pruned. {DIVERGED}"
             ) from None
         if pruned is None:
             return False
+        self._check_parts("pruner.step()")
         self._finding, self._since = self._finding + self._cost(self._since), 0
         self._set_mask(pruned)
         self._apply(pruned)
@@ -530,15 +598,17 @@ class Pruner:
         masks.apply_(mask, self._parameters)
         for name, kept in mask.items():
             parameter = self._parameters[name]
-            for value in self._optimizer.state.get(parameter, {}).values():
+            for value in self.optimizer.state.get(parameter, {}).values():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     masks.apply_({name: kept}, {name: value})
             if parameter.grad is not None:
                 masks.apply_({name: kept}, {name: parameter.grad})
 
     def _register(self) -> list[Any]:
-        optimizer: Any = self._optimizer
+        optimizer: Any = self.optimizer
         parameters: Mapping[str, Any] = self._parameters
+        self._held = {id(parameter) for parameter in parameters.values()}
+        attached.add(self)
         return [
             optimizer.register_step_pre_hook(self._before_update),
             optimizer.register_step_post_hook(self._after_update),
@@ -546,28 +616,35 @@ class Pruner:
         ]
 
     def _accumulated(self, name: str) -> Callable[[Tensor], None]:
-        """Return a hook that masks the gradient of a parameter after every accumulation."""
+        """Return a hook that masks the gradient of a parameter after every accumulation.
+
+        It does not keep the pruner alive, because Python's garbage collector does not see the hooks of a tensor, so
+        that neither the pruner nor the model would ever be freed. The hooks of the optimizer keep it alive.
+        """
+        reference = weakref.ref(self)
 
         def hook(parameter: Tensor) -> None:
-            if parameter.grad is None:
+            pruner = reference()
+            if pruner is None or parameter.grad is None:
                 return
-            if self.mask is not None:
-                self._mask_gradient(parameter, name, self.mask[name])
-            if self._attached.observes and not self._copying:
-                self._gradients[name] = parameter.grad.detach().clone()  # before it is clipped
+            if pruner.mask is not None:
+                pruner._mask_gradient(parameter, name, pruner.mask[name])
+            if pruner._attached.observes and not pruner._copying:
+                pruner._gradients[name] = parameter.grad.detach().clone()  # before it is clipped
 
         return hook
 
     def _before_update(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin an update at the outer of nested calls: an optimizer and its base class may both call the hooks."""
-        if _is_nested(self._optimizer):
+        if _is_nested(self.optimizer):
             return
         self._closure = any(map(callable, (*args[1:], *kwargs.values())))  # args[0] is the optimizer
         self._mask_gradients()
         self._begin_update()
 
     def _after_update(self, *_: Any) -> None:
-        if not _is_nested(self._optimizer):
+        if not _is_nested(self.optimizer):
+            self.num_updates += 1
             self._end_update()
 
     @torch.no_grad()
@@ -588,7 +665,7 @@ class Pruner:
 
     def _begin_update(self) -> None:
         if self._copying:
-            self._unscaled = [group["lr"] for group in self._optimizer.param_groups]
+            self._unscaled = [group["lr"] for group in self.optimizer.param_groups]
             if self._rates is None and self._scales:
                 self._set_learning_rates([rate * self.learning_rate_factor for rate in self._unscaled])
             elif self._rates is not None:
@@ -601,22 +678,25 @@ class Pruner:
             )
         if self._unchecked:
             self._check_loaded()
+        else:
+            self._check_written("optimizer.step()")
         if self._attached.observes:
             self._observe()
 
     def _end_update(self) -> None:
         if self.mask is not None and (
-            type(self._optimizer) not in KEEPS_ZEROS or self._ranks.size > 1 or self._closure
+            self._ranks.size > 1 or self._closure or not _keeps_zeros(self.optimizer, self._parameters.values())
         ):
             self._apply(self.mask)
         if not self._copying:
             self._stepped = True
+            self._remember_versions()
             return
         self._copy_updates += 1
         self._set_learning_rates(self._unscaled)
 
     def _set_learning_rates(self, rates: Sequence[Any]) -> None:
-        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
     def _observe(self) -> None:
@@ -624,13 +704,13 @@ class Pruner:
 
         A gradient that was assigned instead of accumulated is shown as it is before the update.
         """
-        if getattr(self._optimizer, "found_inf", None):  # a scaler leaves it to fused optimizers to skip the update
+        if getattr(self.optimizer, "found_inf", None):  # a scaler leaves it to fused optimizers to skip the update
             self._gradients.clear()
             return
         self._updated = True
         scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         # A scaler leaves it to fused optimizers to divide gradients during the update.
-        still_scaled = getattr(self._optimizer, "grad_scale", None) is not None
+        still_scaled = getattr(self.optimizer, "grad_scale", None) is not None
         clipped = {name: parameter.grad for name, parameter in self._parameters.items()}
         gradients: dict[str, Tensor] = {}
         for name, gradient in (clipped | self._gradients).items():
@@ -659,6 +739,48 @@ class Pruner:
                 f"pruner.load_state_dict(): {alive} weights of parameter {name!r} that the loaded mask drops are "
                 "not zero; load the state of the model and of the optimizer that was saved with it"
             )
+
+    def _check_parts(self, where: str) -> None:
+        """Refuse to continue after a pruned parameter of the model was replaced.
+
+        FSDP2 replaces parameters itself, so those of sharded models are not checked.
+        """
+        if self._layout is not None:
+            return
+        for name, parameter in self._parameters.items():
+            if not _is_at(self._model, name, parameter):
+                raise ConfigError(
+                    f"{where}: parameter {name!r} was replaced or removed after the Pruner was created, so the model "
+                    "does not use the pruned one; create the Pruner after the last change of the model's modules"
+                )
+
+    def _remember_versions(self) -> None:
+        """Remember how often each parameter was written to; sharded ones are only checked by `ticket`."""
+        if self._layout is None:
+            self._versions = [parameter._version for parameter in self._parameters.values()]
+
+    def _check_written(self, where: str) -> None:
+        """Refuse to continue if masked weights are not zero, but only look at them if there was a write."""
+        if self.mask is None or not self._versions:
+            return
+        if self._versions != [parameter._version for parameter in self._parameters.values()]:
+            self._check_zeros(where)
+
+    def _check_zeros(self, where: str) -> None:
+        """Refuse masked weights that are not zero."""
+        if (revived := self._revived()) is None:
+            return
+        if (broken := first_not_finite(self._parameters)) is not None:
+            raise MaskError(
+                f"{where}: parameter {broken!r} contains NaN or infinite values after {self.steps_done} steps. "
+                f"{DIVERGED}"
+            )
+        name, alive = revived
+        raise ConfigError(
+            f"{where}: {alive} weights of parameter {name!r} that the mask drops are not zero; other code has written "
+            "to them, such as load_state_dict of the model. Load the pruner's state together with those of the model "
+            "and the optimizer (pruner.load_state_dict), and take the ticket before any training after pruner.close()"
+        )
 
     def _revived(self) -> tuple[str, int] | None:
         """Return a parameter with masked weights that are not zero, and their number; None if there is none."""
@@ -695,7 +817,7 @@ class Pruner:
             "settings": self._method.settings.model_dump(mode="json"),
             "training": {
                 "steps": self.trainer.training.steps,
-                "optimizer": type(self._optimizer).__name__,
+                "optimizer": type(self.optimizer).__name__,
                 "loop": "isp.Pruner",
             },
             "seed": self.trainer.seed,
@@ -860,18 +982,34 @@ def _is_shared(gradient: Tensor) -> bool:
 
 
 def _is_nested(optimizer: torch.optim.Optimizer) -> bool:
-    """Return whether the caller, a hook of `optimizer.step`, is called within another `step` of the same optimizer.
+    """Return whether the caller, a hook of `optimizer.step`, is called within another `step` of the same optimizer."""
+    return attached.is_updating(optimizer, sys._getframe(2))  # torch's function around `step`, which calls the hooks
 
-    The stack of calls tells, and not a counter of both kinds of hooks, because torch omits the hook after an update if
-    the update raises.
+
+def _is_at(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Return whether the model has this parameter under the name."""
+    try:
+        return model.get_parameter(name) is parameter
+    except AttributeError:
+        return False
+
+
+def _keeps_zeros(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
+    """Return whether an update leaves weights at zero if their gradients and moments are zero.
+
+    Such an update is 0 / (0 + eps), which is NaN if `eps` rounds to zero in the type of the weights. A subnormal `eps`
+    does not count, because a device may set it to zero.
     """
-    hooked = sys._getframe(2)  # torch's function around `step`, which calls the hooks
-    frame = hooked.f_back
-    while frame is not None:
-        if frame.f_code is hooked.f_code and any(value is optimizer for value in frame.f_locals.values()):
-            return True
-        frame = frame.f_back
-    return False
+    if type(optimizer) not in KEEPS_ZEROS:
+        return False
+    least = max(torch.finfo(dtype).smallest_normal for dtype in {parameter.dtype for parameter in parameters})
+    for group in optimizer.param_groups:
+        eps = group.get("eps")
+        if isinstance(eps, Sequence):  # Adafactor, which adds the square of the first one; None: that of the type
+            eps = None if eps[0] is None else eps[0] ** 2
+        if eps is not None and eps < least:
+            return False
+    return True
 
 
 def _may_rewrite(optimizer: Any) -> bool:

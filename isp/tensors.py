@@ -150,9 +150,9 @@ def is_half(dtype: torch.dtype) -> bool:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside `DistributedDataParallel` and `torch.compile`."""
+    """Return the module inside `DistributedDataParallel`, `DataParallel` and `torch.compile`."""
     while True:
-        if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        if isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
             model = model.module
         elif hasattr(model, "_orig_mod"):
             model = model.get_submodule("_orig_mod")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 import sys
 from collections import UserDict
 from decimal import Decimal
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import isp
 from isp.errors import ConfigError
 from isp.prunable import prunable_names
+from isp.rng import seed_all
 from isp.training import TrainingDiverged, state_of
 from tests.support.models import Noisy, equal, tiny_model
 
@@ -230,6 +232,27 @@ def test_what_a_method_chooses_by() -> None:
     assert by_function.finding.samples == 4 * 3 * 16 + 4 * 40
     with pytest.raises(ConfigError, match=r"chooses by validation examples: pass some as `validation`"):
         isp.prune(tiny_model(), DATA, **protocol)
+
+
+def test_a_score_with_random_numbers_depends_only_on_the_seed() -> None:
+    """Neither on the state of the generators before the call, which stays as it was."""
+
+    def score(model: nn.Module) -> float:
+        seen.append(float(torch.rand(())) + random.random() + float(np.random.rand()))
+        return seen[-1]
+
+    seen: list[float] = []
+    scores, models = [], {state: tiny_model() for state in (1, 2)}
+    for state in models:
+        seed_all(state)
+        before = torch.get_rng_state(), random.getstate()
+        seen.clear()
+        isp.prune(models[state], DATA, sparsity=0, method="greedy_soup", validation=score, **SHORT)
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert random.getstate() == before[1]
+        scores.append(list(seen))
+    assert scores[0] == scores[1]
+    assert len(set(scores[0])) == 1
 
 
 @pytest.mark.parametrize("method", ["greedy_soup", "instant_model_soup"])

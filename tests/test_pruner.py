@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import isp
-from isp import masks, registry
+from isp import attached, masks, registry
 from isp.errors import ConfigError, MaskError
 from isp.families import attachable
 from isp.losses import default_loss
+from isp.pruner import _keeps_zeros
 from isp.training import TrainingDiverged
 from tests.support.loops import BATCH, PEAK, STEPS, Loop
 from tests.support.models import Noisy, Still, equal, tiny_model
@@ -146,9 +149,9 @@ def test_frozen_parameters_and_groups_are_left_as_they_are() -> None:
 
 def step_by_hand(pruner: isp.Pruner, gradients: Callable[[], None], **arguments: Any) -> None:
     gradients()
-    pruner._optimizer.step(**arguments)
+    pruner.optimizer.step(**arguments)
     pruner.step()
-    pruner._optimizer.zero_grad()
+    pruner.optimizer.zero_grad()
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "Adam", "Adafactor"])
@@ -805,7 +808,9 @@ def test_weights_that_are_nan_are_refused() -> None:
     with torch.no_grad():
         loop.model.up.weight[0, 0] = torch.nan
     loop.pruner._stepped = True
-    with pytest.raises(MaskError, match=r"'up.weight' contains NaN or infinite values after 3 steps.* Lower"):
+    with pytest.raises(
+        MaskError, match=r"'up.weight' contains NaN or infinite values after 3 steps.* and lower the optimizer's"
+    ):
         loop.pruner.step()
 
 
@@ -890,3 +895,238 @@ def test_the_methods_that_can_be_attached_are_those_of_three_families() -> None:
     families = {registry.load("method", name).FAMILY for name in attachable()}
     assert families == {"one_shot", "single_pass", "denoised"}
     assert {"one_shot", "isp", "movement", "progressive", "early_bird", "snip"} <= set(attachable())
+
+
+# --- pruners that were not closed -------------------------------------------------------------------------------------
+
+
+def trained(model: nn.Module, optimizer: torch.optim.Optimizer, pruners: list[isp.Pruner], steps: int) -> None:
+    for step in range(steps):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        default_loss(model, DATA.batch(torch.arange(BATCH) + step)).backward()
+        optimizer.step()
+        for pruner in pruners:
+            pruner.step()
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=PEAK)
+
+
+def abandoned(steps: int, model: nn.Module, **changed: Any) -> isp.Pruner:
+    """A pruner of a run that ended after some of four steps and was not closed; the model is dense again."""
+    start = copy.deepcopy(model.state_dict())
+    optimizer = sgd(model)
+    pruner = isp.Pruner(model, optimizer, **{"method": "one_shot", "sparsity": 0.8, "steps": 4, **changed})
+    trained(model, optimizer, [pruner], steps)
+    model.load_state_dict(start)
+    return pruner
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_prune_closes_a_pruner_that_is_still_attached(steps: int, recwarn: pytest.WarningsRecorder) -> None:
+    model, fresh = tiny_model(), tiny_model()
+    abandoned(steps, model)
+    run = {"sparsity": 0.5, "method": "gradual", "steps": 20, "batch_size": BATCH, "learning_rate": PEAK}
+    ticket = isp.prune(model, DATA, **run)
+    told = [str(each.message) for each in recwarn if "closed a Pruner" in str(each.message)]
+    assert len(told) == (steps < 4)
+    assert all(text.startswith("isp.prune(): closed a Pruner (method 'one_shot', after 2 of 4 steps)") for text in told)
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+    same(ticket, isp.prune(fresh, DATA, **run))
+
+
+def test_a_second_pruner_closes_the_first_one_of_the_same_parameters() -> None:
+    model = tiny_model()
+    first = abandoned(2, model)
+    optimizer = sgd(model)
+    with pytest.warns(UserWarning, match=r"isp.Pruner\(\): closed a Pruner .*after 2 of 4 steps"):
+        second = isp.Pruner(model, optimizer, method="gradual", sparsity=0.5, steps=4)
+    with pytest.raises(ConfigError, match="the pruner was closed after 2 steps"):
+        first.step()
+    trained(model, optimizer, [second], 4)
+    fresh = tiny_model()
+    optimizer = sgd(fresh)
+    other = isp.Pruner(fresh, optimizer, method="gradual", sparsity=0.5, steps=4)
+    trained(fresh, optimizer, [other], 4)
+    same(second.ticket(), other.ticket())
+
+
+def test_a_ticket_completes_a_run(recwarn: pytest.WarningsRecorder) -> None:
+    model = tiny_model()
+    optimizer = sgd(model)
+    first = isp.Pruner(model, optimizer, method="one_shot", sparsity=0.8, steps=4)
+    trained(model, optimizer, [first], 1)
+    first.ticket()
+    isp.Pruner(model, optimizer, method="one_shot", sparsity=0.9, steps=4)
+    assert not [each for each in recwarn if "Pruner" in str(each.message)]
+
+
+def test_another_optimizer_closes_a_pruner_after_one_update() -> None:
+    model = tiny_model()
+    pruner = abandoned(2, model)
+    dense = sgd(model)
+    with pytest.warns(UserWarning, match=r"another optimizer \(SGD\) has updated, and has masked their gradients"):
+        trained(model, dense, [], 1)
+    start, fresh = copy.deepcopy(model.state_dict()), tiny_model()
+    trained(model, dense, [], 3)
+    fresh.load_state_dict(start)
+    trained(fresh, sgd(fresh), [], 3)
+    assert equal(dict(model.state_dict()), dict(fresh.state_dict()))
+    assert pruner not in attached._ATTACHED
+
+
+def test_pruners_of_disjoint_parameters_run_side_by_side(recwarn: pytest.WarningsRecorder) -> None:
+    model = tiny_model()
+    optimizer = sgd(model)
+    pruners = [
+        isp.Pruner(model, optimizer, method="gradual", sparsity=sparsity, steps=4, prunable=[pattern])
+        for pattern, sparsity in (("up.*", 0.5), ("down.*", 0.8))
+    ]
+    frozen = nn.Linear(2, 2)
+    unrelated = sgd(frozen)
+    unrelated.step()
+    trained(model, optimizer, pruners, 4)
+    assert [float(pruner.ticket().sparsity) for pruner in pruners] == [0.5, 0.8]
+    assert not [each for each in recwarn if "Pruner" in str(each.message)]
+
+
+class Outer(torch.optim.SGD):
+    """Optimizer of the same parameters whose update is that of another one, under a name that nobody knows."""
+
+    def __init__(self, base: torch.optim.Optimizer) -> None:
+        super().__init__(base.param_groups, lr=PEAK)
+        self.base = base
+
+    def step(self, closure: Any = None) -> Any:
+        return self.base.step(closure)
+
+
+@pytest.mark.parametrize("pruned_one", ["outer", "inner"])
+def test_an_optimizer_within_another_one_closes_no_pruner(pruned_one: str, recwarn: pytest.WarningsRecorder) -> None:
+    model = tiny_model()
+    inner = sgd(model)
+    outer = Outer(inner)
+    chosen = inner if pruned_one == "inner" else outer
+    pruner = isp.Pruner(model, chosen, method="gradual", sparsity=0.5, steps=4)
+    trained(model, outer, [pruner], 4)
+    assert pruner.ticket().sparsity == Decimal("0.5")
+    assert not [each for each in recwarn if "Pruner" in str(each.message)]
+
+
+def test_an_attached_pruner_is_freed_with_its_model() -> None:
+    gc.collect()
+    before = len(attached._ATTACHED)
+    model = tiny_model()
+    abandoned(1, model)
+    assert len(attached._ATTACHED) == before + 1
+    del model
+    gc.collect()
+    assert len(attached._ATTACHED) <= before
+
+
+# --- values that are not finite ---------------------------------------------------------------------------------------
+
+
+def test_an_eps_that_is_zero_makes_no_masked_weight_nan() -> None:
+    """Adam's default of 1e-8 is zero in fp16, so that the update of a masked weight is 0 / 0."""
+    for dtype, eps in ((torch.float16, 1e-8), (torch.float32, 0.0)):
+        torch.manual_seed(0)
+        model = nn.Linear(8, 8).to(dtype)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=eps, foreach=False, fused=False)
+        pruner = isp.Pruner(model, optimizer, method="one_shot", sparsity=0.5, steps=3)
+        for _ in range(3):
+            optimizer.zero_grad()
+            # A gradient of 8 has a square that fp16 represents after the factor 1 - beta2.
+            model.weight.grad, model.bias.grad = torch.full_like(model.weight, 8), torch.full_like(model.bias, 8)
+            optimizer.step()
+            pruner.step()
+        weight = pruner.ticket().weights["weight"]
+        assert weight.isfinite().all()
+        assert int(weight.count_nonzero()) == 32
+
+
+def test_an_update_keeps_zeros_only_with_an_eps_of_the_type() -> None:
+    for dtype, kept in ((torch.float32, True), (torch.bfloat16, True), (torch.float16, False)):
+        weights = [nn.Parameter(torch.ones(2, dtype=dtype))]
+        assert _keeps_zeros(torch.optim.AdamW(weights), weights) == kept
+        assert _keeps_zeros(torch.optim.Adafactor(weights), weights)
+        assert _keeps_zeros(torch.optim.SGD(weights), weights)
+        assert not _keeps_zeros(torch.optim.Adam(weights, eps=0.0), weights)
+        assert not _keeps_zeros(torch.optim.Adagrad(weights), weights)
+
+
+def test_a_ticket_of_weights_that_are_nan_says_so() -> None:
+    loop = looped("one_shot").run(2)
+    with torch.no_grad():
+        loop.model.up.weight[:] = torch.nan
+    with pytest.raises(MaskError, match=r"ticket\(\): parameter 'up.weight' contains NaN or infinite .* after 2 steps"):
+        loop.pruner.ticket()
+
+
+# --- other code that changes the model --------------------------------------------------------------------------------
+
+
+def replace_module(model: nn.Module) -> None:
+    model.up = nn.Linear(8, 21)
+
+
+def rename_module(model: nn.Module) -> None:
+    model.up = nn.Sequential(model.up)
+
+
+@pytest.mark.parametrize("harm", [replace_module, rename_module])
+@pytest.mark.parametrize("done", [0, 3, STEPS])
+def test_a_parameter_that_is_replaced_is_noticed(harm: Callable[[nn.Module], None], done: int) -> None:
+    loop = looped("gradual", train_step=None).run(done)
+    harm(loop.model)
+    with pytest.raises(
+        ConfigError, match=r"parameter 'up.weight' was replaced or removed after the Pruner was created"
+    ):
+        loop.run().pruner.ticket()
+    assert loop.pruner.steps_done <= done + 2
+
+
+@pytest.mark.parametrize("between", ["steps", "update and step"])
+def test_weights_that_are_loaded_during_the_run_are_noticed_at_once(between: str) -> None:
+    loop = looped("one_shot").run(5)
+    if between == "update and step":
+        loop.train_step(DATA.batch(torch.arange(BATCH)))
+    loop.model.load_state_dict(tiny_model().state_dict())
+    with pytest.raises(ConfigError, match=r"step\(\): \d+ weights of .* are not zero; other code has written to them"):
+        loop.pruner.step() if between == "update and step" else loop.run()
+    assert loop.pruner.steps_done == 5
+
+
+def test_weights_that_are_exchanged_and_restored_are_no_error() -> None:
+    """Loops evaluate averages of weights in this way."""
+    loop = looped("one_shot").run(5)
+    weights = copy.deepcopy(loop.model.state_dict())
+    loop.model.load_state_dict(tiny_model().state_dict())
+    loop.model.load_state_dict(weights)
+    same(loop.run().pruner.ticket(), looped("one_shot").run().pruner.ticket())
+
+
+@pytest.mark.parametrize("wrap", [AveragedModel, copy.deepcopy, lambda model: nn.DataParallel(copy.deepcopy(model))])
+def test_the_mask_can_be_applied_to_averaged_weights(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    loop = looped("gradual")
+    average = wrap(loop.model)  # dense
+    loop.pruner.apply(average)  # there is no mask yet
+    assert average.get_parameter("module.up.weight" if hasattr(average, "module") else "up.weight").all()
+    loop.run()
+    loop.pruner.apply(average)
+    inner = getattr(average, "module", average)
+    for name, kept in (loop.pruner.mask or {}).items():
+        assert torch.equal(inner.get_parameter(name) != 0, kept)
+    assert inner.head.weight.all()
+
+
+def test_a_mask_is_applied_only_to_a_copy_of_the_model() -> None:
+    pruner = looped("one_shot").pruner
+    with pytest.raises(ConfigError, match=r"pruner.apply\(\): the Linear has no parameter 'attention.in_proj_weight'"):
+        pruner.apply(nn.Linear(2, 2))
+    other = tiny_model()
+    other.up = nn.Linear(8, 20)
+    with pytest.raises(MaskError, match=r"parameter 'up.weight' has shape"):
+        pruner.apply(other)
