@@ -42,6 +42,13 @@ from isp.training import (
     state_of,
 )
 
+_OTHER_KEYS = {
+    "optimizer": "isp.prune trains with AdamW; isp.Pruner prunes in a loop with any optimizer of torch",
+    "lr": "the learning rate is learning_rate",
+    "epochs": "the length of training is steps, the number of updates",
+}
+"""Advice for keys that training loops elsewhere have."""
+
 __all__ = ["Ticket", "load_ticket", "prune", "save_ticket"]
 
 
@@ -124,6 +131,7 @@ def prune(
             "isp.prune(): called inside torch.no_grad() or torch.inference_mode(), where a model cannot be trained; "
             "call it outside"
         )
+    _check_keys(training)
     protocol = parse(Training, training, "training")
     model = unwrapped(model)
     artifacts.check_storable(model.state_dict())
@@ -178,6 +186,17 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
     check_dtypes(model, ticket.weights, what)
     load_weights(model, ticket.weights, what)
     return replace(ticket, mask=mask)
+
+
+def _check_keys(training: Mapping[str, Any]) -> None:
+    """Refuse keys of other libraries' training loops, and name the key of this one.
+
+    Raises:
+        ConfigError: If one is present.
+    """
+    for key, advice in _OTHER_KEYS.items():
+        if key in training:
+            raise ConfigError(f"training: unknown key {key!r}; {advice}")
 
 
 def _check_model(model: nn.Module) -> None:

@@ -232,7 +232,7 @@ class Attention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
-        """Compute attention of (batch, length, width), or with the first two exchanged, with itself.
+        """Compute attention of (batch, length, width), with the first two exchanged, or without a batch, with itself.
 
         Args:
             query: Sequence.
@@ -250,13 +250,14 @@ class Attention(nn.Module):
                 "this attention was accelerated for calls like the example's: query, key and value must be the same "
                 "tensor, key_padding_mask None and need_weights False"
             )
-        x = query if self.batch_first else query.transpose(0, 1)
+        single = query.dim() == 2  # (length, width), whatever `batch_first` is
+        x = query.unsqueeze(0) if single else query if self.batch_first else query.transpose(0, 1)
         batch, length, width = x.shape
-        heads = self.in_proj(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        heads = self.in_proj(x).view(batch, length, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
         mask = attn_mask
         if mask is not None:
             mask = ~mask if mask.dtype == torch.bool else mask
             mask = mask.view(batch, self.num_heads, length, length) if mask.dim() == 3 else mask
         y = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
         y = self.out_proj(y.transpose(1, 2).reshape(batch, length, width))
-        return (y if self.batch_first else y.transpose(0, 1)), None
+        return (y.squeeze(0) if single else y if self.batch_first else y.transpose(0, 1)), None

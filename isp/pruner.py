@@ -1030,8 +1030,9 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, 
     if missing:
         raise ConfigError(
             f"optimizer: lacks {len(missing)} of {len(parameters)} prunable parameters, such as {missing[0]!r}"
-            "; create it from the parameters of this model after moving them to their device, or name the parameters "
-            "to prune with prunable="
+            "; create it from the parameters of this model after moving them to their device. If another optimizer "
+            "trains those parameters, leave them out with exclude=, or create one Pruner per optimizer with disjoint "
+            "prunable= patterns"
         )
 
 

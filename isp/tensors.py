@@ -174,6 +174,9 @@ def copy_of(model: nn.Module, shared: bool = False) -> nn.Module:
     Args:
         model: Model to copy.
         shared: Whether the copy shares all tensors with the model; its parameters then need no gradients.
+
+    Raises:
+        ConfigError: If a module has an attribute that cannot be copied; the message names both.
     """
     memo: dict[int, Any] = {}
     if shared:
@@ -185,7 +188,30 @@ def copy_of(model: nn.Module, shared: bool = False) -> nn.Module:
             memo |= {id(value): value.detach() for value in held}
         else:
             memo |= {id(value): value.detach().clone() for value in held if not value.is_leaf}
-    return copy.deepcopy(model, memo).eval()
+    known = dict(memo)
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except TypeError as error:  # as raised for generators, locks and open files
+        where = _uncopied(model, known)
+        if where is None:
+            raise
+        raise ConfigError(
+            f"{where} cannot be copied ({error}), but a copy of the model is needed; remove the attribute, or define "
+            "__deepcopy__ or __getstate__ in the module's class"
+        ) from None
+
+
+def _uncopied(model: nn.Module, memo: Mapping[int, Any]) -> str | None:
+    """Return the first attribute of a module that cannot be copied, other than its tensors and modules, in words."""
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute in ("_parameters", "_buffers", "_modules"):
+                continue
+            try:
+                copy.deepcopy(value, dict(memo))
+            except TypeError:
+                return f"attribute {attribute!r} of module {name!r} ({type(module).__name__})"
+    return None
 
 
 def remember_buffers(model: nn.Module, unsaved_only: bool = False) -> Callable[[], None]:

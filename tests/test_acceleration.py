@@ -18,7 +18,8 @@ import isp
 from isp import acceleration
 from isp.acceleration import fastest
 from isp.errors import ConfigError, IspError
-from isp.forms import CSR, DENSE, NUMBA, ONEDNN, Csr, Numba, OneDnn, follows_2_4
+from isp.forms import CSR, DENSE, NUMBA, ONEDNN, Attention, Csr, Numba, OneDnn, follows_2_4
+from isp.tensors import copy_of
 
 FORMS: dict[str, Callable[[nn.Linear], nn.Module]] = {
     ONEDNN: lambda linear: OneDnn(linear, 5),
@@ -538,3 +539,29 @@ def test_the_pattern_2_4() -> None:
     assert follows_2_4(torch.tensor([[1.0, 0, 2, 0, 0, 0, 3, 4]]))
     assert not follows_2_4(torch.tensor([[1.0, 0, 2, 3, 0, 0, 0, 4]]))
     assert not follows_2_4(torch.zeros(2, 6))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_accelerated_attention_takes_empty_batches_and_single_sequences(batch_first: bool) -> None:
+    torch.manual_seed(0)
+    dense = nn.MultiheadAttention(8, 2, batch_first=batch_first).eval()
+    in_proj, out_proj = nn.Linear(8, 24), dense.out_proj
+    in_proj.weight, in_proj.bias = dense.in_proj_weight, dense.in_proj_bias
+    fast = Attention(dense, in_proj, out_proj)
+    mask = torch.triu(torch.ones(4, 4, dtype=torch.bool), 1)
+    empty = torch.randn(0, 4, 8) if batch_first else torch.randn(4, 0, 8)
+    with torch.no_grad():
+        for x in (torch.randn(4, 8), empty):
+            for masked in (None, mask):
+                expected = dense(x, x, x, need_weights=False, attn_mask=masked)[0]
+                found = fast(x, x, x, need_weights=False, attn_mask=masked)[0]
+                torch.testing.assert_close(found, expected)
+
+
+def test_a_model_that_cannot_be_copied_is_refused_with_the_attribute() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model[1].stream = (number for number in range(3))
+    problem = r"attribute 'stream' of module '1' \(ReLU\) cannot be copied \(cannot pickle 'generator' object\)"
+    for shared in (False, True):
+        with pytest.raises(ConfigError, match=problem):
+            copy_of(model, shared)

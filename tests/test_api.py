@@ -400,3 +400,12 @@ def test_a_failure_restores_buffers_that_no_state_contains(error: type[BaseExcep
     assert model.mean is mean
     assert not model.mean.any()
     assert not model.count
+
+
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [("optimizer", "trains with AdamW; isp.Pruner"), ("lr", "is learning_rate"), ("epochs", "is steps, the number of")],
+)
+def test_keys_of_other_loops_are_refused_with_the_key_to_use(key: str, advice: str) -> None:
+    with pytest.raises(ConfigError, match=f"training: unknown key '{key}'; .*{advice}"):
+        isp.prune(tiny_model(), DATA, sparsity=0.5, method="gradual", **{key: 1}, **SHORT)
