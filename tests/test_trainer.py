@@ -603,3 +603,23 @@ def test_a_missing_library_is_named_with_the_extra(monkeypatch: pytest.MonkeyPat
 def test_isp_imports_neither_library() -> None:
     code = "import isp, sys; isp.Pruner; print({'transformers', 'accelerate'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_run_that_was_interrupted_changes_no_later_one(tmp_path: Path) -> None:
+    """Ctrl-C leaves `train` without `on_train_end`; another callback on the same model then closes the pruner."""
+
+    def stop(args: Any, state: Any, control: Any) -> None:
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    fresh = pruning("gradual")
+    make(tmp_path / "a", fresh).train()
+    interrupted = make(tmp_path / "b", pruning("one_shot"), others=[At("on_step_end", stop)])
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train()
+    interrupted.model.load_state_dict(bert().state_dict())
+    again = pruning("gradual")
+    trainer = Trainer(interrupted.model, arguments(tmp_path / "c"), train_dataset=DATA, callbacks=[again])
+    with pytest.warns(UserWarning, match=r"closed a Pruner \(method 'one_shot', after 3 of 12 steps\)"):
+        trainer.train()
+    assert equal(again.ticket().weights, fresh.ticket().weights)
