@@ -321,7 +321,7 @@ class Dicts(Fixed):
 def test_a_temperature_needs_logits() -> None:
     trainer = trainer_of(OwnLoss(), Dicts(drawn(40, 3)))
     with pytest.raises(
-        ConfigError, match=r"temperature = 200.0: must be 1 because the model's output is a SimpleNamespace"
+        ConfigError, match=r"temperature = 200.0: must be 1 .* output has type SimpleNamespace, .*\{.temperature.: 1\}"
     ):
         score(trainer, "grasp")
     assert not trainer.model._forward_hooks

@@ -88,8 +88,8 @@ def tempered(model: nn.Module, temperature: float) -> Iterator[None]:
         calls += 1
         if not isinstance(outputs, torch.Tensor):
             raise ConfigError(
-                f"temperature = {temperature}: must be 1 because the model's output is a {type(outputs).__name__}, not "
-                f"a tensor of logits to divide"
+                f"temperature = {temperature}: must be 1 because the model's output has type {type(outputs).__name__}, "
+                'so it is not a tensor of logits to divide; pass settings={"temperature": 1}'
             )
         return outputs / temperature
 
