@@ -755,8 +755,11 @@ class Pruner:
                 )
 
     def _remember_versions(self) -> None:
-        """Remember how often each parameter was written to; sharded ones are only checked by `ticket`."""
-        if self._layout is None:
+        """Remember how often each parameter was written to.
+
+        Only `ticket` checks weights in several processes, because an error on one rank would leave the others waiting.
+        """
+        if self._ranks.size == 1 and self._layout is None:
             self._versions = [parameter._version for parameter in self._parameters.values()]
 
     def _check_written(self, where: str) -> None:
