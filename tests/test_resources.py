@@ -28,6 +28,7 @@ from tests.support.studies import STUDY
 ROOT = Path(__file__).parent.parent
 PROFILE = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())
 RULES = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+UNLIMITED = SimpleNamespace(max_jobs_per_timespan=None)
 CELL = {"study": "tiny", "backbone": "clip_tiny", "task": "digits", "seed": "0"}
 RATES = Rates(
     step_flops=3 * 10**9,
@@ -230,9 +231,10 @@ def test_a_cluster_whose_profile_does_not_count_is_refused(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(slurm, "refuse_twice", lambda folder: None)
     dag, study = SimpleNamespace(jobs=[]), parse_study(STUDY, "test")
-    start(SimpleNamespace(local_exec=False, dag=dag, global_resources={"turn": 1}), study)
+    cluster = {"local_exec": False, "dag": dag, "scheduling_settings": UNLIMITED}
+    start(SimpleNamespace(**cluster, global_resources={"turn": 1}), study)
     with pytest.raises(IspError, match="pass it as --workflow-profile"):
-        start(SimpleNamespace(local_exec=False, dag=dag, global_resources={"gpu": 1}), study)
+        start(SimpleNamespace(**cluster, global_resources={"gpu": 1}), study)
 
 
 def test_files_without_a_record_of_their_settings_are_named(
@@ -246,7 +248,10 @@ def test_files_without_a_record_of_their_settings_are_named(
     made = [SimpleNamespace(output=[name]) for name in ("orphan", "stale", "recorded", "deleted")]
     dag = SimpleNamespace(jobs=made, needrun=lambda job: job.output == ["stale"])
     known = SimpleNamespace(metadata=lambda path: {"recorded": "yes"}.get(path))
-    workflow = SimpleNamespace(local_exec=False, dag=dag, persistence=known, global_resources={"turn": 1})
+    workflow = SimpleNamespace(
+        **{"local_exec": False, "dag": dag, "persistence": known, "global_resources": {"turn": 1}},
+        scheduling_settings=UNLIMITED,
+    )
     start(workflow, parse_study(STUDY, "test"))
     printed = capsys.readouterr().err
     assert "Snakemake has no record of the settings of 1 existing file, such as orphan. " in printed
