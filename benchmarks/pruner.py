@@ -23,9 +23,9 @@ import isp
 
 KINDS: dict[str, dict[str, Any]] = {
     "outside events": {"method": "one_shot"},
-    "movement, every step": {"method": "movement", "settings": {"every": 1, "end": 0.99}},
+    "movement, every step": {"method": "movement", "settings": {"every": 1, "begin": 0, "end": 0.99}},
     "gradual, every step": {"method": "gradual", "settings": {"every": 1, "end": 0.99}},
-    "movement, outside events": {"method": "movement", "settings": {"every": 500, "end": 0.99}},
+    "movement, outside events": {"method": "movement", "settings": {"every": 500, "begin": 0, "end": 0.99}},
 }
 
 
