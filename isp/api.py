@@ -75,10 +75,10 @@ def prune(
             are trained through fp32 master weights: with gradients and both moments, that takes 18 bytes per weight
             instead of an fp32 model's 16. There is no loss scaling, so bf16 is the safer type.
             Modules in evaluation mode (frozen norms) stay in it if the model as a whole is in training mode; a model
-            in evaluation mode is trained entirely in training mode. One wrapped by `DistributedDataParallel` or
-            `torch.compile` is unwrapped; on a GPU, `compile=True` trains a compiled model. Gradients that its
-            parameters have are deleted. A `Pruner` that is still attached to it is closed, with a warning if its run
-            is not complete.
+            in evaluation mode is trained entirely in training mode. One wrapped by `DistributedDataParallel`,
+            `DataParallel` or `torch.compile` is unwrapped; on a GPU, `compile=True` trains a compiled model. Gradients
+            that its parameters have are deleted. A `Pruner` that is still attached to it is closed, with a warning if
+            its run is not complete.
         train: Training examples: a tensor or array, or a tuple, list or dict of these with equal first dimensions; a
             map-style dataset; or an object with `__len__` and `batch(indices)`. Tensors stay on their device, which
             must be that of the model. NumPy arrays are moved there; float64 arrays get the model's dtype. Random
@@ -170,7 +170,8 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
 
     Args:
         path: File of the ticket.
-        model: Model of the ticket; one wrapped by `DistributedDataParallel` or `torch.compile` is unwrapped.
+        model: Model of the ticket; one wrapped by `DistributedDataParallel`, `DataParallel` or `torch.compile` is
+            unwrapped.
 
     Raises:
         ArtifactError: If the file is missing, truncated or altered.

@@ -111,8 +111,8 @@ def export(
 
     Args:
         ticket: Ticket, or path of its file.
-        model: Model of the ticket, which is not changed; one wrapped by `DistributedDataParallel` or `torch.compile` is
-            unwrapped. None: the ticket is a file of the workflow.
+        model: Model of the ticket, which is not changed; one wrapped by `DistributedDataParallel`, `DataParallel` or
+            `torch.compile` is unwrapped. None: the ticket is a file of the workflow.
         folder: Folder to write, which must not exist.
         tokenizer: Tokenizer of a Hugging Face model, saved with it.
         compact: Whether to write kept values and bits (`ticket.safetensors`) and NumPy code that reads them instead of

@@ -100,7 +100,8 @@ class Pruner:
     (T steps, or its ticket was returned). Several pruners of disjoint parameters do not affect each other.
 
     Args:
-        model: Model in training; one wrapped by `DistributedDataParallel` or `torch.compile` is unwrapped.
+        model: Model in training; one wrapped by `DistributedDataParallel`, `DataParallel` or `torch.compile` is
+            unwrapped.
         optimizer: Its optimizer, with all prunable parameters. A wrapper such as accelerate's is unwrapped.
         sparsity: Fraction of the prunable weights that are zero at the end, in (0, 1), at most four decimals.
         steps: T, number of updates that the loop makes; schedules of methods are fractions of it.

@@ -61,12 +61,7 @@ class Settings(gradual.Settings):
 
 @lru_cache(maxsize=8)
 def schedule(settings: Settings, sparsity: Decimal, steps: int) -> Mapping[int, Decimal]:
-    """Return the sparsity after each prune event, by the step of the event.
-
-    Args:
-        settings: Settings of the ramp.
-        sparsity: Target sparsity, reached at the last event.
-        steps: Total number of steps T.
+    """Return the sparsity after each prune event by its step, as `gradual.schedule` does, for a ramp that begins later.
 
     Raises:
         ConfigError: If T is a single step.
