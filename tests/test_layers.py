@@ -21,7 +21,7 @@ WORKFLOW = (
     ("rules",),
     ("jobs", "rates"),
     ("measuring", "starts"),
-    ("plan", "resources", "status", "reuse", "slurm"),
+    ("plan", "resources", "status", "reuse", "slurm", "pinning"),
     ("running", "cleaning"),
 )
 """The modules of `isp.workflow`; one imports from its own line and those before it."""

@@ -1,25 +1,18 @@
-"""Methods in files outside the package: required definitions, and edits while a study runs."""
+"""Methods in files outside the package: the definitions that are required."""
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import ModuleType
 
 import pytest
 
 from isp import registry
-from isp.config import Study, parse_study
 from isp.errors import ConfigError
 from isp.families import check_definitions, describe_method, load_family, make_method, traits_of
-from isp.workflow.running import load
-from tests.support.reruns import jobs
-from tests.support.studies import ROOT, STUDY
+from tests.support.studies import ROOT
 
 RANDOM = (ROOT / "isp" / "methods" / "random.py").read_text()
 HEAD = "from isp.settings import Settings\nVERSION = 1\n"
@@ -94,78 +87,3 @@ def test_each_family_requires_the_functions_that_it_calls(name: str) -> None:
     required = {function for functions in load_family(name).TRAITS.defines for function in functions}
     assert called - optional <= required <= called
     check_definitions(describe_method(name), "described")
-
-
-# --- edits while a study runs -----------------------------------------------------------------------------------------
-
-
-def started(values: Mapping[str, Any], main: bool = True) -> Study:
-    """Read a study as a process of Snakemake does: the main one, or that of a cluster job."""
-    settings = SimpleNamespace(nodes=None)
-    return load(SimpleNamespace(configfiles=[], resource_settings=settings, is_main_process=main), values)
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """A study of one method in a file of the current folder; what `load` sets is restored afterwards."""
-    monkeypatch.chdir(tmp_path)
-    for name in (registry.PINNED, "ISP_STUDY", "ISP_DATA_ROOT", "PYTHONSAFEPATH", "PATH"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-    handler = signal.getsignal(signal.SIGUSR1)
-    Path("mine.py").write_text(RANDOM)
-    grid = [{**STUDY["grid"][0], "variants": ["mine"]}]
-    yield {**STUDY, "variants": {"mine": {"method": "./mine.py"}}, "grid": grid}
-    signal.signal(signal.SIGUSR1, handler)
-
-
-def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the loaded methods as if another process had inherited the environment."""
-    for name in [name for name in sys.modules if name.startswith("isp_method_mine_")]:
-        monkeypatch.delitem(sys.modules, name)
-
-
-def test_a_job_refuses_a_file_that_was_edited_since_the_study_started(
-    own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It used the new file, but Snakemake recorded the old one, so nothing noticed."""
-    before = started(own)
-    Path("mine.py").write_text(f"{RANDOM}\n# edited\n")
-    assert jobs(before) == jobs(parse_study(own, "again in the process that started it"))
-
-    in_a_new_process(monkeypatch)
-    for path in ("./mine.py", "mine.py", str(Path("mine.py").absolute())):
-        with pytest.raises(
-            ConfigError, match=r"mine\.py': was edited while the study runs .* run the same command again"
-        ):
-            make_method(path)
-    with pytest.raises(ConfigError, match="was edited while the study runs"):
-        started(own, main=False)  # a cluster job
-    Path("mine.py").write_text(RANDOM)
-    make_method("mine.py")
-    started(own, main=False)
-
-
-def test_the_next_run_reads_an_edited_file(own: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = jobs(started(own))
-    Path("mine.py").write_text(f"{RANDOM}\n# edited\n")
-    in_a_new_process(monkeypatch)
-    assert jobs(started(own)) != first
-    in_a_new_process(monkeypatch)
-    make_method("mine.py")
-
-
-def test_a_pinned_file_of_one_folder_says_nothing_about_another(
-    own: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started(own)
-    (tmp_path / "other").mkdir()
-    monkeypatch.chdir(tmp_path / "other")
-    Path("mine.py").write_text(f"{RANDOM}\n# another\n")
-    make_method("mine.py")
-
-
-def test_what_a_study_was_started_with_is_no_param(own: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of a finished study reruns because of it."""
-    plain = jobs(parse_study(own, "without a run"))
-    assert jobs(started(own)) == plain
-    assert registry.PINNED not in str(plain)

@@ -24,7 +24,7 @@ from isp.errors import IspError
 from isp.files import check_writable, write_bytes, write_json
 from isp.runtime import instructions, warm
 from isp.untrusted import printable
-from isp.workflow import paths, slurm
+from isp.workflow import paths, pinning, slurm
 from isp.workflow.dag import Dag
 from isp.workflow.reuse import check_reused
 from isp.workflow.starts import ROOT
@@ -43,7 +43,8 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
     """Parse the study that was passed to Snakemake, and set up the environment of its jobs.
 
     Raises:
-        ConfigError: A setting is invalid. The message names the key, the value and the allowed values.
+        ConfigError: A setting is invalid, or a cluster job finds another one than the study was started with. The
+            message names the key, for an invalid one also the value and the allowed values.
     """
     paths = [Path(path) for path in workflow.configfiles]
     if workflow.is_main_process:  # all others inherit how the study was started
@@ -53,6 +54,9 @@ def load(workflow: Any, config: Mapping[str, Any]) -> Study:
     study = parse_study(config, ", ".join(_short(path, [Path.cwd()]) for path in paths) or "the configuration")
     if workflow.is_main_process:
         registry.pin(variant.method for variant in study.variants.values())
+        pinning.pin(study)
+    else:
+        pinning.check_unedited(study)
     os.environ["ISP_STUDY"] = study.study  # for the progress lines
     # Not a parameter of jobs, so that datasets can be moved without any rerun.
     os.environ["ISP_DATA_ROOT"] = str(study.data_root)
