@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ from isp.families import (
 )
 from isp.families.denoised import check_subset
 from isp.losses import default_loss
+from isp.masked import DIVERGED, MaskedParameters
 from isp.masks import Mask, Weights
 from isp.prunable import input_dims, prunable_names
 from isp.ranks import Ranks
@@ -64,23 +65,10 @@ from isp.training import (
     state_of,
 )
 
-if TYPE_CHECKING:
-    from isp.sharded import Layout
-
 VERSION = 1
 """Version of the content of `state_dict`."""
 TENSOR = "tensor "
 """Beginning of the keys of tensors in a `state_dict`."""
-
-KEEPS_ZEROS = (torch.optim.Adafactor, torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-"""Optimizers whose update of a weight is zero if the weight, its gradients and its moments are, so that only a new mask
-must be applied to them, and to the gradients before every update. With any other kind, in several processes, where
-other code may add to the gradients, and after a step with a closure, weights and moments are masked again after every
-step. `Pruner.step` does so for wrappers of optimizers, which may write to weights afterwards. Where `eps` is zero in
-the type of the weights, as Adam's default is in fp16, these optimizers divide zero by zero; see `_keeps_zeros`."""
-
-DIVERGED = "Return to an earlier checkpoint, and lower the optimizer's learning rate, warm it up or clip the gradients."
-"""Advice for weights that are not finite."""
 
 
 class Pruner:
@@ -186,14 +174,14 @@ class Pruner:
         check_function("collate", collate, "a list of items")
         prunable = None if prunable is None else patterns_of("prunable", prunable)
         names = prunable_names(self._model, prunable, patterns_of("exclude", exclude))
-        self._parameters = {name: self._model.get_parameter(name) for name in names}
-        _check_optimizer(self.optimizer, self._parameters)
-        self._layout = _layout(self._parameters)
         self._train_step, self._scaler, self._ranks = train_step, scaler, Ranks.here()
+        self._masked = MaskedParameters(self._model, names, self.optimizer, self._ranks)
+        self._parameters = self._masked.parameters
+        _check_optimizer(self.optimizer, self._parameters)
         if look_aheads not in ("alike", "shared"):
             raise ConfigError(f"look_aheads = {look_aheads!r}: must be 'alike' or 'shared'")
         self._shared = look_aheads == "shared" and self._ranks.size > 1
-        if self._shared and self._layout is not None:
+        if self._shared and self._masked.layout is not None:
             raise ConfigError("look_aheads = 'shared': every step of a sharded model communicates; use 'alike'")
         self._others = {"scheduler": scheduler, "scaler": scaler}
         self._others = {name: other for name, other in self._others.items() if other is not None}
@@ -205,11 +193,9 @@ class Pruner:
         if steps_per_epoch is not None:
             num_examples = steps_per_epoch * training.batch_size
         self.steps_per_epoch = num_examples // training.batch_size
-        counts = data is not None and loss is not None and self._layout is None
+        counts = data is not None and loss is not None and self._masked.layout is None
         counts = counts and len(examples) >= training.batch_size  # otherwise there is no batch to count on
         self.trainer = self._trainer(examples, loss, training, names, seed, counts)
-        self.mask: Mask | None = None
-        self.sparsity, self._dropped = 0.0, 0
         self.steps_done = 0
         self.learning_rate_factor = 1.0
         self._samples = 0 if batch_size is None else training.batch_size
@@ -220,7 +206,6 @@ class Pruner:
         self._copy_updates = 0
         self._rates: list[Any] | None = None  # rates of a copy with its own schedule
         self._unscaled: list[Any] = []
-        self._versions: list[int] = []  # numbers of writes to the parameters, when they were last known to be masked
         self.num_updates = 0
         self._delivered = False  # whether a ticket was returned
         self._gradients: dict[str, Tensor] = {}
@@ -272,18 +257,28 @@ class Pruner:
         if not self._stepped:
             self._gradients.clear()  # the scaler skipped the update, so the method must not see its gradients
         if self.steps_done & (self.steps_done - 1) == 0:  # 0, 1, 2, 4, 8, …: soon, and at no measurable cost
-            self._check_parts("pruner.step()")
-        if self._rewrites and self.mask is not None:
-            self._apply(self.mask)
+            self._masked.check_in_place("pruner.step()")
+        if self._rewrites:
+            self._masked.apply()
         else:
-            self._check_written("pruner.step()")
+            self._masked.check_written("pruner.step()", self.steps_done)
         with self._undone_by_errors():
             self._stepped = False
             self.steps_done += 1
             self._since += 1
             changed = self.steps_done < self.trainer.training.steps and self._look()
-        self._remember_versions()
+        self._masked.remember_writes()
         return changed
+
+    @property
+    def mask(self) -> Mask | None:
+        """Current mask, True = kept; None before the first."""
+        return self._masked.mask
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the prunable weights that the current mask drops, in [0, 1)."""
+        return self._masked.sparsity
 
     @property
     def record(self) -> list[dict[str, Any]]:
@@ -306,7 +301,7 @@ class Pruner:
                 weights are not zero.
             MaskError: If masked weights are NaN.
         """
-        self._check_parts("pruner.ticket()")
+        self._masked.check_in_place("pruner.ticket()")
         wanted, dropped = self._pruned()
         if self.mask is None or dropped != wanted:
             total = masks.num_weights(self._parameters)
@@ -314,7 +309,7 @@ class Pruner:
                 f"pruner.ticket(): after {self.steps_done} of {self.trainer.training.steps} steps {dropped} of {total} "
                 f"weights are pruned, but the target is {wanted}; train further, or pass the loop's number of steps"
             )
-        self._check_zeros("pruner.ticket()")
+        self._masked.check_zeros("pruner.ticket()", self.steps_done)
         retraining = self._cost(self._since)
         ticket = Ticket(
             method=self._method.name,
@@ -378,9 +373,10 @@ class Pruner:
             masks.check_fits(mask, self._parameters)
         self._attached.at = type(self._attached.at)(**content_["at"])
         self._finding, self._since = content_["finding"], content_["since"]
-        self._set_mask(mask)
+        self._masked.set_mask(mask)
+        self._masked.forget_writes()
         self.steps_done = content_["steps_done"]
-        self._stepped, self._unchecked, self._versions = False, True, []
+        self._stepped, self._unchecked = False, True
 
     def apply(self, module: nn.Module) -> None:
         """Set the weights that the mask drops to +0.0 in another module with parameters of the same names.
@@ -472,12 +468,13 @@ class Pruner:
         at = self._attached.at
         # Methods change the containers of their progress in place, but not the tensors in a mask or a record.
         progress = {each.name: copy.copy(getattr(at, each.name)) for each in fields(at)}
-        names = ("mask", "sparsity", "_dropped", "_finding", "_since", "steps_done")
-        ours = {name: getattr(self, name) for name in names}
+        before = self._masked.current()
+        ours = {name: getattr(self, name) for name in ("_finding", "_since", "steps_done")}
         try:
             yield
         except BaseException:
             self._attached.at = type(at)(**progress)
+            self._masked.restore(before)
             vars(self).update(ours, _stepped=True)
             raise
 
@@ -516,8 +513,8 @@ class Pruner:
     def _call_train_step(self, batch: Any, whose: str) -> None:
         assert self._train_step is not None
         self._train_step(batch)
-        if self._rewrites and self.mask is not None:
-            self._apply(self.mask)
+        if self._rewrites:
+            self._masked.apply()
         if self._copy_updates != 1 and not (self._copy_updates == 0 and self._scaler is not None):
             raise ConfigError(
                 f"{whose}: called optimizer.step() {self._copy_updates} times; it must make exactly one update, with "
@@ -575,35 +572,11 @@ class Pruner:
             ) from None
         if pruned is None:
             return False
-        self._check_parts("pruner.step()")
+        self._masked.check_in_place("pruner.step()")
         self._finding, self._since = self._finding + self._cost(self._since), 0
-        self._set_mask(pruned)
-        self._apply(pruned)
+        self._masked.set_mask(pruned)
+        self._masked.apply()
         return True
-
-    def _set_mask(self, mask: Mask | None) -> None:
-        """Set the mask, on the devices and in the shards of the parameters."""
-        if mask is None:
-            self.mask, self.sparsity, self._dropped = None, 0.0, 0
-            return
-        mask = {name: kept.to(self._parameters[name].device) for name, kept in mask.items()}
-        if self._layout is not None:
-            mask = self._layout.whole(self._layout.parts(mask))
-        self._ranks.check_same(mask)
-        kept, total = masks.num_kept(mask), masks.num_weights(mask)  # counted once, on all ranks
-        self.mask, self.sparsity, self._dropped = mask, 1 - kept / total, total - kept
-
-    @torch.no_grad()
-    def _apply(self, mask: Mask) -> None:
-        """Set masked weights, and their optimizer state and gradients, to +0.0."""
-        masks.apply_(mask, self._parameters)
-        for name, kept in mask.items():
-            parameter = self._parameters[name]
-            for value in self.optimizer.state.get(parameter, {}).values():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    masks.apply_({name: kept}, {name: value})
-            if parameter.grad is not None:
-                masks.apply_({name: kept}, {name: parameter.grad})
 
     def _register(self) -> list[Any]:
         optimizer: Any = self.optimizer
@@ -628,8 +601,7 @@ class Pruner:
             pruner = reference()
             if pruner is None or parameter.grad is None:
                 return
-            if pruner.mask is not None:
-                pruner._mask_gradient(parameter, name, pruner.mask[name])
+            pruner._masked.mask_gradient(name)
             if pruner._attached.observes and not pruner._copying:
                 pruner._gradients[name] = parameter.grad.detach().clone()  # before it is clipped
 
@@ -640,29 +612,13 @@ class Pruner:
         if _is_nested(self.optimizer):
             return
         self._closure = any(map(callable, (*args[1:], *kwargs.values())))  # args[0] is the optimizer
-        self._mask_gradients()
+        self._masked.mask_gradients()  # again, because other code may have written to them
         self._begin_update()
 
     def _after_update(self, *_: Any) -> None:
         if not _is_nested(self.optimizer):
             self.num_updates += 1
             self._end_update()
-
-    @torch.no_grad()
-    def _mask_gradients(self) -> None:
-        """Mask all gradients again; this changes those that other code has written since they were accumulated."""
-        for name, kept in (self.mask or {}).items():
-            parameter = self._parameters[name]
-            if parameter.grad is not None:
-                self._mask_gradient(parameter, name, kept)
-
-    def _mask_gradient(self, parameter: Tensor, name: str, kept: Tensor) -> None:
-        """Mask the gradient of a parameter, in place unless other tensors share its memory."""
-        gradient = parameter.grad
-        assert gradient is not None
-        if 0 in gradient.stride() or (self._layout is None and _is_shared(gradient)):
-            parameter.grad = gradient = gradient.clone(memory_format=torch.contiguous_format)
-        masks.apply_({name: kept}, {name: gradient})
 
     def _begin_update(self) -> None:
         if self._copying:
@@ -680,18 +636,16 @@ class Pruner:
         if self._unchecked:
             self._check_loaded()
         else:
-            self._check_written("optimizer.step()")
+            self._masked.check_written("optimizer.step()", self.steps_done)
         if self._attached.observes:
             self._observe()
 
     def _end_update(self) -> None:
-        if self.mask is not None and (
-            self._ranks.size > 1 or self._closure or not _keeps_zeros(self.optimizer, self._parameters.values())
-        ):
-            self._apply(self.mask)
+        if self._ranks.size > 1 or self._closure or not self._masked.keeps_zeros():
+            self._masked.apply()
         if not self._copying:
             self._stepped = True
-            self._remember_versions()
+            self._masked.remember_writes()
             return
         self._copy_updates += 1
         self._set_learning_rates(self._unscaled)
@@ -734,67 +688,16 @@ class Pruner:
     def _check_loaded(self) -> None:
         """Refuse to continue with weights that are not zero where the loaded mask drops them."""
         self._unchecked = False
-        if (revived := self._revived()) is not None:
+        if (revived := self._masked.revived()) is not None:
             name, alive = revived
             raise ConfigError(
                 f"pruner.load_state_dict(): {alive} weights of parameter {name!r} that the loaded mask drops are "
                 "not zero; load the state of the model and of the optimizer that was saved with it"
             )
 
-    def _check_parts(self, where: str) -> None:
-        """Refuse to continue after a pruned parameter of the model was replaced.
-
-        FSDP2 replaces parameters itself, so those of sharded models are not checked.
-        """
-        if self._layout is not None:
-            return
-        for name, parameter in self._parameters.items():
-            if not _is_at(self._model, name, parameter):
-                raise ConfigError(
-                    f"{where}: parameter {name!r} was replaced or removed after the Pruner was created, so the model "
-                    "does not use the pruned one; create the Pruner after the last change of the model's modules"
-                )
-
-    def _remember_versions(self) -> None:
-        """Remember how often each parameter was written to.
-
-        Only `ticket` checks weights in several processes, because an error on one rank would leave the others waiting.
-        """
-        if self._ranks.size == 1 and self._layout is None:
-            self._versions = [parameter._version for parameter in self._parameters.values()]
-
-    def _check_written(self, where: str) -> None:
-        """Refuse to continue if masked weights are not zero, but only look at them if there was a write."""
-        if self.mask is None or not self._versions:
-            return
-        if self._versions != [parameter._version for parameter in self._parameters.values()]:
-            self._check_zeros(where)
-
-    def _check_zeros(self, where: str) -> None:
-        """Refuse masked weights that are not zero."""
-        if (revived := self._revived()) is None:
-            return
-        if (broken := first_not_finite(self._parameters)) is not None:
-            raise MaskError(
-                f"{where}: parameter {broken!r} contains NaN or infinite values after {self.steps_done} steps. "
-                f"{DIVERGED}"
-            )
-        name, alive = revived
-        raise ConfigError(
-            f"{where}: {alive} weights of parameter {name!r} that the mask drops are not zero; other code has written "
-            "to them, such as load_state_dict of the model. Load the pruner's state together with those of the model "
-            "and the optimizer (pruner.load_state_dict), and take the ticket before any training after pruner.close()"
-        )
-
-    def _revived(self) -> tuple[str, int] | None:
-        """Return a parameter with masked weights that are not zero, and their number; None if there is none."""
-        dropped = {name: ~kept for name, kept in (self.mask or {}).items()}
-        counts = masks.num_kept_each(masks.intersection(dropped, self._parameters))
-        return next(((name, alive) for name, alive in counts.items() if alive), None)
-
     def _pruned(self) -> tuple[int, int]:
         """Return the target number of pruned weights and the current one."""
-        return num_pruned(self._sparsity, masks.num_weights(self._parameters)), self._dropped
+        return num_pruned(self._sparsity, masks.num_weights(self._parameters)), self._masked.num_dropped
 
     def _cost(self, steps: int) -> Cost:
         flops, sparse_flops = self.trainer.flops.steps(Counter({0: steps}), self.mask)
@@ -946,15 +849,6 @@ class _NoExamples:
         raise ConfigError(f"data: missing; method {self._method!r} scores weights on training examples")
 
 
-def _layout(parameters: Weights) -> Layout | None:
-    """Return the layout of sharded parameters, or None if they are plain."""
-    if not masks.is_sharded(parameters):
-        return None
-    from isp import sharded
-
-    return sharded.layout(parameters)
-
-
 def _reshard(model: nn.Module) -> None:
     """Make the parameters of an FSDP2 model the sharded ones; do nothing to other models."""
     if "torch.distributed.fsdp" in sys.modules:
@@ -972,48 +866,9 @@ def _unwrapped_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _is_shared(gradient: Tensor) -> bool:
-    """Return whether a gradient may share its whole memory with that of another parameter.
-
-    Autograd gives parameters that were viewed and then added views of one gradient. Parts of a larger buffer are not
-    shared in this sense: they belong to one parameter each, and the buffer's owner (DDP, for example) relies on them.
-    """
-    if gradient.layout != torch.strided:
-        return False
-    storage = gradient.untyped_storage()
-    whole = storage.nbytes() == gradient.numel() * gradient.element_size()
-    return whole and torch._C._storage_Use_Count(storage._cdata) > 2  # the gradient and `storage`
-
-
 def _is_nested(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether the caller, a hook of `optimizer.step`, is called within another `step` of the same optimizer."""
     return attached.is_updating(optimizer, sys._getframe(2))  # torch's function around `step`, which calls the hooks
-
-
-def _is_at(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
-    """Return whether the model has this parameter under the name."""
-    try:
-        return model.get_parameter(name) is parameter
-    except AttributeError:
-        return False
-
-
-def _keeps_zeros(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
-    """Return whether an update leaves weights at zero if their gradients and moments are zero.
-
-    Such an update is 0 / (0 + eps), which is NaN if `eps` rounds to zero in the type of the weights. A subnormal `eps`
-    does not count, because a device may set it to zero.
-    """
-    if type(optimizer) not in KEEPS_ZEROS:
-        return False
-    least = max(torch.finfo(dtype).smallest_normal for dtype in {parameter.dtype for parameter in parameters})
-    for group in optimizer.param_groups:
-        eps = group.get("eps")
-        if isinstance(eps, Sequence):  # Adafactor, which adds the square of the first one; None: that of the type
-            eps = None if eps[0] is None else eps[0] ** 2
-        if eps is not None and eps < least:
-            return False
-    return True
 
 
 def _may_rewrite(optimizer: Any) -> bool:

@@ -22,7 +22,8 @@ from isp import attached, masks, registry
 from isp.errors import ConfigError, MaskError
 from isp.families import attachable
 from isp.losses import default_loss
-from isp.pruner import _keeps_zeros
+from isp.masked import MaskedParameters
+from isp.ranks import Ranks
 from isp.training import TrainingDiverged
 from tests.support.loops import BATCH, PEAK, STEPS, Loop
 from tests.support.models import Noisy, Still, equal, tiny_model
@@ -188,7 +189,7 @@ def test_masking_gradients_again_changes_no_bit() -> None:
     for parameter in loop.pruner._parameters.values():
         parameter.grad[0, :4] = torch.tensor([-0.0, torch.nan, torch.inf, -torch.inf])
     before = {name: parameter.grad.clone() for name, parameter in loop.pruner._parameters.items()}
-    loop.pruner._mask_gradients()
+    loop.pruner._masked.mask_gradients()
     for name, parameter in loop.pruner._parameters.items():
         kept = (loop.pruner.mask or {})[name]
         assert torch.equal(parameter.grad.view(torch.int32)[kept], before[name].view(torch.int32)[kept])
@@ -216,14 +217,14 @@ def test_weights_to_which_a_wrapper_of_the_optimizer_writes_are_zero_after_every
     in_copies = []
 
     def step(batch: Any) -> None:
-        if loop.pruner._copying and loop.pruner._revived():
-            in_copies.append(loop.pruner._revived())  # of the previous step, since the copy has begun
+        if loop.pruner._copying and loop.pruner._masked.revived():
+            in_copies.append(loop.pruner._masked.revived())  # of the previous step, since the copy has begun
         loop.train_step(batch)
 
     loop = looped(method, optimizer=lambda parameters: Lookahead(OPTIMIZERS["AdamW"](parameters)), train_step=step)
     for until in range(1, STEPS + 1):
         loop.run(until)
-        assert loop.pruner._revived() is None
+        assert loop.pruner._masked.revived() is None
     assert not in_copies
     loop.pruner.ticket()
 
@@ -261,7 +262,7 @@ def test_a_gradient_that_is_part_of_a_buffer_stays_there() -> None:
     buffer = torch.ones(sum(weight.numel() for weight in weights))
     for weight, part in zip(weights, buffer.split([weight.numel() for weight in weights]), strict=True):
         weight.grad = part.view_as(weight)
-    loop.pruner._mask_gradients()
+    loop.pruner._masked.mask_gradients()
     assert int(buffer.sum()) == masks.num_kept(loop.pruner.mask or {})
 
 
@@ -303,7 +304,7 @@ def test_an_error_in_an_update_leaves_the_pruner_usable(where: str) -> None:
         optimizer.step(closure)
         pruner.step()
         assert pruner.steps_done == step
-        assert pruner._revived() is None
+        assert pruner._masked.revived() is None
     pruner.ticket()
 
 
@@ -1051,12 +1052,17 @@ def test_an_eps_that_is_zero_makes_no_masked_weight_nan() -> None:
 
 def test_an_update_keeps_zeros_only_with_an_eps_of_the_type() -> None:
     for dtype, kept in ((torch.float32, True), (torch.bfloat16, True), (torch.float16, False)):
-        weights = [nn.Parameter(torch.ones(2, dtype=dtype))]
-        assert _keeps_zeros(torch.optim.AdamW(weights), weights) == kept
-        assert _keeps_zeros(torch.optim.Adafactor(weights), weights)
-        assert _keeps_zeros(torch.optim.SGD(weights), weights)
-        assert not _keeps_zeros(torch.optim.Adam(weights, eps=0.0), weights)
-        assert not _keeps_zeros(torch.optim.Adagrad(weights), weights)
+        model = nn.Linear(2, 2, bias=False, dtype=dtype)
+
+        weights = list(model.parameters())
+        for optimizer, expected in (
+            (torch.optim.AdamW(weights), kept),
+            (torch.optim.Adafactor(weights), True),
+            (torch.optim.SGD(weights), True),
+            (torch.optim.Adam(weights, eps=0.0), False),
+            (torch.optim.Adagrad(weights), False),
+        ):
+            assert MaskedParameters(model, ["weight"], optimizer, Ranks.here()).keeps_zeros() == expected
 
 
 def test_a_ticket_of_weights_that_are_nan_says_so() -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 from isp.checkpoints import SECONDS
 from isp.registry import PINNED
 from isp.runtime.instructions import SERVED, VARIABLES
+from isp.workflow import pinning
 from tools.docs.markdown import code, table
 
 
@@ -65,6 +66,11 @@ TABLE = (
         "contents of methods' files with which a study was started; its jobs refuse a file that was edited since",
     ),
     Variable("ISP_OWNER", "isp", "PID of the process with which a job, or the fork server, ends"),
+    Variable(
+        pinning.PINNED,
+        "isp",
+        "digests of the settings with which a study was started; a cluster job refuses a setting that was edited since",
+    ),
     Variable("ISP_STARTED", "isp", "time at which a stage's process began, for its `startup_seconds`"),
     Variable("ISP_STUDY", "isp", "name of the study, for the lines that a run prints"),
     Variable("ISP_WARM", "isp", "path of the fork server's socket; a stage is handed over to it"),
