@@ -21,7 +21,7 @@ test: .venv/installed ## all tests except those on Slurm
 test-inside: .venv/installed
 	$(PYTEST) -m "not process and not slurm"
 
-test-gpu: .venv/installed ## the tests that need a GPU, a minute or two; without a GPU they are skipped with a message
+test-gpu: .venv/installed ## the tests that need a GPU, some minutes; without a GPU they are skipped with a message
 	$(BIN)/pytest -m gpu -rs
 
 test-slurm: .venv/installed ## the tests on a real Slurm, which tests/slurm/cluster.sh installs and starts on this machine as root

@@ -145,7 +145,7 @@ def run(
         ),
     ] = None,
     data_root: Annotated[Path, typer.Option(help="Folder of datasets in the hub's layout.")] = Path("resources/data"),
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[
         int, typer.Option(min=1, help="Number of torch threads; the result depends on it to the bit.")
     ] = 1,
@@ -157,7 +157,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Run one method on one task through the workflow, as a study of one cell, and print its table.
+    """Run one method on one task through the workflow, as a small study, and print its table.
 
     The study file, its tickets and its tables are written to results/run-<hash of the settings>/ below the current
     folder. Finished jobs are not rerun. If the rounds of ISP at the default `segment_fraction` take longer than the

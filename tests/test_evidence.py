@@ -240,6 +240,9 @@ def test_roles_are_those_of_the_settings(tmp_path: Path) -> None:
         ("isp_n0", {**UNION, "denoisers": 4}, "isp_without_denoiser"),
         ("isp", {**UNION, "adjust": "target"}, "isp"),
         ("isp", {**UNION, "rounds": "measured"}, "isp"),
+        ("isp", {**UNION, "rate_of": "original"}, "isp"),
+        ("isp", {**UNION, "stop_within": 0.05}, "isp"),
+        ("isp", {**UNION, "round_limit": "epochs"}, "isp"),
     ],
 )
 def test_isp_with_other_rounds_or_copies_has_no_role(

@@ -123,6 +123,19 @@ def test_masked_weights_and_moments_are_zero_after_every_step(
     assert masks.num_kept(loop.pruner.ticket().mask) == 592 - round(0.8 * 592)
 
 
+def test_a_record_during_the_run_is_of_one_event() -> None:
+    """It had the step of the last event with the sparsity of an earlier one."""
+    loop = looped("gradual")
+    reached = {}
+    for step in range(1, STEPS + 1):
+        loop.run(step)
+        reached[step] = loop.pruner.sparsity
+        (record,) = loop.pruner.record
+        assert float(record["sparsity"]) == pytest.approx(reached[record["step"]], abs=5e-5)
+        assert record["ramp"][-1]["step"] == record["step"] if "ramp" in record else record["step"] == 1
+    assert record["sparsity"] == "0.8007"
+
+
 def test_frozen_parameters_and_groups_are_left_as_they_are() -> None:
     model = tiny_model()
     model.up.requires_grad_(False)

@@ -123,6 +123,22 @@ def test_the_way_of_a_ticket_leaves_out_other_targets(rows: Rows) -> None:
     assert chain(events) == chain(events, "0.5000")
 
 
+def test_the_rest_that_is_pruned_at_once_belongs_to_its_own_target() -> None:
+    """`isp_code` at 80 % prunes the rest in round 2, where the run to 95 % has a round with look-aheads."""
+    events = [
+        {"round": "0", "sparsity": "0.3000", "agreement": "0.9"},
+        {"round": "1", "sparsity": "0.5100", "agreement": "0.9"},
+        {"round": "2", "sparsity": "0.8000", "agreement": ""},
+        {"round": "2", "sparsity": "0.7941", "agreement": "0.8"},
+        {"round": "3", "sparsity": "0.8780", "agreement": "0.8"},
+        {"round": "4", "sparsity": "0.9500", "agreement": ""},
+    ]
+    assert [row["sparsity"] for row in chain(events, "0.8000")] == ["0.3000", "0.5100", "0.8000"]
+    assert [row["sparsity"] for row in chain(events)] == ["0.3000", "0.5100", "0.7941", "0.8780", "0.9500"]
+    plain = [{**row, "agreement": ""} for row in events]  # without look-aheads, the sparsest of a round counts
+    assert [row["sparsity"] for row in chain(plain)] == ["0.3000", "0.5100", "0.8000", "0.8780", "0.9500"]
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 

@@ -230,6 +230,15 @@ def test_members_under_a_shared_mask_and_under_their_own(make: MakeTrainer) -> N
     assert not any(equal(soup_own.mask, member.mask) for member in apart)
 
 
+@pytest.mark.parametrize(("share", "steps", "expected"), [(0.25, 40, 10), (0.99, 40, 39), (0.9, 4, 3), (0.01, 40, 1)])
+def test_a_member_trains_under_its_own_mask(share: float, steps: int, expected: int) -> None:
+    """It could prune after the last step, where nothing recovers from it."""
+    own = uniform_soup.Settings(masks="own", prune_at=share)
+    assert own.prune_step(steps) == expected
+    with pytest.raises(ConfigError, match="steps = 1: must be at least 2"):
+        own.prune_step(1)
+
+
 def test_a_greedy_soup_of_models_is_never_below_its_best(make: MakeTrainer) -> None:
     trainer = make()
     chooses = held_out(trainer)

@@ -180,6 +180,9 @@ def _ticket(method: Method, trainer: Trainer, initial: State, sparsity: Decimal)
 
 
 def _record(at: Progress) -> dict[str, Any]:
-    """Return one record for all events: that of the last one and, if there are several, their number and the ramp."""
-    last = {"round": 0, "sparsity": at.ramp[-1]["sparsity"], "step": at.last}
+    """Return one record for all events: the last one of the ramp and, if there are several, their number and the ramp.
+
+    The ramp ends with the event that reaches the target. Before that, the last event of all may not be in it.
+    """
+    last = {"round": 0, "sparsity": at.ramp[-1]["sparsity"], "step": at.ramp[-1]["step"]}
     return last if at.events == 1 else {**last, "events": at.events, "first_step": at.ramp[0]["step"], "ramp": at.ramp}

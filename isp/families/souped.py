@@ -35,10 +35,12 @@ def planned_steps(method: Method, training: Training, num_examples: int, sparsit
     """Return T for each member and sparsity.
 
     Raises:
-        ConfigError: If a member's data do not fill a batch.
+        ConfigError: If a member's data do not fill a batch, or members prune on their own in a single step.
     """
     settings = settings_of(method)
     check_subset(settings, training, num_examples, "a member")
+    if any(sparsities):
+        settings.prune_step(training.steps)
     return len(sparsities) * settings.members * training.steps
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from isp.copies import Member, check_varied, draw
-from isp.methods import Family, Scored
+from isp.methods import Family, Scored, last_event
 from isp.seeds import seed as named_seed
 
 FAMILY: Family = "souped"
@@ -52,8 +52,12 @@ class Settings(Scored):
         return self
 
     def prune_step(self, steps: int) -> int:
-        """Return the step of T = `steps` at which a member's mask is computed: 0 if the members share it."""
-        return 0 if self.masks == "shared" else max(1, round(self.prune_at * steps))
+        """Return the step of T = `steps` at which a member's mask is computed: 0 if the members share it.
+
+        Raises:
+            ConfigError: If members prune on their own and T is a single step.
+        """
+        return 0 if self.masks == "shared" else last_event(self.prune_at, steps)
 
     def of_member(self, sparsity: Decimal) -> dict[str, Any]:
         """Return the settings on which a member of a soup of this sparsity depends, as JSON values."""

@@ -214,15 +214,19 @@ def chain(events: Iterable[Row], target: str | None = None) -> list[Row]:
 
     A target leaves the chain at the first round whose nominal sparsity reaches it. Therefore its path contains the
     sparsest event of every round that is not sparser than the target; other events of a round belong to lower targets.
+    So does an event without look-aheads in a round that has others, as where `isp_code` prunes the rest at once, unless
+    it is in the target's last round.
     """
-    way: dict[int, Row] = {}
+    rounds: dict[int, list[Row]] = {}
     for row in events:
-        index, sparsity = int(cell(row, "round")), Decimal(cell(row, "sparsity"))
-        if (target is None or sparsity <= Decimal(target)) and (
-            index not in way or sparsity > Decimal(way[index]["sparsity"])
-        ):
-            way[index] = row
-    return [way[index] for index in sorted(way)]
+        if target is None or Decimal(cell(row, "sparsity")) <= Decimal(target):
+            rounds.setdefault(int(cell(row, "round")), []).append(row)
+    last = max(rounds, default=0)
+
+    def rank(row: Row) -> tuple[bool, Decimal]:
+        return int(row["round"]) < last and row.get("agreement", "") != "", Decimal(row["sparsity"])
+
+    return [max(rounds[index], key=rank) for index in sorted(rounds)]
 
 
 def short_names(layers: Sequence[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Settings with which a study was started, so that cluster jobs that begin later refuse an edited study file.
 
 A cluster job reads the study file again when it leaves the queue. If the file was edited in the meantime, the job would
-compute with other settings than those that Snakemake recorded for it when it was submitted.
+compute with other settings, or write other files, than Snakemake recorded for it when it was submitted.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ PINNED = "ISP_SETTINGS"
 It is not a parameter of jobs, like `isp.registry.PINNED`.
 """
 ENTRIES = ("training", "tasks", "variants", "define.backbones", "define.tasks")
-"""Keys whose entries are pinned one by one, so that entries can be added while the study runs."""
-WHOLE = ("device", "threads", "instruction_set", "keep_weak_masks")
+"""Keys whose entries have a digest each, so that the message names the entry."""
+WHOLE = ("grid", "device", "threads", "instruction_set", "keep_weak_masks", "look_aheads")
+"""Other keys on which results, or the files of a job, depend. A job that compares tickets reads those of all cells."""
 
 
 def pin(study: Study) -> None:
@@ -31,14 +32,15 @@ def pin(study: Study) -> None:
 
 
 def check_unedited(study: Study) -> None:
-    """Refuse a study in which a setting of a job was edited since the study was started. Further cells are allowed.
+    """Refuse a study in which a setting was edited, added or removed since the study was started.
 
     Raises:
-        ConfigError: If a setting has another value or is gone. The message names its key.
+        ConfigError: If there is such a setting. The message names its key.
     """
-    started = json.loads(os.environ.get(PINNED) or "{}")
-    now = dict(_digests(study))
-    edited = [key for key, digest in started.items() if now.get(key) != digest]
+    if not (pinned := os.environ.get(PINNED)):
+        return
+    started, now = json.loads(pinned), dict(_digests(study))
+    edited = [key for key in {**started, **now} if started.get(key) != now.get(key)]
     if edited:
         raise ConfigError(
             f"{', '.join(edited)}: edited while the study runs; run the same command again, which repeats the jobs "
@@ -47,11 +49,9 @@ def check_unedited(study: Study) -> None:
 
 
 def _digests(study: Study) -> Iterator[tuple[str, str]]:
-    """Yield the key of each setting on which results depend, and the digest of its value.
+    """Yield the key of each setting on which a job depends, and the digest of its value.
 
-    Left out are `grid`, because a cell depends on no other, and what is not part of a result (`question`,
-    `data_root`, `throughput`, `look_aheads`, `reference`). Defaults are left out as well, since that of
-    `instruction_set` depends on the machine.
+    Defaults are left out, since that of `instruction_set` depends on the machine.
     """
     values = study.model_dump(mode="json", exclude_unset=True)
     for key in WHOLE:

@@ -195,10 +195,18 @@ def beside(name: str, variant: str, backbone: str, task: str, sparsity: str) -> 
 
 
 def _changed(name: str, study: Study, variant: str) -> str:
-    """The settings of a variant that differ from today's defaults, as `study.json` recorded them."""
+    """The settings of a variant that differ from today's defaults, as `study.json` recorded them.
+
+    A setting that it does not have is younger than the study, which an earlier version of the method may have run.
+    """
     defaults = make_method(name).settings.model_dump(mode="json")
-    recorded = study.variants.get(variant, {}).get("settings", {})
-    return ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in recorded.items() if value != defaults.get(key))
+    recorded = study.variants.get(variant, {}).get("settings")
+    if recorded is None:
+        return ""
+    changed = [f"`{key}: {json.dumps(value)}`" for key, value in recorded.items() if value != defaults.get(key)]
+    if younger := [code(key) for key in defaults if key not in recorded]:
+        changed.append(f"{' and '.join(younger)} did not exist yet")
+    return ", ".join(changed)
 
 
 def _published(name: str) -> Iterator[str]:
