@@ -12,9 +12,9 @@ FROM python:3.11-slim
 ARG TORCH=cpu
 WORKDIR /isp
 COPY requirements.lock ./
-# uv picks the builds of torch and torchvision. The lock also lists CUDA's libraries, which the builds for CPUs do not need.
+# uv picks the builds of torch and torchvision, which bring CUDA's libraries of their own version, if any, instead of the lock's.
 RUN pip install --no-cache-dir uv \
-    && if [ "$TORCH" = cpu ]; then sed -E '/^(nvidia|cuda|triton)[-=]/d' requirements.lock; else cat requirements.lock; fi >/tmp/lock \
+    && sed -E '/^(nvidia|cuda|triton)[-=]/d' requirements.lock >/tmp/lock \
     && uv pip install --system --no-cache --torch-backend "$TORCH" --requirement /tmp/lock \
     && rm /tmp/lock
 

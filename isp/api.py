@@ -148,7 +148,7 @@ def prune(
     try:
         trainer = make_trainer(model, examples, first_loss(loss, examples), protocol, names, seed)
         _warn_of_dropout(trainer)
-        with advancing(progress, planned, f"{chosen.name}, sparsity {target:.0%}") as advance:
+        with advancing(progress, planned, f"{chosen.name}, sparsity {float(100 * target):g} %") as advance:
             trainer = replace(trainer, loss=loss or default_loss, progress=advance)
             chooses = None if validation is None else _validation(trainer, validation, collate)
             (ticket,) = find_tickets(chosen, trainer, initial, [target], chooses)

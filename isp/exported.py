@@ -219,6 +219,10 @@ def _from_open_clip(folder: Path, weights: Mapping[str, Tensor] | None) -> Predi
         images = []
         for path in columns[0]:
             with Image.open(path) as image:
+                if image.mode[0] in "IF":  # the transform would clip their levels at 255
+                    raise ValueError(
+                        f"{path}: grey levels of more than 8 bits; store the image with 8 bits per channel"
+                    )
                 images.append(transform(image))
         return torch.stack(images)
 

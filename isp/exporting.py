@@ -378,8 +378,19 @@ def _verify(subject: _Subject, written: Path, folder: Path) -> None:
             what, _, entry = name.partition("/")
             raise IspError(
                 f"{folder}: {_WHAT[what].format(entry)} differs between the ticket and the copy that {subject.library} "
-                f"loads in a separate process; nothing was kept (versions: {artifacts.versions()})"
+                f"loads in a separate process; nothing was kept{_several_types(subject)} (versions: "
+                f"{artifacts.versions()})"
             )
+
+
+def _several_types(subject: _Subject) -> str:
+    """Return advice for a model whose parameters have several types, since transformers loads all in one."""
+    types = sorted({str(tensor.dtype) for tensor in subject.ticket.weights.values() if tensor.is_floating_point()})
+    if subject.library != "transformers" or len(types) < 2:
+        return ""
+    return (
+        f". transformers loads all tensors in one type, but the model has {', '.join(types)}: convert it before pruning"
+    )
 
 
 _WHAT = {

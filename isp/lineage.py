@@ -191,7 +191,8 @@ def _is_same_place(one: str, other: object) -> bool:
         return False
     if one.startswith("results/") and other.startswith("results/"):
         return one == other
-    return one[one.index("runs/") :] == other[other.find("runs/") :]
+    study = re.compile(r"^results/[^/]+/")
+    return study.sub("", one) == study.sub("", other)
 
 
 def _contents(header: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -172,6 +172,8 @@ class DescribedStudy(BaseModel):
 
     study: str | None = None
     training: dict[str, dict[str, Any]] | None = None
+    tasks: dict[str, dict[str, Any]] | None = None
+    define: dict[str, dict[str, dict[str, Any]]] | None = None
 
 
 class DescribedVariant(BaseModel):

@@ -312,7 +312,7 @@ def test_a_bar_is_drawn_for_whoever_watches(
     arguments = {"sparsity": 0.5, "method": "one_shot", "progress": progress}
     isp.prune(tiny_model(), (DATA.inputs, DATA.labels), **arguments, **SHORT)
     text = capsys.readouterr().err
-    assert text.count("one_shot, sparsity 50%: 100%") >= drawn
+    assert text.count("one_shot, sparsity 50 %: 100%") >= drawn
     assert ("3/3" in text) == bool(drawn)
     assert bool(text) == bool(drawn)
 

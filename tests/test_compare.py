@@ -329,6 +329,10 @@ def test_a_damaged_study_json(tmp_path: Path) -> None:
     (put(tmp_path, [row()]) / "study.json").write_text('{"provenance": {"packages": 3}}')
     with pytest.raises(ArtifactError, match=r"study.json: provenance.packages = 3"):
         read_side(tmp_path)
+    for key, value in (("tasks", '["a"]'), ("tasks", '{"a": 1}'), ("define", '{"tasks": []}'), ("training", "[]")):
+        (tmp_path / "study.json").write_text(f'{{"study": {{"{key}": {value}}}}}')
+        with pytest.raises(ArtifactError, match=rf"study.json: study.{key}"):
+            read_side(tmp_path)
 
 
 def test_one_form_of_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

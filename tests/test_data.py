@@ -329,6 +329,18 @@ def scans(data_root: Path, names: list[str]) -> None:
     parquet.write_table(table, folder / "train-00000-of-00001.parquet")
 
 
+def test_a_column_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
+    """It was looked up as a field of a struct, and the file was called incomplete."""
+    folder = tmp_path / "me/notes/data"
+    folder.mkdir(parents=True)
+    table = pa.table({"text.body": [f"note {index}" for index in range(20)], "label": [0, 1] * 10})
+    parquet.write_table(table, folder / "train-00000-of-00001.parquet")
+    notes = {"kind": "texts", "id": "me/notes", "num_examples": 20, "inputs": ["text.body"], "metrics": ["accuracy"]}
+    task = task_of(json.dumps({**notes, "classes": ["old", "new"]}))
+    raw = task.source.read("train", tmp_path)
+    assert raw.columns[0][:2] == ["note 0", "note 1"]
+
+
 def test_images_of_several_classes_stay_together_if_their_names_say_so(tmp_path: Path) -> None:
     scans(tmp_path, [f"patient{index // 4:03d}_{index % 4}.png" for index in range(40)])
     parts, rule = split("scans", task_of(json.dumps(SCANS)), tmp_path)

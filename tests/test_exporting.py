@@ -609,6 +609,15 @@ def test_a_model_that_transformers_cannot_save_is_named(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
+@pytest.mark.usefixtures("inside")
+def test_a_model_of_several_types_is_told_why_it_cannot_be_exported(tmp_path: Path) -> None:
+    model = small_bert().bfloat16()
+    model.embeddings.LayerNorm.float()
+    with pytest.raises(IspError, match=r"one type, but the model has torch.bfloat16, torch.float32: convert it before"):
+        isp.export(ticket_of(model, (LAYER,)), model, tmp_path / "out", compact=True)
+    assert names(tmp_path) == set()
+
+
 class AllKinds(nn.Module):
     """Weights in other orders of memory, and buffers of types that NumPy lacks or that are empty."""
 
@@ -972,6 +981,22 @@ def test_a_ticket_and_its_folders_predict_the_same(
         assert set(labels) <= set(definition.classes)
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) == pytest.approx(100, abs=0.2) or len(definition.classes) > 2
+
+
+@pytest.mark.usefixtures("inside")
+def test_an_exported_folder_refuses_deep_grey_levels(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ticket of the workflow scales them; open_clip's transform would clip nearly all of them to white."""
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).save(deep)
+    assert run("predict", pictures, "--image", deep) == 0
+    isp.export(pictures, None, tmp_path / "out")
+    capsys.readouterr()
+    assert run("predict", tmp_path / "out", "--image", deep) == 2
+    assert "deep.png: grey levels of more than 8 bits; store the image with 8 bits" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_probabilities_are_the_softmax_of_the_logits(pictures: Path, tmp_path: Path) -> None:

@@ -284,6 +284,16 @@ def test_a_link_to_the_ticket_of_another_cell_is_refused(here: Path) -> None:
         evaluate(**options)
 
 
+def test_places_are_the_same_outside_of_results() -> None:
+    """The name of a study may end in "runs"."""
+    inside, moved = "results/my.runs/runs/b/t/seed0/m", "runs/b/t/seed0/m"
+    assert lineage._is_same_place(inside, moved)
+    assert lineage._is_same_place(moved, inside)
+    assert lineage._is_same_place(moved, moved)
+    assert not lineage._is_same_place(inside, "results/runs/runs/b/t/seed0/m")
+    assert not lineage._is_same_place(inside, "runs/b/t/seed1/m")
+
+
 def test_a_ticket_that_was_written_anew_in_another_place_is_refused(here: Path) -> None:
     """Its origin says what it was made for, whatever writes it."""
     options = only("evaluate", EVALUATE)

@@ -152,7 +152,8 @@ class HubDataset:
                     table = file.read(columns=list(names))
                     stated = _class_names(file.schema_arrow.metadata, self.label)
                 for column, name in zip(columns, names, strict=True):
-                    values = table[name.split(".")[0]].to_pylist()
+                    # Of a field in a struct, such as image.path, the struct is read; other names may have dots, too.
+                    values = table[name if name in table.column_names else name.split(".")[0]].to_pylist()
                     column.extend(map(_number if name == self.label else _content, values))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 expected = f"{', '.join(map(repr, self.inputs))} (texts, or images as structs with bytes)"
