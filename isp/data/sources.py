@@ -152,7 +152,7 @@ class HubDataset:
                     table = file.read(columns=list(names))
                     stated = _class_names(file.schema_arrow.metadata, self.label)
                 for column, name in zip(columns, names, strict=True):
-                    # Of a field in a struct, such as image.path, the struct is read; other names may have dots, too.
+                    # Of a field in a struct, such as image.path, the struct is read; other names may also have dots.
                     values = table[name if name in table.column_names else name.split(".")[0]].to_pylist()
                     column.extend(map(_number if name == self.label else _content, values))
             except (OSError, ValueError, KeyError, TypeError) as error:
