@@ -133,7 +133,10 @@ class MaskedParameters:
         FSDP2 replaces parameters itself, so those of sharded models are not checked.
 
         Args:
-            where: Name of the function that checks, for the message; so in the methods below.
+            where: Name of the function that checks, for the message.
+
+        Raises:
+            ConfigError: If a parameter was replaced or removed.
         """
         if self.layout is not None:
             return
@@ -162,6 +165,10 @@ class MaskedParameters:
         Args:
             where: Name of the function that checks, for the message.
             steps: Number of steps of the run so far, for the message.
+
+        Raises:
+            ConfigError: If such a weight is not zero.
+            MaskError: If one is NaN.
         """
         if self.mask is None or not self._versions:
             return
@@ -169,7 +176,7 @@ class MaskedParameters:
             self.check_zeros(where, steps)
 
     def check_zeros(self, where: str, steps: int) -> None:
-        """Refuse masked weights that are not zero."""
+        """Refuse masked weights that are not zero, without looking at writes; see `check_written`."""
         if (revived := self.revived()) is None:
             return
         if (broken := first_not_finite(self.parameters)) is not None:

@@ -240,9 +240,10 @@ def test_roles_are_those_of_the_settings(tmp_path: Path) -> None:
         ("isp_n0", {**UNION, "denoisers": 4}, "isp_without_denoiser"),
         ("isp", {**UNION, "adjust": "target"}, "isp"),
         ("isp", {**UNION, "rounds": "measured"}, "isp"),
-        ("isp", {**UNION, "rate_of": "original"}, "isp"),
-        ("isp", {**UNION, "stop_within": 0.05}, "isp"),
-        ("isp", {**UNION, "round_limit": "epochs"}, "isp"),
+        ("isp", {**UNION, "denoisers": 5, "rate_of": "original"}, "isp"),
+        ("isp", {**UNION, "denoisers": 5, "stop_within": 0.05}, "isp"),
+        ("isp", {**UNION, "denoisers": 5, "round_limit": "epochs"}, "isp"),
+        ("isp", {key: value for key, value in UNION.items() if key != "rule"} | {"denoisers": 5}, "isp"),
     ],
 )
 def test_isp_with_other_rounds_or_copies_has_no_role(

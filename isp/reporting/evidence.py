@@ -173,10 +173,10 @@ def _is_the_papers(settings: Mapping[str, Any], role: str) -> bool:
     name, _, count = role.partition("=")
     if count:
         wanted[{"denoisers": "denoisers", "look_ahead": "look_ahead_steps"}[name]] = int(count)
-    # Keys that are younger than some of the reference results, which had what are the defaults now.
-    wanted |= {"rate_of": "remaining", "stop_within": 0.0, "round_limit": "budget"}
+    # Results may be older than these keys; their rounds were what are the defaults now.
+    later = {"rate_of": "remaining", "stop_within": 0.0, "round_limit": "budget"}
     copies = settings.get("denoisers", 0)
-    return all(settings.get(key, value) == value for key, value in wanted.items()) and (
+    return all({**later, **settings}.get(key) == value for key, value in {**wanted, **later}.items()) and (
         copies == 0 if role in ("isp_without_denoiser", "denoisers=0") else copies > 0
     )
 
