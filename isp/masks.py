@@ -32,7 +32,7 @@ _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 _BLOCK = 2**18
 """Number of weights of a block in `compress` and in rankings on a CPU, which its cache holds."""
 _JOINED = 2**26
-"""Largest number of weights that are joined for a ranking on a GPU, at six bytes each."""
+"""Largest number of weights that are joined for a ranking on a GPU, at six bytes each; on a CPU, `_BLOCK`."""
 
 
 def is_sharded(*several: Weights | None) -> bool:
@@ -545,30 +545,35 @@ def _keys(
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield sort keys and the candidates among them, in pieces.
 
-    Weights on one GPU are joined, because every piece makes the host wait for the device several times.
+    Small tensors on one device are joined, because each piece takes many operations, and on a GPU it makes the host
+    wait for the device several times.
     """
-    if _on_one_gpu(ranking[name] for name in names):
-        for group in _joined({name: ranking[name].numel() for name in names}):
-            sizes = [ranking[name].numel() for name in group]
-            key = torch.empty(sum(sizes), dtype=torch.int32, device=ranking[group[0]].device)
-            for name, part in zip(group, torch.split(key, sizes), strict=True):
-                part.copy_(sort_key(ranking[name].reshape(-1), by_magnitude))
-            given = [each.reshape(-1) for name in group if (each := candidates[name]) is not None]
-            yield key, torch.cat(given) if given else None  # candidates are given for all or for none
-        return
-    for name in names:
-        for score, candidate in in_blocks(ranking[name].detach(), candidates[name]):
-            yield sort_key(score, by_magnitude), candidate
+    ranked = [ranking[name] for name in names]
+    limit = _JOINED if _on_one_gpu(ranked) else _BLOCK if all(each.device.type == "cpu" for each in ranked) else 0
+    for group in _joined({name: ranking[name].numel() for name in names}, limit):
+        if len(group) == 1:
+            (name,) = group
+            for score, candidate in in_blocks(ranking[name].detach(), candidates[name]):
+                yield sort_key(score, by_magnitude), candidate
+            continue
+        sizes = [ranking[name].numel() for name in group]
+        key = torch.empty(sum(sizes), dtype=torch.int32, device=ranking[group[0]].device)
+        for name, part in zip(group, torch.split(key, sizes), strict=True):
+            part.copy_(sort_key(ranking[name].reshape(-1), by_magnitude))
+        given = [each.reshape(-1) for name in group if (each := candidates[name]) is not None]
+        yield key, torch.cat(given) if given else None  # candidates are given for all or for none
 
 
-def _joined(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """Yield names in groups of at most `_JOINED` weights; a larger tensor is alone in its group."""
+def _joined(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
+    """Yield names in groups of at most `limit` weights; a larger tensor is alone in its group."""
     group: list[str] = []
+    total = 0
     for name, size in sizes.items():
-        if group and size + sum(sizes[each] for each in group) > _JOINED:
+        if group and total + size > limit:
             yield group
-            group = []
+            group, total = [], 0
         group.append(name)
+        total += size
     yield group
 
 

@@ -28,8 +28,7 @@ _CHECKPOINTED = "_checkpoint_wrapped_module."
 
 def first_names(model: nn.Module) -> dict[str, str]:
     """Return the first name of each tensor of the model's state dict, by each of its names in `named_parameters`."""
-    names: dict[Any, str] = {}
-    return {name: names.setdefault(_identity(tensor), name) for name, tensor in _state(model).items()}
+    return _first_names(_state(model))
 
 
 def saved_names(model: nn.Module) -> dict[str, str]:
@@ -37,23 +36,14 @@ def saved_names(model: nn.Module) -> dict[str, str]:
 
     The two differ only in modules that rename their state. Tensors are therefore compared by identity.
     """
-    state = _saved(model)
-    own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    own |= dict(model.named_buffers(remove_duplicate=False))
-    renamed: dict[int, list[str]] = defaultdict(list)
-    for name, tensor in own.items():
-        if name not in state:
-            renamed[id(tensor)].append(name)
-    return {
-        renamed[id(tensor)].pop(0) if name not in own and renamed.get(id(tensor)) else name: name
-        for name, tensor in state.items()
-    }
+    return _saved_names(model, _saved(model))
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers by their first name, detached but not copied."""
-    first = first_names(model)
-    return {name: tensor.detach() for name, tensor in _state(model).items() if first[name] == name}
+    state = _state(model)
+    first = _first_names(state)
+    return {name: tensor.detach() for name, tensor in state.items() if first[name] == name}
 
 
 def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
@@ -70,8 +60,10 @@ def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) ->
     Raises:
         ConfigError: If the tensors under two names of one parameter differ; the message names both.
     """
-    first = first_names(model)
-    first = {saved: first[name] for name, saved in saved_names(model).items()} | first
+    state = _saved(model)
+    saved_as = _saved_names(model, state)
+    first = _first_names({name: state[saved] for name, saved in saved_as.items()})
+    first = {saved: first[name] for name, saved in saved_as.items()} | first
     merged: dict[str, Tensor] = {}
     source: dict[str, str] = {}
     for name, tensor in tensors.items():
@@ -259,7 +251,25 @@ def is_expanded(tensor: Tensor) -> bool:
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     state = _saved(model)
-    return {name: state[saved] for name, saved in saved_names(model).items()}
+    return {name: state[saved] for name, saved in _saved_names(model, state).items()}
+
+
+def _first_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    names: dict[Any, str] = {}
+    return {name: names.setdefault(_identity(tensor), name) for name, tensor in state.items()}
+
+
+def _saved_names(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, str]:
+    own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    own |= dict(model.named_buffers(remove_duplicate=False))
+    renamed: dict[int, list[str]] = defaultdict(list)
+    for name, tensor in own.items():
+        if name not in state:
+            renamed[id(tensor)].append(name)
+    return {
+        renamed[id(tensor)].pop(0) if name not in own and renamed.get(id(tensor)) else name: name
+        for name, tensor in state.items()
+    }
 
 
 def _saved(model: nn.Module) -> dict[str, Tensor]:

@@ -221,10 +221,24 @@ def test_on_a_gpu_weights_are_joined_up_to_a_limit(monkeypatch: pytest.MonkeyPat
     expected = masks.prune_by_magnitude(weights, Decimal("0.6"), within)
     monkeypatch.setattr(masks, "_on_one_gpu", lambda tensors: True)
     monkeypatch.setattr(masks, "_JOINED", joined)
-    groups = list(masks._joined({name: tensor.numel() for name, tensor in weights.items()}))
+    groups = list(masks._joined({name: tensor.numel() for name, tensor in weights.items()}, joined))
     assert [len(group) for group in groups] == {1: [1] * 5, 600: [1] * 5, 1500: [2, 2, 1]}[joined]
     assert [name for group in groups for name in group] == [*weights]
     ranked = masks.prune_by_magnitude(weights, Decimal("0.6"), within)
+    assert all(torch.equal(ranked[name], expected[name]) for name in weights)
+
+
+@pytest.mark.parametrize("block", [1, 600, 1500, 5000])
+def test_on_a_cpu_small_weights_are_joined_to_the_same_mask(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Tensors of several types, one of them larger than most blocks; joined, in pieces, and within a mask."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {f"w{index}": torch.randn(30, 20, generator=generator) for index in range(5)}
+    weights |= {"w5": torch.randn(40, 50, generator=generator).T, "w6": weights["w0"].double() + 1e-9}
+    within = masks.prune_by_magnitude(weights, Decimal("0.3"))
+    wanted = masks.num_weights(weights) - num_pruned(Decimal("0.6"), masks.num_weights(weights))
+    monkeypatch.setattr(masks, "_BLOCK", block)
+    ranked = masks.prune_by_magnitude(weights, Decimal("0.6"), within)
+    expected = keep_by_counting(weights, None, within, wanted, True)
     assert all(torch.equal(ranked[name], expected[name]) for name in weights)
 
 

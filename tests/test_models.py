@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,13 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
-import timm.models.vision_transformer
 import torch
 import transformers
 from torch import nn
-from torchvision.models import SwinTransformer, VisionTransformer, resnet
 
 import isp
 from isp import masks
@@ -38,12 +36,19 @@ def configured(name: str, config: str) -> Callable[..., nn.Module]:
 
 def residual(layers: Sequence[int] = (2, 2, 2, 2), num_stages: int = 4, num_classes: int = 1000) -> nn.Module:
     """A ResNet without its last, wide stages."""
+    from torchvision.models import resnet
+
     model = resnet.ResNet(resnet.BasicBlock, list(layers), num_classes)
     for stage in range(num_stages + 1, 5):
         setattr(model, f"layer{stage}", nn.Identity())
     if num_stages < 4:
         model.fc = nn.Linear(64 * 2 ** (num_stages - 1), num_classes)
     return model
+
+
+def imported(module: str, name: str) -> Callable[..., nn.Module]:
+    """A class of a library that takes seconds to import, for which every worker would wait before its first test."""
+    return lambda **sizes: getattr(importlib.import_module(module), name)(**sizes)
 
 
 @dataclass(frozen=True)
@@ -168,10 +173,17 @@ MODELS = [
         "pixels",
         ("*.patch_embeddings.*", "classifier.*"),
     ),
-    Tried("ViT-B/16", VisionTransformer, {**VIT, "num_classes": 3}, VIT_B, "images", ("conv_proj.*", "heads.*")),
     Tried(
         "ViT-B/16",
-        timm.models.vision_transformer.VisionTransformer,
+        imported("torchvision.models", "VisionTransformer"),
+        {**VIT, "num_classes": 3},
+        VIT_B,
+        "images",
+        ("conv_proj.*", "heads.*"),
+    ),
+    Tried(
+        "ViT-B/16",
+        imported("timm.models.vision_transformer", "VisionTransformer"),
         TIMM,
         {},
         "images",
@@ -179,7 +191,7 @@ MODELS = [
     ),
     Tried(
         "Swin-T",
-        SwinTransformer,
+        imported("torchvision.models", "SwinTransformer"),
         {**SWIN, "num_classes": 3},
         {**SWIN_T, "window_size": [7, 7]},
         "images",
@@ -410,11 +422,17 @@ def test_packed_experts_count_as_a_loop_over_experts() -> None:
 # --- adapters ---------------------------------------------------------------------------------------------------------
 
 
-def with_lora(tried: Tried, **settings: Any) -> Any:
-    """Rank 2, which is 128 weights in each block: c_attn is (16, 48), query and value are (16, 16)."""
+def adapted(model: nn.Module, config: str, **settings: Any) -> Any:
+    import peft
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return peft.get_peft_model(tried.tiny(), peft.LoraConfig(r=2, **settings)).train()
+        return peft.get_peft_model(model, getattr(peft, config)(**settings))
+
+
+def with_lora(tried: Tried, **settings: Any) -> Any:
+    """Rank 2, which is 128 weights in each block: c_attn is (16, 48), query and value are (16, 16)."""
+    return adapted(tried.tiny(), "LoraConfig", r=2, **settings).train()
 
 
 def lora_gpt2() -> Any:
@@ -472,18 +490,15 @@ def test_merged_adapters_are_pruned_as_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "settings"),
     [
-        peft.LoHaConfig(r=2, target_modules=["query"]),
-        peft.LoKrConfig(r=2, target_modules=["query"]),
-        peft.IA3Config(target_modules=["query"], feedforward_modules=[]),
-        peft.LoraConfig(r=2, use_dora=True, target_modules=["query"]),
+        ("LoHaConfig", {"r": 2}),
+        ("LoKrConfig", {"r": 2}),
+        ("IA3Config", {"feedforward_modules": []}),
+        ("LoraConfig", {"r": 2, "use_dora": True}),
     ],
-    ids=lambda config: type(config).__name__,
 )
-def test_no_adapter_of_any_kind_is_pruned_by_default(config: peft.PeftConfig) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        model = peft.get_peft_model(MODELS[6].tiny(), config)
+def test_no_adapter_of_any_kind_is_pruned_by_default(config: str, settings: dict[str, Any]) -> None:
+    model = adapted(MODELS[6].tiny(), config, target_modules=["query"], **settings)
     with pytest.raises(ConfigError, match=r"merge_and_unload\(\)"):
         prunable_names(model)

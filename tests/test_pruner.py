@@ -36,8 +36,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "isp_mean": {**ROUNDS, "denoisers": 2, "look_ahead_steps": 3},
     "isp_literal": {**ROUNDS, "denoisers": 1, "look_ahead_steps": 2},
     "isp_code": {"denoisers": 2, "look_ahead_fraction": 0.5},
+    "synflow": {"rounds": 5},
 }
-"""Of methods whose defaults are for longer runs."""
+"""Of methods whose defaults are for longer runs or larger models."""
 
 
 def pruned(method: str, **changed: Any) -> tuple[nn.Module, isp.Ticket]:

@@ -626,7 +626,7 @@ def test_wanda_tells_weights_in_one_storage_apart() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_default_type_of_torch_changes_no_mask(name: str) -> None:
-    trainer, method = mlp(), make_method(name, {})
+    trainer, method = mlp(), make_method(name, {"rounds": 5} if name == "synflow" else {})
     expected = find(trainer, method, "0.5")
     torch.set_default_dtype(torch.float64)
     try:

@@ -7,26 +7,22 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from isp.backbones import bert_tiny, clip_tiny
-from isp.costs import StepFlops
 from isp.data import prose
-from isp.losses import default_loss
-from isp.prunable import prunable_names
 from isp.stages.pretrain import pretrain
-from isp.training import Trainer, Training, make_trainer
-from tests.support.models import Noisy, tiny_model
+from isp.training import Trainer
+from tests.support.methods import tiny_trainer
 from tests.support.sharing import shared_folder
 from tests.support.workflow import snakemake
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _sentences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Parse the embedded prose, thousands of files, once for all workers, when a test asks for it first."""
+    """Parse the embedded prose, thousands of files, once for all workers, and learn a vocabulary once in each."""
     parse = prose.sentences
 
     def fill(folder: Path) -> None:
@@ -39,6 +35,7 @@ def _sentences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prose, "sentences", sentences)
+        patch.setattr(prose, "vocabulary", cache(prose.vocabulary))
         yield
 
 
@@ -51,24 +48,10 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-_step_flops: dict[int, StepFlops] = {}
-"""Return the counted FLOPs of a step of the tiny model, by batch size."""
-
-
 @pytest.fixture
 def make() -> Callable[..., Trainer]:
-    """Return a function that makes a trainer of the tiny model; its arguments are those of `Training`."""
-
-    def make_(seed: int = 0, **training: Any) -> Trainer:
-        protocol = Training(**{"steps": 30, "batch_size": 16, "learning_rate": 1e-2, "warmup_steps": 3} | training)
-        model = tiny_model()
-        names = prunable_names(model, exclude=["head.*"])
-        flops = _step_flops.get(protocol.batch_size)
-        trainer = make_trainer(model, Noisy(), default_loss, protocol, names, seed, flops=flops)
-        _step_flops[protocol.batch_size] = trainer.flops
-        return trainer
-
-    return make_
+    """Return a function that makes a trainer of the tiny model."""
+    return tiny_trainer
 
 
 def _pretrain_shortly(folder: Path) -> None:

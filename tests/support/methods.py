@@ -1,4 +1,4 @@
-"""Tickets of a method with settings that make it fast."""
+"""Trainers of the tiny model, and tickets of a method with settings that make it fast."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import copy
 from typing import Any
 
 from isp import registry
+from isp.costs import StepFlops
 from isp.evaluation import validation_by
 from isp.families import Method, find_tickets, make_method
+from isp.losses import default_loss
+from isp.prunable import prunable_names
 from isp.sparsity import parse_sparsity
 from isp.tickets import Ticket, Validation
-from isp.training import Trainer, state_of
-from tests.support.models import Still, tiny_model
+from isp.training import Trainer, Training, make_trainer, state_of
+from tests.support.models import Noisy, Still, tiny_model
 
 QUICK: dict[str, dict[str, Any]] = {
     "denoised": {"rate": 0.4, "segment_fraction": 0.2, "denoisers": 2, "look_ahead_steps": 3},
@@ -23,6 +26,21 @@ QUICK: dict[str, dict[str, Any]] = {
     "lth_rewind": {"rewind_steps": 3},
 }
 """Settings that make families and single methods fast."""
+
+
+_step_flops: dict[int, StepFlops] = {}
+"""Counted FLOPs of a step of the tiny model, by batch size."""
+
+
+def tiny_trainer(seed: int = 0, **training: Any) -> Trainer:
+    """Make a trainer of the tiny model; the other arguments are those of `Training`."""
+    protocol = Training(**{"steps": 30, "batch_size": 16, "learning_rate": 1e-2, "warmup_steps": 3} | training)
+    model = tiny_model()
+    names = prunable_names(model, exclude=["head.*"])
+    flops = _step_flops.get(protocol.batch_size)
+    trainer = make_trainer(model, Noisy(), default_loss, protocol, names, seed, flops=flops)
+    _step_flops[protocol.batch_size] = trainer.flops
+    return trainer
 
 
 def quick(method: str, **settings: Any) -> Method:

@@ -81,19 +81,16 @@ class _Workflow:
 
         self.dag = make_dag(study, made_from=made_from)
         self.study = study.study
-        self.known = {"dag": self.dag, "paths": paths, "study": study, "temp": str, "unpack": lambda function: function}
-        self.read = {
-            name: {block: eval(_code(body), {**self.known, "_arguments": _arguments}) for block, body in blocks.items()}
-            for name, blocks in rules()[0].items()
-        }
+        self.known = {"dag": self.dag, "study": study, "unpack": lambda function: function}
         self.patterns = [
-            (
-                name,
-                _compiled(output, (*paths.WILDCARDS.items(), *blocks.get("wildcard_constraints", ((), {}))[1].items())),
-            )
-            for name, blocks in self.read.items()
-            for output in [*blocks["output"][0], *blocks["output"][1].values()]
+            (name, _compiled(output, (*paths.WILDCARDS.items(), *self.read(name, "wildcard_constraints")[1].items())))
+            for name in rules()[0]
+            for output in _outputs(name)
         ]
+
+    def read(self, rule: str, block: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a block; none if the rule lacks it."""
+        return _evaluated(rules()[0][rule].get(block, ""), self.known)
 
     def rule_of(self, path: str) -> tuple[str, Any]:
         """Return the rule that makes a file, and the wildcards."""
@@ -103,20 +100,30 @@ class _Workflow:
 
     def job(self, path: str) -> Job:
         name, w = self.rule_of(path)
-        blocks = self.read[name]
-        plain, named = blocks.get("input", ((), {}))
+        plain, named = self.read(name, "input")
         inputs = Files()
         for function in plain:  # each is unpacked
             inputs |= function(w)
         inputs |= {key: value.format(**vars(w)) for key, value in named.items()}
-        given = {key: _called(value, w, inputs) for key, value in blocks["params"][1].items()}
+        given = {key: _called(value, w, inputs) for key, value in self.read(name, "params")[1].items()}
         files = [file for value in inputs.values() for file in ([value] if isinstance(value, str) else value)]
-        made = [*blocks["output"][0], *blocks["output"][1].values()]
-        return Job(name, tuple(pattern.format(**vars(w)) for pattern in made), frozenset(files), given)
+        made = tuple(pattern.format(**vars(w)) for pattern in _outputs(name))
+        return Job(name, made, frozenset(files), given)
 
 
 def _arguments(*plain: Any, **named: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return plain, named
+
+
+def _evaluated(arguments: str, known: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return eval(_code(arguments), {"paths": paths, "temp": str, "_arguments": _arguments, **known})  # type: ignore[no-any-return]
+
+
+@cache
+def _outputs(rule: str) -> tuple[str, ...]:
+    """Return the patterns of a rule's files, which are the same for every study."""
+    plain, named = _evaluated(rules()[0][rule]["output"], {})
+    return (*plain, *named.values())
 
 
 def _called(value: Any, w: Any, inputs: Files) -> Any:
