@@ -7,7 +7,6 @@ the package cannot be imported, to verify that the folder is complete without it
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -102,12 +102,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_ticket(folder: Path) -> dict[str, Tensor]:
-    """Read a ticket's weights by running the NumPy code in its folder, which must have just been written."""
-    spec = importlib.util.spec_from_file_location("read_ticket", folder / READER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Read a ticket's weights by running the NumPy code in its folder, which must have just been written.
+
+    Python's own loader would leave byte code in the folder.
+    """
+    module = ModuleType("read_ticket")
+    exec(compile((folder / READER).read_bytes(), str(folder / READER), "exec"), module.__dict__)
     weights, _ = module.read_ticket(folder / TICKET)
     with safe_open(folder / TICKET, "pt") as file:
         stored = {name.removeprefix("kept/"): file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118

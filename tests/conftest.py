@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -14,6 +15,10 @@ from tests.support import processes
 from tests.support.golden import check as check_golden
 
 processes.install()
+
+# As on most machines, Python writes byte code, also into folders where none belongs.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Results in the test process must equal those of jobs and of `tests/golden/bits.txt`. Set before torch and NumPy.
 if instructions.is_supported():
