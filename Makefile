@@ -1,8 +1,8 @@
 # make run | check | test | test-gpu | test-slurm | test-wheel | lint | docs | report | lock | upgrade | clean. Everything is installed into .venv from two lock files.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS ?= 2 # each takes a core and 1.5 GB
-PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+WORKERS ?= # of pytest, each 1.5 GB; otherwise as many as keep two cores busy
+PYTEST = $(BIN)/pytest --numprocesses $(or $(strip $(WORKERS)),$(1)) --dist loadfile
 
 .PHONY: run check test test-inside test-gpu test-slurm test-wheel lint docs report lock upgrade clean
 
@@ -15,11 +15,11 @@ run: .venv/installed ## run the default study, from nothing to tables, figures a
 check: .venv/installed ## before every commit: lint, in parallel with the tests that start no other process
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint test-inside
 
-test: .venv/installed ## all tests except those on Slurm
-	$(PYTEST)
+test: .venv/installed ## all tests except those on Slurm, some of which wait for other processes
+	$(call PYTEST,3)
 
 test-inside: .venv/installed
-	$(PYTEST) -m "not process and not slurm"
+	$(call PYTEST,2) -m "not process and not slurm"
 
 test-gpu: .venv/installed ## the tests that need a GPU, some minutes; without a GPU they are skipped with a message
 	$(BIN)/pytest -m gpu -rs
