@@ -101,6 +101,9 @@ def test_what_is_installed_is_what_is_locked(name: str) -> None:
         ("code", "code", "scores"),
         ("protocol_bert_mrpc", "protocol", "paper"),
         ("protocol_bert_cola", "protocol", "paper"),
+        ("protocol_clip_cifar10", "protocol", "paper"),
+        ("protocol_clip_gtsrb", "protocol", "paper"),
+        ("protocol_clip_mnist", "protocol", "paper"),
     ],
 )
 def test_pages_show_the_reference_results(study: str, page: str, table: str) -> None:
