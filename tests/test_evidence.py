@@ -407,6 +407,24 @@ def test_a_marker_of_differences_that_names_nothing(written: Callable[..., str],
         written(TWO, marker)
 
 
+@pytest.mark.usefixtures("written")
+def test_a_wrong_marker_on_one_page_leaves_all_pages_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(differences, "read", lambda path, name: rows_of(TWO))
+    right, wrong = (f"<!-- differences s {name}:begin --><!-- differences s {name}:end -->" for name in ("isp", "ips"))
+    pages = {tmp_path / f"explanation/{name}.md": text for name, text in (("a", right), ("b", wrong))}
+    (tmp_path / "explanation").mkdir()
+    for page, text in pages.items():
+        page.write_text(text)
+    with pytest.raises(SystemExit, match=r"^error: .*b\.md: .*reference = ips: must be one of isp, lth, same$"):
+        differences.main()
+    assert {page: page.read_text() for page in pages} == pages
+    (tmp_path / "explanation/b.md").unlink()
+    differences.main()
+    assert capsys.readouterr().out == f"{tmp_path.name}/explanation/a.md\n"
+
+
 def test_committed_tables_of_differences_are_those_of_the_committed_results() -> None:
     """If not, run `python tools/differences.py`."""
     texts = {page: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*/*.md")}

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import re
 import statistics as means
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from isp.errors import ConfigError
+from isp.errors import ConfigError, IspError
 from isp.reporting import evidence, statistics, tables, tabular
 from isp.reporting.collected import read
 from isp.reporting.tabular import Row
 
-ROOT = Path(__file__).parent.parent
-PAGES = ROOT / "docs"
+PAGES = Path(__file__).parent.parent / "docs"
 MARKER = re.compile(r"<!-- (differences (\S+) (\S+)((?: \S+)*)):begin -->")
 LEGEND = (
     "Differences to `{reference}` in points of test scores: {shown}. A run is a "
@@ -131,12 +131,15 @@ def updated(text: str, page: Path) -> str:
 
 
 def main() -> None:
-    """Write the tables of all pages."""
-    for page in sorted(PAGES.glob("*/*.md")):
-        text = page.read_text(encoding="utf-8")
-        if (new := updated(text, page)) != text:
-            page.write_text(new, encoding="utf-8")
-            print(page.relative_to(ROOT))
+    """Write the tables of all pages, or none if one of them is wrong."""
+    texts = {page: page.read_text(encoding="utf-8") for page in sorted(PAGES.glob("*/*.md"))}
+    try:
+        new = {page: updated(text, page) for page, text in texts.items()}
+    except IspError as error:
+        sys.exit(f"error: {error}")
+    for page in [page for page in texts if new[page] != texts[page]]:
+        page.write_text(new[page], encoding="utf-8")
+        print(page.relative_to(PAGES.parent))
 
 
 if __name__ == "__main__":
