@@ -285,7 +285,7 @@ def keep_top(
     Weights are ranked in fp32, by score, then by |ties|, then by position (names sorted, flat index; the earlier is
     kept). Because this is a rank and not a threshold, ties never change the count. A sample brackets the k-th largest
     score, and only scores inside the bracket are ranked. The time is linear in n, and temporary memory is a few times
-    the largest tensor; on a GPU, where small tensors are joined, at least a few times `_JOINED` weights.
+    the largest tensor; small tensors are joined, on a GPU up to `_JOINED` weights.
 
     With scope "global", all tensors are ranked together. With "layer", every tensor is ranked on its own and pruned to
     the same sparsity: it keeps its share, by size, of all kept weights, rounded by largest remainders (ties go to the
