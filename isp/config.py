@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -174,6 +175,7 @@ class Study(Settings):
     @model_validator(mode="after")
     def _check(self) -> Study:
         seen: set[tuple[object, ...]] = set()
+        schedules: dict[tuple[object, ...], Group] = {}
         if self.look_aheads == "apart" and self.device != "cpu":
             raise ConfigError(
                 f"look_aheads = 'apart' with device = {self.device!r}: a job has one GPU, on which copies run one "
@@ -232,6 +234,8 @@ class Study(Settings):
                 if cell in seen:
                     raise ConfigError(f"grid: the cell {'/'.join(map(str, cell))} occurs twice")
                 seen.add(cell)
+            schedules.setdefault((group.backbone, group.task, group.variant, group.sparsities), group)
+        for group in schedules.values():  # seeds do not matter
             self._check_schedule(group)
         self.reference_variant()
         return self
@@ -332,18 +336,18 @@ class Study(Settings):
         for index, block in enumerate(self.grid):
             with _naming(f"grid.{index}.sparsities"):
                 asked = [parse_sparsity(value) for value in block.sparsities]
-            for task in block.tasks:
-                for seed in block.seeds:
-                    for variant in block.variants:
-                        method = self.method(variant, block.backbone)
-                        sparsities = sparsities_of(method, asked)
-                        try:
-                            check_sparsities(method, sparsities)
-                        except ConfigError as error:
-                            raise ConfigError(f"grid.{index}: {error} (variant {variant!r})") from None
-                        yield Group(
-                            backbone=block.backbone, task=task, seed=seed, variant=variant, sparsities=sparsities
-                        )
+            by_variant: dict[str, tuple[Decimal, ...]] = {}
+            for variant in block.variants:
+                method = self.method(variant, block.backbone)
+                by_variant[variant] = sparsities_of(method, asked)
+                try:
+                    check_sparsities(method, by_variant[variant])
+                except ConfigError as error:
+                    raise ConfigError(f"grid.{index}: {error} (variant {variant!r})") from None
+            for task, seed, variant in product(block.tasks, block.seeds, block.variants):
+                yield Group(
+                    backbone=block.backbone, task=task, seed=seed, variant=variant, sparsities=by_variant[variant]
+                )
 
 
 class Group(Settings):

@@ -6,16 +6,17 @@ import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.backends.mha
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
 
 from isp.costs import Cost, StepFlops
 from isp.memory import Memory
@@ -35,10 +36,10 @@ def count_step_flops(
     """
     weights = {name: parameter for name, parameter in model.named_parameters() if name in set(prunable)}
     memory = Memory(weights)
-    forward, backward = _WeightFlops(memory, follow=True), _WeightFlops(memory)
+    forward, backward = _Flops(memory, follow=True), _Flops(memory)
     restore_buffers = remember_buffers(model)
     device = next(model.parameters()).device
-    with forked_rng(device), _plain_operations(model), _flop_counter() as counter:
+    with forked_rng(device), _plain_operations(model):
         with forward:
             value = loss(model, batch)
         with backward:
@@ -53,37 +54,66 @@ def count_step_flops(
                 stacklevel=2,
             )
     by_weight = {name: (2 * forward.flops[name] + backward.flops[name],) for name in weights}
-    return StepFlops(total=(counter.get_total_flops(),), by_weight=by_weight)
+    return StepFlops(total=(forward.total + backward.total,), by_weight=by_weight)
 
 
 _aten = torch.ops.aten
 _LOOKUPS = {_aten.embedding, _aten._embedding_bag, _aten._embedding_bag_forward_only}
 """Operations that read weights without multiplying."""
+_ABOUT_TENSORS = {
+    *(_aten.size.default, _aten.sym_size.default, _aten.stride.default, _aten.sym_stride.default),
+    *(_aten.storage_offset.default, _aten.sym_storage_offset.default, _aten.numel.default, _aten.sym_numel.default),
+    *(_aten.is_contiguous.default, _aten.is_contiguous.memory_format, _aten.sym_is_contiguous.default),
+    *(_aten.is_strides_like_format.default, _aten.is_non_overlapping_and_dense.default, _aten.dim.default),
+    *(torch.ops.prim.layout.default, torch.ops.prim.device.default),
+}
+"""Questions about a tensor itself, which classes of tensors may answer; they do not consist of other operations."""
 
 
-class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Mode that accumulates the FLOPs of operations on a known weight, or on a view or scaled copy of it.
+class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Mode that adds up the FLOPs of operations, and of those on a known weight, or on a view or scaled copy of it.
+
+    The formulas are those of torch's `FlopCounterMode`, which would count the same, but also attributes all FLOPs to
+    modules, by hooks that fail where a module computes weights, and takes twice as long.
 
     Attributes:
+        total: FLOPs of all operations.
         flops: FLOPs by weight.
         readers: Names of the other operations that read each weight, if they are followed.
     """
 
-    def __init__(self, memory: Memory, follow: bool = False) -> None:
+    supports_higher_order_operators = True
+
+    def __init__(self, memory: Memory | None = None, follow: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.memory, self.follow = memory, follow
-        self.formulas = _flop_counter().flop_registry
+        self.memory, self.follow = memory or Memory({}), follow
+        self.formulas = {**flop_registry, **_FORMULAS}
+        self.total = 0
         self.flops: Counter[str] = Counter()
         self.readers: dict[str, set[str]] = defaultdict(set)
+        self._elementary = set(_ABOUT_TENSORS)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        packet = getattr(func, "_overloadpacket", func)
-        if packet in self.formulas:
+        kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):  # such as `torch.cond`
+            with FlopCounterMode(display=False) as counter:
+                out = func(*args, **kwargs)
+            self.total += counter.get_total_flops()
+            return out
+        packet = func.overloadpacket
+        formula = self.formulas.get(packet)
+        if formula is None and func not in self._elementary:
+            with self:  # under `inference_mode`, operations arrive that consist of others
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+            self._elementary.add(func)
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out)
             for place, arg in enumerate(args):
                 if owner := self.memory.owner(arg):
-                    reading = _reading(place, packet, args)
-                    self.flops[owner[0]] += self.formulas[packet](*reading, **(kwargs or {}), out_val=out)
+                    self.flops[owner[0]] += formula(*_reading(place, packet, args), **kwargs, out_val=out)
         elif self.follow and packet not in _LOOKUPS:
             for name in self.memory.follow(packet, args, out):
                 self.readers[name].add(str(packet))
@@ -109,20 +139,20 @@ class WorkCounter:
         samples: Number of examples that went through the model so far, counted in each forward pass.
     """
 
-    def __init__(self, counter: FlopCounterMode) -> None:
+    def __init__(self, flops: _Flops) -> None:
         self.samples = 0
-        self._counter, self._excluded = counter, 0
+        self._flops, self._excluded = flops, 0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Exclude the FLOPs of this context, in which data are prepared and no model runs."""
-        before = self._counter.get_total_flops()
+        before = self._flops.total
         yield
-        self._excluded += self._counter.get_total_flops() - before
+        self._excluded += self._flops.total - before
 
     def cost(self) -> Cost:
         """Return the counted cost, with no optimizer updates and no savings for weights that are zero."""
-        flops = self._counter.get_total_flops() - self._excluded
+        flops = self._flops.total - self._excluded
         return Cost(samples=self.samples, flops=flops, sparse_flops=flops)
 
 
@@ -133,7 +163,7 @@ def counting(model: nn.Module) -> Iterator[WorkCounter]:
     Inside, attention and recurrent layers use plain matrix products, because fused kernels hide theirs and have no
     double backward. The size of a batch is the first dimension of the first tensor with which the model is called.
     """
-    flops = _flop_counter()
+    flops = _Flops()
     counter = WorkCounter(flops)
 
     def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -190,19 +220,8 @@ def _convolution_backward_flops(
     return int(2 * (of_input + of_weight) * batch * math.prod(positions) * math.prod(weight_shape))
 
 
-def _flop_counter() -> FlopCounterMode:
-    """Return torch's counter with formulas that it lacks or has wrong, and without its tracking of modules.
-
-    The hooks of that tracking fail where a module computes weights.
-    """
-    formulas = {_aten._grouped_mm: _grouped_mm_flops, _aten.convolution_backward: _convolution_backward_flops}
-    counter = FlopCounterMode(display=False, custom_mapping=formulas)
-    counter.mod_tracker = _Untracked()  # type: ignore[assignment]
-    return counter
-
-
-class _Untracked(AbstractContextManager[None]):
-    parents = ("Global",)
-
-    def __exit__(self, *exception: object) -> None:
-        pass
+_FORMULAS = {
+    _aten._grouped_mm: shape_wrapper(_grouped_mm_flops),  # type: ignore[no-untyped-call]
+    _aten.convolution_backward: shape_wrapper(_convolution_backward_flops),  # type: ignore[no-untyped-call]
+}
+"""Formulas that torch lacks or has wrong."""

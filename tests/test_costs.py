@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, rnn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from isp.costs import Cost
 from isp.counting import count_step_flops, counting
@@ -238,6 +239,33 @@ def squares(model: nn.Module, batch: Any) -> Tensor:
 
 
 SHAPES: list[dict[str, Any]] = [{}, {"bidirectional": True}, {"num_layers": 2, "bidirectional": True, "dropout": 0.5}]
+
+
+def a_step(model: nn.Module, inputs: Tensor) -> None:
+    model(inputs).square().sum().backward()
+
+
+def an_answer(model: nn.Module, inputs: Tensor) -> None:
+    """In this mode, a linear layer is one operation, which consists of a transposition and a product."""
+    with torch.inference_mode():
+        model(inputs)
+
+
+def a_branch(model: nn.Module, inputs: Tensor) -> None:
+    """An operation that runs one of two functions."""
+    torch.cond(inputs.sum() > 0, model, lambda each: model(each) + 1, (inputs,))
+
+
+@pytest.mark.parametrize("work", [a_step, an_answer, a_branch])
+def test_the_flops_are_those_that_torch_counts(work: Callable[[nn.Module, Tensor], None]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.LayerNorm(8), nn.Linear(8, 3))
+    inputs = torch.randn(2, 5, 8)
+    with counting(model) as counter:
+        work(model, inputs)
+    with counting(model), FlopCounterMode(display=False) as reference:
+        work(model, inputs)
+    assert counter.cost().flops == reference.get_total_flops() > 10_000
 
 
 @pytest.mark.parametrize(

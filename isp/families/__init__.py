@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -89,6 +90,7 @@ class Method:
         return self.traits.route(self) if self.traits.route else str(self.module.FAMILY)
 
 
+@cache
 def load_family(name: str) -> ModuleType:
     """Import the module of a family.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import CodeType, MappingProxyType, SimpleNamespace
@@ -69,10 +69,19 @@ def rules() -> tuple[dict[str, dict[str, str]], set[tuple[str, str]]]:
     return {name: of_rule for name, of_rule in blocks.items() if "output" in of_rule}, order
 
 
-class _Workflow:
-    """Rules of a study, as Snakemake reads them."""
+Patterns = list[tuple[str, re.Pattern[str]]]
 
-    def __init__(self, study: Study, existing: Mapping[str, Job]) -> None:
+
+class _Workflow:
+    """Rules of a study, as Snakemake reads them.
+
+    Args:
+        study: The study.
+        existing: Files that its folder contains, with the jobs that made them.
+        patterns: Patterns of the files that the rules make, if another workflow of the same study has them.
+    """
+
+    def __init__(self, study: Study, existing: Mapping[str, Job], patterns: Patterns | None = None) -> None:
         def made_from(path: str) -> str | None:
             inputs = existing[path].inputs if path in existing else None
             return (
@@ -82,9 +91,10 @@ class _Workflow:
         self.dag = make_dag(study, made_from=made_from)
         self.study = study.study
         self.known = {"dag": self.dag, "study": study, "unpack": lambda function: function}
-        self.patterns = [
-            (name, _compiled(output, (*paths.WILDCARDS.items(), *self.read(name, "wildcard_constraints")[1].items())))
+        self.patterns = patterns or [
+            (name, _compiled(output, constraints))
             for name in rules()[0]
+            for constraints in [(*paths.WILDCARDS.items(), *self.read(name, "wildcard_constraints")[1].items())]
             for output in _outputs(name)
         ]
 
@@ -172,9 +182,13 @@ def jobs(study: Study, existing: Mapping[str, Job] = MappingProxyType({})) -> di
     return by_file
 
 
-def job_of(path: str, study: Study, existing: Mapping[str, Job]) -> Job:
-    """Return the job that makes a file, as a Snakemake that runs only this job sees it."""
-    return _Workflow(study, existing).job(path)
+def seer(study: Study) -> Callable[[str, Mapping[str, Job]], Job]:
+    """Return a function from a file and the existing files to the job that makes the file.
+
+    Each call reads the study again, like a Snakemake that runs only this job; only the patterns of files are shared.
+    """
+    patterns = _Workflow(study, {}).patterns
+    return lambda path, existing: _Workflow(study, existing, patterns).job(path)
 
 
 def reruns(before: Mapping[str, Job], after: Mapping[str, Job]) -> dict[str, set[str]]:
