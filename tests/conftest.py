@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from tests.support import processes
 from tests.support.golden import check as check_golden
 
 processes.install()
+
+# What libraries define stays. To search it for cycles again and again would take a twentieth of the time of all tests.
+gc.disable()
 
 # As on most machines, Python writes byte code, also into folders where none belongs.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -61,6 +65,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the slowest files, so that no worker finishes long after the others."""
     ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    """Exclude everything that was imported from garbage collection, which begins only now."""
+    gc.freeze()
+    gc.enable()
+    gc.set_threshold(10_000, 20, 20)
+
+
+def pytest_unconfigure() -> None:
+    """Include it again, because some libraries complain at the end of the process about objects that are left."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)
