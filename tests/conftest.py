@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -72,11 +73,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
     gc.set_threshold(10_000, 20, 20)
-
-
-def pytest_unconfigure() -> None:
-    """Include it again, because some libraries complain at the end of the process about objects that are left."""
-    gc.unfreeze()
+    atexit.register(gc.unfreeze)  # some libraries complain about objects that are left when the process has ended
 
 
 @pytest.hookimpl(wrapper=True)
