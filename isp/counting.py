@@ -16,9 +16,10 @@ from torch._ops import HigherOrderOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
+from torch.utils.flop_counter import FlopCounterMode
 
 from isp.costs import Cost, StepFlops
+from isp.errors import IspError
 from isp.memory import Memory
 from isp.replacing import replaced, weight_norm_as
 from isp.rng import forked_rng
@@ -33,6 +34,9 @@ def count_step_flops(
     A weight's share is determined by following its memory, and that of its scaled or cast copies, into the matrix
     products of the forward pass and of the gradient of its input. The gradient of the weight itself costs as much as
     the forward pass. A warning names a weight that only other operations read, because its layer counts nothing.
+
+    Raises:
+        IspError: The step calls a higher-order operation, such as `torch.cond`.
     """
     weights = {name: parameter for name, parameter in model.named_parameters() if name in set(prunable)}
     memory = Memory(weights)
@@ -86,8 +90,8 @@ class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, memory: Memory | None = None, follow: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.memory, self.follow = memory or Memory({}), follow
-        self.formulas = {**flop_registry, **_FORMULAS}
+        self.memory, self.follow = memory, follow
+        self.formulas = _torchs_counter().flop_registry
         self.total = 0
         self.flops: Counter[str] = Counter()
         self.readers: dict[str, set[str]] = defaultdict(set)
@@ -96,7 +100,12 @@ class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):  # such as `torch.cond`
-            with FlopCounterMode(display=False) as counter:
+            if self.memory is not None:  # which of them the operations inside read is not seen
+                raise IspError(
+                    f"FLOPs: the training step calls {func}, whose FLOPs cannot be counted by weight; use operations "
+                    "that compute without it, such as torch.where in place of torch.cond"
+                )
+            with _torchs_counter() as counter:
                 out = func(*args, **kwargs)
             self.total += counter.get_total_flops()
             return out
@@ -111,6 +120,9 @@ class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs)
         if formula is not None:
             self.total += formula(*args, **kwargs, out_val=out)
+        if self.memory is None:
+            return out
+        if formula is not None:
             for place, arg in enumerate(args):
                 if owner := self.memory.owner(arg):
                     self.flops[owner[0]] += formula(*_reading(place, packet, args), **kwargs, out_val=out)
@@ -220,8 +232,7 @@ def _convolution_backward_flops(
     return int(2 * (of_input + of_weight) * batch * math.prod(positions) * math.prod(weight_shape))
 
 
-_FORMULAS = {
-    _aten._grouped_mm: shape_wrapper(_grouped_mm_flops),  # type: ignore[no-untyped-call]
-    _aten.convolution_backward: shape_wrapper(_convolution_backward_flops),  # type: ignore[no-untyped-call]
-}
-"""Formulas that torch lacks or has wrong."""
+def _torchs_counter() -> FlopCounterMode:
+    """Return torch's counter with formulas that it lacks or has wrong."""
+    formulas = {_aten._grouped_mm: _grouped_mm_flops, _aten.convolution_backward: _convolution_backward_flops}
+    return FlopCounterMode(display=False, custom_mapping=formulas)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from isp.costs import Cost
 from isp.counting import count_step_flops, counting
+from isp.errors import IspError
 from isp.losses import default_loss
 from isp.masks import Mask
 from tests.support.models import Noisy, tiny_model
@@ -251,9 +252,14 @@ def an_answer(model: nn.Module, inputs: Tensor) -> None:
         model(inputs)
 
 
+def a_choice(model: nn.Module, inputs: Tensor) -> Tensor:
+    chosen: Tensor = torch.cond(inputs.sum() > 0, model, lambda each: model(each) + 1, (inputs,))
+    return chosen
+
+
 def a_branch(model: nn.Module, inputs: Tensor) -> None:
     """An operation that runs one of two functions."""
-    torch.cond(inputs.sum() > 0, model, lambda each: model(each) + 1, (inputs,))
+    a_choice(model, inputs)
 
 
 @pytest.mark.parametrize("work", [a_step, an_answer, a_branch])
@@ -266,6 +272,13 @@ def test_the_flops_are_those_that_torch_counts(work: Callable[[nn.Module, Tensor
     with counting(model), FlopCounterMode(display=False) as reference:
         work(model, inputs)
     assert counter.cost().flops == reference.get_total_flops() > 10_000
+
+
+def test_a_step_whose_weights_cannot_be_followed_is_refused() -> None:
+    """Torch's counter sees the products of a branch, but not whose weights they read."""
+    model = nn.Linear(8, 8)
+    with pytest.raises(IspError, match=r"FLOPs: the training step calls cond, whose .*such as torch\.where"):
+        count_step_flops(model, lambda net, inputs: a_choice(net, inputs).sum(), torch.randn(3, 8), ["weight"])
 
 
 @pytest.mark.parametrize(

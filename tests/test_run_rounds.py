@@ -25,7 +25,7 @@ from isp.workflow.jobs import Jobs
 from isp.workflow.rules import make_dag
 from tests.support.data import prepared
 from tests.support.models import equal
-from tests.support.reruns import Job, jobs, reruns, seer
+from tests.support.reruns import Job, jobs, reader, reruns
 from tests.support.studies import STUDY
 from tests.support.workflow import RUN, SMOKE, link_results, snakemake
 
@@ -166,7 +166,7 @@ def without(made: Mapping[str, Job], *gone: str) -> dict[str, Job]:
 def check_settled(of_study: Study, made: Mapping[str, Job]) -> None:
     """Nothing runs again, and a Snakemake that runs one job, of which it has deleted the output, sees the same job."""
     assert reruns(made, jobs(of_study, existing=made)) == {}
-    job_of = seer(of_study)
+    job_of = reader(of_study)
     for path, job in made.items():
         assert job_of(path, without(made, path)).inputs == job.inputs, path
 
@@ -210,7 +210,7 @@ def test_while_a_changed_study_runs_its_jobs_stay_what_they_were(name: str) -> N
     runs = {path for paths in reruns(before, after).values() for path in paths}
     if one.variants == other.variants:  # only the sparsities differ
         assert {path for path in runs & before.keys() if "/isp" in path} == set()
-    job_of = seer(other)
+    job_of = reader(other)
     for there in steps(before, after):
         for path in runs:
             assert job_of(path, there).inputs == after[path].inputs, path

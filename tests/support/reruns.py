@@ -182,7 +182,7 @@ def jobs(study: Study, existing: Mapping[str, Job] = MappingProxyType({})) -> di
     return by_file
 
 
-def seer(study: Study) -> Callable[[str, Mapping[str, Job]], Job]:
+def reader(study: Study) -> Callable[[str, Mapping[str, Job]], Job]:
     """Return a function from a file and the existing files to the job that makes the file.
 
     Each call reads the study again, like a Snakemake that runs only this job; only the patterns of files are shared.
