@@ -248,10 +248,9 @@ def _try_ticket(study: Study) -> str:
     from isp.workflow.paths import TICKET
 
     (group,) = study.groups()
-    values = group.model_dump(include={"backbone", "task", "seed", "variant"})
     task = registry.load("task", group.task).TASK
     options = ("--image FILE",) if task.inputs == "pictures" else ("--text TEXT", "--second TEXT")
-    ticket = TICKET.format(study=study.study, sparsity=f"{max(group.sparsities):.4f}", **values)
+    ticket = TICKET.format(study=study.study, sparsity=f"{max(group.sparsities):.4f}", **group._asdict())
     return " ".join(["isp predict", ticket, *options[: len(task.source.inputs)]])
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import Field, model_validator
@@ -350,7 +350,7 @@ class Study(Settings):
                 )
 
 
-class Group(Settings):
+class Group(NamedTuple):
     """Cells of one backbone, task, seed and variant."""
 
     backbone: str

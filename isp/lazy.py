@@ -18,18 +18,17 @@ else:
 
     class _Lazy(ModuleType):
         def __getattr__(self, name: str) -> Any:
-            return getattr(_imported(self), name)
+            try:
+                module = _modules[self.__name__]
+            except KeyError:
+                module = _modules[self.__name__] = importlib.import_module(self.__name__)
+            return getattr(module, name)
 
         def __setattr__(self, name: str, value: Any) -> None:
             """Set an attribute of the real module, so that `isp.replacing` affects all its users."""
-            setattr(_imported(self), name, value)
+            setattr(importlib.import_module(self.__name__), name, value)
 
     _modules: dict[str, ModuleType] = {}  # because an import statement takes longer than some functions of torch
-
-    def _imported(lazy: ModuleType) -> ModuleType:
-        if lazy.__name__ not in _modules:
-            _modules[lazy.__name__] = importlib.import_module(lazy.__name__)
-        return _modules[lazy.__name__]
 
     torch, F = _Lazy("torch"), _Lazy("torch.nn.functional")
 

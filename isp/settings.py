@@ -32,6 +32,8 @@ class Settings(BaseModel):
     @classmethod
     def _representable(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse values that a command line (NUL), UTF-8 (half a surrogate pair) or a tensor (long integers) lacks."""
+        if value is None or isinstance(value, (bool, float)):
+            return value
         for key, each in _leaves(str(info.field_name), value):
             if isinstance(each, str) and re.search("[\0\ud800-\udfff]", each):
                 raise ValueError(f"{key}: {shown(each)} contains NUL or half of a surrogate pair")

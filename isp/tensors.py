@@ -28,7 +28,7 @@ _CHECKPOINTED = "_checkpoint_wrapped_module."
 
 def first_names(model: nn.Module) -> dict[str, str]:
     """Return the first name of each tensor of the model's state dict, by each of its names in `named_parameters`."""
-    return _first_names(_state(model))
+    return _first_names(_state(model)[0])
 
 
 def saved_names(model: nn.Module) -> dict[str, str]:
@@ -36,14 +36,12 @@ def saved_names(model: nn.Module) -> dict[str, str]:
 
     The two differ only in modules that rename their state. Tensors are therefore compared by identity.
     """
-    return _saved_names(model, _saved(model))
+    return _state(model)[1]
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers by their first name, detached but not copied."""
-    state = _state(model)
-    first = _first_names(state)
-    return {name: tensor.detach() for name, tensor in state.items() if first[name] == name}
+    return tensors_beside({}, model, "")[0]
 
 
 def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
@@ -60,10 +58,17 @@ def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) ->
     Raises:
         ConfigError: If the tensors under two names of one parameter differ; the message names both.
     """
-    state = _saved(model)
-    saved_as = _saved_names(model, state)
-    first = _first_names({name: state[saved] for name, saved in saved_as.items()})
-    first = {saved: first[name] for name, saved in saved_as.items()} | first
+    return tensors_beside(tensors, model, what)[1]
+
+
+def tensors_beside(
+    tensors: Mapping[str, Tensor], model: nn.Module, what: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return `tensors_of(model)` and `by_first_name(tensors, model, what)`, for which the model is searched once."""
+    state, saved_as = _state(model)
+    first = _first_names(state)
+    own = {name: tensor.detach() for name, tensor in state.items() if first[name] == name}
+    first = {saved_name: first[name] for name, saved_name in saved_as.items()} | first
     merged: dict[str, Tensor] = {}
     source: dict[str, str] = {}
     for name, tensor in tensors.items():
@@ -75,7 +80,7 @@ def by_first_name(tensors: Mapping[str, Tensor], model: nn.Module, what: str) ->
                 f"once, or the same values under both names"
             )
         source.setdefault(key, name)
-    return merged
+    return own, merged
 
 
 def by_all_names(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -99,8 +104,8 @@ def check_dtypes(model: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
     Raises:
         ConfigError: If one has another type; the message names it and both types.
     """
-    own = tensors_of(model)
-    for name, tensor in by_first_name(tensors, model, what).items():
+    own, tensors = tensors_beside(tensors, model, what)
+    for name, tensor in tensors.items():
         if name in own and own[name].dtype != tensor.dtype:
             given, has = (str(each.dtype).removeprefix("torch.") for each in (tensor, own[name]))
             way = f": model.to(torch.{given})" if tensor.is_floating_point() or tensor.is_complex() else ""
@@ -249,9 +254,11 @@ def is_expanded(tensor: Tensor) -> bool:
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    state = _saved(model)
-    return {name: state[saved] for name, saved in _saved_names(model, state).items()}
+def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of the model's state dict by their names in `named_parameters`, and `saved_names`."""
+    saved = _saved(model)
+    names = _saved_names(model, saved)
+    return {name: saved[saved_name] for name, saved_name in names.items()}, names
 
 
 def _first_names(state: Mapping[str, Tensor]) -> dict[str, str]:

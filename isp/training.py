@@ -25,7 +25,7 @@ from isp.rng import forked_rng, seed_all, seed_step
 from isp.seeds import integer
 from isp.seeds import seed as named_seed
 from isp.settings import Settings
-from isp.tensors import by_first_name, is_half, remember_buffers, tensors_of
+from isp.tensors import by_first_name, is_half, remember_buffers, tensors_beside, tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -605,7 +605,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], what: str = "t
         ConfigError: If they belong to another model, or two names of one parameter have different values. The message
             names the first wrong tensor, and the model is unchanged.
     """
-    own, weights = tensors_of(model), by_first_name(weights, model, what)
+    own, weights = tensors_beside(weights, model, what)
     for name in sorted({*own, *weights}):
         shapes = [tuple(tensors[name].shape) if name in tensors else "missing" for tensors in (weights, own)]
         if shapes[0] != shapes[1]:

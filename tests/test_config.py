@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,7 @@ GOOD: dict[str, Any] = {
 
 def change(path: str, value: Any) -> dict[str, Any]:
     """GOOD with the value at a dotted path replaced, or deleted if it is `...`."""
-    changed = yaml.safe_load(yaml.safe_dump(GOOD))
+    changed = deepcopy(GOOD)
     *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
     at: Any = changed
     for part in parents:
@@ -409,7 +410,7 @@ def test_a_methods_file_that_is_none(tmp_path: Path, content: bytes, message: st
 
 
 def test_a_backbone_and_a_task_of_ones_own() -> None:
-    study = yaml.safe_load(yaml.safe_dump(GOOD))
+    study = deepcopy(GOOD)
     study["define"] = {
         "backbones": {"mine": {"family": "bert", "folder": "models/mine", "pooler": "pruned"}},
         "tasks": {"reviews": OWN_TASK},

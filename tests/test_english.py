@@ -5,6 +5,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -46,12 +47,18 @@ FORBIDDEN = {
 }
 
 
+@lru_cache(maxsize=1)
+def walked(source: str) -> list[ast.AST]:
+    """Return the nodes of a module's syntax tree."""
+    return list(ast.walk(ast.parse(source)))
+
+
 def prose(source: str) -> Iterator[tuple[int, str]]:
     """Yield the comments and strings of a module by their lines, strings of more than one word only."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
-    nodes = list(ast.walk(ast.parse(source)))
+    nodes = walked(source)
     parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in nodes:
         if isinstance(node, ast.JoinedStr):
@@ -66,7 +73,7 @@ def prose(source: str) -> Iterator[tuple[int, str]]:
 
 def docstrings(source: str) -> Iterator[tuple[int, ast.AST, str]]:
     """Yield the docstrings of a module with their lines and owners; a property is not a function here."""
-    for node in ast.walk(ast.parse(source)):
+    for node in walked(source):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
             yield node.body[0].lineno, node, text
 

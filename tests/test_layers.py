@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import graphlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,13 +48,15 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported(text: str, for_checkers: bool = False) -> Iterator[tuple[str, tuple[str, ...]]]:
+@cache
+def imported(text: str, for_checkers: bool = False) -> list[tuple[str, tuple[str, ...]]]:
     """Modules that a file imports, wherever in it, and the names that it takes from them.
 
     Args:
         text: Content of the file.
         for_checkers: Whether imports for type checkers count.
     """
+    found: list[tuple[str, tuple[str, ...]]] = []
     nodes: list[ast.AST] = [ast.parse(text)]
     while nodes:
         node = nodes.pop()
@@ -62,9 +65,10 @@ def imported(text: str, for_checkers: bool = False) -> Iterator[tuple[str, tuple
         nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "a relative import"
-            yield str(node.module), tuple(alias.name for alias in node.names)
+            found.append((str(node.module), tuple(alias.name for alias in node.names)))
         elif isinstance(node, ast.Import):
-            yield from ((alias.name, ()) for alias in node.names)
+            found += [(alias.name, ()) for alias in node.names]
+    return found
 
 
 def used(text: str, modules: set[str], for_checkers: bool = False) -> set[str]:

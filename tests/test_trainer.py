@@ -40,12 +40,9 @@ METHODS = {"one_shot": {}, "gradual": {}, "isp": ISP, "snip": {}}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _frozen() -> Iterator[None]:
+def _frozen() -> None:
     """Every `train` collects garbage, which takes longer than all its steps where everything imported is looked at."""
-    gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def bert(dropout: float = 0.0) -> BertForSequenceClassification:

@@ -158,7 +158,7 @@ class Dag:
     def records(self) -> list[str]:
         """Return the paths of the records of all cells, in the order of the study."""
         return [
-            paths.RECORD.format(study=self.study.study, **group.model_dump(exclude={"sparsities"}), sparsity=value)
+            paths.RECORD.format(study=self.study.study, **group._asdict(), sparsity=value)
             for group in self.study.groups()
             for value in group.sparsities
         ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,26 +21,38 @@ from isp.data import prose
 from isp.stages.pretrain import pretrain
 from isp.training import Trainer
 from tests.support.methods import tiny_trainer
-from tests.support.sharing import shared_folder
+from tests.support.sharing import filled_once, shared_folder
 from tests.support.workflow import snakemake
+
+PROSE = (Path(prose.__file__).read_text(encoding="utf-8"), sys.version)
+PROSE += tuple(version(name) for name in ("pandas", "scipy", "scikit-learn", "tokenizers"))
+"""What the embedded prose and its vocabularies depend on."""
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _sentences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Parse the embedded prose, thousands of files, once for all workers, and learn a vocabulary once in each."""
-    parse = prose.sentences
+def _prose(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Parse the embedded prose, thousands of files, and learn its vocabularies once for all workers and later runs."""
+    parse, learn = prose.sentences, prose.vocabulary
+    known = Path(pytestconfig.cache.mkdir("prose")) / hashlib.sha256(repr(PROSE).encode()).hexdigest()
 
-    def fill(folder: Path) -> None:
-        (folder / "sentences.json").write_text(json.dumps(parse()), encoding="utf-8")
+    def remembered(name: str, make: Callable[[], Any]) -> Any:
+        def fill(folder: Path) -> None:
+            (folder / "content.json").write_text(json.dumps(make()), encoding="utf-8")
+
+        return json.loads((filled_once(known / name, fill) / "content.json").read_text(encoding="utf-8"))
 
     @cache
     def sentences() -> tuple[prose.Sentence, ...]:
-        path = shared_folder(tmp_path_factory, "prose", fill) / "sentences.json"
-        return tuple(prose.Sentence(*each) for each in json.loads(path.read_text(encoding="utf-8")))
+        return tuple(prose.Sentence(*each) for each in remembered("sentences", parse))
+
+    @cache
+    def vocabulary(size: int) -> list[str]:
+        words: list[str] = remembered(f"vocabulary{size}", lambda: learn(size))
+        return words
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prose, "sentences", sentences)
-        patch.setattr(prose, "vocabulary", cache(prose.vocabulary))
+        patch.setattr(prose, "vocabulary", vocabulary)
         yield
 
 

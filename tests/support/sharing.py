@@ -20,7 +20,12 @@ def shared_folder(factory: pytest.TempPathFactory, name: str, fill: Callable[[Pa
         fill: Function that fills the empty folder. If it fails, the next worker tries again.
     """
     base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    return filled_once((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name, fill)
+
+
+def filled_once(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Return the folder, which the first process that asks for it fills, while others wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     done = folder.with_suffix(".done")
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +95,15 @@ def assert_same(found: Ticket, expected: Ticket) -> None:
     assert (found.method, found.sparsity) == (expected.method, expected.sparsity)
 
 
+@cache
+def _smoke_study() -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(SMOKE.read_text())
+    return values
+
+
 def changed(path: str, value: Any) -> dict[str, Any]:
     """Return the smoke study with another value at a path of keys."""
-    study = yaml.safe_load(SMOKE.read_text())
+    study = deepcopy(_smoke_study())
     *parents, last = path.split(".")
     at = study
     for part in parents:
