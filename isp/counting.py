@@ -72,6 +72,8 @@ _ABOUT_TENSORS = {
     *(torch.ops.prim.layout.default, torch.ops.prim.device.default),
 }
 """Questions about a tensor itself, which classes of tensors may answer; they do not consist of other operations."""
+_elementary = set(_ABOUT_TENSORS)
+"""Operations that are known not to consist of others."""
 
 
 class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -95,7 +97,6 @@ class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.total = 0
         self.flops: Counter[str] = Counter()
         self.readers: dict[str, set[str]] = defaultdict(set)
-        self._elementary = set(_ABOUT_TENSORS)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -111,35 +112,36 @@ class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return out
         packet = func.overloadpacket
         formula = self.formulas.get(packet)
-        if formula is None and func not in self._elementary:
+        if formula is None and func not in _elementary:
             with self:  # under `inference_mode`, operations arrive that consist of others
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-            self._elementary.add(func)
+            _elementary.add(func)
         out = func(*args, **kwargs)
         if formula is not None:
-            self.total += formula(*args, **kwargs, out_val=out)
+            flops = formula(*args, **kwargs, out_val=out)
+            self.total += flops
         if self.memory is None:
             return out
         if formula is not None:
             for place, arg in enumerate(args):
                 if owner := self.memory.owner(arg):
-                    self.flops[owner[0]] += formula(*_reading(place, packet, args), **kwargs, out_val=out)
+                    if packet is _aten.convolution_backward:
+                        flops = formula(*_reading(place, args), **kwargs, out_val=out)
+                    self.flops[owner[0]] += flops
         elif self.follow and packet not in _LOOKUPS:
             for name in self.memory.follow(packet, args, out):
                 self.readers[name].add(str(packet))
         return out
 
 
-def _reading(place: int, packet: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the arguments of an operation without the products that do not read the argument at `place`.
+def _reading(place: int, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments of a convolution's backward pass without the products that do not read that at `place`.
 
-    The backward pass of a convolution is one operation of two products: the gradient of its input (argument 1) reads
-    the weight (argument 2), and that of the weight reads the input.
+    It is one operation of two products: the gradient of its input (argument 1) reads the weight (argument 2), and that
+    of the weight reads the input.
     """
-    if packet is not _aten.convolution_backward:
-        return args
     *others, gradients = args
     return (*others, [wanted and place != of for of, wanted in enumerate(gradients, start=1)])
 

@@ -64,13 +64,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
+torch.set_num_threads(1)  # results depend on the number of threads to the bit
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Set one thread, because results depend on the number of threads to the bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Set one thread again if a test changed their number."""
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
