@@ -64,11 +64,14 @@ def save(figure: Figure, path: Path) -> None:
 
 def render(figure: Figure, format: Literal["png", "pdf"]) -> bytes:
     """Return the contents of the figure's file, without dates and versions."""
-    metadata = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
+    options: dict[str, Any] = {
+        "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 0}},  # compressed with its palette
+        "pdf": {"metadata": {"Creator": None, "Producer": None, "CreationDate": None}},
+    }
     content = io.BytesIO()
     with style():
-        figure.savefig(content, format=format, dpi=DPI, metadata=metadata[format])
-    figure.set_layout_engine("none")  # a second layout would differ slightly from the first
+        figure.savefig(content, format=format, dpi=DPI, **options[format])
+        figure.set_layout_engine(None)  # a second layout would differ slightly; "none" would draw once more
     return _in_a_palette(content) if format == "png" else content.getvalue()
 
 
