@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from isp import families, masks, registry, superposition
 from isp.config import load_study, parse_study
 from isp.errors import ConfigError, MaskError
 from isp.families import Method, denoised, find_tickets, iterative, make_method, one_shot
-from isp.losses import default_loss
 from isp.masks import Mask
 from isp.methods import Event
 from isp.methods import random as random_method
@@ -29,7 +29,7 @@ from isp.sparsity import Pattern, num_pruned, parse_scope
 from isp.superposition import Superposition
 from isp.training import Trainer, Training, make_trainer, state_of
 from isp.workflow.plan import make_plan
-from tests.support.methods import find, quick
+from tests.support.methods import find, quick, tiny_trainer
 from tests.support.models import Noisy, equal, tiny_model
 from tests.support.naive import naive_pattern
 from tests.support.studies import ROOT
@@ -324,15 +324,9 @@ def test_rounds_of_iterative_pruning_by_hand() -> None:
 
 
 @pytest.fixture
-def make(make: Callable[..., Trainer]) -> Callable[..., Trainer]:
+def make() -> Callable[..., Trainer]:
     """Trainers of the tiny model that leave out its layer of 21 inputs."""
-
-    def make_(**training: Any) -> Trainer:
-        trainer = make(**training)
-        names = prunable_names(trainer.model, exclude=["head.*", "down.*"])
-        return make_trainer(trainer.model, Noisy(), default_loss, trainer.training, names, trainer.seed)
-
-    return make_
+    return partial(tiny_trainer, exclude=("head.*", "down.*"))
 
 
 def test_every_method_has_patterns_or_refuses_them() -> None:

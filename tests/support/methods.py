@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from isp import registry
@@ -28,18 +29,18 @@ QUICK: dict[str, dict[str, Any]] = {
 """Settings that make families and single methods fast."""
 
 
-_step_flops: dict[int, StepFlops] = {}
-"""Counted FLOPs of a step of the tiny model, by batch size."""
+_step_flops: dict[Any, StepFlops] = {}
+"""Counted FLOPs of a step of the tiny model, by batch size and what is not pruned."""
 
 
-def tiny_trainer(seed: int = 0, **training: Any) -> Trainer:
-    """Make a trainer of the tiny model; the other arguments are those of `Training`."""
+def tiny_trainer(seed: int = 0, exclude: Sequence[str] = ("head.*",), **training: Any) -> Trainer:
+    """Make a trainer of the tiny model that does not prune `exclude`; the other arguments are those of `Training`."""
     protocol = Training(**{"steps": 30, "batch_size": 16, "learning_rate": 1e-2, "warmup_steps": 3} | training)
     model = tiny_model()
-    names = prunable_names(model, exclude=["head.*"])
-    flops = _step_flops.get(protocol.batch_size)
+    names, key = prunable_names(model, exclude=exclude), (protocol.batch_size, *exclude)
+    flops = _step_flops.get(key)
     trainer = make_trainer(model, Noisy(), default_loss, protocol, names, seed, flops=flops)
-    _step_flops[protocol.batch_size] = trainer.flops
+    _step_flops[key] = trainer.flops
     return trainer
 
 
