@@ -52,12 +52,13 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return partial(check_golden, renew=request.config.getoption("--renew-golden"))
 
 
-LONGEST = """
-workflow_results workflow_studies workflow_faults warm workflow_reruns workflow_start pretrained_bits
-families checkpoints exporting status pruner isp patterns lineage devices models reporting backbones scores run_rounds
-trainer prose progress snippets figures page evidence masks soups cli collected example_scripts english training tasks
-hub plan
-""".split()
+LONGEST = (
+    *("workflow_results", "workflow_studies", "workflow_faults", "warm", "workflow_reruns", "workflow_start"),
+    "pretrained_bits",
+    *("families", "checkpoints", "exporting", "status", "pruner", "isp", "patterns", "lineage", "devices", "models"),
+    *("reporting", "backbones", "scores", "run_rounds", "trainer", "prose", "progress", "snippets", "figures", "page"),
+    *("evidence", "masks", "soups", "cli", "collected", "example_scripts", "english", "training", "tasks", "hub"),
+)
 """The slowest files, first those that start Snakemake; of two neighbours, only one needs the fixture `smoke`."""
 
 
