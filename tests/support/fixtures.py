@@ -30,10 +30,12 @@ PROSE += tuple(version(name) for name in ("pandas", "scipy", "scikit-learn", "to
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _prose(pytestconfig: pytest.Config) -> Iterator[None]:
+def _prose(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Parse the embedded prose, thousands of files, and learn its vocabularies once for all workers and later runs."""
     parse, learn = prose.sentences, prose.vocabulary
-    known = Path(pytestconfig.cache.mkdir("prose")) / hashlib.sha256(repr(PROSE).encode()).hexdigest()
+    cached = getattr(pytestconfig, "cache", None)  # missing under `-p no:cacheprovider`
+    known = Path(cached.mkdir("prose") if cached else tmp_path_factory.mktemp("prose"))
+    known /= hashlib.sha256(repr(PROSE).encode()).hexdigest()
 
     def remembered(name: str, make: Callable[[], Any]) -> Any:
         def fill(folder: Path) -> None:
