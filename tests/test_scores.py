@@ -20,7 +20,7 @@ from isp.backbones import _bert as bert
 from isp.backbones import _open_clip as clip
 from isp.backbones import clip_tiny
 from isp.backbones._classifiers import ImageClassifier, TextClassifier
-from isp.costs import Cost, StepFlops
+from isp.costs import Cost
 from isp.counting import counting
 from isp.errors import ConfigError
 from isp.families import Method, make_method, one_shot
@@ -59,16 +59,9 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
-_step_flops: dict[str, StepFlops] = {}
-"""Counted FLOPs of a step, by the description of the model."""
-
-
 def trainer_of(model: nn.Module, examples: Any, names: list[str] | None = None, loss: Any = default_loss) -> Trainer:
-    training, key = Training(steps=10, batch_size=BATCH, learning_rate=1e-2), f"{model} {names}"
-    names = names or prunable_names(model)
-    trainer = make_trainer(model, examples, loss, training, names, seed=0, flops=_step_flops.get(key))
-    _step_flops[key] = trainer.flops
-    return trainer
+    training = Training(steps=10, batch_size=BATCH, learning_rate=1e-2)
+    return make_trainer(model, examples, loss, training, names or prunable_names(model), seed=0)
 
 
 def mlp() -> Trainer:
