@@ -42,7 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load the fixtures, which import torch, except in the process that only distributes files to workers."""
-    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+    worker = hasattr(config, "workerinput")
+    if worker:
+        atexit.register(os._exit, 0)  # after all that is registered later; it takes Python two seconds to free torch's modules
+    if worker or not getattr(config.option, "numprocesses", None):
         config.pluginmanager.import_plugin("tests.support.fixtures")
 
 
