@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from isp import artifacts, registry
 from isp.backbones import Backbone, clip_tiny
@@ -219,8 +219,14 @@ def clip_folder(folder: Path, **changed: Any) -> HubModel:
     described = clip_tiny.BACKBONE.described()
     config = {"model_cfg": {**described["model"], **changed}, "preprocess_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}
     (folder / clip.CONFIG).write_text(json.dumps(config))
-    save_file(clip.build({"model": config["model_cfg"]}, 3).state_dict(), folder / clip.WEIGHTS)
+    (folder / clip.WEIGHTS).write_bytes(small_clip())
     return HubModel(folder=str(folder))
+
+
+@cache
+def small_clip() -> bytes:
+    """Return the file of its weights, whatever its activation."""
+    return save(clip.build(clip_tiny.BACKBONE.described(), 3).state_dict())
 
 
 def test_a_clip_of_ones_own(tmp_path: Path) -> None:

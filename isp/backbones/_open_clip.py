@@ -108,8 +108,7 @@ class ClipBackbone:
             _check_preprocessing(path, published)
             self._check_activation(architecture["model"], name, published)
         weights = read_safetensors(folder / WEIGHTS)
-        clip = buildable(path, lambda: build(architecture, 0))
-        load_weights(clip, weights, str(folder / WEIGHTS))
+        clip = holding(weights, partial(buildable, path, partial(build, architecture, 0)), str(folder / WEIGHTS))
         return Pretrained(weights=dict(clip.state_dict()), architecture=architecture)
 
     def _beside(self, path: Path) -> dict[str, Any]:
