@@ -31,10 +31,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from isp.errors import ConfigError, IspError, reason
+from isp.errors import ConfigError, IspError, expect, reason
 from isp.forms import CSR, DENSE, ONEDNN, SPARSE, Attention, Form, attends_to_itself, difference, forms_of
 from isp.prunable import is_conv1d
-from isp.tensors import copy_of
+from isp.tensors import check_module, copy_of
 
 Call = Callable[[], Any]
 Measure = Callable[[Mapping[str, Call]], Mapping[str, float]]
@@ -202,8 +202,11 @@ def accelerate(
             accept the example, or returns values for it that are not finite; or if the tolerance is out of range.
         IspError: If the outputs differ by more than the tolerance.
     """
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise ConfigError(f"tolerance must be in (0, 1), got {tolerance!r}")
+    check_module("model", model)
+    if tolerance is not None:
+        expect("tolerance", tolerance, "a number in (0, 1), or None", int, float)
+        if not 0 < tolerance < 1:
+            raise ConfigError(f"tolerance must be in (0, 1), got {tolerance!r}")
     device = _check(model)
     tolerance = tolerance or max(HALF_TOLERANCES.get(dtype, TOLERANCE) for dtype in _dtypes(model))
     run = forward or _call

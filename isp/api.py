@@ -18,7 +18,7 @@ from isp import artifacts, attached
 from isp.artifacts import save_ticket
 from isp.counting import counting
 from isp.divergence import first_not_finite
-from isp.errors import ConfigError
+from isp.errors import ConfigError, expect
 from isp.examples import Collate, Dataset, first_loss, make_examples
 from isp.families import check_function, find_tickets, make_method, patterns_of, planned_steps
 from isp.losses import default_loss
@@ -29,7 +29,16 @@ from isp.seeds import integer
 from isp.seeds import seed as named_seed
 from isp.settings import parse
 from isp.sparsity import parse_sparsity
-from isp.tensors import by_all_names, by_first_name, check_dtypes, has_gaps, is_expanded, remember_buffers, unwrapped
+from isp.tensors import (
+    by_all_names,
+    by_first_name,
+    check_dtypes,
+    check_module,
+    has_gaps,
+    is_expanded,
+    remember_buffers,
+    unwrapped,
+)
 from isp.tickets import Ticket, Validation
 from isp.training import (
     Examples,
@@ -119,6 +128,7 @@ def prune(
         TrainingDiverged: If the loss, a gradient or a weight is not finite. The model has its initial weights and
             buffers again, and the error's `state` contains the last good ones.
     """
+    model = unwrapped(check_module("model", model))
     chosen = make_method(method, settings)
     target = parse_sparsity(sparsity)
     seed = integer("seed", seed)
@@ -133,7 +143,6 @@ def prune(
         )
     _check_keys(training)
     protocol = parse(Training, training, "training")
-    model = unwrapped(model)
     artifacts.check_storable(model.state_dict())
     names = prunable_names(model, prunable, exclude)
     _check_model(model)
@@ -178,10 +187,11 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
         ConfigError: If the ticket belongs to another model, has a tensor of another type than the model's, or has two
             values for a parameter that is tied in the model; the model is unchanged.
     """
+    expect("path", path, "a path", str, Path)
     ticket = artifacts.load_ticket(path)
     if model is None:
         return ticket
-    model = unwrapped(model)
+    model = unwrapped(check_module("model", model))
     mask = by_first_name(ticket.mask, model, f"the mask of {path}")
     what = f"the weights of the ticket {path}"
     check_dtypes(model, ticket.weights, what)

@@ -32,7 +32,7 @@ from isp import lineage
 from isp.backbones import Pretrained
 from isp.costs import Cost
 from isp.data.splits import Split
-from isp.errors import REMAKE, ArtifactError, ConfigError
+from isp.errors import REMAKE, ArtifactError, ConfigError, expect
 from isp.files import check_regular, writing
 from isp.lineage import LARGE, Kind
 from isp.masks import Mask, check_fits, compress, expand, num_kept, num_weights, pack, sparsity, unpack
@@ -284,7 +284,10 @@ def save_ticket(path: str | Path, ticket: Ticket) -> None:
     Raises:
         IspError: If the file cannot be written; nothing is left half-written.
         MaskError: If mask and weights belong to different models.
+        ConfigError: If an argument has the wrong type.
     """
+    expect("path", path, "a path", str, Path)
+    expect("ticket", ticket, "an isp.Ticket", Ticket)
     check_fits(ticket.mask, {n: ticket.weights[n] for n in ticket.mask if n in ticket.weights}, "the ticket's weights")
     tensors = {f"weights/{name}": tensor for name, tensor in ticket.weights.items()}
     about = {

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -18,6 +19,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+
+from isp.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +55,8 @@ class Attached(Protocol):
 _ATTACHED: WeakSet[Attached] = WeakSet()
 _BEFORE: WeakKeyDictionary[Optimizer, dict[int, int]] = WeakKeyDictionary()
 """Numbers of updates of the attached pruners when a step of another optimizer began, by the pruner's id."""
+_LOOKING_AHEAD: dict[int, tuple[Optimizer, str]] = {}
+"""Optimizer and description of the look-aheads in progress, by the optimizer's id."""
 _watching: list[Any] = []
 
 
@@ -87,7 +92,33 @@ def detach(parameters: Iterable[Tensor], whose: str, stacklevel: int) -> None:
             )
 
 
+@contextmanager
+def looking_ahead(pruner: Attached, whose: str) -> Iterator[None]:
+    """Let other pruners ignore the updates of a look-ahead, and refuse updates by other optimizers.
+
+    Args:
+        pruner: Pruner of the look-ahead, which restores everything afterwards.
+        whose: Name of the function that trains the copy, for the message.
+    """
+    _LOOKING_AHEAD[id(pruner.optimizer)] = pruner.optimizer, whose
+    try:
+        yield
+    finally:
+        del _LOOKING_AHEAD[id(pruner.optimizer)]
+
+
+def is_looking_ahead(optimizer: Optimizer) -> bool:
+    """Return whether a pruner trains a look-ahead copy with this optimizer now."""
+    return id(optimizer) in _LOOKING_AHEAD
+
+
 def _before_update(optimizer: Optimizer, *_: Any) -> None:
+    for looking, whose in _LOOKING_AHEAD.values():
+        if optimizer is not looking and not _wraps(optimizer, looking) and not is_updating(looking, sys._getframe(1)):
+            raise ConfigError(
+                f"{whose}: made an update with another optimizer ({type(optimizer).__name__}), whose state would not "
+                "be restored; look-aheads need one optimizer for the whole model"
+            )
     if _ATTACHED:
         _BEFORE[optimizer] = {id(pruner): pruner.num_updates for pruner in _ATTACHED}
 
@@ -115,6 +146,13 @@ def _after_update(optimizer: Optimizer, *_: Any) -> None:
             "every run of a Pruner",
             stacklevel=3,
         )
+
+
+def _wraps(optimizer: Optimizer, other: Optimizer) -> bool:
+    """Return whether an optimizer contains another one, whose steps its own step calls."""
+    return any(
+        value is other or (isinstance(value, Optimizer) and _wraps(value, other)) for value in vars(optimizer).values()
+    )
 
 
 def is_updating(optimizer: Optimizer, hooked: Any) -> bool:

@@ -53,6 +53,18 @@ def explain(model: nn.Module, batch: Any, indices: Tensor) -> tuple[str, str]:
             of = f" (training example {', '.join(map(str, examples[:5]))})" if examples else ""
             advice = f"Clean these data, or let the model handle such values. If it does: {SLOWER}"
             return f"; {where} of the batch contains NaN or infinite values{of}", advice
+    clause, advice = explain_computed(model)
+    if clause:
+        return clause, advice
+    labels = labels_of(batch)
+    classes = None if labels is None or labels.is_floating_point() else labels.long()
+    if classes is not None and classes.numel() and bool((classes == IGNORED).all()):
+        return f"; all labels of the batch are {IGNORED}, which the loss ignores", "Give every batch some labels."
+    return "", SLOWER
+
+
+def explain_computed(model: nn.Module) -> tuple[str, str]:
+    """Return clause and advice, as `explain` does, about a weight that a layer computes; empty if all are finite."""
     for layer, name, tensor in _computed(model):
         if not tensor.isfinite().all():
             first_rows = ", ".join(map(str, _rows(tensor).tolist()[:5]))
@@ -62,11 +74,7 @@ def explain(model: nn.Module, batch: Any, indices: Tensor) -> tuple[str, str]:
                 "zero for a row that is completely pruned"
             )
             return clause, "Leave the layer out (exclude=), or remove the normalisation before pruning."
-    labels = labels_of(batch)
-    classes = None if labels is None or labels.is_floating_point() else labels.long()
-    if classes is not None and classes.numel() and bool((classes == IGNORED).all()):
-        return f"; all labels of the batch are {IGNORED}, which the loss ignores", "Give every batch some labels."
-    return "", SLOWER
+    return "", ""
 
 
 def tensors_in(batch: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:

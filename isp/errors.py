@@ -58,6 +58,29 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
 
 
+def expect(name: str, value: object, what: str, *types: type) -> None:
+    """Refuse an argument of another type than `types`.
+
+    Args:
+        name: Name of the argument.
+        value: Its value.
+        what: What it must be, for the message.
+        types: Allowed types.
+
+    Raises:
+        ConfigError: If the value has another type.
+    """
+    if isinstance(value, types):
+        return
+    if isinstance(value, type):
+        kind = f"the class {value.__name__}"
+    elif value is None or isinstance(value, (str, bool, int, float)):
+        kind = shown(value)
+    else:
+        kind = f"an object of class {type(value).__name__}"
+    raise ConfigError(f"{name}: must be {what}, got {kind}")
+
+
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
     """Return the message for an unknown name: the name, the nearest allowed one, and all allowed ones."""
     import difflib  # not at the top, because every client of the fork server imports this module

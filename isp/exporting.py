@@ -23,13 +23,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from isp import artifacts, exported, lineage, read_ticket
-from isp.errors import ConfigError, IspError, reason
+from isp.errors import ConfigError, IspError, expect, reason
 from isp.exported import PLAIN, READER, TICKET, Library
 from isp.files import new_folder, write_bytes
 from isp.masks import check_fits, num_kept, num_weights
 from isp.model_card import Facts, model_card
 from isp.tasks import ImageTask
-from isp.tensors import by_all_names, by_first_name, check_dtypes, copy_of, saved_names, tensors_of, unwrapped
+from isp.tensors import (
+    by_all_names,
+    by_first_name,
+    check_dtypes,
+    check_module,
+    copy_of,
+    saved_names,
+    tensors_of,
+    unwrapped,
+)
 from isp.tickets import Ticket
 from isp.training import load_weights
 from isp.workflow_tickets import WorkflowTicket
@@ -130,6 +139,8 @@ def export(
         IspError: If the folder exists or cannot be written, or its content differs from the ticket. Nothing is left
             behind.
     """
+    expect("ticket", ticket, "an isp.Ticket or the path of its file", Ticket, str, Path)
+    expect("folder", folder, "a path", str, Path)
     folder = Path(folder)
     if os.path.lexists(folder):
         raise IspError(f"{folder}: already exists; name a new folder, or delete this one first")
@@ -140,7 +151,7 @@ def export(
     elif weights is not None:
         raise ConfigError("weights: only a ticket of the workflow (model=None) has a pre-trained backbone in a file")
     else:
-        subject = _of_model(ticket, unwrapped(model), tokenizer)
+        subject = _of_model(ticket, unwrapped(check_module("model", model)), tokenizer)
     if not compact:
         _check_types(subject.ticket)
     with new_folder(folder) as temporary:

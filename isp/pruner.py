@@ -8,6 +8,7 @@ examples/plain_loop.py.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import sys
 import weakref
@@ -21,13 +22,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from isp import attached, masks, rng
 from isp.checkpoints import pack, unpack
 from isp.copies import LookAhead, Member
 from isp.costs import Cost, StepFlops
-from isp.divergence import first_not_finite
+from isp.divergence import explain_computed, first_not_finite
 from isp.errors import ConfigError, MaskError, shown
 from isp.examples import Collate, Dataset, make_examples
 from isp.families import (
@@ -50,7 +51,7 @@ from isp.seeds import integer
 from isp.settings import parse
 from isp.snapshot import restored, undisturbed
 from isp.sparsity import num_pruned, parse_sparsity
-from isp.tensors import by_all_names, tensors_of, unwrapped
+from isp.tensors import by_all_names, check_module, tensors_of, unwrapped
 from isp.tickets import Ticket, check_ticket
 from isp.training import (
     BatchOrder,
@@ -85,7 +86,8 @@ class Pruner:
     Call `close` when the run ends, also if it ends early. A pruner that is still attached is closed as soon as another
     `Pruner` or `isp.prune` begins on one of its parameters, or another optimizer updates one, which has then had its
     gradients masked in that update. This warns, except at the beginning of a run if the earlier one was complete
-    (T steps, or its ticket was returned). Several pruners of disjoint parameters do not affect each other.
+    (T steps, or its ticket was returned). Several pruners of disjoint parameters do not affect each other; if one has
+    look-aheads, all must be of one optimizer.
 
     Args:
         model: Model in training; one wrapped by `DistributedDataParallel`, `DataParallel` or `torch.compile` is
@@ -100,10 +102,10 @@ class Pruner:
         seed: Seed of the method's random choices: protocols and data of look-ahead copies, scores.
         train_step: Function, for look-aheads, that makes one update of the model on a batch with this optimizer as the
             loop does: forward, backward, clipping, `optimizer.step()`, `zero_grad()`, and `scheduler.step()` if there
-            is one. It must have no other effects, such as logs or averages of weights.
+            is one. It must have no other effects, such as logs, averages of weights or updates by other optimizers.
         data: Training examples, for look-aheads and for scores that need them, in any form that `isp.prune` accepts; a
-            `DataLoader`, whose dataset, collate function and batch size are used; or a function of a seed that returns
-            an iterable of batches, from which each copy takes its own.
+            `DataLoader`, whose dataset, collate function and batch size are used, and whose sampler must not leave out
+            examples; or a function of a seed that returns an iterable of batches, from which each copy takes its own.
         collate: Function that forms a batch from a list of items of a map-style dataset; default for a `DataLoader`:
             its own.
         batch_size: Number of examples of one update in one process, including accumulation. Default: the loader's.
@@ -111,7 +113,7 @@ class Pruner:
         loss: Function from (model, batch) to a scalar, for scores that need it (default: that of `isp.prune`) and for
             counting FLOPs, which are 0 in the ticket without it, or if the data do not fill a batch.
         scheduler: Learning-rate scheduler; restored after look-aheads.
-        scaler: A `GradScaler`. A step that it skips counts as one of T.
+        scaler: A `GradScaler`. A step that it skips counts as one of T. One that is not enabled counts as none.
         look_aheads: How several processes train the copies. "alike": all processes train each copy, every one on its
             part of the batch, so `train_step` must average gradients, as a model under `DistributedDataParallel` does.
             "shared": each process trains some of the copies alone, on whole batches of `batch_size` times the number of
@@ -161,7 +163,7 @@ class Pruner:
         look_aheads: Literal["alike", "shared"] = "alike",
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        self._model, self.optimizer = unwrapped(model), _unwrapped_optimizer(optimizer)
+        self._model, self.optimizer = unwrapped(check_module("model", model)), _unwrapped_optimizer(optimizer)
         self._rewrites = _may_rewrite(optimizer)
         _reshard(self._model)
         self._method = make_method(method, settings)
@@ -185,6 +187,10 @@ class Pruner:
             raise ConfigError("look_aheads = 'shared': every step of a sharded model communicates; use 'alike'")
         self._others = {"scheduler": scheduler, "scaler": scaler}
         self._others = {name: other for name, other in self._others.items() if other is not None}
+        for name, other in self._others.items():
+            _check_stateful(name, other)
+        if scaler is not None and not scaler.is_enabled():  # it skips no update
+            self._scaler = None
         self._scales = scale_learning_rate
         self._source = data if callable(data) and not hasattr(data, "__getitem__") else None
         examples, batch_size = self._examples(data, collate, batch_size)
@@ -193,14 +199,14 @@ class Pruner:
         if steps_per_epoch is not None:
             num_examples = steps_per_epoch * training.batch_size
         self.steps_per_epoch = num_examples // training.batch_size
-        counts = data is not None and loss is not None and self._masked.layout is None
+        counts = data is not None and self._source is None and loss is not None and self._masked.layout is None
         counts = counts and len(examples) >= training.batch_size  # otherwise there is no batch to count on
         self.trainer = self._trainer(examples, loss, training, names, seed, counts)
         self.steps_done = 0
         self.learning_rate_factor = 1.0
         self._samples = 0 if batch_size is None else training.batch_size
         self._finding, self._since = Cost(), 0  # cost until the last change of the mask, and the steps since then
-        self._stepped = self._copying = self._unchecked = self._closed = self._closure = False
+        self._stepped = self._copying = self._unchecked = self._loaded = self._closed = self._closure = False
         self._updated = False  # whether there was an update that the scaler did not skip, for methods that observe
         self._observed = False  # whether a method that observes has seen gradients
         self._copy_updates = 0
@@ -242,7 +248,7 @@ class Pruner:
                 other code has written to masked weights in place.
             MaskError: If a weight is NaN.
         """
-        if self._copying:
+        if self._copying or attached.is_looking_ahead(self.optimizer):
             return False
         if self._closed:
             raise ConfigError(
@@ -299,7 +305,7 @@ class Pruner:
         Raises:
             ConfigError: If the mask does not have the target sparsity yet, a pruned parameter was replaced, or masked
                 weights are not zero.
-            MaskError: If masked weights are NaN.
+            MaskError: If a weight of the model is NaN or infinite.
         """
         self._masked.check_in_place("pruner.ticket()")
         wanted, dropped = self._pruned()
@@ -310,12 +316,16 @@ class Pruner:
                 f"weights are pruned, but the target is {wanted}; train further, or pass the loop's number of steps"
             )
         self._masked.check_zeros("pruner.ticket()", self.steps_done)
+        weights = tensors_of(self._model)
+        trained = {name: weights[name] for name, p in self._model.named_parameters() if p.requires_grad}
+        if (broken := first_not_finite(trained)) is not None:
+            raise MaskError(f"pruner.ticket(): {self._not_finite(broken)}")
         retraining = self._cost(self._since)
         ticket = Ticket(
             method=self._method.name,
             sparsity=self._sparsity,
             mask=masks.gathered(self.mask),
-            weights=by_all_names(masks.gathered(tensors_of(self._model)), self._model),
+            weights=by_all_names(masks.gathered(weights), self._model),
             finding=self._finding,
             retraining=retraining,
             rounds=self.record,
@@ -330,7 +340,16 @@ class Pruner:
 
         The tensors are copies, which further training does not change. The model, the optimizer, the scheduler and the
         scaler have their own state.
+
+        Raises:
+            ConfigError: If `step` was not called after the last update, or raised an error: a run that continued from
+                such a state would make that step twice.
         """
+        if self._stepped:
+            raise ConfigError(
+                f"pruner.state_dict(): called between optimizer.step() and pruner.step(), after {self.steps_done} "
+                "steps; call it after pruner.step()"
+            )
         tensors: dict[str, Tensor] = {}
         at = self._attached.at
         content = {
@@ -376,7 +395,7 @@ class Pruner:
         self._masked.set_mask(mask)
         self._masked.forget_writes()
         self.steps_done = content_["steps_done"]
-        self._stepped, self._unchecked = False, True
+        self._stepped, self._unchecked, self._loaded = False, True, True
 
     def apply(self, module: nn.Module) -> None:
         """Set the weights that the mask drops to +0.0 in another module with parameters of the same names.
@@ -389,10 +408,11 @@ class Pruner:
                 model.
 
         Raises:
-            ConfigError: If the module lacks a pruned parameter.
+            ConfigError: If the module lacks a pruned parameter, or is no module.
             MaskError: If a parameter has another shape.
         """
-        module = unwrapped(module.module if isinstance(module, AveragedModel) else unwrapped(module))
+        module = unwrapped(check_module("module", module))
+        module = unwrapped(module.module) if isinstance(module, AveragedModel) else module
         parameters = dict(module.named_parameters())
         mask = self.mask or {}
         for name in mask:
@@ -487,7 +507,7 @@ class Pruner:
         current = [rate.clone() if isinstance(rate, Tensor) else rate for rate in rates]  # schedulers write to tensors
         self.learning_rate_factor = member.learning_rate_factor
         try:
-            with restored(self._model, self.optimizer, self._others, whose):
+            with restored(self._model, self.optimizer, self._others, whose), attached.looking_ahead(self, whose):
                 self._copying = True
                 if settings.optimizer == "fresh":
                     self.optimizer.state.clear()
@@ -524,7 +544,12 @@ class Pruner:
     def _batches(self, member: Member, start: int) -> Iterator[Any]:
         """Yield the batches of a copy, in the order of its seed."""
         if self._source is not None:
-            yield from self._source(member.seed)
+            batches = self._source(member.seed)
+            if not isinstance(batches, Iterable):
+                raise ConfigError(
+                    f"data: the function of a seed must return an iterable of batches, got {shown(batches)}"
+                )
+            yield from batches
             raise ConfigError("data: the function returned fewer batches than a look-ahead has steps")
         order = self._order(member)
         step = start
@@ -548,7 +573,7 @@ class Pruner:
         broken = first_not_finite(self._parameters)
         if broken is not None:
             problem = f"{name} (learning rate x {member.learning_rate_factor:.3g}) diverged: parameter {broken!r}"
-            problem += " contains NaN or infinite values"
+            problem += f" contains NaN or infinite values{explain_computed(self._model)[0]}"
             raise TrainingDiverged(problem, self.steps_done, State(step=self.steps_done, weights={}), self.mask)
 
     def _look(self) -> bool:
@@ -567,8 +592,7 @@ class Pruner:
             if broken is None:
                 raise
             raise MaskError(
-                f"pruner: parameter {broken!r} contains NaN or infinite values after {self.steps_done} steps, so its "
-                f"weights have no rank, and nothing was pruned. {DIVERGED}"
+                f"pruner: {self._not_finite(broken, 'so its weights have no rank, and nothing was pruned')}"
             ) from None
         if pruned is None:
             return False
@@ -578,6 +602,15 @@ class Pruner:
         self._masked.apply()
         return True
 
+    def _not_finite(self, name: str, consequence: str = "") -> str:
+        """Return a message about a parameter that is not finite: after which step, the likely cause, and advice."""
+        clause, advice = explain_computed(self._model)
+        consequence = consequence and f", {consequence}"
+        return (
+            f"parameter {name!r} contains NaN or infinite values after {self.steps_done} steps{consequence}{clause}. "
+            f"{advice or DIVERGED}"
+        )
+
     def _register(self) -> list[Any]:
         optimizer: Any = self.optimizer
         parameters: Mapping[str, Any] = self._parameters
@@ -586,6 +619,7 @@ class Pruner:
         return [
             optimizer.register_step_pre_hook(self._before_update),
             optimizer.register_step_post_hook(self._after_update),
+            optimizer.register_load_state_dict_post_hook(self._after_load),
             *(p.register_post_accumulate_grad_hook(self._accumulated(name)) for name, p in parameters.items()),
         ]
 
@@ -602,7 +636,7 @@ class Pruner:
             if pruner is None or parameter.grad is None:
                 return
             pruner._masked.mask_gradient(name)
-            if pruner._attached.observes and not pruner._copying:
+            if pruner._attached.observes and not attached.is_looking_ahead(pruner.optimizer):
                 pruner._gradients[name] = parameter.grad.detach().clone()  # before it is clipped
 
         return hook
@@ -620,6 +654,10 @@ class Pruner:
             self.num_updates += 1
             self._end_update()
 
+    def _after_load(self, _: Any) -> None:
+        """Remember that moments of masked weights may not be zero."""
+        self._loaded = True
+
     def _begin_update(self) -> None:
         if self._copying:
             self._unscaled = [group["lr"] for group in self.optimizer.param_groups]
@@ -627,6 +665,8 @@ class Pruner:
                 self._set_learning_rates([rate * self.learning_rate_factor for rate in self._unscaled])
             elif self._rates is not None:
                 self._set_learning_rates(self._rates)
+            return
+        if attached.is_looking_ahead(self.optimizer):  # of another pruner, which restores everything
             return
         if self._stepped:
             raise ConfigError(
@@ -641,11 +681,13 @@ class Pruner:
             self._observe()
 
     def _end_update(self) -> None:
-        if self._ranks.size > 1 or self._closure or not self._masked.keeps_zeros():
+        if self._loaded or self._ranks.size > 1 or self._closure or not self._masked.keeps_zeros():
             self._masked.apply()
-        if not self._copying:
-            self._stepped = True
+        if not attached.is_looking_ahead(self.optimizer):
+            self._stepped, self._loaded = True, False
             self._masked.remember_writes()
+            return
+        if not self._copying:
             return
         self._copy_updates += 1
         self._set_learning_rates(self._unscaled)
@@ -733,6 +775,8 @@ class Pruner:
 
     def _examples(self, data: Any, collate: Collate | None, batch_size: int | None) -> tuple[Examples, int | None]:
         """Return indexable examples, if there are any, and the number of examples in an update."""
+        if self._source is not None:
+            _check_source(self._source)
         if data is None or self._source is not None:
             _check_collate(collate, data)
             return _NoExamples(self._method.name, (batch_size or 1) * self._ranks.size), batch_size
@@ -741,13 +785,26 @@ class Pruner:
                 raise ConfigError("data: a DataLoader with a batch_sampler also needs batch_size=")
             batch_size = data.batch_size if batch_size is None else batch_size
             collate = collate or data.collate_fn
-            return make_examples(data.dataset, self._model, "data", collate, by_item=True), batch_size
+            examples = make_examples(data.dataset, self._model, "data", collate, by_item=True)
+            self._check_sampler(data)
+            return examples, batch_size
         if batch_size is None:
             raise ConfigError("batch_size: missing; it is the number of examples of data= in one update")
         examples = make_examples(data, self._model, "data", collate)
         if not isinstance(examples, Dataset):
             _check_collate(collate, data)
         return examples, batch_size
+
+    def _check_sampler(self, loader: DataLoader[Any]) -> None:
+        """Refuse a loader whose sampler leaves examples out, or repeats some, if the method would use them all."""
+        settings = self._method.settings
+        draws = bool(getattr(settings, "denoisers", 0)) or self._method.module.FAMILY == "one_shot"
+        if draws and not isinstance(loader.sampler, RandomSampler | SequentialSampler | DistributedSampler):
+            raise ConfigError(
+                f"data: the DataLoader has a {type(loader.sampler).__name__}, but method {self._method.name!r} would "
+                "draw from its whole dataset; pass torch.utils.data.Subset(dataset, indices), or for look-aheads a "
+                "function of a seed that returns the loader (lambda seed: loader)"
+            )
 
     def _trainer(
         self,
@@ -864,6 +921,26 @@ def _unwrapped_optimizer(optimizer: Any) -> torch.optim.Optimizer:
             raise ConfigError(f"optimizer: must be a torch.optim.Optimizer, got a {type(optimizer).__name__}")
         optimizer = inner
     return optimizer
+
+
+def _check_source(source: Callable[..., Any]) -> None:
+    """Refuse a function of batches that cannot be called with a seed."""
+    try:
+        inspect.signature(source).bind(0)
+    except TypeError as error:
+        raise ConfigError(
+            f"data: a function must accept a seed and return batches, but calling it fails ({error})"
+        ) from None
+    except ValueError:  # a function without a known signature
+        return
+
+
+def _check_stateful(name: str, other: Any) -> None:
+    """Refuse a scheduler or scaler that cannot be restored after look-aheads."""
+    methods = ("state_dict", "load_state_dict", *(("get_scale", "is_enabled") if name == "scaler" else ()))
+    if any(not callable(getattr(other, method, None)) for method in methods):
+        kind = "a torch.amp.GradScaler" if name == "scaler" else "one scheduler, with state_dict and load_state_dict"
+        raise ConfigError(f"{name} = {shown(other)}: must be {kind}, or None")
 
 
 def _is_nested(optimizer: torch.optim.Optimizer) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from isp.errors import ConfigError
 from isp.lazy import torch
 from isp.rng import forked_rng
+from isp.tensors import is_expanded, write
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,9 +26,11 @@ def restored(
     """Restore everything after this context, so that training continues as if nothing had happened.
 
     This restores weights, buffers, gradients and the mode of every module; the optimizer's state and the settings of
-    its parameter groups; the `state_dict` of all `others`; and the generators of torch (of the CPU and of the model's
-    device), NumPy and Python. At the start of the context no parameter has a gradient. The snapshot takes the memory of
-    a copy of all trained weights, of the buffers and of the optimizer's state.
+    its parameter groups; the `state_dict` of all `others`, and what a gradient scaler remembers of the current step;
+    and the generators of torch (of the CPU and of the model's device), NumPy and Python. The values of expanded
+    buffers, to which nothing can be written in place, are not restored. At the start of the context no parameter has a
+    gradient. The snapshot takes the memory of a copy of all trained weights, of the buffers and of the optimizer's
+    state.
 
     Args:
         model: Model to restore.
@@ -45,7 +48,8 @@ def restored(
     kept = {id(p): p for p in (*trained.values(), *held)}
     frozen = {name: (p, p._version) for name, p in model.named_parameters() if id(p) not in kept}
     gradients = {key: p.grad for key, p in kept.items()}
-    tensors = [(tensor, tensor.detach().clone()) for tensor in (*kept.values(), *model.buffers())]
+    written = (buffer for buffer in model.buffers() if buffer.layout != torch.strided or not is_expanded(buffer))
+    tensors = [(tensor, tensor.detach().clone()) for tensor in (*kept.values(), *written)]
     modes = {module: module.training for module in model.modules()}
     buffers = {module: dict(module._buffers) for module in model.modules()}
     memory = {p: {key: _clone(value) for key, value in state.items()} for p, state in optimizer.state.items()}
@@ -53,6 +57,7 @@ def restored(
         {key: _clone(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups
     ]
     states = {name: copy.deepcopy(other.state_dict()) for name, other in others.items()}
+    stages = {name: copy.deepcopy(_stages(other)) for name, other in others.items()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     for p in kept.values():
         p.grad = None
@@ -60,9 +65,8 @@ def restored(
         with forked_rng(device):
             yield
     finally:
-        with torch.no_grad():
-            for tensor, saved in tensors:
-                tensor.copy_(saved)
+        for tensor, saved in tensors:
+            write(tensor, saved)
         for key, p in kept.items():
             p.grad = gradients[key]
         for module, mode in modes.items():
@@ -71,6 +75,8 @@ def restored(
         _restore_optimizer(optimizer, memory, groups)
         for name, other in others.items():
             other.load_state_dict(states[name])
+            _stages(other).clear()
+            _stages(other).update(stages[name])
     _check_parts(parts, _parts(model), whose)
     for name, (parameter, version) in frozen.items():
         if parameter._version != version:
@@ -93,6 +99,15 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
+
+
+def _stages(other: Any) -> dict[int, dict[str, Any]]:
+    """Return what a gradient scaler knows of each optimizer's current step, such as that its gradients are unscaled.
+
+    No state dict contains it, and without it, a step that an error left could not be repeated.
+    """
+    stages: dict[int, dict[str, Any]] = getattr(other, "_per_optimizer_states", {})
+    return stages
 
 
 def _clone(value: Any) -> Any:

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from isp.errors import ConfigError
+from isp.errors import ConfigError, expect
 from isp.lazy import torch
 
 if TYPE_CHECKING:
@@ -146,6 +146,17 @@ def is_half(dtype: torch.dtype) -> bool:
     return dtype in (torch.float16, torch.bfloat16)
 
 
+def check_module(name: str, value: Any) -> nn.Module:
+    """Return an argument that must be a module.
+
+    Raises:
+        ConfigError: If it is anything else; the message has the argument's name.
+    """
+    expect(name, value, "a torch.nn.Module", torch.nn.Module)
+    module: nn.Module = value
+    return module
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the module inside `DistributedDataParallel`, `DataParallel` and `torch.compile`."""
     while True:
@@ -237,10 +248,15 @@ def remember_buffers(model: nn.Module, unsaved_only: bool = False) -> Callable[[
         for module, name, buffer, value in copies:
             module._buffers[name] = buffer
             if buffer is not None and value is not None:
-                with torch.no_grad():
-                    buffer.copy_(value)
+                write(buffer, value)
 
     return restore
+
+
+def write(tensor: Tensor, value: Tensor) -> None:
+    """Copy a value into a tensor, in place; into one made in inference mode, only code in that mode can write."""
+    with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
+        tensor.copy_(value)
 
 
 def has_gaps(tensor: Tensor) -> bool:

@@ -4,6 +4,7 @@ import math
 import random
 import sys
 from collections import UserDict
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from isp.errors import ConfigError
 from isp.prunable import prunable_names
 from isp.rng import seed_all
 from isp.training import TrainingDiverged, state_of
+from tests.support.methods import find, tiny_trainer
 from tests.support.models import Noisy, equal, tiny_model
 
 QUICK: dict[str, Any] = {
@@ -206,6 +208,36 @@ def test_modes_are_put_back_and_a_loss_that_raises_leaves_the_model_alone() -> N
         isp.prune(model, Noisy(), sparsity=0.5, method="one_shot", loss=loss, **SHORT)
     assert equal(dict(model.state_dict()), before.weights)
     assert [module.training for module in model.modules()] == [True, True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (lambda path, ticket: isp.prune("bert", None, sparsity=0.5), "model: must be a torch.nn.Module, got 'bert'"),
+        (lambda path, ticket: isp.prune(nn.Linear, None, sparsity=0.5), "model: must be .*, got the class Linear"),
+        (lambda path, ticket: isp.Pruner(None, None, sparsity=0.5, steps=1), "model: must be .*, got None"),
+        (lambda path, ticket: isp.accelerate(ticket, None), "model: must be .*, got an object of class Ticket"),
+        (lambda path, ticket: isp.accelerate(nn.Linear(1, 1), None, tolerance="a"), "tolerance: must be a number in"),
+        (lambda path, ticket: isp.save_ticket(ticket, path), "path: must be a path, got an object of class Ticket"),
+        (lambda path, ticket: isp.save_ticket(path, nn.Linear(1, 1)), "ticket: must be an isp.Ticket, got an object"),
+        (lambda path, ticket: isp.load_ticket(None), "path: must be a path, got None"),
+        (lambda path, ticket: isp.load_ticket(path, "x"), "model: must be a torch.nn.Module, got 'x'"),
+        (lambda path, ticket: isp.export(None, None, path), "ticket: must be an isp.Ticket or the path of its file"),
+        (
+            lambda path, ticket: isp.export(ticket, "x", path.with_name("x")),
+            "model: must be a torch.nn.Module, got 'x'",
+        ),
+        (lambda path, ticket: isp.export(ticket, None, None), "folder: must be a path, got None"),
+    ],
+)
+def test_arguments_of_other_types_are_named(
+    call: Callable[[Path, isp.Ticket], Any], problem: str, tmp_path: Path
+) -> None:
+    (ticket,) = find(tiny_trainer(steps=4), "one_shot", "0.5")
+    isp.save_ticket(tmp_path / "ticket", ticket)
+    with pytest.raises(ConfigError, match=problem):
+        call(tmp_path / "ticket", ticket)
+    assert [path.name for path in tmp_path.iterdir()] == ["ticket"]
 
 
 def test_a_ticket_of_another_model(tmp_path: Path) -> None:

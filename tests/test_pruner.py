@@ -6,6 +6,7 @@ import copy
 import gc
 import json
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -194,7 +195,26 @@ def test_masked_weights_stay_zero_whatever_happens_to_gradients(optimizer: str, 
         assert not weight[~kept].any()
         assert not torch.signbit(weight[~kept]).any()
         assert weight[kept].all()
-    pruner.ticket()
+    if (optimizer, how) == ("Adafactor", "closure"):  # its moments are sums over rows, so a NaN reaches kept weights
+        with pytest.raises(MaskError, match=r"pruner.ticket\(\): parameter .* contains NaN or infinite values after 3"):
+            pruner.ticket()
+    else:
+        pruner.ticket()
+
+
+@pytest.mark.parametrize("method", ["one_shot", "gradual"])
+def test_loaded_moments_revive_no_masked_weight(method: str) -> None:
+    """Those of a dense run, and those of the same run when fewer weights were masked."""
+    dense = looped("gradual", sparsity="0.01").run(8)
+    loop = looped(method)
+    loop.optimizer.load_state_dict(dense.optimizer.state_dict())
+    for step in range(1, STEPS + 1):
+        if step == 20:
+            loop.optimizer.load_state_dict(dense.optimizer.state_dict())
+        loop.run(step)
+        for name, kept in (loop.pruner.mask or {}).items():
+            assert not any(tensor[~kept].any() for tensor in per_weight(loop, name))
+    loop.pruner.ticket()
 
 
 def test_masking_gradients_again_changes_no_bit() -> None:
@@ -342,6 +362,53 @@ def test_a_round_whose_look_ahead_raises_can_be_repeated() -> None:
     assert loop.pruner.step()
     assert loop.pruner.steps_done == done + 1
     same(loop.run().pruner.ticket(), expected)
+
+
+@pytest.mark.parametrize("where", ["before unscale_", "after unscale_", "after step"])
+def test_a_round_that_raises_under_a_scaler_can_be_repeated(where: str) -> None:
+    def scaled(train_step: Callable[[Any], None] | None = None) -> Loop:
+        own = {} if train_step is None else {"train_step": train_step}
+        return looped("isp", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10), **own)
+
+    expected = scaled().run().pruner.ticket()
+    failures = [where]
+
+    def step(batch: Any) -> None:
+        if loop.pruner._copying and failures:
+            loop.scaler.scale(default_loss(loop.model, batch)).backward()
+            if where != "before unscale_":
+                loop.scaler.unscale_(loop.optimizer)
+            if where == "after step":
+                loop.scaler.step(loop.optimizer)
+            failures.clear()
+            raise MemoryError
+        loop.train_step(batch)
+
+    loop = scaled(step)
+    with pytest.raises(MemoryError):
+        loop.run()
+    assert loop.pruner.step()
+    same(loop.run().pruner.ticket(), expected)
+
+
+class Tables(nn.Module):
+    """Has buffers to which ordinary code cannot write in place, beside those of a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.head = nn.BatchNorm1d(8), nn.Linear(8, 21), nn.Linear(21, 3)
+        self.register_buffer("expanded", torch.ones(8).expand(5, 8), persistent=False)
+        with torch.inference_mode():
+            self.register_buffer("inferred", torch.ones(8), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(torch.relu(self.up(self.norm((inputs * self.expanded).mean(1) * self.inferred.clone()))))
+
+
+def test_buffers_that_cannot_be_written_to_do_not_stop_look_aheads() -> None:
+    loop = Loop(Tables(), DATA, method="isp", settings=SETTINGS["isp"], sparsity="0.5", exclude=HEAD).run()
+    assert float(loop.pruner.ticket().sparsity) == 0.5
+    assert isp.prune(Tables(), DATA, sparsity="0.5", steps=8, batch_size=BATCH, learning_rate=PEAK, method="gradual")
 
 
 def test_a_round_that_is_overdue_is_an_error_at_once() -> None:
@@ -696,6 +763,16 @@ def test_training_leaves_a_state_as_it_is(method: str) -> None:
         same(loop.run().pruner.ticket(), first.pruner.ticket())
 
 
+def test_between_update_and_step_there_is_no_state() -> None:
+    """The run that continued from it would make the step twice."""
+    loop = looped("gradual").run(3)
+    loop.train_step(DATA.batch(torch.arange(BATCH)))
+    with pytest.raises(ConfigError, match=r"state_dict\(\): called between optimizer.step\(\) and .* after 3 steps"):
+        loop.pruner.state_dict()
+    loop.pruner.step()
+    assert loop.pruner.state_dict()
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -742,6 +819,9 @@ def test_step_is_called_once_after_each_update() -> None:
         ({"method": "gradual", "state": {}}, "not a state of a pruner.*got a dict of 0 other entries"),
         ({"method": "gradual", "state": tiny_model().state_dict()}, r"pass a result of pruner.state_dict\(\)"),
         ({"method": "isp", "batch_size": 64, "steps_per_epoch": 2}, "data_fraction = 0.5: a look-ahead's 40 of 80"),
+        ({"scheduler": [1]}, r"scheduler = \[1\]: must be one scheduler, with state_dict and load_state_dict"),
+        ({"scaler": True}, "scaler = True: must be a torch.amp.GradScaler, or None"),
+        ({"data": lambda: [], "steps_per_epoch": 5}, "data: a function must accept a seed .*too many positional arg"),
     ],
 )
 def test_bad_arguments_are_refused_and_leave_no_hook(arguments: dict[str, Any], problem: str) -> None:
@@ -751,6 +831,38 @@ def test_bad_arguments_are_refused_and_leave_no_hook(arguments: dict[str, Any], 
         Loop(model, DATA, **{"sparsity": "0.8", "exclude": HEAD, **arguments})
     assert equal(before, dict(model.state_dict()))
     assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+
+
+def test_a_scaler_that_is_switched_off_skips_no_update() -> None:
+    model = tiny_model()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    pruner = isp.Pruner(model, sgd(model), method="one_shot", sparsity=0.5, steps=4, exclude=HEAD, scaler=scaler)
+    with pytest.raises(ConfigError, match=r"optimizer.step\(\) was not called since the last call, after 0 steps"):
+        pruner.step()
+
+
+@pytest.mark.parametrize("method", ["isp", "snip", "gradual"])
+def test_a_loader_of_some_examples_is_refused_by_methods_that_draw_from_all(method: str) -> None:
+    """A copy, or a score, would otherwise see examples that the loop holds out."""
+    dataset = torch.utils.data.TensorDataset(DATA.inputs, DATA.labels)
+    sampler = torch.utils.data.SubsetRandomSampler(range(40))
+    arguments: dict[str, Any] = {
+        "data": torch.utils.data.DataLoader(dataset, BATCH, sampler=sampler),
+        "batch_size": None,
+    }
+    if method == "gradual":
+        looped(method, **arguments)
+        return
+    with pytest.raises(
+        ConfigError, match=f"has a SubsetRandomSampler, but method '{method}' would draw from its whole"
+    ):
+        looped(method, **arguments)
+
+
+def test_batches_that_a_function_does_not_return_are_named() -> None:
+    loop = looped("isp", data=lambda seed: None, steps_per_epoch=5)
+    with pytest.raises(ConfigError, match="data: the function of a seed must return an iterable of batches, got None"):
+        loop.run()
 
 
 def test_an_optimizer_of_other_parameters_is_refused() -> None:
@@ -1009,6 +1121,51 @@ def test_pruners_of_disjoint_parameters_run_side_by_side(recwarn: pytest.Warning
     assert not [each for each in recwarn if "Pruner" in str(each.message)]
 
 
+@pytest.mark.parametrize("other", ["gradual", "movement"])
+def test_a_look_ahead_is_no_step_of_another_pruner(other: str) -> None:
+    """Beside a pruner with look-aheads of the same optimizer, another one ends as it would beside one without."""
+
+    def beside(method: str) -> isp.Ticket:
+        def step(batch: Any) -> None:
+            loop.train_step(batch)
+
+        loop = looped(method, sparsity="0.5", prunable=["up.*"], train_step=step, exclude=())
+        second = isp.Pruner(loop.model, loop.optimizer, method=other, sparsity="0.8", steps=STEPS, prunable=["down.*"])
+        for number in range(1, STEPS + 1):
+            loop.run(number)
+            second.step()
+            assert second._masked.revived() is None
+        assert float(loop.pruner.ticket().sparsity) == 0.5
+        return second.ticket()
+
+    ticket = beside("isp")
+    assert len(ticket.rounds[0]["ramp"]) > 5
+    assert masks.num_kept(ticket.mask) == round(0.2 * 168)
+
+
+def test_a_look_ahead_with_a_second_optimizer_is_refused_before_its_update() -> None:
+    model = tiny_model()
+    first, second = (torch.optim.AdamW(each.parameters(), lr=PEAK) for each in (model.up, model.down))
+
+    def step(batch: Any) -> None:
+        default_loss(model, batch).backward()
+        first.step()
+        second.step()
+        model.zero_grad()
+
+    pruner = isp.Pruner(
+        *(model, first),
+        **{"method": "isp", "sparsity": 0.5, "steps": STEPS, "settings": SETTINGS["isp"], "prunable": ["up.*"]},
+        **{"train_step": step, "data": DATA, "batch_size": BATCH},
+    )
+    step(DATA.batch(torch.arange(BATCH)))
+    before = copy.deepcopy([model.state_dict(), first.state_dict(), second.state_dict()])
+    with pytest.raises(ConfigError, match=r"made an update with another optimizer \(AdamW\), whose state would not be"):
+        pruner.step()
+    after = [model.state_dict(), first.state_dict(), second.state_dict()]
+    assert same_tree(before, after)
+
+
 class Outer(torch.optim.SGD):
     """Optimizer of the same parameters whose update is that of another one, under a name that nobody knows."""
 
@@ -1077,6 +1234,20 @@ def test_an_update_keeps_zeros_only_with_an_eps_of_the_type() -> None:
             (torch.optim.Adagrad(weights), False),
         ):
             assert MaskedParameters(model, ["weight"], optimizer, Ranks.here()).keeps_zeros() == expected
+
+
+@pytest.mark.parametrize("normalise", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_a_row_that_a_norm_divides_by_zero_is_named(normalise: Callable[[nn.Module], nn.Module]) -> None:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the older weight_norm
+        model = nn.Sequential(nn.Flatten(), normalise(nn.Linear(40, 32)), nn.ReLU(), nn.Linear(32, 3))
+    loop = Loop(model, DATA, method="random", sparsity="0.97", exclude=["3.*"])
+    loop.run(2)
+    with pytest.raises(
+        MaskError, match=r"ticket\(\): .* NaN .* after 2 steps; weight of layer '1' is NaN .*weight_norm"
+    ):
+        loop.pruner.ticket()
 
 
 def test_a_ticket_of_weights_that_are_nan_says_so() -> None:
