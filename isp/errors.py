@@ -64,7 +64,7 @@ def expect(name: str, value: object, what: str, *types: type) -> None:
     Args:
         name: Name of the argument.
         value: Its value.
-        what: What it must be, for the message.
+        what: Description of the allowed values, for the message.
         types: Allowed types.
 
     Raises:

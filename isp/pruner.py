@@ -408,7 +408,7 @@ class Pruner:
                 model.
 
         Raises:
-            ConfigError: If the module lacks a pruned parameter, or is no module.
+            ConfigError: If it is not a module, or lacks a pruned parameter.
             MaskError: If a parameter has another shape.
         """
         module = unwrapped(check_module("module", module))

@@ -26,7 +26,7 @@ def restored(
     """Restore everything after this context, so that training continues as if nothing had happened.
 
     This restores weights, buffers, gradients and the mode of every module; the optimizer's state and the settings of
-    its parameter groups; the `state_dict` of all `others`, and what a gradient scaler remembers of the current step;
+    its parameter groups; the `state_dict` of all `others`, and the stage of a gradient scaler's current step;
     and the generators of torch (of the CPU and of the model's device), NumPy and Python. The values of expanded
     buffers, to which nothing can be written in place, are not restored. At the start of the context no parameter has a
     gradient. The snapshot takes the memory of a copy of all trained weights, of the buffers and of the optimizer's
@@ -102,9 +102,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _stages(other: Any) -> dict[int, dict[str, Any]]:
-    """Return what a gradient scaler knows of each optimizer's current step, such as that its gradients are unscaled.
+    """Return the stage of a gradient scaler's step for each optimizer, for example whether gradients are unscaled.
 
-    No state dict contains it, and without it, a step that an error left could not be repeated.
+    No state dict contains it, and without it, a step that an error interrupted could not be repeated.
     """
     stages: dict[int, dict[str, Any]] = getattr(other, "_per_optimizer_states", {})
     return stages

@@ -66,7 +66,6 @@ def _trainer() -> dict[str, Any]:
     words = torch.randint(5, 25, (64, 4))
     args = TrainingArguments(
         output_dir="trainer",
-        num_train_epochs=20,
         per_device_train_batch_size=8,
         learning_rate=1e-3,
         report_to=[],
@@ -120,7 +119,5 @@ SHORTER = {
         "learning_rate=1e-2, loss": f"learning_rate=1e-2, {CHEAP}, loss",
         "learning_rate=1e-2, exclude": f"learning_rate=1e-2, {CHEAP}, exclude",
     },
-    "docs/how-to/trainer.md": {"sparsity=0.9": f"sparsity=0.9, {CHEAP}"},
-    "README.md": {"sparsity=0.9)\n": f"sparsity=0.9, {CHEAP})\n"},
 }
 """What a test replaces in the blocks of a page, so that they take seconds."""
