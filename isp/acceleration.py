@@ -199,7 +199,8 @@ def accelerate(
 
     Raises:
         ConfigError: If the model has no sparse linear layer, is on several devices, is already accelerated, does not
-            accept the example, or returns values for it that are not finite; or if the tolerance is out of range.
+            accept the example, returns values for it that are not finite, or is called under autocast; or if the
+            tolerance is out of range.
         IspError: If the outputs differ by more than the tolerance.
     """
     check_module("model", model)
@@ -445,6 +446,12 @@ class _Inputs:
         """Number of elements of the first tensor."""
         return next((tensor.numel() for tensor in _tensors([*self.args, *self.kwargs.values()])), 0)
 
+    @property
+    def under_autocast(self) -> bool:
+        """Whether the unit is called under autocast now."""
+        tensors = _tensors([*self.args, *self.kwargs.values()])
+        return any(torch.is_autocast_enabled(tensor.device.type) for tensor in tensors)
+
 
 def _observe(
     model: nn.Module, example: Any, run: Callable[[nn.Module, Any], Any]
@@ -455,6 +462,11 @@ def _observe(
     def hook(name: str) -> Callable[..., None]:
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = _Inputs(args, kwargs)
+            if given.under_autocast:
+                raise ConfigError(
+                    "forward: calls the model under autocast, whose conversions would not reach the accelerated "
+                    "layers; call it without autocast"
+                )
             if name not in inputs or given.size > inputs[name].size:
                 inputs[name] = given
 

@@ -503,6 +503,15 @@ def test_what_cannot_be_accelerated(model: nn.Module, example: Any, message: str
         isp.accelerate(model, example, measure=measure_as(CSR))
 
 
+def test_a_call_under_autocast_is_refused() -> None:
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x)
+
+    with pytest.raises(ConfigError, match="forward: calls the model under autocast"):
+        isp.accelerate(nn.Sequential(linear(4, 4)), torch.ones(2, 4), forward=forward, measure=measure_as(CSR))
+
+
 def test_a_model_without_tensors_and_one_that_is_accelerated() -> None:
     model, x = nn.Sequential(linear(4, 4)), torch.ones(2, 4)
     with pytest.raises(ConfigError, match="must return a tensor, got str"):
