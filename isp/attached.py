@@ -149,10 +149,23 @@ def _after_update(optimizer: Optimizer, *_: Any) -> None:
 
 
 def _wraps(optimizer: Optimizer, other: Optimizer) -> bool:
-    """Return whether an optimizer contains another one, whose steps its own step calls."""
-    return any(
-        value is other or (isinstance(value, Optimizer) and _wraps(value, other)) for value in vars(optimizer).values()
-    )
+    """Return whether an optimizer contains another one, directly, in a list or dict, or within a third."""
+    seen: set[int] = set()
+    waiting: list[Any] = [optimizer]
+    while waiting:
+        value = waiting.pop()
+        if value is other:
+            return True
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Optimizer):
+            waiting += [each for key, each in vars(value).items() if key not in ("state", "param_groups")]
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+    return False
 
 
 def is_updating(optimizer: Optimizer, hooked: Any) -> bool:

@@ -1121,6 +1121,38 @@ def test_pruners_of_disjoint_parameters_run_side_by_side(recwarn: pytest.Warning
     assert not [each for each in recwarn if "Pruner" in str(each.message)]
 
 
+class Several(torch.optim.SGD):
+    """Steps all optimizers of a list, and refers to itself."""
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        super().__init__(optimizers[0].param_groups, lr=PEAK)
+        self.optimizers, self.itself = optimizers, self
+
+    def step(self, closure: Any = None) -> None:
+        for each in self.optimizers:
+            each.step(closure)
+
+
+def test_an_optimizer_that_steps_that_of_the_pruner_may_train_copies() -> None:
+    def step(batch: Any) -> None:
+        default_loss(model, batch).backward()
+        outer.step()
+        model.zero_grad()
+
+    model = tiny_model()
+    inner = torch.optim.AdamW(model.parameters(), lr=PEAK)
+    outer = Several([inner])
+    pruner = isp.Pruner(
+        *(model, inner),
+        **{"method": "isp", "sparsity": 0.5, "steps": STEPS, "settings": SETTINGS["isp"], "exclude": HEAD},
+        **{"train_step": step, "data": DATA, "batch_size": BATCH},
+    )
+    for _ in range(STEPS):
+        step(DATA.batch(torch.arange(BATCH)))
+        pruner.step()
+    assert float(pruner.ticket().sparsity) == 0.5
+
+
 @pytest.mark.parametrize("other", ["gradual", "movement"])
 def test_a_look_ahead_is_no_step_of_another_pruner(other: str) -> None:
     """Beside a pruner with look-aheads of the same optimizer, another one ends as it would beside one without."""
