@@ -13,7 +13,7 @@ import json
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from decimal import Decimal
@@ -796,12 +796,15 @@ class Pruner:
         return examples, batch_size
 
     def _check_sampler(self, loader: DataLoader[Any]) -> None:
-        """Refuse a loader whose sampler leaves examples out, or repeats some, if the method would use them all."""
+        """Refuse a loader whose sampler leaves examples out if the method would draw from all of them."""
+        sampler, dataset = loader.sampler, loader.dataset
+        shuffles = isinstance(sampler, RandomSampler | SequentialSampler | DistributedSampler)
+        whole = shuffles or (isinstance(sampler, Sized) and isinstance(dataset, Sized) and len(sampler) == len(dataset))
         settings = self._method.settings
         draws = bool(getattr(settings, "denoisers", 0)) or self._method.module.FAMILY == "one_shot"
-        if draws and not isinstance(loader.sampler, RandomSampler | SequentialSampler | DistributedSampler):
+        if draws and not whole:
             raise ConfigError(
-                f"data: the DataLoader has a {type(loader.sampler).__name__}, but method {self._method.name!r} would "
+                f"data: the DataLoader has a {type(sampler).__name__}, but method {self._method.name!r} would "
                 "draw from its whole dataset; pass torch.utils.data.Subset(dataset, indices), or for look-aheads a "
                 "function of a seed that returns the loader (lambda seed: loader)"
             )

@@ -850,6 +850,8 @@ def test_a_loader_of_some_examples_is_refused_by_methods_that_draw_from_all(meth
         "data": torch.utils.data.DataLoader(dataset, BATCH, sampler=sampler),
         "batch_size": None,
     }
+    balanced = torch.utils.data.WeightedRandomSampler(torch.ones(80).tolist(), 80)
+    looped(method, **arguments | {"data": torch.utils.data.DataLoader(dataset, BATCH, sampler=balanced)})
     if method == "gradual":
         looped(method, **arguments)
         return
