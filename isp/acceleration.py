@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -205,7 +206,7 @@ def accelerate(
     """
     check_module("model", model)
     if tolerance is not None:
-        expect("tolerance", tolerance, "a number in (0, 1), or None", int, float)
+        expect("tolerance", tolerance, "a number in (0, 1), or None", Real)
         if not 0 < tolerance < 1:
             raise ConfigError(f"tolerance must be in (0, 1), got {tolerance!r}")
     device = _check(model)

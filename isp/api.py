@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -187,7 +188,7 @@ def load_ticket(path: str | Path, model: nn.Module | None = None) -> Ticket:
         ConfigError: If the ticket belongs to another model, has a tensor of another type than the model's, or has two
             values for a parameter that is tied in the model; the model is unchanged.
     """
-    expect("path", path, "a path", str, Path)
+    expect("path", path, "a path", str, os.PathLike)
     ticket = artifacts.load_ticket(path)
     if model is None:
         return ticket

@@ -286,7 +286,7 @@ def save_ticket(path: str | Path, ticket: Ticket) -> None:
         MaskError: If mask and weights belong to different models.
         ConfigError: If an argument has the wrong type.
     """
-    expect("path", path, "a path", str, Path)
+    expect("path", path, "a path", str, os.PathLike)
     expect("ticket", ticket, "an isp.Ticket", Ticket)
     check_fits(ticket.mask, {n: ticket.weights[n] for n in ticket.mask if n in ticket.weights}, "the ticket's weights")
     tensors = {f"weights/{name}": tensor for name, tensor in ticket.weights.items()}

@@ -139,8 +139,8 @@ def export(
         IspError: If the folder exists or cannot be written, or its content differs from the ticket. Nothing is left
             behind.
     """
-    expect("ticket", ticket, "an isp.Ticket or the path of its file", Ticket, str, Path)
-    expect("folder", folder, "a path", str, Path)
+    expect("ticket", ticket, "an isp.Ticket or the path of its file", Ticket, str, os.PathLike)
+    expect("folder", folder, "a path", str, os.PathLike)
     folder = Path(folder)
     if os.path.lexists(folder):
         raise IspError(f"{folder}: already exists; name a new folder, or delete this one first")

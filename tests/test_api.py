@@ -240,6 +240,16 @@ def test_arguments_of_other_types_are_named(
     assert [path.name for path in tmp_path.iterdir()] == ["ticket"]
 
 
+def test_a_path_may_be_any_object_of_the_protocol(tmp_path: Path) -> None:
+    class Place:
+        def __fspath__(self) -> str:
+            return str(tmp_path / "ticket")
+
+    (ticket,) = find(tiny_trainer(steps=4), "one_shot", "0.5")
+    isp.save_ticket(Place(), ticket)  # type: ignore[arg-type]
+    assert equal(isp.load_ticket(Place()).weights, ticket.weights)  # type: ignore[arg-type]
+
+
 def test_a_ticket_of_another_model(tmp_path: Path) -> None:
     ticket = isp.prune(tiny_model(), Noisy(), sparsity=0.9, **QUICK)
     isp.save_ticket(tmp_path / "ticket", ticket)
