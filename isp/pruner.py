@@ -801,7 +801,7 @@ class Pruner:
         shuffles = isinstance(sampler, RandomSampler | SequentialSampler | DistributedSampler)
         whole = shuffles or (isinstance(sampler, Sized) and isinstance(dataset, Sized) and len(sampler) == len(dataset))
         settings = self._method.settings
-        draws = bool(getattr(settings, "denoisers", 0)) or self._method.module.FAMILY == "one_shot"
+        draws = getattr(settings, "denoisers", 0) or hasattr(settings, "batches")  # copies, or batches for scores
         if draws and not whole:
             raise ConfigError(
                 f"data: the DataLoader has a {type(sampler).__name__}, but method {self._method.name!r} would "

@@ -44,9 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Load the fixtures, which import torch, except in the process that only distributes files to workers."""
     worker = hasattr(config, "workerinput")
     if worker:
-        atexit.register(
-            os._exit, 0
-        )  # after all that is registered later; it takes Python two seconds to free torch's modules
+        # Runs last, and saves the two seconds in which Python would free the modules of torch.
+        atexit.register(os._exit, 0)
     if worker or not getattr(config.option, "numprocesses", None):
         config.pluginmanager.import_plugin("tests.support.fixtures")
 
